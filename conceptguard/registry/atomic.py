@@ -1,0 +1,80 @@
+"""Writing so that a reader sees the old file or the new one, never a part, and reading no more than was
+promised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from conceptguard.errors import ConceptGuardError, RegistryError
+
+CHUNK = 1024 * 1024
+LOCK_SECONDS = 60.0
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes `path`'s place when the block ends well and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` at once."""
+    with replacing(path) as handle:
+        handle.write(data)
+
+
+def read_limited(path: Path, limit: int, error: type[ConceptGuardError] = RegistryError) -> bytes:
+    """The whole file, or `error` when it is longer than `limit` bytes; no more than `limit` + 1 bytes are
+    read.
+    """
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(limit + 1)
+    except OSError as cause:
+        raise error(f"{path}: cannot be read ({cause.strerror}): check the path and its permissions") from None
+    if len(data) > limit:
+        raise error(f"{path}: larger than {limit:,} bytes: not what it claims to be; fetch it again")
+    return data
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while piece := handle.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One writer at a time in `folder`, between processes and between threads."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise RegistryError(
+            f"{folder}: locked by another process for {LOCK_SECONDS:.0f} s: wait for it, or end it"
+        ) from None

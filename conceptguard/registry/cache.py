@@ -1,0 +1,66 @@
+"""Fetched files, kept under their own SHA-256: what is there is what was promised, whoever served it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from conceptguard.errors import ArtifactError
+from conceptguard.registry.atomic import replacing, sha256_file
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept; the environment variable CONCEPTGUARD_CACHE moves it."""
+    import platformdirs
+
+    named = os.environ.get("CONCEPTGUARD_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("conceptguard"))
+
+
+def keep(root: Path, sha256: str, size: int, where: str, fill: Callable[[IO[bytes]], object]) -> Path:
+    """The cached file of this hash and size; `fill` writes it when it is not there, or no longer what it was.
+
+    Raises ArtifactError when what `fill` wrote is something else; then nothing is kept.
+    """
+    path = root / "blobs" / sha256[:2] / sha256
+    if path.is_file() and path.stat().st_size == size and sha256_file(path) == sha256:
+        return path
+    with replacing(path) as handle:
+        watched = _Hashing(handle)
+        fill(watched)  # type: ignore[arg-type]
+        if (watched.size, watched.digest.hexdigest()) != (size, sha256):
+            raise ArtifactError(
+                f"{where}: not what the registry promised (size or SHA-256 differ): nothing kept; try again"
+            )
+    return path
+
+
+class _Hashing:
+    def __init__(self, handle: IO[bytes]) -> None:
+        self.handle, self.digest, self.size = handle, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.handle.write(data)
+
+
+def place(blob: Path, target: Path) -> None:
+    """Put a cached file where it is used: a hard link where the file system has them, else a copy; in one
+    step.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".new-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        os.link(blob, temporary)
+    except OSError:
+        shutil.copyfile(blob, temporary)
+    try:
+        os.replace(temporary, target)
+    finally:
+        # Renaming a link onto another link of the same file does nothing on POSIX and leaves it behind.
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,281 @@
+"""Several registries, asked in order."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
+from conceptguard.registry.index import Entry
+from conceptguard.registry.local import LocalSource
+from conceptguard.registry.paths import MANIFEST, PICKLES, is_ref
+from conceptguard.registry.remote import RemoteSource
+
+if TYPE_CHECKING:
+    from conceptguard.registry.artifact import Artifact
+
+Source = LocalSource | RemoteSource
+
+
+class Registry:
+    """Sources in order; where two have the same reference, the first one's counts.
+
+    A source is a folder (`Path` or text), an address with a scheme (`https://…`, `hf://…`), or a source
+    object.
+    """
+
+    def __init__(self, sources: Iterable[Source | Path | str]) -> None:
+        self.sources: list[Source] = [_source(one) for one in sources]
+
+    def entries(self) -> list[Entry]:
+        """All artifacts, each reference once, in the order of the sources.
+
+        A remote source that can be neither asked nor remembered is left out with a warning: listing shows
+        what there is.
+        """
+        found: dict[str, Entry] = {}
+        for source in self.sources:
+            try:
+                for entry in source.entries():
+                    found.setdefault(entry.ref, entry)
+            except RegistryError as cause:
+                if isinstance(source, LocalSource):
+                    raise
+                print(f"conceptguard: left out: {cause}", file=sys.stderr)
+        return list(found.values())
+
+    def find(self, ref: str) -> Entry:
+        """The entry of `family/method/name`, or of its end (`method/name`, `name`) where only one fits.
+
+        Raises RegistryError with the nearest references on a miss, with the candidates where several fit.
+        """
+        return self._find(ref)[1]
+
+    def _find(self, ref: str) -> tuple[Source, Entry]:
+        if is_ref(ref):
+            for source in self.sources:
+                entry = source.find(ref)
+                if entry is not None:
+                    return source, entry
+        entries = self.entries()
+        fitting = [entry for entry in entries if entry.ref.endswith("/" + ref)] if ref else []
+        if len(fitting) > 1:
+            listed = ", ".join(entry.ref for entry in fitting[:6])
+            raise RegistryError(f"{ref!r} fits several artifacts: {listed}: write one of them in full")
+        if not fitting:
+            raise RegistryError(_missing(ref, [entry.ref for entry in entries]))
+        entry = fitting[0]
+        return next(source for source in self.sources if source.name == entry.source), entry
+
+    def load(self, ref: str | Path) -> Artifact:
+        """The artifact of a reference, of a folder with `artifact.yaml`, or of a published safetensors file.
+
+        Raises RegistryError when there is none, ArtifactError when it must not be used.
+        """
+        path = _as_path(ref)
+        if path is not None:
+            return _load_path(path)
+        source, entry = self._find(str(ref))
+        return source.load(entry.ref)
+
+    def pull(self, ref: str) -> Artifact:
+        """Fetch an artifact into the cache (nothing to do for a local one) and return it."""
+        source, entry = self._find(ref)
+        return source.pull(entry.ref)
+
+    def model(self, name: str) -> Path:
+        """The folder of an embedded model, e.g. `emoji-sd`. Raises RegistryError naming those there are."""
+        for source in self.sources:
+            folder = source.model(name)
+            if folder is not None:
+                return folder
+        known = sorted({model for source in self.sources for model in source.models()})
+        there = ", ".join(known) or "none"
+        raise RegistryError(f"no embedded model {name!r} (there are: {there}): give a name, a model folder or a Hub id")
+
+    def add(self, artifact: Artifact | Path | str, into: Source | Path | str | None = None) -> Artifact:
+        """Copy an artifact (or its folder) into a local source: `into`, or the first writable one. Replaces
+        its namesake.
+        """
+        from conceptguard.registry.artifact import open_artifact
+
+        target = self._writable() if into is None else _source(into)
+        if not isinstance(target, LocalSource):
+            raise RegistryError(f"{target.name}: not a folder: artifacts can be added to a local folder only")
+        return target.add(open_artifact(artifact) if isinstance(artifact, (str, Path)) else artifact)
+
+    def _writable(self) -> LocalSource:
+        for source in self.sources:
+            if isinstance(source, LocalSource) and source.writable:
+                return source
+        raise RegistryError("none of the registries can be written to: name a folder to add to")
+
+    def remove(self, ref: str) -> Entry:
+        """Delete an artifact from the source that has it, and return what it was. Raises RegistryError."""
+        source, entry = self._find(ref)
+        if not isinstance(source, LocalSource) or not source.writable:
+            raise RegistryError(f"{entry.ref}: in {source.name}, which cannot be written to: nothing was removed")
+        source.remove(entry.ref)
+        return entry
+
+    def verify(self, ref: str | None = None) -> list[dict[str, Any]]:
+        """Check every byte of one artifact or of all: rows with `ref`, `source`, `ok`, `why`, `bytes`,
+        `files`.
+
+        Remote artifacts that were never pulled are not fetched for this; their `why` says so and they count
+        as good.
+        """
+        return list(self.verify_each(ref))
+
+    def verify_each(self, ref: str | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of `verify`, one by one."""
+        if ref is not None:
+            path = _as_path(ref)
+            source, entry = (None, None) if path is not None else self._find(ref)
+            yield _verified(entry.ref if entry else str(ref), source.name if source else "", lambda: self.load(ref))
+            return
+        for source in self.sources:
+            if isinstance(source, LocalSource):
+                yield from _verify_folder(source)
+            else:
+                yield from _verify_remote(source)
+
+
+def _verified(ref: str, source: str, load: Any, why: str = "") -> dict[str, Any]:
+    row: dict[str, Any] = {"ref": ref, "source": source, "ok": True, "why": why, "bytes": 0, "files": 0}
+    try:
+        if not why:
+            artifact = load()
+            row |= {"bytes": artifact.verify(), "files": len(artifact.manifest.files)}
+    except ConceptGuardError as cause:
+        row |= {"ok": False, "why": str(cause)}
+    return row
+
+
+def _verify_folder(source: LocalSource) -> Iterator[dict[str, Any]]:
+    on_disk = [
+        path.parent.relative_to(source.root).as_posix() for path in sorted(source.root.glob(f"*/*/*/{MANIFEST}"))
+    ]
+    listed: dict[str, Entry] = {}
+    try:
+        listed = {entry.ref: entry for entry in source.entries()}
+    except ConceptGuardError as cause:
+        yield {
+            "ref": "index.json",
+            "source": source.name,
+            "ok": False,
+            "why": str(cause),
+            "bytes": 0,
+            "files": 0,
+        }
+    for ref in on_disk:
+        row = _verified(ref, source.name, lambda ref=ref: source.load(ref))
+        if row["ok"] and listed and ref not in listed:
+            row |= {"ok": False, "why": "not in the index: `conceptguard add` the folder"}
+        elif row["ok"] and listed and source.find(ref) != listed[ref]:
+            row |= {"ok": False, "why": "the index tells something else: `conceptguard add` the folder again"}
+        yield row
+    for ref in sorted(set(listed) - set(on_disk)):
+        why = "in the index but not on disk: `conceptguard remove` it"
+        yield {"ref": ref, "source": source.name, "ok": False, "why": why, "bytes": 0, "files": 0}
+
+
+def _verify_remote(source: RemoteSource) -> Iterator[dict[str, Any]]:
+    try:
+        entries = source.entries()
+    except ConceptGuardError as cause:
+        yield {
+            "ref": "index.json",
+            "source": source.name,
+            "ok": False,
+            "why": str(cause),
+            "bytes": 0,
+            "files": 0,
+        }
+        return
+    for entry in entries:
+        why = "" if source.pulled(entry.ref) else "not pulled yet"
+        yield _verified(entry.ref, source.name, lambda ref=entry.ref: source.load(ref), why)
+
+
+def _missing(ref: str, known: Sequence[str]) -> str:
+    ends = {end: full for full in known for end in (full, full.split("/", 1)[1], full.rsplit("/", 1)[1])}
+    near = list(dict.fromkeys(ends[hit] for hit in difflib.get_close_matches(ref, list(ends), n=5, cutoff=0.5)))
+    near += [full for full in known if ref and ref.split("/")[-1] in full and full not in near]
+    meant = f"did you mean {', '.join(near[:3])}?" if near else "see `conceptguard list`"
+    return f"no artifact {ref!r} in any registry: {meant}"
+
+
+def _source(one: Source | Path | str) -> Source:
+    if isinstance(one, (LocalSource, RemoteSource)):
+        return one
+    if isinstance(one, str) and "://" in one:
+        return RemoteSource(one)
+    return LocalSource(Path(one).expanduser())
+
+
+def _as_path(ref: str | Path) -> Path | None:
+    """The path that `ref` means, if it does not mean a reference."""
+    if isinstance(ref, Path):
+        return ref
+    written = ref.startswith((".", "/", "~")) or Path(ref).is_absolute() or "\\" in ref
+    named = Path(ref).suffix.lower() in PICKLES | {".safetensors", ".yaml"}
+    if written or named or (not is_ref(ref) and (Path(ref) / MANIFEST).is_file()):
+        return Path(ref).expanduser()
+    return None
+
+
+def _load_path(path: Path) -> Artifact:
+    from conceptguard.registry.artifact import open_artifact
+
+    if path.name == MANIFEST:
+        path = path.parent
+    if path.is_dir() and (path / MANIFEST).is_file():
+        return open_artifact(path)
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such file or folder: check the path, or see `conceptguard list`")
+    from conceptguard.formats.importer import open_published
+
+    return open_published(path)
+
+
+def shipped_folder() -> Path | None:
+    """The registry that came with this package; found without importing it."""
+    spec = importlib.util.find_spec("conceptguard_registry")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        return Path(place)
+    checkout = Path(__file__).resolve().parents[2] / "registry"
+    return checkout if checkout.is_dir() else None
+
+
+def user_folder() -> Path:
+    """The user's own registry; the environment variable CONCEPTGUARD_HOME moves it."""
+    import platformdirs
+
+    named = os.environ.get("CONCEPTGUARD_HOME")
+    return Path(named) if named else Path(platformdirs.user_data_dir("conceptguard")) / "registry"
+
+
+def default_registry() -> Registry:
+    """Shipped, the user's own, then those in CONCEPTGUARD_REGISTRIES (separated as in PATH)."""
+    shipped = shipped_folder()
+    sources: list[Source | Path | str] = [LocalSource(shipped, writable=False, name="shipped")] if shipped else []
+    sources.append(LocalSource(user_folder(), name="user"))
+    return Registry([*sources, *_split(os.environ.get("CONCEPTGUARD_REGISTRIES", ""))])
+
+
+def _split(text: str) -> list[str]:
+    """Split at `os.pathsep`; the colon of `https://` and of a port is no separator."""
+    parts: list[str] = []
+    for part in text.split(os.pathsep):
+        follows = part.startswith("//") or (parts and "://" in parts[-1] and part.split("/")[0].isdigit())
+        if follows and parts:
+            parts[-1] += os.pathsep + part
+        else:
+            parts.append(part)
+    return [part for part in parts if part]

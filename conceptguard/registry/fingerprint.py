@@ -1,0 +1,36 @@
+"""A short name for an architecture, equal for every fine-tuned sibling of a base model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from conceptguard.errors import RegistryError
+
+_PARTS = ("unet.", "transformer.")
+_BLOCKS = ("attentions", "transformer_blocks")
+
+
+def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
+    """`arch:` and 16 hex digits over the attention layers of a model.
+
+    `shapes` maps canonical layer names (with their component: `unet.`, `transformer.`, `text_encoder.`), with
+    or without `.weight`, to weight shapes. Counted are linear and convolution weights (2 or more dimensions)
+    in the attention blocks of the UNet or transformer; adapters that are loaded beside them are not. A model
+    without such blocks (a language model) is told by all its layers. Raises RegistryError when nothing is
+    left to count.
+    """
+    layers = {}
+    for name, shape in shapes.items():
+        if name.endswith(".bias") or ".lora_" in name or len(shape) < 2:
+            continue
+        layers[name.removesuffix(".weight").replace(".base_layer", "")] = [int(n) for n in shape]
+    counted = {n: s for n, s in layers.items() if n.startswith(_PARTS) and any(block in n for block in _BLOCKS)}
+    counted = counted or layers
+    if not counted:
+        raise RegistryError(
+            "no linear or convolution layers to take a fingerprint of: pass the layers of a whole model"
+        )
+    text = json.dumps(sorted(counted.items()), separators=(",", ":"))
+    return "arch:" + hashlib.sha256(text.encode()).hexdigest()[:16]
