@@ -1,0 +1,36 @@
+"""Every error a user can meet: one line that says what is wrong and what to do."""
+
+
+class ConceptGuardError(Exception):
+    """Base of all errors raised on purpose; catching it catches every guard failure."""
+
+
+class PolicyError(ConceptGuardError):
+    """A policy file or dict that cannot be used; names the line where there is one."""
+
+
+class RegistryError(ConceptGuardError):
+    """Something asked of a registry that it does not have or cannot reach."""
+
+
+class ArtifactError(ConceptGuardError):
+    """An artifact that must not be used: truncated, altered, unsafe, or not finite."""
+
+
+class BaseMismatch(ArtifactError):
+    """An artifact that was made for another base model."""
+
+
+class SessionError(ConceptGuardError):
+    """A session used in a way it cannot be: attached twice, detached twice, a host it does not know."""
+
+
+class GuardError(ConceptGuardError):
+    """A guard failed while generating. Nothing was returned: no image, no text.
+
+    The message names the guard, the cause and the mend.
+    """
+
+
+class Refused(ConceptGuardError):
+    """A guard looked at the prompt or the image and the policy says to return nothing."""

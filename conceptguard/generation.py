@@ -1,0 +1,82 @@
+"""What the generation hooks are handed: prompts, one denoising step, decoded images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+Branch = Literal["conditional", "negative", "unconditional"]
+
+
+@dataclass
+class Encoded:
+    """Texts as the denoiser sees them: embeds [rows, tokens, width], ids [rows][tokens] without special tokens."""
+
+    embeds: torch.Tensor
+    ids: list[list[int]]
+    pooled: torch.Tensor | None = None
+
+
+@dataclass
+class Prompts:
+    """Every condition of one call, one row each (several images of one prompt are several rows).
+
+    texts: what was typed, None where the caller passed embeddings
+    ids: token ids without special tokens, None where there is no text
+    embeds: [rows, tokens, width]; pooled: [rows, width] or None
+    branches: whether a row is generated towards, away from, or from nothing
+    encode: text -> Encoded, through the host's own encoder
+    """
+
+    texts: list[str | None]
+    ids: list[list[int] | None]
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None
+    branches: list[Branch]
+    encode: Callable[[list[str]], Encoded]
+
+    def rewrite(self, row: int, text: str) -> None:
+        """Replace the text of one row and encode it again."""
+        new = self.encode([text])
+        self.texts[row], self.ids[row] = text, new.ids[0]
+        self.embeds = self.embeds.clone()
+        self.embeds[row] = new.embeds[0].to(self.embeds)
+        if self.pooled is not None and new.pooled is not None:
+            self.pooled = self.pooled.clone()
+            self.pooled[row] = new.pooled[0].to(self.pooled)
+
+
+@dataclass
+class Step:
+    """One call of the denoiser. prediction: [rows, channels, height, width], rows as in ``latents``."""
+
+    index: int
+    timestep: torch.Tensor | float
+    latents: torch.Tensor
+    prediction: torch.Tensor
+    branches: list[Branch | None]
+    guidance_scale: float
+
+
+@dataclass
+class Verdict:
+    """What a guard found in one image. score in [0, 1]; boxes in pixels (left, top, right, bottom)."""
+
+    image: int
+    guard: str
+    label: str
+    score: float
+    flagged: bool
+    boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+
+@dataclass
+class Images:
+    """Decoded images [n, 3, height, width] in [0, 1], the prompts they came from, and the verdicts so far."""
+
+    pixels: torch.Tensor
+    prompts: list[str | None]
+    verdicts: list[Verdict] = field(default_factory=list)

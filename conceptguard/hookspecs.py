@@ -1,0 +1,58 @@
+"""The hooks, on one screen. Pluggy decides who acts and in which order; plain tensors do the work.
+
+Set-up hooks live on one global manager (entry-point group ``conceptguard``); generation hooks live on a manager
+that belongs to the session, where every active guard is itself a registered plugin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+    import typer
+
+    from .generation import Images, Prompts, Step
+    from .lowrank import LayerIndex, Terms
+    from .method import Method
+
+hookspec = pluggy.HookspecMarker("conceptguard")
+hookimpl = pluggy.HookimplMarker("conceptguard")
+
+
+class SetUp:
+    @hookspec
+    def methods(self) -> list[type[Method]]:
+        """Offer methods by class."""
+
+    @hookspec
+    def commands(self, app: typer.Typer) -> None:
+        """Add commands to ``conceptguard``."""
+
+
+class Generation:
+    @hookspec
+    def cross_attention(self, layers: LayerIndex) -> Terms | None:
+        """Once, at attach: low-rank terms for layers by canonical name, and the gate that opens them per row."""
+
+    @hookspec
+    def encode_prompt(self, prompts: Prompts) -> None:
+        """Once per call, before denoising: read or change texts and embeddings, or raise ``Refused``."""
+
+    @hookspec
+    def predict_noise(self, step: Step) -> None:
+        """Every step: read or change ``step.prediction``, row by row."""
+
+    @hookspec
+    def check_image(self, images: Images) -> None:
+        """After decoding: add verdicts about images in [0, 1]."""
+
+    @hookspec
+    def process_logits(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor | None:
+        """Every token: ids [rows, tokens], scores [rows, vocabulary]; return changed scores or None."""
+
+    @hookspec
+    def hidden_states(self, name: str, states: torch.Tensor) -> torch.Tensor | None:
+        """Every forward pass, at the layers a guard names: [rows, tokens, width]; return changed states or None."""

@@ -1,0 +1,315 @@
+"""The low-rank runtime: terms ``up · diag(gate) · down`` beside a layer, stacked for all guards, open ones only.
+
+    y = W x + (gate ⊙ (x downᵀ)) up          gate: [batch rows, open ranks]
+
+Membranes (rank 1), LoRAs and closed-form edits are all terms. One bank per layer stacks the factors of every guard; a
+prompt opens a few gates; only the open ranks are gathered and multiplied, and only on the rows that opened them. The
+base weight is never touched. With nothing open a layer runs one ``if``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import BaseMismatch, GuardError
+from .gates import Gate
+
+if TYPE_CHECKING:
+    from .method import Method
+
+
+class Factors(NamedTuple):
+    """One term. down: [rank, in] or [rank, in, kh, kw]; up: [out, rank] or [out, rank, 1, 1]; scale is alpha / rank."""
+
+    down: Tensor
+    up: Tensor
+    scale: float = 1.0
+
+
+@dataclass
+class Terms:
+    """What a guard (``owner``) adds beside the layers it names, and the gate that opens it.
+
+    coupled: the guards of one session that set this are summed factor by factor before the product, with cross terms
+    and squared gates, as the official SPM inference does.
+    """
+
+    owner: Method
+    factors: Mapping[str, Factors]
+    gate: Gate
+    coupled: bool = False
+
+
+class LayerIndex(Mapping[str, nn.Module]):
+    """The host's linear and convolution layers under canonical (diffusers) names, e.g. ``unet.mid_block...to_q``."""
+
+    def __init__(self, components: Mapping[str, nn.Module]):
+        self._layers: dict[str, nn.Module] = {}
+        for prefix, component in components.items():
+            for name, module in component.named_modules():
+                if _is_layer(module):
+                    self._layers[f"{prefix}.{name}"] = module
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Weight shapes by name, quantised layers included: [out, in] or [out, in, kh, kw]."""
+        return {name: layer_shape(module) for name, module in self._layers.items()}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    # peft wraps a layer and delegates in_features; taking the inner layer too would apply a term twice. Quantised
+    # layers subclass nn.Linear or keep its two attributes.
+    if hasattr(module, "base_layer"):
+        return True
+    return (hasattr(module, "in_features") and hasattr(module, "out_features")) or isinstance(module, nn.Conv2d)
+
+
+def layer_shape(module: nn.Module) -> tuple[int, ...]:
+    """[out, in] or [out, in, kh, kw], whatever the storage of the weight."""
+    module = getattr(module, "base_layer", module)
+    if isinstance(module, nn.Conv2d):
+        return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+    return (int(module.out_features), int(module.in_features))  # type: ignore[arg-type]
+
+
+class Open(NamedTuple):
+    """What is multiplied at one layer until the gates change."""
+
+    down: Tensor
+    up: Tensor
+    gates: Tensor  # [rows in `where`, ranks]
+    where: slice | Tensor
+    rows: int
+
+
+# Which session is generating in this thread. Another session's banks on a shared layer stay closed meanwhile.
+running: ContextVar[object | None] = ContextVar("conceptguard_running", default=None)
+_banks: weakref.WeakValueDictionary[int, Bank] = weakref.WeakValueDictionary()
+
+
+class Bank:
+    """All guards' terms beside one layer.
+
+    down: [ranks, in(, kh, kw)], up: [ranks, out], kept where the layer's weight is and in its floating dtype.
+    spans: guard index -> its ranks in the stack.
+    """
+
+    def __init__(self, name: str, layer: nn.Module, factors: Mapping[int, Factors], session: object):
+        self.name, self._session = name, session
+        self._conv = _convolution(layer)
+        shape = layer_shape(layer)
+        downs, ups, start = [], [], 0
+        self.spans: dict[int, tuple[int, int]] = {}
+        for guard, (down, up, scale) in factors.items():
+            rank = down.shape[0]
+            if tuple(down.shape[1:]) != shape[1:] or tuple(up.shape[:2]) != (shape[0], rank):
+                raise BaseMismatch(
+                    f"layer {name} is {list(shape)}, but a term of down {list(down.shape)} and up {list(up.shape)} was "
+                    "made for another one: use an artifact made for this base model"
+                )
+            downs.append(down)
+            ups.append(up.reshape(shape[0], rank).T * scale)
+            self.spans[guard] = (start, start + rank)
+            start += rank
+        device, dtype = _home(layer)
+        self.down = torch.cat(downs).to(device, dtype).contiguous()
+        self.up = torch.cat(ups).to(device, dtype).contiguous()
+        self.open: Open | None = None
+        self.calls = 0
+        self.key = id(self)
+        _banks[self.key] = self
+        self._handle = layer.register_forward_hook(self._hook)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stacked factors."""
+        return self.down.nbytes + self.up.nbytes
+
+    def set(self, gates: Tensor, guards: list[int], coupled: frozenset[int]) -> None:
+        """Open the ranks of ``guards``. gates: [rows, all guards], on any device."""
+        here = [g for g in guards if g in self.spans]
+        if not here:
+            self.open = None
+            return
+        down, up, columns = [], [], []
+        for g in here:
+            if g not in coupled:
+                first, last = self.spans[g]
+                down.append(self.down[first:last])
+                up.append(self.up[first:last])
+                columns.append(gates[:, g : g + 1].expand(-1, last - first))
+        mixed = [g for g in here if g in coupled]
+        if mixed:
+            self._mix(gates, mixed, down, up, columns)
+        gate = torch.cat(columns, dim=1)
+        where: slice | Tensor = gate.any(dim=1).nonzero()[:, 0]
+        if len(where) and int(where[-1]) - int(where[0]) + 1 == len(where):
+            where = slice(int(where[0]), int(where[-1]) + 1)  # a slice is a view: no copy of the activations
+        self.open = Open(
+            down[0] if len(down) == 1 else torch.cat(down),
+            up[0] if len(up) == 1 else torch.cat(up),
+            gate[where].to(self.down.device, self.down.dtype),
+            where,
+            len(gates),
+        )
+
+    def _mix(self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]) -> None:
+        """(Σ γ_i up_i)(Σ γ_j down_j) per row: one summed term for each distinct set of gates in the batch."""
+        weights, row_of = torch.unique(gates[:, guards], dim=0, return_inverse=True)
+        for i, weight in enumerate(weights):
+            if not weight.any():
+                continue
+            ranks = {self.spans[g][1] - self.spans[g][0] for g in guards}
+            if len(ranks) > 1:
+                raise GuardError(f"compat: official sums membranes of one rank, not of ranks {sorted(ranks)}: drop it")
+            down.append(sum(w.item() * self.down[slice(*self.spans[g])] for w, g in zip(weight, guards)))  # type: ignore[arg-type]
+            up.append(sum(w.item() * self.up[slice(*self.spans[g])] for w, g in zip(weight, guards)))  # type: ignore[arg-type]
+            columns.append((row_of == i).to(gates.dtype)[:, None].expand(-1, ranks.pop()))
+
+    def _hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            # An opaque operator keeps gates out of the graph: opening and closing them never recompiles.
+            torch.ops.conceptguard.add_terms(args[0], output, self.key)
+        elif self.open is not None:
+            self.add(args[0], output)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add the open terms to ``y`` in place. Raises GuardError when the batch is not the one the gates are for."""
+        o = self.open
+        if o is None or running.get() not in (None, self._session):
+            return
+        if x.shape[0] != o.rows:
+            raise GuardError(
+                f"layer {self.name} got {x.shape[0]} rows where the prompts have {o.rows}: something split the batch; "
+                "generate without batch splitting"
+            )
+        if o.down.device != x.device or o.down.dtype != x.dtype:
+            o = self.open = o._replace(down=o.down.to(x), up=o.up.to(x), gates=o.gates.to(x))
+        self.calls += 1
+        part = x[o.where]
+        if self._conv is None:
+            inner = F.linear(part, o.down)
+            inner = inner * o.gates.view(len(o.gates), *(1,) * (x.ndim - 2), -1)
+            target = y[o.where] if isinstance(o.where, slice) else None
+            if target is not None and target.is_contiguous():
+                target.view(-1, target.shape[-1]).addmm_(inner.flatten(0, -2), o.up)
+            else:
+                y[o.where] += inner @ o.up
+        else:
+            inner = self._conv(part, o.down) * o.gates[:, :, None, None]
+            y[o.where] += F.conv2d(inner, o.up.T[:, :, None, None])
+
+    def detach(self) -> None:
+        """Remove the hook and let go of the factors."""
+        self._handle.remove()
+        self.open = None
+        _banks.pop(self.key, None)
+
+
+def _convolution(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
+    layer = getattr(layer, "base_layer", layer)
+    if not isinstance(layer, nn.Conv2d):
+        return None
+    if layer.groups != 1:
+        raise BaseMismatch("terms beside a grouped convolution are not supported: leave this layer out")
+    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    return lambda x, w: F.conv2d(x, w, None, stride, padding, dilation)
+
+
+def _home(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where the factors live: beside the weight, unless it is on no device (offloaded) or quantised."""
+    weight = getattr(getattr(layer, "base_layer", layer), "weight", None)
+    if weight is None:
+        return torch.device("cpu"), torch.float32
+    device = weight.device if weight.device.type != "meta" else torch.device("cpu")
+    return device, weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else torch.float32
+
+
+@torch.library.custom_op("conceptguard::add_terms", mutates_args=("output",))
+def _add_terms(x: Tensor, output: Tensor, bank: int) -> None:
+    found = _banks.get(bank)
+    if found is not None:
+        found.add(x, output)
+
+
+@dataclass
+class Banks:
+    """The banks of one session: build, open by gates, verify that what was opened also ran, detach."""
+
+    layers: LayerIndex
+    terms: list[Terms]
+    session: object
+    banks: dict[str, Bank] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        by_layer: dict[str, dict[int, Factors]] = {}
+        for guard, terms in enumerate(self.terms):
+            for name, factors in terms.factors.items():
+                if name not in self.layers:
+                    raise BaseMismatch(
+                        f"the base model has no layer {name}: use an artifact made for this base model"
+                    )
+                by_layer.setdefault(name, {})[guard] = factors
+        self.coupled = frozenset(i for i, t in enumerate(self.terms) if t.coupled)
+        try:
+            for name, factors_by_guard in by_layer.items():
+                self.banks[name] = Bank(name, self.layers[name], factors_by_guard, self.session)
+        except Exception:
+            self.detach()
+            raise
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stacked factors."""
+        return sum(bank.nbytes for bank in self.banks.values())
+
+    def prefixes(self) -> set[str]:
+        """The components that carry terms, e.g. {"unet", "text_encoder"}."""
+        return {name.split(".", 1)[0] for name in self.banks}
+
+    def set(self, prefix: str, gates: Tensor | None) -> None:
+        """Open gates [rows, guards] at every layer of one component; None closes them."""
+        guards = [] if gates is None else gates.any(dim=0).nonzero()[:, 0].tolist()
+        for name, bank in self.banks.items():
+            if name.startswith(prefix + "."):
+                if guards and gates is not None:
+                    bank.set(gates, guards, self.coupled)
+                else:
+                    bank.open = None
+
+    def start(self, prefix: str) -> None:
+        """Before a forward pass: nothing has run yet."""
+        for name, bank in self.banks.items():
+            if name.startswith(prefix + "."):
+                bank.calls = 0
+
+    def verify(self, prefix: str) -> None:
+        """After a forward pass: every open layer must have run (fused projections, for one, skip theirs)."""
+        for name, bank in self.banks.items():
+            if bank.open is not None and not bank.calls and name.startswith(prefix + "."):
+                raise GuardError(
+                    f"layer {name} did not run, so its guard had no effect: undo what replaced it "
+                    "(pipe.unfuse_qkv_projections(), for one) or attach after replacing it"
+                )
+
+    def detach(self) -> None:
+        """Remove every hook."""
+        for bank in self.banks.values():
+            bank.detach()
+        self.banks.clear()

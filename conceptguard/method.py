@@ -1,0 +1,71 @@
+"""What a method is: one class that makes artifacts, acts as a guard, or both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from .errors import PolicyError
+from .hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .gates import Gate
+    from .hosts import Host
+    from .policy import Guard
+    from .registry import Artifact
+
+
+class Settings(BaseModel):
+    """What a policy may say about a guard of this method, beyond what every guard has. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Method:
+    """Subclass, set ``name``, implement the generation hooks you need with ``@hookimpl``, name it in an entry point.
+
+    One instance is one guard in one session. ``self.guard`` is its entry in the policy, ``self.settings`` the
+    validated settings, ``self.artifact`` what it loaded (or None), ``self.host`` the model it acts on.
+    Raise any exception: the session turns it into a GuardError and nothing is generated.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[str] = "artifact"  # what a policy must give: "artifact", "concept" or "nothing"
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, guard: Guard, artifact: Artifact | None, host: Host):
+        self.guard, self.artifact, self.host = guard, artifact, host
+        self.settings = self.Settings(**guard.settings)
+
+    @hookimpl
+    @classmethod
+    def methods(cls) -> list[type[Method]]:
+        """A class named in an entry point offers itself."""
+        return [cls]
+
+    @classmethod
+    def make(cls, host: Host, concept: Any, out: Path, **options: Any) -> Artifact:
+        """Learn or solve an artifact about a concept for this base model and write it below ``out``."""
+        raise PolicyError(f"method '{cls.name}' makes no artifacts: name it in a policy as it is")
+
+    def gate(self) -> Gate:
+        """The gate the policy asks for: by prompt (the default where the concept has prompts), or fixed."""
+        from .gates import Gate, calibrate
+
+        guard = self.guard
+        concept = self.artifact.manifest.concept if self.artifact else guard.concept
+        if guard.gate == "always" or concept is None:
+            return Gate(strength=guard.strength)
+        if isinstance(guard.gate, float):
+            return Gate(strength=guard.strength * guard.gate)
+        measured = (self.artifact.manifest.gate or {}) if self.artifact else {}
+        if not {"floor", "full"} <= set(measured):
+            # An imported file carries no calibration: measure it against this base's own encoder.
+            floor, full = calibrate(concept.prompts, self.host.encode)
+            measured = {"floor": floor, "full": full}
+        return Gate(
+            prompts=tuple(concept.prompts), strength=guard.strength, floor=measured["floor"], full=measured["full"]
+        )

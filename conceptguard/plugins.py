@@ -1,0 +1,68 @@
+"""The global plugin manager: every method, shipped or third-party, comes in through the entry-point group."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from .errors import ConceptGuardError, PolicyError
+from .hookspecs import Generation, SetUp
+
+if TYPE_CHECKING:
+    from .method import Method
+
+GROUP = "conceptguard"
+
+
+@cache
+def plugin_manager() -> pluggy.PluginManager:
+    """The process-wide manager, filled from entry points on first use.
+
+    A plugin that cannot be imported is an error, not a missing method: a policy must never run with fewer guards
+    than it names because something failed quietly.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(SetUp)
+    for point in entry_points(group=GROUP):
+        try:
+            plugin = point.load()
+        except Exception as error:
+            raise ConceptGuardError(
+                f"plugin '{point.name}' ({point.value}) cannot be imported: {error}; mend it or uninstall it"
+            ) from error
+        manager.register(plugin, name=point.name)
+    return manager
+
+
+def session_manager() -> pluggy.PluginManager:
+    """An empty manager with the generation hooks, one per session."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(Generation)
+    return manager
+
+
+def methods() -> dict[str, type[Method]]:
+    """All methods by name. Raises ConceptGuardError when two plugins offer the same name."""
+    found: dict[str, type[Method]] = {}
+    for offered in plugin_manager().hook.methods():
+        for method in offered:
+            other = found.setdefault(method.name, method)
+            if other is not method:
+                raise ConceptGuardError(
+                    f"method '{method.name}' is offered by {other.__module__} and by {method.__module__}: uninstall one"
+                )
+    return dict(sorted(found.items()))
+
+
+def method(name: str) -> type[Method]:
+    """One method by name. Raises PolicyError with the nearest name."""
+    known = methods()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known methods: {', '.join(known)}"
+        raise PolicyError(f"unknown method '{name}': {hint}")
+    return known[name]

@@ -1,0 +1,224 @@
+"""A session: one policy attached to one host object, from attach to detach."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from . import plugins
+from .actions import act
+from .errors import ConceptGuardError, GuardError, SessionError
+from .gates import GateBank
+from .generation import Branch, Images, Prompts, Step
+from .hosts import host_for
+from .lowrank import Banks, running
+from .method import Method
+from .policy import Guard, Policy, load_policy
+from .receipt import Act, Receipt, Row
+from .registry import default_registry
+
+
+class Session:
+    """The guards of one policy at work on one host. Made by ``attach``; a context manager that detaches.
+
+    ``receipt`` is the record of the last generation.
+    """
+
+    def __init__(self, target: Any, policy: Policy):
+        self.policy = policy
+        self.host = host_for(target)
+        self.receipt = Receipt(policy.name, self.host.name, "", "")
+        self.attached = False
+        self._lock = threading.RLock()
+        self._manager = plugins.session_manager()
+        self._methods: list[Method] = []
+        self._gate_banks: dict[str, GateBank] = {}
+        self._guidance = 1.0
+        self._branches: list[Branch | None] = []
+        self.layers = self.host.layers()
+        for guard in policy.guards:
+            self._methods.append(self._load(guard))
+        for i, method in reversed(list(enumerate(self._methods))):
+            # Pluggy calls the last registered first; a policy is read from the top.
+            self._manager.register(method, name=f"{i}: {method.guard.label}")
+        found = [(self._methods.index(terms.owner), terms) for terms in self._call("cross_attention", layers=self.layers)]
+        self._terms = sorted(found, key=lambda pair: pair[0])
+        self.banks = Banks(self.layers, [terms for _, terms in self._terms], self)
+        try:
+            self.gate_bank("unet", self.host.encode)
+            self.host.attach(self)
+        except BaseException:
+            self.banks.detach()
+            raise
+        self.attached = True
+
+    def _load(self, guard: Guard) -> Method:
+        artifact = default_registry().load(guard.artifact) if guard.artifact else None
+        if artifact is not None:
+            self.host.check_base(artifact)
+        try:
+            return plugins.method(guard.method)(guard, artifact, self.host)
+        except ConceptGuardError:
+            raise
+        except Exception as error:
+            raise _failed(guard, error) from error
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.attached:
+            self.detach()
+
+    def detach(self) -> None:
+        """Remove every hook and reference from the host. Raises SessionError when already detached."""
+        if not self.attached:
+            raise SessionError(f"policy '{self.policy.name}' is not attached any more: attach it again before detaching")
+        with self._lock:
+            self.attached = False
+            self.host.detach()
+            self.banks.detach()
+            for plugin in list(self._manager.get_plugins()):
+                self._manager.unregister(plugin)
+
+    # What the host calls, in the order of one generation.
+
+    def run(self, generate: Callable[[], Any], guidance_scale: float = 1.0) -> Any:
+        """One whole generation under this session: one at a time, closed again afterwards whatever happens."""
+        with self._lock:
+            token = running.set(self)
+            started = time.perf_counter()
+            self.start(guidance_scale)
+            try:
+                result = generate()
+            finally:
+                running.reset(token)
+                self.close()
+                self.receipt.seconds = time.perf_counter() - started
+            return result
+
+    def start(self, guidance_scale: float = 1.0) -> None:
+        """A fresh receipt."""
+        self._guidance = guidance_scale
+        device, dtype = self.host.device_dtype()
+        self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
+        self.receipt.acts = [Act(g.label, g.strength) for g in self.policy.guards]
+        for i, terms in self._terms:
+            self.receipt.acts[i].layers = len(terms.factors)
+
+    def close(self) -> None:
+        """Close every gate."""
+        for prefix in self.banks.prefixes():
+            self.banks.set(prefix, None)
+
+    def has(self, hook: str) -> bool:
+        """Whether any active guard implements a hook."""
+        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+
+    def encode_prompt(self, prompts: Prompts) -> None:
+        """Let every guard see every condition of the call."""
+        self._call("encode_prompt", prompts=prompts)
+
+    def gate_bank(self, prefix: str, encode: Callable[[list[str]], Any]) -> GateBank:
+        """The gates of all guards as one component's encoder sees them, built on first use."""
+        if prefix not in self._gate_banks:
+            self._gate_banks[prefix] = GateBank([terms.gate for _, terms in self._terms], encode)
+        return self._gate_banks[prefix]
+
+    def open_gates(
+        self,
+        prefix: str,
+        embeds: Tensor,
+        ids: Sequence[Sequence[int] | None],
+        texts: Sequence[str | None],
+        branches: Sequence[Branch | None],
+    ) -> None:
+        """New conditions reached a component: embeds [rows, tokens, width]. Sets the gates of every row."""
+        self._branches = list(branches)
+        gates = self._gate_banks[prefix](embeds, ids)
+        for column, (_, terms) in enumerate(self._terms):
+            if terms.coupled:
+                _couple(gates[:, column], branches)
+        self.banks.set(prefix, gates)
+        self.receipt.rows = [Row(text, branch) for text, branch in zip(texts, branches)]
+        for column, (i, _) in enumerate(self._terms):
+            self.receipt.acts[i].gates = [round(float(g), 6) for g in gates[:, column]]
+
+    def before_denoise(self) -> None:
+        """A denoiser call begins."""
+        self.banks.start("unet")
+
+    def after_denoise(self, timestep: Any, latents: Tensor, prediction: Tensor) -> Tensor:
+        """A denoiser call ended: what was open must have run; guards may change the prediction."""
+        self.banks.verify("unet")
+        index = self.receipt.steps
+        self.receipt.steps += 1
+        for i, _ in self._terms:
+            if any(self.receipt.acts[i].gates):
+                self.receipt.acts[i].steps.append(index)
+        if not self.has("predict_noise"):
+            return prediction
+        step = Step(index, timestep, latents, prediction, self._branches, self._guidance)
+        self._call("predict_noise", step=step)
+        return step.prediction
+
+    def check_image(self, pixels: Tensor, prompts: list[str | None]) -> Tensor:
+        """Decoded images [n, 3, h, w] in [0, 1] after every guard's look and the policy's action."""
+        images = Images(pixels, prompts)
+        self._call("check_image", images=images)
+        self.receipt.verdicts = images.verdicts
+        if any(v.flagged for v in images.verdicts):
+            self.receipt.action = self.policy.on_violation
+        return act(images, self.policy.on_violation)
+
+    def on_step_end(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        """For ``callback_on_step_end``: stops a generation whose denoiser went past the guards."""
+        if self.attached and self.receipt.steps == 0:
+            raise GuardError(
+                f"a denoising step ran past policy '{self.policy.name}': the pipeline's denoiser was replaced after "
+                "attaching; detach, then attach again"
+            )
+        return values
+
+    def _call(self, hook: str, **arguments: Any) -> list[Any]:
+        """Call a hook on every guard. Whatever one raises stops the generation and names the guard."""
+        try:
+            return getattr(self._manager.hook, hook)(**arguments)
+        except ConceptGuardError:
+            raise
+        except Exception as error:
+            raise _failed(self._culprit(error), error) from error
+
+    def _culprit(self, error: Exception) -> Guard | None:
+        """The guard whose frame is the innermost one on the way to the error."""
+        frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        return next((f.guard for f in reversed(frames) if any(f is m for m in self._methods)), None)
+
+
+def _couple(gate: Tensor, branches: Sequence[Branch | None]) -> None:
+    """The official SPM inference opens the unconditional branch as far as the conditional one. gate: [rows]."""
+    half = len(gate) // 2
+    if len(gate) == 2 * half and "conditional" not in branches[:half] and set(branches[half:]) == {"conditional"}:
+        gate[:half] = gate[half:]
+
+
+def _failed(guard: Guard | None, error: Exception) -> GuardError:
+    named = f"guard '{guard.label}'" if guard else "a guard"
+    return GuardError(
+        f"{named} failed ({type(error).__name__}: {error}); nothing was generated: mend it or take it out of the policy"
+    )
+
+
+def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Session:
+    """Attach a policy to a diffusers pipeline. Use as a context manager, or call ``detach`` yourself.
+
+    Raises PolicyError, RegistryError, ArtifactError or BaseMismatch when a guard cannot be loaded or does not fit:
+    nothing is attached then. Raises SessionError when the pipeline is already guarded.
+    """
+    return Session(target, load_policy(policy))
