@@ -63,6 +63,9 @@ class GateBank:
         prompts = [(g, p) for g, gate in enumerate(self.gates) for p in gate.prompts]
         self._fixed = torch.tensor([0.0 if gate.prompts else gate.strength for gate in self.gates])
         self._owner = torch.tensor([g for g, _ in prompts], dtype=torch.long)
+        self._floor = torch.tensor([gate.floor for gate in self.gates])
+        self._span = torch.tensor([max(gate.full - gate.floor, 1e-6) for gate in self.gates])
+        self._strength = torch.tensor([gate.strength if gate.prompts else 0.0 for gate in self.gates])
         if not prompts:
             return
         self._mean = token_mean(encode) if mean is None else mean
@@ -123,10 +126,7 @@ class GateBank:
             return out
         best = torch.full((rows, len(self.gates)), -1.0)
         best.scatter_reduce_(1, self._owner.expand(rows, -1), self.similarity(embeds, ids), "amax")
-        floor = torch.tensor([g.floor for g in self.gates])
-        span = torch.tensor([max(g.full - g.floor, 1e-6) for g in self.gates])
-        strength = torch.tensor([g.strength if g.prompts else 0.0 for g in self.gates])
-        return out + ((best - floor) / span).clamp(0, 1) * strength
+        return out + ((best - self._floor) / self._span).clamp(0, 1) * self._strength
 
 
 def token_mean(encode: Encode) -> Tensor:

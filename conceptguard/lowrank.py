@@ -93,7 +93,7 @@ class Open(NamedTuple):
 
     down: Tensor
     up: Tensor
-    gates: Tensor  # [rows in `where`, ranks]
+    gates: Tensor | None  # [rows in `where`, ranks]; None where every such row has the same, folded into `up`
     where: slice | Tensor
     rows: int
 
@@ -161,13 +161,11 @@ class Bank:
         where: slice | Tensor = gate.any(dim=1).nonzero()[:, 0]
         if len(where) and int(where[-1]) - int(where[0]) + 1 == len(where):
             where = slice(int(where[0]), int(where[-1]) + 1)  # a slice is a view: no copy of the activations
-        self.open = Open(
-            down[0] if len(down) == 1 else torch.cat(down),
-            up[0] if len(up) == 1 else torch.cat(up),
-            gate[where].to(self.down.device, self.down.dtype),
-            where,
-            len(gates),
-        )
+        stacked = up[0] if len(up) == 1 else torch.cat(up)
+        weights: Tensor | None = gate[where].to(self.up.device, self.up.dtype)
+        if bool((weights == weights[:1]).all()):
+            stacked, weights = stacked * weights[0][:, None], None  # one prompt: one operation less at every layer
+        self.open = Open(down[0] if len(down) == 1 else torch.cat(down), stacked, weights, where, len(gates))
 
     def _mix(self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]) -> None:
         """(Σ γ_i up_i)(Σ γ_j down_j) per row: one summed term for each distinct set of gates in the batch."""
@@ -200,19 +198,23 @@ class Bank:
                 "generate without batch splitting"
             )
         if o.down.device != x.device or o.down.dtype != x.dtype:
-            o = self.open = o._replace(down=o.down.to(x), up=o.up.to(x), gates=o.gates.to(x))
+            gates = o.gates if o.gates is None else o.gates.to(x)
+            o = self.open = o._replace(down=o.down.to(x), up=o.up.to(x), gates=gates)
         self.calls += 1
         part = x[o.where]
         if self._conv is None:
             inner = F.linear(part, o.down)
-            inner = inner * o.gates.view(len(o.gates), *(1,) * (x.ndim - 2), -1)
+            if o.gates is not None:
+                inner = inner * o.gates.view(len(o.gates), *(1,) * (x.ndim - 2), -1)
             target = y[o.where] if isinstance(o.where, slice) else None
             if target is not None and target.is_contiguous():
                 target.view(-1, target.shape[-1]).addmm_(inner.flatten(0, -2), o.up)
             else:
                 y[o.where] += inner @ o.up
         else:
-            inner = self._conv(part, o.down) * o.gates[:, :, None, None]
+            inner = self._conv(part, o.down)
+            if o.gates is not None:
+                inner = inner * o.gates[:, :, None, None]
             y[o.where] += F.conv2d(inner, o.up.T[:, :, None, None])
 
     def detach(self) -> None:
@@ -267,9 +269,12 @@ class Banks:
                     )
                 by_layer.setdefault(name, {})[guard] = factors
         self.coupled = frozenset(i for i, t in enumerate(self.terms) if t.coupled)
+        self._of: dict[str, list[Bank]] = {}
+        self._open: set[str] = set()
         try:
             for name, factors_by_guard in by_layer.items():
-                self.banks[name] = Bank(name, self.layers[name], factors_by_guard, self.session)
+                bank = self.banks[name] = Bank(name, self.layers[name], factors_by_guard, self.session)
+                self._of.setdefault(name.split(".", 1)[0], []).append(bank)
         except Exception:
             self.detach()
             raise
@@ -281,30 +286,34 @@ class Banks:
 
     def prefixes(self) -> set[str]:
         """The components that carry terms, e.g. {"unet", "text_encoder"}."""
-        return {name.split(".", 1)[0] for name in self.banks}
+        return set(self._of)
 
     def set(self, prefix: str, gates: Tensor | None) -> None:
         """Open gates [rows, guards] at every layer of one component; None closes them."""
         guards = [] if gates is None else gates.any(dim=0).nonzero()[:, 0].tolist()
-        for name, bank in self.banks.items():
-            if name.startswith(prefix + "."):
-                if guards and gates is not None:
-                    bank.set(gates, guards, self.coupled)
-                else:
-                    bank.open = None
+        if not guards and prefix not in self._open:
+            return
+        for bank in self._of.get(prefix, ()):
+            if guards and gates is not None:
+                bank.set(gates, guards, self.coupled)
+            else:
+                bank.open = None
+        (self._open.add if guards else self._open.discard)(prefix)
 
     def start(self, prefix: str) -> None:
         """Before a forward pass: nothing has run yet."""
-        for name, bank in self.banks.items():
-            if name.startswith(prefix + "."):
+        if prefix in self._open:
+            for bank in self._of[prefix]:
                 bank.calls = 0
 
     def verify(self, prefix: str) -> None:
         """After a forward pass: every open layer must have run (fused projections, for one, skip theirs)."""
-        for name, bank in self.banks.items():
-            if bank.open is not None and not bank.calls and name.startswith(prefix + "."):
+        if prefix not in self._open:
+            return
+        for bank in self._of[prefix]:
+            if bank.open is not None and not bank.calls:
                 raise GuardError(
-                    f"layer {name} did not run, so its guard had no effect: undo what replaced it "
+                    f"layer {bank.name} did not run, so its guard had no effect: undo what replaced it "
                     "(pipe.unfuse_qkv_projections(), for one) or attach after replacing it"
                 )
 
@@ -313,3 +322,5 @@ class Banks:
         for bank in self.banks.values():
             bank.detach()
         self.banks.clear()
+        self._of.clear()
+        self._open.clear()

@@ -33,7 +33,6 @@ class Session:
     def __init__(self, target: Any, policy: Policy):
         self.policy = policy
         self.host = host_for(target)
-        self.receipt = Receipt(policy.name, self.host.name, "", "")
         self.attached = False
         self._lock = threading.RLock()
         self._manager = plugins.session_manager()
@@ -41,6 +40,7 @@ class Session:
         self._gate_banks: dict[str, GateBank] = {}
         self._guidance = 1.0
         self._branches: list[Branch | None] = []
+        self._open: list[Act] = []
         self.layers = self.host.layers()
         for guard in policy.guards:
             self._methods.append(self._load(guard))
@@ -52,6 +52,7 @@ class Session:
         self.banks = Banks(self.layers, [terms for _, terms in self._terms], self)
         try:
             self.gate_bank("unet", self.host.encode)
+            self.start()
             self.host.attach(self)
         except BaseException:
             self.banks.detach()
@@ -105,7 +106,7 @@ class Session:
 
     def start(self, guidance_scale: float = 1.0) -> None:
         """A fresh receipt."""
-        self._guidance = guidance_scale
+        self._guidance, self._open = guidance_scale, []
         device, dtype = self.host.device_dtype()
         self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
         self.receipt.acts = [Act(g.label, g.strength) for g in self.policy.guards]
@@ -114,6 +115,7 @@ class Session:
 
     def close(self) -> None:
         """Close every gate."""
+        self._open = []
         for prefix in self.banks.prefixes():
             self.banks.set(prefix, None)
 
@@ -147,8 +149,11 @@ class Session:
                 _couple(gates[:, column], branches)
         self.banks.set(prefix, gates)
         self.receipt.rows = [Row(text, branch) for text, branch in zip(texts, branches)]
-        for column, (i, _) in enumerate(self._terms):
-            self.receipt.acts[i].gates = [round(float(g), 6) for g in gates[:, column]]
+        self._open = []
+        for (i, _), column in zip(self._terms, gates.T.tolist()):
+            self.receipt.acts[i].gates = column
+            if any(column):
+                self._open.append(self.receipt.acts[i])
 
     def before_denoise(self) -> None:
         """A denoiser call begins."""
@@ -159,9 +164,8 @@ class Session:
         self.banks.verify("unet")
         index = self.receipt.steps
         self.receipt.steps += 1
-        for i, _ in self._terms:
-            if any(self.receipt.acts[i].gates):
-                self.receipt.acts[i].steps.append(index)
+        for act in self._open:
+            act.steps.append(index)
         if not self.has("predict_noise"):
             return prediction
         step = Step(index, timestep, latents, prediction, self._branches, self._guidance)
