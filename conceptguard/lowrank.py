@@ -167,7 +167,9 @@ class Bank:
             stacked, weights = stacked * weights[0][:, None], None  # one prompt: one operation less at every layer
         self.open = Open(down[0] if len(down) == 1 else torch.cat(down), stacked, weights, where, len(gates))
 
-    def _mix(self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]) -> None:
+    def _mix(
+        self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]
+    ) -> None:
         """(Σ γ_i up_i)(Σ γ_j down_j) per row: one summed term for each distinct set of gates in the batch."""
         weights, row_of = torch.unique(gates[:, guards], dim=0, return_inverse=True)
         for i, weight in enumerate(weights):
@@ -264,9 +266,7 @@ class Banks:
         for guard, terms in enumerate(self.terms):
             for name, factors in terms.factors.items():
                 if name not in self.layers:
-                    raise BaseMismatch(
-                        f"the base model has no layer {name}: use an artifact made for this base model"
-                    )
+                    raise BaseMismatch(f"the base model has no layer {name}: use an artifact made for this base model")
                 by_layer.setdefault(name, {})[guard] = factors
         self.coupled = frozenset(i for i, t in enumerate(self.terms) if t.coupled)
         self._of: dict[str, list[Bank]] = {}

@@ -57,13 +57,15 @@ class Receipt:
         return asdict(self)
 
     def __str__(self) -> str:
-        head = f"policy {self.policy} on {self.host} ({self.device}, {self.dtype}): {self.steps} steps, {self.seconds:.2f} s"
-        lines = [head]
+        where = f"{self.host} ({self.device}, {self.dtype})"
+        lines = [f"policy {self.policy} on {where}: {self.steps} steps, {self.seconds:.2f} s"]
         for act in self.opened:
             for row, gate in zip(self.rows, act.gates):
                 if gate:
                     named = repr(row.text) if row.text is not None else "embeddings"
-                    lines.append(f"  {act.guard}: open {gate:.2f} on {named}, {len(act.steps)} steps, {act.layers} layers")
+                    lines.append(
+                        f"  {act.guard}: open {gate:.2f} on {named}, {len(act.steps)} steps, {act.layers} layers"
+                    )
         lines += [f"  {act.guard}: {note}" for act in self.acts for note in act.notes]
         lines += [
             f"  {v.guard}: image {v.image} {v.label} {v.score:.2f}{' -> ' + str(self.action) if v.flagged else ''}"

@@ -47,7 +47,9 @@ class Session:
         for i, method in reversed(list(enumerate(self._methods))):
             # Pluggy calls the last registered first; a policy is read from the top.
             self._manager.register(method, name=f"{i}: {method.guard.label}")
-        found = [(self._methods.index(terms.owner), terms) for terms in self._call("cross_attention", layers=self.layers)]
+        found = [
+            (self._methods.index(terms.owner), terms) for terms in self._call("cross_attention", layers=self.layers)
+        ]
         self._terms = sorted(found, key=lambda pair: pair[0])
         self.banks = Banks(self.layers, [terms for _, terms in self._terms], self)
         try:
@@ -80,7 +82,9 @@ class Session:
     def detach(self) -> None:
         """Remove every hook and reference from the host. Raises SessionError when already detached."""
         if not self.attached:
-            raise SessionError(f"policy '{self.policy.name}' is not attached any more: attach it again before detaching")
+            raise SessionError(
+                f"policy '{self.policy.name}' is not attached any more: it was detached before"
+            )
         with self._lock:
             self.attached = False
             self.host.detach()
@@ -109,7 +113,9 @@ class Session:
         self._guidance, self._open = guidance_scale, []
         device, dtype = self.host.device_dtype()
         self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
-        self.receipt.acts = [Act(g.label, g.strength) for g in self.policy.guards]
+        for method in self._methods:
+            method.act = Act(method.guard.label, method.guard.strength)
+        self.receipt.acts = [method.act for method in self._methods]
         for i, terms in self._terms:
             self.receipt.acts[i].layers = len(terms.factors)
 
@@ -164,8 +170,8 @@ class Session:
         self.banks.verify("unet")
         index = self.receipt.steps
         self.receipt.steps += 1
-        for act in self._open:
-            act.steps.append(index)
+        for opened in self._open:
+            opened.steps.append(index)
         if not self.has("predict_noise"):
             return prediction
         step = Step(index, timestep, latents, prediction, self._branches, self._guidance)

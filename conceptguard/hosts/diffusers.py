@@ -7,6 +7,7 @@ conditioning that arrives there, whoever made it, so embeddings and custom loops
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class DiffusersHost:
         self._session: Session | None = None
         self._handles: list[Any] = []
         self._seen: deque[tuple[Tensor, str, list[int], Branch]] = deque(maxlen=256)
-        self._last: Tensor | None = None
+        self._last: tuple[Tensor, int | None] | None = None
 
     # What a session and a method may ask.
 
@@ -137,8 +138,8 @@ class DiffusersHost:
         if looks and output_type == "latent":
             raise GuardError("this policy looks at images, and output_type='latent' returns none: ask for images")
         if looks:
-            kwargs = {**bound, "output_type": "pt", "return_dict": True, **bound.get("kwargs", {})}
-            args = ()
+            extra = bound.pop("kwargs", {})
+            args, kwargs = (), {**bound, **extra, "output_type": "pt", "return_dict": True}
         self._last = None
         try:
             result = self.session.run(lambda: original(*args, **kwargs), float(bound.get("guidance_scale") or 0.0))
@@ -148,10 +149,10 @@ class DiffusersHost:
             return result
         pixels = self.session.check_image(result.images, _texts(bound.get("prompt"), len(result.images)))
         images = self.pipe.image_processor.postprocess(pixels * 2 - 1, output_type=output_type)
-        if not bound.get("return_dict", True):
-            return (images, None)
         result.images = images
-        return result
+        if bound.get("return_dict", True):
+            return result
+        return tuple(getattr(result, field.name) for field in dataclasses.fields(result))
 
     @torch.no_grad()
     def encode_prompt(self, original: Any, *args: Any, **kwargs: Any) -> Any:
@@ -189,9 +190,10 @@ class DiffusersHost:
         if running.get() not in (None, self._session):
             return
         embeds = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-        if embeds is not self._last:
+        version = None if embeds.is_inference() else embeds._version  # the same tensor may be written to
+        if self._last is None or embeds is not self._last[0] or version != self._last[1]:
             self._open(embeds)
-            self._last = embeds
+            self._last = embeds, version
         self.session.before_denoise()
 
     @torch.compiler.disable
@@ -204,7 +206,9 @@ class DiffusersHost:
         )  # fmt: skip
 
     def _recall(self, row: Tensor) -> tuple[Tensor, str, list[int], Branch] | None:
-        return next((s for s in reversed(self._seen) if s[0].shape == row.shape and torch.equal(s[0].to(row), row)), None)
+        return next(
+            (s for s in reversed(self._seen) if s[0].shape == row.shape and torch.equal(s[0].to(row), row)), None
+        )
 
     def _after_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if running.get() not in (None, self._session):
@@ -272,6 +276,7 @@ def _texts(value: Any, rows: int) -> list[str | None]:
 
 def _guarded(cls: type, host: DiffusersHost) -> type:
     """A subclass of the pipeline's class with the same name, so that saving and converting see the original."""
+
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         return host.call(cls.__call__.__get__(self), *args, **kwargs)
 
