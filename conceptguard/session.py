@@ -27,7 +27,7 @@ from .registry import default_registry
 class Session:
     """The guards of one policy at work on one host. Made by ``attach``; a context manager that detaches.
 
-    ``receipt`` is the record of the last generation.
+    ``receipt`` is the record of the last generation, ``methods`` the guards in the order of the policy.
     """
 
     def __init__(self, target: Any, policy: Policy):
@@ -36,19 +36,19 @@ class Session:
         self.attached = False
         self._lock = threading.RLock()
         self._manager = plugins.session_manager()
-        self._methods: list[Method] = []
+        self.methods: list[Method] = []
         self._gate_banks: dict[str, GateBank] = {}
         self._guidance = 1.0
         self._branches: list[Branch | None] = []
         self._open: list[Act] = []
         self.layers = self.host.layers()
         for guard in policy.guards:
-            self._methods.append(self._load(guard))
-        for i, method in reversed(list(enumerate(self._methods))):
+            self.methods.append(self._load(guard))
+        for i, method in reversed(list(enumerate(self.methods))):
             # Pluggy calls the last registered first; a policy is read from the top.
             self._manager.register(method, name=f"{i}: {method.guard.label}")
         found = [
-            (self._methods.index(terms.owner), terms) for terms in self._call("cross_attention", layers=self.layers)
+            (self.methods.index(terms.owner), terms) for terms in self._call("cross_attention", layers=self.layers)
         ]
         self._terms = sorted(found, key=lambda pair: pair[0])
         self.banks = Banks(self.layers, [terms for _, terms in self._terms], self)
@@ -113,9 +113,9 @@ class Session:
         self._guidance, self._open = guidance_scale, []
         device, dtype = self.host.device_dtype()
         self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
-        for method in self._methods:
+        for method in self.methods:
             method.act = Act(method.guard.label, method.guard.strength)
-        self.receipt.acts = [method.act for method in self._methods]
+        self.receipt.acts = [method.act for method in self.methods]
         for i, terms in self._terms:
             self.receipt.acts[i].layers = len(terms.factors)
 
@@ -208,7 +208,7 @@ class Session:
     def _culprit(self, error: Exception) -> Guard | None:
         """The guard whose frame is the innermost one on the way to the error."""
         frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        return next((f.guard for f in reversed(frames) if any(f is m for m in self._methods)), None)
+        return next((f.guard for f in reversed(frames) if any(f is m for m in self.methods)), None)
 
 
 def _couple(gate: Tensor, branches: Sequence[Branch | None]) -> None:
