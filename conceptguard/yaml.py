@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conceptguard.errors import ConceptGuardError
+from conceptguard.errors import ConceptGuardError, PolicyError
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -29,8 +29,8 @@ _NAMED: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL
 _NAMED |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
-def read(
-    path: Path, *, max_bytes: int = MAX_BYTES, error: type[ConceptGuardError] = ConceptGuardError
+def read_yaml(
+    path: Path, *, max_bytes: int = MAX_BYTES, error: type[ConceptGuardError] = PolicyError
 ) -> tuple[Any, Lines]:
     """Read one file; see `parse`. A missing or over-long file raises `error` before anything is parsed."""
     try:
@@ -144,7 +144,7 @@ class _Reader:
     def value(self, event: Any, place: Where, depth: int, line: int | None = None) -> Any:
         import yaml
 
-        self.lines[place] = line if line is not None else event.start_mark.line + 1
+        self.lines[place] = line or event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise self.fail(event, "anchors and aliases (& and *) are not allowed: write the value out")
         if getattr(event, "tag", None) is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact, open_artifact
-    from conceptguard.registry.client import Registry, default_registry
+    from conceptguard.registry.client import Registry, default_registry, shipped_folder
     from conceptguard.registry.index import Entry, rebuild_index
     from conceptguard.registry.manifest import Base, Concept, File, Manifest
     from conceptguard.registry.write import write_artifact
@@ -21,6 +21,7 @@ _HOME = {
     "write_artifact": "write",
     "Registry": "client",
     "default_registry": "client",
+    "shipped_folder": "client",
     "Entry": "index",
     "rebuild_index": "index",
     "Base": "manifest",
@@ -40,6 +41,7 @@ __all__ = [
     "default_registry",
     "open_artifact",
     "rebuild_index",
+    "shipped_folder",
     "write_artifact",
 ]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError
 from conceptguard.registry.atomic import read_limited, sha256_file
-from conceptguard.registry.header import parse_header, read_header
+from conceptguard.registry.header import Header, parse_header, read_header
 from conceptguard.registry.manifest import File, Manifest, parse_manifest
 from conceptguard.registry.paths import MANIFEST, MAX_MANIFEST, inside
 
@@ -141,25 +141,45 @@ def open_artifact(folder: Path | str) -> Artifact:
 def read_tensors(data: bytes, where: str) -> dict[str, torch.Tensor]:
     """Tensors from the bytes of a safetensors file; header and finite values checked, or ArtifactError."""
     header = parse_header(data, where)
+    kinds = {slot.dtype for slot in header.tensors.values()}
+    checked = _one_dtype(data, header, kinds.pop()) if len(kinds) == 1 else None
+    if checked is not None:
+        return checked
+    tensors = _any_dtype(data, where)
+    for name, tensor in tensors.items():
+        if not _finite(tensor):
+            raise ArtifactError(f"{where}: tensor {name!r} has NaN or infinite values: make the artifact again")
+    return tensors
+
+
+def _one_dtype(data: bytes, header: Header, kind: str) -> dict[str, torch.Tensor] | None:
+    """Views into one copy of the file, checked for finite values in one pass; None when this cannot be done.
+
+    Membranes have hundreds of tiny tensors, and a policy hundreds of membranes: one call per tensor is what
+    takes the time.
+    """
+    import torch
+
+    dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(kind)
+    if dtype is None or len(data) == header.start:
+        return None
+    flat = torch.frombuffer(bytearray(memoryview(data)[header.start :]), dtype=dtype)
+    if not _finite(flat):
+        return None
+    width = flat.element_size()
+    return {
+        name: flat[slot.begin // width : slot.end // width].view(slot.shape) for name, slot in header.tensors.items()
+    }
+
+
+def _any_dtype(data: bytes, where: str) -> dict[str, torch.Tensor]:
     import safetensors
     import safetensors.torch
-    import torch
 
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as cause:
         raise ArtifactError(f"{where}: refused by safetensors ({_one_line(cause)}): fetch or make it again") from None
-    kinds = {slot.dtype for slot in header.tensors.values()}
-    # One pass over the file is many times cheaper than one call per tensor; names are looked up only on
-    # failure.
-    if kinds and kinds <= {"F32", "F16", "BF16"} and len(kinds) == 1:
-        dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kinds.pop()]
-        room = len(data) - header.start
-        if not room or _finite(torch.frombuffer(bytearray(data[header.start :]), dtype=dtype)):
-            return tensors
-    for name, tensor in tensors.items():
-        if not _finite(tensor):
-            raise ArtifactError(f"{where}: tensor {name!r} has NaN or infinite values: make the artifact again")
     return tensors
 
 

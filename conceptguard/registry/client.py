@@ -244,13 +244,12 @@ def _load_path(path: Path) -> Artifact:
     return open_published(path)
 
 
-def shipped_folder() -> Path | None:
-    """The registry that came with this package; found without importing it."""
+def shipped_folder() -> Path:
+    """The registry that came with this package (it may be absent from a bare install); found without importing it."""
     spec = importlib.util.find_spec("conceptguard_registry")
     for place in (spec.submodule_search_locations or []) if spec else []:
         return Path(place)
-    checkout = Path(__file__).resolve().parents[2] / "registry"
-    return checkout if checkout.is_dir() else None
+    return Path(__file__).resolve().parents[2] / "registry"
 
 
 def user_folder() -> Path:
@@ -263,10 +262,9 @@ def user_folder() -> Path:
 
 def default_registry() -> Registry:
     """Shipped, the user's own, then those in CONCEPTGUARD_REGISTRIES (separated as in PATH)."""
-    shipped = shipped_folder()
-    sources: list[Source | Path | str] = [LocalSource(shipped, writable=False, name="shipped")] if shipped else []
-    sources.append(LocalSource(user_folder(), name="user"))
-    return Registry([*sources, *_split(os.environ.get("CONCEPTGUARD_REGISTRIES", ""))])
+    shipped = LocalSource(shipped_folder(), writable=False, name="shipped")
+    user = LocalSource(user_folder(), name="user")
+    return Registry([shipped, user, *_split(os.environ.get("CONCEPTGUARD_REGISTRIES", ""))])
 
 
 def _split(text: str) -> list[str]:

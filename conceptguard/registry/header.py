@@ -110,26 +110,34 @@ def _parse(text: bytes, size: int, where: str) -> Header:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ArtifactError(f"{where}: bad safetensors header (metadata must be text): fetch or make it again")
     start = 8 + len(text)
-    tensors = {}
-    for name, slot in fields.items():
-        tensors[name] = _slot(slot, size - start, f"{where}: tensor {name[:120]!r}")
+    tensors = {name: _slot(slot, size - start, where, name) for name, slot in fields.items()}
+    last = 0
+    for slot in sorted(tensors.values(), key=lambda one: one[2:]):
+        if slot.begin != last:
+            raise ArtifactError(f"{where}: tensors overlap or leave gaps: altered; fetch or make it again")
+        last = slot.end
+    if last != size - start:
+        raise ArtifactError(
+            f"{where}: {size - start - last:,} bytes belong to no tensor: altered; fetch or make it again"
+        )
     return Header(tensors, metadata, start)
 
 
-def _slot(fields: Any, room: int, where: str) -> Slot:
+def _slot(fields: Any, room: int, where: str, name: str) -> Slot:
     try:
         dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
-        known = dtype in BITS and len(fields) == 3 and isinstance(shape, list) and len(shape) <= 16
+        bits = BITS[dtype] if len(fields) == 3 and type(shape) is list and len(shape) <= 16 else -1
     except (TypeError, KeyError, ValueError):
-        known, dtype, shape, begin, end = False, "", [], 0, 0
-    if not known or not all(type(n) is int and 0 <= n < 2**63 for n in [*shape, begin, end]):
-        raise ArtifactError(f"{where}: not described as safetensors describes a tensor: fetch or make it again")
-    bits = BITS[dtype]
+        bits, dtype, shape, begin, end = -1, "", [], 0, 0
+    if bits < 0 or not all(type(n) is int and 0 <= n < 2**63 for n in (begin, end, *shape)):
+        raise ArtifactError(
+            f"{where}: tensor {name[:120]!r} is not described as safetensors does: fetch or make it again"
+        )
     for n in shape:
         bits *= n
     if not begin <= end <= room or bits != 8 * (end - begin):
         raise ArtifactError(
-            f"{where}: shape, dtype and place in the file do not agree: truncated or altered; fetch it again"
+            f"{where}: tensor {name[:120]!r}: shape, dtype and place do not agree: truncated or altered; fetch it again"
         )
     return Slot(dtype, tuple(shape), begin, end)
 

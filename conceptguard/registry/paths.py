@@ -21,7 +21,7 @@ PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".npy",
 
 NAME = r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,98}[a-z0-9]|[a-z0-9]"
 _NAME = re.compile(rf"(?:{NAME})\Z")
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 _.+-]{0,120}\Z")
+_PART = re.compile(r"[A-Za-z0-9_(\[][A-Za-z0-9 _.,+=@~()\[\]-]{0,120}\Z")
 # Windows takes these for devices whatever the extension.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
 

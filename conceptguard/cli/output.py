@@ -1,0 +1,114 @@
+"""What every reporting command prints: a table for people, or one JSON object (`--json FILE`, `-` is standard
+output).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def report(
+    command: str,
+    rows: Rows,
+    seconds: float,
+    json_target: str | None,
+    device: str = "cpu",
+    *,
+    columns: Sequence[str] | None = None,
+    **extra: Any,
+) -> None:
+    """Print `rows` as a table, or write one object with `command`, `version`, `device`, `seconds`, `rows` and
+    `extra`.
+
+    With a file as target the table is printed as well; with `-` only JSON goes to standard output. `columns`
+    chooses what the table shows; the JSON always holds all.
+    """
+    if json_target:
+        write_json(result(command, rows, seconds, device, **extra), json_target)
+    if json_target != "-":
+        print_table(rows, columns)
+
+
+def result(command: str, rows: Rows, seconds: float, device: str = "cpu", **extra: Any) -> dict[str, Any]:
+    """The object that a command reports; `seconds` is its wall-clock time."""
+    head = {"command": command, "version": version(), "device": device, "seconds": round(seconds, 3)}
+    return {**head, **extra, "rows": [dict(row) for row in rows]}
+
+
+def version() -> str:
+    """The version of this package."""
+    import conceptguard
+
+    return str(getattr(conceptguard, "__version__", "0"))
+
+
+def write_json(fields: Mapping[str, Any], target: str) -> None:
+    """Write strict JSON to a file, at once, or to standard output (`-`). Numbers that are not finite become
+    null.
+    """
+    text = json.dumps(_plain(fields), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    from conceptguard.errors import ConceptGuardError
+    from conceptguard.registry.atomic import write_bytes
+
+    try:
+        write_bytes(Path(target), text.encode())
+    except OSError as cause:
+        raise ConceptGuardError(f"{target}: cannot be written ({cause.strerror}): give another `--json` file") from None
+
+
+def print_table(rows: Rows, columns: Sequence[str] | None = None) -> None:
+    """A table of the given columns, or of all that occur, in order of first appearance; empty columns are
+    left out.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
+    shown = [key for key in shown if any(row.get(key) not in (None, "") for row in rows)]
+    if not rows or not shown:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key in shown:
+        numbers = all(isinstance(row.get(key), (int, float, type(None))) for row in rows)
+        table.add_column(key, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        # Text, not str: rich would take [brackets] in a concept's name for markup.
+        table.add_row(*[Text(_cell(row.get(key))) for key in shown])
+    # Piped into a file or another program there is no width to fit: nothing is cut off.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_cell(item) for item in value)
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
+        return value
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return value if isinstance(value, int) else str(value)

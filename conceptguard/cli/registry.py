@@ -1,0 +1,273 @@
+"""The registry on the command line: list, show, verify, pull, add, remove, import, export."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from conceptguard.registry.artifact import Artifact
+
+JSON = typer.Option(None, "--json", metavar="FILE", help="Write one JSON object to FILE; - is standard output.")
+REF = typer.Argument(..., help="family/method/name, an unmistakable end of it, or a path.")
+INTO = typer.Option(None, "--into", metavar="FOLDER", help="Registry folder to write to; default: your own.")
+FROM = typer.Option(None, "--from", metavar="FOLDER", help="Registry folder; default: your own.")
+FOLDER = typer.Argument(..., help="Folder with an artifact.yaml.")
+FILE = typer.Argument(..., help="A safetensors file, or a folder that holds one.")
+OUT = typer.Option(..., help="The safetensors file to write.")
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands on the program."""
+    app.command("list")(list_)
+    app.command("show")(show)
+    app.command("verify")(verify)
+    app.command("pull")(pull)
+    app.command("add")(add)
+    app.command("remove")(remove)
+    app.command("import")(import_)
+    app.command("export")(export)
+
+
+def list_(
+    method: str | None = typer.Option(None, help="Only this method."),
+    base: str | None = typer.Option(None, help="Only this family of base models."),
+    concept: str | None = typer.Option(None, help="Only concepts whose name or prompts contain this."),
+    json: str | None = JSON,
+) -> None:
+    """List the artifacts of all registries."""
+    from conceptguard.cli.output import report
+    from conceptguard.registry import default_registry
+
+    begin = time.perf_counter()
+    rows = []
+    for entry in default_registry().entries():
+        texts = [entry.concept, entry.name, *entry.prompts]
+        wanted = concept is None or any(concept.lower() in text.lower() for text in texts)
+        if wanted and method in (None, entry.method) and base in (None, entry.base):
+            rows.append(entry.row())
+    head = ["ref", "concept", "base", "method", "bytes"]
+    figures = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in _NOT_FIGURES]
+    report("list", rows, time.perf_counter() - begin, json, columns=[*head, *figures])
+    if not rows and json != "-":
+        typer.echo(
+            "no artifacts: make one with `conceptguard make`, or bring one in with `conceptguard import`", err=True
+        )
+
+
+_NOT_FIGURES = {"ref", "concept", "base", "method", "bytes", "version", "licence", "source", "picture", "command"}
+
+
+def show(ref: str = REF, json: str | None = JSON) -> None:
+    """Show one artifact: its concept, how it was made, what was measured, its picture."""
+    from conceptguard.cli.output import result, write_json
+    from conceptguard.registry import default_registry
+
+    begin = time.perf_counter()
+    artifact = default_registry().load(ref)
+    if json:
+        write_json(result("show", [_row(artifact)], time.perf_counter() - begin), json)
+    if json != "-":
+        typer.echo(card(artifact))
+
+
+def card(artifact: Artifact) -> str:
+    """An artifact as text for people."""
+    from conceptguard import yaml
+
+    manifest = artifact.manifest
+    lines = [artifact.ref, ""]
+    facts: dict[str, Any] = {
+        "concept": manifest.concept.name,
+        "prompts": ", ".join(manifest.concept.prompts),
+        "replacement": manifest.concept.replacement,
+        "method": manifest.method,
+        "base": " ".join(part for part in (manifest.base.family, manifest.base.fingerprint) if part),
+        "version": manifest.version,
+        "licence": manifest.licence,
+        "bytes": f"{artifact.size:,}",
+        "folder": str(artifact.folder),
+        "picture": str(artifact.picture or ""),
+    }
+    lines += [f"{key:12} {_line(value)}" for key, value in facts.items() if value]
+    for title, part in (("measured", manifest.card), ("gate", manifest.gate), ("made", manifest.made)):
+        if part:
+            lines += ["", title, *(f"  {line}" for line in yaml.dump(part).rstrip().splitlines())]
+    return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    # A stranger's text must not steer the terminal.
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _row(artifact: Artifact) -> dict[str, Any]:
+    row = artifact.manifest.model_dump(by_alias=True)
+    return {
+        "ref": artifact.ref,
+        **row,
+        "bytes": artifact.size,
+        "folder": str(artifact.folder),
+        "picture": str(artifact.picture or ""),
+    }
+
+
+def verify(
+    ref: str | None = typer.Argument(None, help="One artifact; default: all of them."),
+    json: str | None = JSON,
+) -> None:
+    """Check sizes, hashes, headers and values of artifacts. Exit status 1 when one of them is not good."""
+    from conceptguard.cli.output import report
+    from conceptguard.registry import default_registry
+
+    begin = time.perf_counter()
+    registry = default_registry()
+    rows = list(_with_progress(registry.verify_each(ref), 1 if ref else len(registry.entries())))
+    bad = sum(not row["ok"] for row in rows)
+    report("verify", rows, time.perf_counter() - begin, json, columns=["ref", "source", "ok", "why"], failed=bad)
+    if json != "-":
+        typer.echo(f"{len(rows) - bad} good, {bad} not", err=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+_PATIENCE_SECONDS = 2.0
+
+
+def _with_progress(rows: Any, total: int) -> Any:
+    """The rows as they come; a bar appears once it has taken longer than a person waits without asking."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    begin = time.monotonic()
+    with Progress(console=Console(stderr=True), transient=True, disable=False, auto_refresh=False) as progress:
+        task = progress.add_task("verifying", total=total, visible=False)
+        for row in rows:
+            yield row
+            late = time.monotonic() - begin > _PATIENCE_SECONDS
+            progress.update(task, advance=1, visible=late, refresh=late)
+
+
+def pull(ref: str = REF, json: str | None = JSON) -> None:
+    """Fetch an artifact into the cache; it works offline from then on."""
+    from conceptguard.registry import default_registry
+
+    begin = time.perf_counter()
+    _done("pull", default_registry().pull(ref), begin, json)
+
+
+def add(
+    folder: Path = FOLDER,
+    into: Path | None = INTO,
+    json: str | None = JSON,
+) -> None:
+    """Copy an artifact into a registry and list it there."""
+    from conceptguard.registry import default_registry
+
+    begin = time.perf_counter()
+    _done("add", default_registry().add(folder, into), begin, json)
+
+
+def remove(
+    ref: str = REF,
+    from_: Path | None = FROM,
+    json: str | None = JSON,
+) -> None:
+    """Delete an artifact from a registry that can be written to."""
+    from conceptguard.cli.output import report
+    from conceptguard.registry import Registry, default_registry
+
+    begin = time.perf_counter()
+    registry = Registry([from_]) if from_ else default_registry()
+    report(
+        "remove", [registry.remove(ref).row()], time.perf_counter() - begin, json, columns=["ref", "source", "bytes"]
+    )
+
+
+def import_(
+    file: Path = FILE,
+    kind: str = typer.Option(..., "--as", metavar="spm|lora|uce|text_encoder", help="What the file is."),
+    concept: str = typer.Option("", help="The concept's name; default: the file's first prompt."),
+    prompts: str = typer.Option("", help="Prompts that evoke it, separated by commas; default: the file's."),
+    replacement: str = typer.Option("", help="What appears instead."),
+    base: str = typer.Option("", help="Family of base models, e.g. sd-1."),
+    model: str | None = typer.Option(None, help="Folder or embedded model: layers are checked, the fingerprint kept."),
+    name: str = typer.Option("", help="Name in the registry; default: from the concept."),
+    licence: str = typer.Option("", help="Licence of the file."),
+    into: Path | None = INTO,
+    json: str | None = JSON,
+) -> None:
+    """Bring a published file into a registry, keys and metadata kept."""
+    import tempfile
+
+    from conceptguard.errors import RegistryError
+    from conceptguard.formats.importer import import_artifact
+    from conceptguard.registry import default_registry
+    from conceptguard.registry.paths import slug
+
+    begin = time.perf_counter()
+    registry = default_registry()
+    folder = _model(model or base) if model or base in _embedded(registry) else None
+    family = base or slug(Path(model).name if model else "")
+    if not family:
+        raise RegistryError("which base models is the file for? Give `--base FAMILY` or `--model FOLDER`")
+    given = [part.strip() for part in prompts.split(",") if part.strip()]
+    with tempfile.TemporaryDirectory() as temporary:
+        artifact = import_artifact(
+            file.expanduser(),
+            kind,
+            Path(temporary),
+            base=family,
+            concept=concept,
+            prompts=given,
+            replacement=replacement,
+            model=folder,
+            name=name,
+            licence=licence,
+        )
+        artifact = registry.add(artifact, into)
+    _done("import", artifact, begin, json)
+
+
+def _embedded(registry: Any) -> list[str]:
+    return [name for source in registry.sources for name in source.models()]
+
+
+def export(
+    ref: str = REF,
+    form: str = typer.Option(..., "--format", metavar="kohya|diffusers|uce", help="Whom it is for."),
+    out: Path = OUT,
+    model: str | None = typer.Option(None, help="Folder or embedded model; default: the embedded one of its family."),
+    json: str | None = JSON,
+) -> None:
+    """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE."""
+    from conceptguard.cli.output import report
+    from conceptguard.formats.exporter import export_artifact
+    from conceptguard.registry import default_registry
+
+    begin = time.perf_counter()
+    registry = default_registry()
+    artifact = registry.load(ref)
+    family = artifact.manifest.base.family
+    folder = _model(model or family) if model or family in _embedded(registry) else None
+    how = export_artifact(artifact, form, out.expanduser(), model=folder)
+    row = {"ref": artifact.ref, "format": form, "how": how, "file": str(out), "bytes": out.expanduser().stat().st_size}
+    report("export", [row], time.perf_counter() - begin, json)
+
+
+def _model(text: str) -> Path:
+    """The folder of an embedded model, or the folder itself."""
+    from conceptguard.registry import default_registry
+
+    path = Path(text).expanduser()
+    return path if path.is_dir() else default_registry().model(text)
+
+
+def _done(command: str, artifact: Artifact, begin: float, json: str | None) -> None:
+    from conceptguard.cli.output import report
+
+    row = {"ref": artifact.ref, "bytes": artifact.size, "folder": str(artifact.folder)}
+    report(command, [row], time.perf_counter() - begin, json)

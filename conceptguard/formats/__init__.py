@@ -1,0 +1,14 @@
+"""Published formats: what an artifact's tensors mean, whoever wrote them, and how to write them for others."""
+
+from conceptguard.formats.read import base_weights_of, detect_format, read_artifact, read_terms
+from conceptguard.formats.write import to_diffusers, to_kohya, to_uce
+
+__all__ = [
+    "base_weights_of",
+    "detect_format",
+    "read_artifact",
+    "read_terms",
+    "to_diffusers",
+    "to_kohya",
+    "to_uce",
+]

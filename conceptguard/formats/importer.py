@@ -1,0 +1,188 @@
+"""Published files become artifacts: stored byte for byte, with a manifest beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conceptguard.errors import ArtifactError
+from conceptguard.formats.keys import detect_format, split_key
+from conceptguard.registry.atomic import sha256_file
+from conceptguard.registry.header import Header, read_header
+from conceptguard.registry.paths import PICKLES, is_name, pickle_message, slug
+
+if TYPE_CHECKING:
+    from conceptguard.registry.artifact import Artifact
+
+KINDS = ("spm", "lora", "uce", "text_encoder")
+_FITTING = {
+    "spm": {"kohya"},
+    "lora": {"kohya", "peft", "diffusers"},
+    "uce": {"uce", "shared"},
+    "text_encoder": {"text_encoder"},
+}
+_USUAL = {
+    "kohya": "lora",
+    "peft": "lora",
+    "diffusers": "lora",
+    "shared": "uce",
+    "uce": "uce",
+    "text_encoder": "text_encoder",
+}
+_MAIN = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "model.safetensors", "model.fp16.safetensors")
+_BESIDE = ("adapter_config.json", "config.json")
+
+
+def open_published(path: Path) -> Artifact:
+    """An artifact for a published file where it lies, under the base family `unknown`: hosts compare layers
+    alone.
+
+    Raises ArtifactError for a pickle and for anything that is not a known format.
+    """
+    from conceptguard.registry.artifact import Artifact
+    from conceptguard.registry.manifest import check_manifest
+
+    weights, beside = published_files(path)
+    header = read_header(weights)
+    kind = _kind(weights, header)
+    prompts = _prompts(header) or [_title(path)]
+    folder = weights.parent
+    files = [weights, *beside]
+    manifest = check_manifest(
+        {
+            "name": slug(_title(path)) or "unnamed",
+            "method": kind,
+            "concept": {"name": prompts[0], "prompts": prompts},
+            "base": {"family": "unknown"},
+            "files": [{"path": f.name, "sha256": sha256_file(f), "size": f.stat().st_size} for f in files],
+        },
+        str(path),
+    )
+    return Artifact(manifest, folder)
+
+
+def import_artifact(
+    path: Path,
+    kind: str,
+    into: Path,
+    *,
+    base: str,
+    concept: str = "",
+    prompts: Sequence[str] = (),
+    replacement: str = "",
+    model: Path | None = None,
+    name: str = "",
+    licence: str = "",
+) -> Artifact:
+    """Store a published file (or folder) under `into`/<family>/<method>/<name>, unchanged, and return the
+    artifact.
+
+    `base` is the family; with `model` (a diffusers folder) its fingerprint is written as well and every layer
+    of the file must be in it, with the right shape. `concept` and `prompts` default to what the file's
+    metadata says. Raises ArtifactError or BaseMismatch.
+    """
+    from conceptguard.registry.artifact import read_tensors
+    from conceptguard.registry.fingerprint import fingerprint
+    from conceptguard.registry.write import write_files
+
+    if kind not in KINDS:
+        raise ArtifactError(f"no such kind {kind!r}: `--as` takes {', '.join(KINDS)}")
+    weights, beside = published_files(path)
+    header = read_header(weights)
+    found = detect_format(header.tensors)
+    if found not in _FITTING[kind]:
+        raise ArtifactError(f"{weights}: looks like {found}, not {kind}: use `--as {_USUAL[found]}`")
+    prompts = list(prompts) or _prompts(header) or ([concept] if concept else [])
+    if not prompts:
+        raise ArtifactError(f"{weights}: says nothing of its concept: give it with `--concept NAME --prompts a,b`")
+    concept = concept or prompts[0]
+    name = name or slug(concept)
+    if not is_name(base) or not is_name(name):
+        wrong = base if not is_name(base) else name or concept
+        raise ArtifactError(
+            f"{wrong!r} cannot be a name: use lower-case letters, digits, '-', '_', '.' (`--name`, `--base`)"
+        )
+    print_of_base = ""
+    if model is not None:
+        from conceptguard.formats.model import model_layers
+
+        layers = model_layers(model)
+        print_of_base = fingerprint(layers)
+        check_layers(header, found, layers)
+    data = weights.read_bytes()
+    read_tensors(data, str(weights))
+    inner = "text_encoder/" if kind == "text_encoder" else ""
+    files = {f"{inner}{weights.name if inner else f'{name}.safetensors'}": data}
+    files |= {f"{inner}{file.name}": file.read_bytes() for file in beside}
+    fields: dict[str, Any] = {
+        "name": name,
+        "method": kind,
+        "concept": {"name": concept, "prompts": prompts, "replacement": replacement},
+        "base": {"family": base, "fingerprint": print_of_base},
+        "licence": licence,
+        "made": {"imported": weights.name, "format": found, "sha256": hashlib.sha256(data).hexdigest()},
+    }
+    return write_files(into / base / kind / name, fields, files)
+
+
+def check_layers(header: Header, found: str, layers: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise BaseMismatch unless every layer that the file names is among `layers` and of a fitting shape."""
+    from conceptguard.errors import BaseMismatch
+    from conceptguard.formats.names import names_of
+
+    names = names_of(layers) if found != "text_encoder" else None
+    for key, slot in header.tensors.items():
+        split = split_key(key)
+        if found in ("shared", "uce"):
+            # In the shared form `up` belongs to a layer; in UCE's the weight itself does.
+            split = (key.removesuffix(".up").removesuffix(".weight"), "up" if found == "shared" else "weight")
+        if names is None or split is None or key == "shared.down" or split[1] == "alpha":
+            continue
+        layer = names.find(split[0])
+        theirs, ours = slot.shape, layers[layer]
+        fits = {"down": theirs[1:2] == ours[1:2], "up": theirs[:1] == ours[:1], "weight": theirs == ours}[split[1]]
+        if not fits:
+            raise BaseMismatch(
+                f"tensor {key[:160]!r} has shape {list(theirs)}, the layer {list(ours)}: it is for another base model"
+            )
+
+
+def published_files(path: Path) -> tuple[Path, list[Path]]:
+    """(the safetensors file, configurations beside it) of a file or folder. Raises ArtifactError, for pickles
+    by name.
+    """
+    if path.is_dir():
+        for name in _MAIN:
+            if (path / name).is_file():
+                return path / name, [path / other for other in _BESIDE if (path / other).is_file()]
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) == 1:
+            return files[0], [path / other for other in _BESIDE if (path / other).is_file()]
+        pickles = [one for one in sorted(path.iterdir()) if one.suffix.lower() in PICKLES]
+        if pickles and not files:
+            raise ArtifactError(pickle_message(str(pickles[0])))
+        raise ArtifactError(f"{path}: {len(files)} safetensors files: give the one that is meant")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file: check the path")
+    if path.suffix.lower() in PICKLES:
+        raise ArtifactError(pickle_message(str(path)))
+    if path.suffix.lower() != ".safetensors":
+        raise ArtifactError(f"{path}: not a safetensors file: only those are read here")
+    beside = path.parent / "adapter_config.json"
+    return path, [beside] if path.name == "adapter_model.safetensors" and beside.is_file() else []
+
+
+def _kind(path: Path, header: Header) -> str:
+    found = detect_format(header.tensors)
+    # An SPM file says which prompts it erases; any other file in kohya's form is a LoRA.
+    return "spm" if found == "kohya" and "prompts" in header.metadata else _USUAL[found]
+
+
+def _prompts(header: Header) -> list[str]:
+    return [part.strip() for part in header.metadata.get("prompts", "").split(",") if part.strip()]
+
+
+def _title(path: Path) -> str:
+    return path.stem.removesuffix("_last") or "unnamed"
