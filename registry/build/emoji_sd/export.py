@@ -74,4 +74,9 @@ def export(vae: AutoencoderKL, work: Path, out: Path, seed: int = 0) -> StableDi
             # transformers 5 loads in the dtype named here where diffusers loads in fp32: the two must agree.
             data.update(dtype="float32", torch_dtype="float32")
         config.write_text(json.dumps(data, indent=2) + "\n")
-    return StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
+    return load(out)
+
+
+def load(folder: Path) -> StableDiffusionPipeline:
+    """The exported pipeline, in fp32."""
+    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)

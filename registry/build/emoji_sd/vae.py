@@ -169,3 +169,86 @@ def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 32) -> torch.Ten
     vae = vae.to(memory_format=torch.channels_last)
     parts = (vae.encode(to_input(torch.from_numpy(images[i : i + batch])).to(vae.device)).latent_dist.mean.cpu() for i in range(0, len(images), batch))
     return torch.cat(list(parts))
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    steps: int = 2000
+    minutes: float | None = None
+    batch: int = 6
+    lr: float = 6e-4
+    warmup: int = 50
+    noise: float = 0.05  # on scaled latents: what the UNet hands over is never exact
+    seed: int = 1
+    compile: bool = True
+    save_every: int = 300
+
+
+def _decode_loss(decoder: torch.nn.Module, post: torch.nn.Module, z: torch.Tensor, x: torch.Tensor):
+    with torch.autocast(x.device.type, torch.bfloat16):
+        y = decoder(post(z))
+    return reconstruction_loss(y.float(), x)
+
+
+def finetune_decoder(vae: AutoencoderKL, images: np.ndarray, latents: torch.Tensor, recipe: DecoderRecipe, work: Path) -> AutoencoderKL:
+    """Trains the whole decoder, outer blocks too, on unscaled `latents` [n, 4, 16, 16] of `images` [n, 128, 128, 3].
+
+    The encoder stays as it is, so a diffusion model trained on these latents stays valid.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(recipe.seed)
+    decoder = vae.decoder.to(device, memory_format=torch.channels_last).train()
+    post = vae.post_quant_conv.to(device)
+    params = [*decoder.parameters(), *post.parameters()]
+    optim = torch.optim.AdamW(params, recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    step, elapsed, path = 0, 0.0, work / "decoder.pt"
+    if path.exists():
+        saved = torch.load(path, map_location=device, weights_only=True)
+        decoder.load_state_dict(saved["decoder"]), post.load_state_dict(saved["post"]), optim.load_state_dict(saved["optim"])
+        step, elapsed = saved["step"], saved["elapsed"]
+
+    def save() -> None:
+        state = dict(decoder=decoder.state_dict(), post=post.state_dict(), optim=optim.state_dict(), step=step, elapsed=elapsed)
+        torch.save(state, path.with_suffix(".tmp"))
+        os.replace(path.with_suffix(".tmp"), path)
+
+    data, scale = torch.from_numpy(images), float(latents.std())
+    start, errors = time.time() - elapsed, []
+    with compilable_upsampling():
+        loss_fn = torch.compile(_decode_loss) if recipe.compile else _decode_loss
+        while True:
+            elapsed = time.time() - start
+            done = elapsed / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps
+            if done >= 1:
+                break
+            for group in optim.param_groups:
+                group["lr"] = recipe.lr * min(1, (step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
+            gen = torch.Generator().manual_seed(recipe.seed * 10_000_019 + step)
+            pick = torch.randint(len(data), (recipe.batch,), generator=gen)
+            noise = recipe.noise * scale * torch.rand(recipe.batch, 1, 1, 1, generator=gen)
+            z = latents[pick] + noise * torch.randn(recipe.batch, 4, 16, 16, generator=gen)
+            loss, mse = loss_fn(decoder, post, z.to(device), to_input(data[pick]).to(device))
+            optim.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(params, 1.0)
+            optim.step()
+            step += 1
+            errors.append(mse.item())
+            if step % 100 == 0:
+                print(f"decoder step {step} {done:.1%} psnr {psnr(float(np.mean(errors))):.2f}", flush=True)
+                errors = []
+            if step % recipe.save_every == 0:
+                save()
+    save()
+    return vae.cpu().eval()
+
+
+@torch.no_grad()
+def mean_psnr(vae: AutoencoderKL, images: np.ndarray, batch: int = 16) -> float:
+    """Mean over images of the PSNR in dB of uint8 `images` after a round trip."""
+    values = []
+    for i in range(0, len(images), batch):
+        x = to_input(torch.from_numpy(images[i : i + batch]))
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        values += (10 * torch.log10(4 / ((y - x) ** 2).mean((1, 2, 3)))).tolist()
+    return float(np.mean(values))

@@ -1,0 +1,116 @@
+"""python -m conceptguard_registry.build.emoji_sd: rebuild emoji-sd and its judge from the emoji packs.
+
+Every stage leaves its result in the working folder and is skipped when that is there; delete a file to redo a stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from . import data, diffusion, export, judge, measure, packs, vae
+from .suite import Suite, load_suite
+
+STAGES = ("packs", "vae", "diffusion", "decoder", "export", "judge", "measure")
+REGISTRY = Path(__file__).resolve().parents[2]
+
+
+def _views(suite: Suite, cache: Path, per_pair: int) -> data.Views:
+    return data.draw_views(suite, packs.load_packs(cache), per_pair, seed=1)
+
+
+def run_vae(suite: Suite, args: argparse.Namespace) -> None:
+    folder = args.work / "vae"
+    if folder.exists():
+        return
+    # Fewer views than the diffusion model gets: the autoencoder needs strokes and colours, not poses.
+    views = _views(suite, args.cache, 6)
+    model = vae.train_vae(views.images, vae.VaeRecipe(steps=args.vae_steps), args.work)
+    std = float(vae.encode(model, views.images[::4]).std())
+    model.register_to_config(scaling_factor=round(1 / std, 5))
+    model.save_pretrained(folder)
+
+
+def run_diffusion(suite: Suite, args: argparse.Namespace) -> None:
+    file = args.work / "latents.pt"
+    if not file.exists():
+        views = _views(suite, args.cache, args.views)
+        model = AutoencoderKL.from_pretrained(args.work / "vae")
+        z = vae.encode(model, views.images) * model.config.scaling_factor
+        torch.save((z, views.objects.tolist(), views.styles.tolist(), views.tints), file)
+    z, objects, styles, tints = torch.load(file, weights_only=True)
+    cached = diffusion.Latents(z, np.array(objects), np.array(styles), tints)
+    diffusion.train_diffusion(cached, diffusion.DiffusionRecipe(steps=args.steps), args.work, args.processes)
+
+
+def run_decoder(suite: Suite, args: argparse.Namespace) -> None:
+    folder = args.work / "vae_final"
+    if folder.exists():
+        return
+    views = _views(suite, args.cache, args.views)
+    model = AutoencoderKL.from_pretrained(args.work / "vae")
+    z = torch.load(args.work / "latents.pt", weights_only=True)[0] / model.config.scaling_factor
+    model = vae.finetune_decoder(model, views.images, z, vae.DecoderRecipe(steps=args.decoder_steps), args.work)
+    test = data.draw_views(suite, packs.load_packs(args.cache), 1, seed=2)
+    print(f"PSNR on views that were not trained on: {vae.mean_psnr(model, test.images):.2f} dB")
+    model.save_pretrained(folder)
+
+
+def run_export(suite: Suite, args: argparse.Namespace) -> None:
+    export.export(AutoencoderKL.from_pretrained(args.work / "vae_final"), args.work, args.out / "emoji-sd")
+
+
+def run_judge(suite: Suite, args: argparse.Namespace) -> None:
+    out = args.out / "emoji-judge"
+    if not (out / "model.safetensors").exists():
+        found = judge.train_judge(suite, packs.load_packs(args.cache), judge.JudgeRecipe(steps=args.judge_steps), out)
+        print(json.dumps(found, indent=2))
+
+
+def run_measure(suite: Suite, args: argparse.Namespace) -> None:
+    found = measure.measure(suite, args.out / "emoji-sd", args.out / "emoji-judge", rounds=args.rounds, guidance=args.guidance)
+    for name, figures in found.items():
+        print(f"{name}: {figures}")
+    if args.sheet:
+        rng = np.random.default_rng(0)
+        pairs = suite.pairs(held_out=False)
+        chosen = [pairs[i] for i in rng.choice(len(pairs), 48, replace=False)]
+        pipe = export.load(args.out / "emoji-sd")
+        images = measure.generate(pipe, measure.pair_samples(suite, chosen, 1, 900_000), args.guidance)
+        Image.fromarray(measure.contact_sheet(images, 12)).save(args.sheet)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_sd", description=__doc__)
+    parser.add_argument("--stage", choices=STAGES, action="append", help="run only this stage; may be repeated")
+    parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd and emoji-judge")
+    parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
+    parser.add_argument("--work", type=Path, default=Path("out/emoji-sd"), help="folder for checkpoints")
+    parser.add_argument("--views", type=int, default=16, help="views of each object in each style")
+    parser.add_argument("--vae-steps", type=int, default=vae.VaeRecipe.steps)
+    parser.add_argument("--steps", type=int, default=diffusion.DiffusionRecipe.steps, help="diffusion steps, of batch 48")
+    parser.add_argument("--decoder-steps", type=int, default=vae.DecoderRecipe.steps)
+    parser.add_argument("--judge-steps", type=int, default=judge.JudgeRecipe.steps)
+    parser.add_argument("--processes", type=int, help="training processes (default: one per core, at most four; one on a GPU)")
+    parser.add_argument("--rounds", type=int, default=3, help="samples of each pair when measuring")
+    parser.add_argument("--guidance", type=float, default=measure.GUIDANCE)
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of 48 samples to this PNG")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    suite = load_suite()
+    for stage in args.stage or STAGES:
+        print(f"== {stage}", flush=True)
+        if stage == "packs":
+            packs.load_packs(args.cache)
+        else:
+            globals()[f"run_{stage}"](suite, args)
+
+
+if __name__ == "__main__":
+    main()
