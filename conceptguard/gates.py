@@ -2,8 +2,9 @@
 
 Facilitated transport (SPM, Lyu et al. 2024) opens a membrane as far as the prompt resembles its concept. The official
 metric compares flattened encodings, begin token and padding included, which gives every prompt a high floor. Here a
-prompt is compared token by token: the concept's tokens, each with the position of the prompt nearest to it, in encodings
-whose common mean (over ordinary captions) is taken out. Between a measured ``floor`` and ``full`` the gate is linear,
+prompt is compared token by token: the concept's tokens, each with the position of the prompt nearest to it, in
+encodings whose common mean (over ordinary captions) is taken out. A token counts the less, the more ordinary captions
+have it: in "a man with a gun" it is the gun that matters. Between a measured ``floor`` and ``full`` the gate is linear,
 below the floor it is exactly zero.
 
 Gates of all guards come from one matrix product, so that a thousand concepts cost one prompt a few milliseconds.
@@ -11,9 +12,9 @@ Gates of all guards come from one matrix product, so that a thousand concepts co
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +59,7 @@ class GateBank:
     Raises nothing of its own; ``encode`` may.
     """
 
-    def __init__(self, gates: Sequence[Gate], encode: Encode, mean: Tensor | None = None):
+    def __init__(self, gates: Sequence[Gate], encode: Encode, ordinary: Ordinary | None = None):
         self.gates = list(gates)
         prompts = [(g, p) for g, gate in enumerate(self.gates) for p in gate.prompts]
         self._fixed = torch.tensor([0.0 if gate.prompts else gate.strength for gate in self.gates])
@@ -68,22 +69,26 @@ class GateBank:
         self._strength = torch.tensor([gate.strength if gate.prompts else 0.0 for gate in self.gates])
         if not prompts:
             return
-        self._mean = token_mean(encode) if mean is None else mean
+        ordinary = ordinary or Ordinary.measure(encode)
+        self._mean = ordinary.mean
         texts = [p for _, p in prompts]
         encoded = [encode(texts[i : i + 64]) for i in range(0, len(texts), 64)]
         embeds = torch.cat([e.embeds for e in encoded]).float()
         ids = [row for e in encoded for row in e.ids]
         parts = content(Encoded(embeds, ids))
         self._tokens = self._unit(torch.cat(parts))
-        lengths = torch.tensor([len(p) for p in parts], device=embeds.device)
-        self._prompt_of = torch.repeat_interleave(torch.arange(len(parts), device=embeds.device), lengths)
-        self._lengths = lengths.float()
-        self._postings: dict[int, list[int]] = defaultdict(list)
-        for i, row in enumerate(ids):
-            for token in set(row):
-                self._postings[token].append(i)
-        self._distinct = torch.tensor([max(len(set(row)), 1) for row in ids], dtype=torch.float32)
         official = [self.gates[g].metric == "official" for g, _ in prompts]
+        weights = [ordinary.weights(row) for row in ids]
+        device = embeds.device
+        lengths = torch.tensor([len(p) for p in parts], device=device)
+        self._prompt_of = torch.repeat_interleave(torch.arange(len(parts), device=device), lengths)
+        self._weights = torch.tensor([w for row in weights for w in row], device=device)
+        self._postings: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        for i, row in enumerate(ids):
+            distinct = dict(zip(row, weights[i]))
+            for token, weight in distinct.items():
+                share = 1 / len(distinct) if official[i] else weight / sum(distinct.values())
+                self._postings[token].append((i, share))
         self._flat = torch.nn.functional.normalize(embeds.flatten(1), dim=1) if any(official) else None
         self._official = torch.tensor(official)
 
@@ -96,7 +101,7 @@ class GateBank:
         embeds: [rows, tokens, width]; ids: token ids of each row where known. Without ids every position but the
         first counts, so padding can only add to the similarity: an unknown text is never under-guarded.
         """
-        rows, width = embeds.shape[:2]
+        rows = len(embeds)
         near = self._unit(embeds) @ self._tokens.to(embeds.device).T
         for row, known in enumerate(ids):
             near[row, 0] = -1
@@ -104,15 +109,13 @@ class GateBank:
                 near[row, 1 + max(len(known), 1) :] = -1
         near = near.amax(dim=1)
         prompt_of = self._prompt_of.to(near.device)
-        count = len(self._lengths)
-        found = near.new_zeros(rows, count).index_add_(1, prompt_of, near) / self._lengths.to(near.device)
-        found = found.cpu()
+        count = len(self._owner)
+        found = near.new_zeros(rows, count).index_add_(1, prompt_of, near * self._weights.to(near.device)).cpu()
         overlap = torch.zeros(rows, count)
         for row, known in enumerate(ids):
             for token in set(known or ()):
-                for prompt in self._postings.get(token, ()):
-                    overlap[row, prompt] += 1
-        overlap /= self._distinct
+                for prompt, share in self._postings.get(token, ()):
+                    overlap[row, prompt] += share
         if self._flat is not None:
             flat = torch.nn.functional.normalize(embeds.float().flatten(1), dim=1) @ self._flat.to(embeds.device).T
             found = torch.where(self._official, flat.cpu(), found)
@@ -129,21 +132,89 @@ class GateBank:
         return out + ((best - self._floor) / self._span).clamp(0, 1) * self._strength
 
 
-def token_mean(encode: Encode) -> Tensor:
-    """The mean encoding of a content token over ordinary captions, [width]."""
-    return torch.cat(content(encode(ordinary_captions()))).float().mean(0)
+@dataclass(frozen=True)
+class Ordinary:
+    """What ordinary captions look like to one encoder.
+
+    mean: the mean encoding of a content token, [width]; having: in how many captions a token id occurs
+    """
+
+    mean: Tensor
+    having: Counter[int]
+
+    @classmethod
+    def measure(cls, encode: Encode) -> Ordinary:
+        """From the captions that ship with this package."""
+        encoded = encode(ordinary_captions())
+        having = Counter(token for row in encoded.ids for token in set(row))
+        return cls(torch.cat(content(encoded)).float().mean(0), having)
+
+    def weights(self, ids: Sequence[int]) -> list[float]:
+        """How much each token of a text says about it; they sum to 1. A text without tokens has one, its end."""
+        raw = [1 / (1 + self.having[token]) for token in ids] or [1.0]
+        return [w / sum(raw) for w in raw]
 
 
-def calibrate(prompts: Sequence[str], encode: Encode, captions: Sequence[str] | None = None) -> tuple[float, float]:
-    """(floor, full) for a concept: just above every ordinary caption that does not name it.
+@dataclass(frozen=True)
+class Calibration:
+    """A measured gate.
 
-    A caption whose words contain a whole concept prompt is about the concept and does not count.
+    floor, full: similarities where it starts to open and is fully open
+    false_open: share of texts to keep that open it at all; missed_open: share of the concept's own that leave it shut
+    missed_open_unread: the same where only embeddings are known, so that no word can be recognised
+    kept, own: how many texts were measured
+    """
+
+    floor: float
+    full: float
+    false_open: float = 0.0
+    missed_open: float = 0.0
+    missed_open_unread: float = 0.0
+    kept: int = 0
+    own: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """For a manifest."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+MARGIN = 0.02
+
+
+def calibrate(
+    prompts: Sequence[str],
+    encode: Encode,
+    *,
+    keep: Sequence[str] = (),
+    own: Sequence[str] = (),
+    captions: Sequence[str] | None = None,
+) -> Calibration:
+    """A gate just above everything that must not open it, and fully open for the concept's own texts.
+
+    keep: texts that must leave it shut, beside ordinary ``captions``; own: texts of the concept, by default its
+    prompts. A caption whose words contain a whole concept prompt is about the concept and does not count.
     """
     bank = GateBank([Gate(prompts=tuple(prompts))], encode)
-    texts = [c for c in (captions or ordinary_captions()) if not any(p.lower() in c.lower() for p in prompts)]
-    highest = -1.0
+    ordinary = [c for c in (captions or ordinary_captions()) if not any(p.lower() in c.lower() for p in prompts)]
+    kept = _best(bank, encode, [*ordinary, *keep])
+    mine = _best(bank, encode, own or prompts)
+    unread = _best(bank, encode, own or prompts, read=False)
+    floor = round(min(float(kept.max()) + MARGIN, 1 - 2 * MARGIN), 4)
+    # Embeddings without text are the weakest sight of the concept: where even they stand clear, full is theirs.
+    full = round(min(max(float(unread.min()), floor + MARGIN), 1 - MARGIN), 4)
+    return Calibration(
+        floor, full, _share(kept > floor), _share(mine <= floor), _share(unread <= floor), len(kept), len(mine)
+    )
+
+
+def _best(bank: GateBank, encode: Encode, texts: Sequence[str], read: bool = True) -> Tensor:
+    """The similarity of each text to the nearest prompt of the bank, [texts]."""
+    found = []
     for i in range(0, len(texts), 64):
-        part = encode(texts[i : i + 64])
-        highest = max(highest, float(bank.similarity(part.embeds, part.ids).max()))
-    floor = min(highest + 0.02, 0.98)
-    return floor, floor + (1 - floor) / 2
+        part = encode(list(texts[i : i + 64]))
+        found.append(bank.similarity(part.embeds, part.ids if read else [None] * len(part.ids)).amax(1))
+    return torch.cat(found)
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.float().mean())

@@ -20,6 +20,18 @@ class Encoded:
     pooled: torch.Tensor | None = None
 
 
+def stack(*parts: Encoded) -> Encoded:
+    """Conditions one below the other."""
+    pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])  # type: ignore[misc]
+    return Encoded(torch.cat([p.embeds for p in parts]), [ids for p in parts for ids in p.ids], pooled)
+
+
+def pick(encoded: Encoded, rows: list[int]) -> Encoded:
+    """Some rows of conditions, in that order."""
+    pooled = None if encoded.pooled is None else encoded.pooled[rows]
+    return Encoded(encoded.embeds[rows], [encoded.ids[r] for r in rows], pooled)
+
+
 @dataclass
 class Prompts:
     """Every condition of one call, one row each (several images of one prompt are several rows).

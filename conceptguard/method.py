@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .gates import Gate
     from .hosts import Host
     from .policy import Guard
+    from .receipt import Act
     from .registry import Artifact
 
 
@@ -28,13 +29,15 @@ class Method:
     """Subclass, set ``name``, implement the generation hooks you need with ``@hookimpl``, name it in an entry point.
 
     One instance is one guard in one session. ``self.guard`` is its entry in the policy, ``self.settings`` the
-    validated settings, ``self.artifact`` what it loaded (or None), ``self.host`` the model it acts on.
+    validated settings, ``self.artifact`` what it loaded (or None), ``self.host`` the model it acts on, ``self.act``
+    its entry in the receipt of the running generation: a guard that does more than open terms says so in its notes.
     Raise any exception: the session turns it into a GuardError and nothing is generated.
     """
 
     name: ClassVar[str]
     needs: ClassVar[str] = "artifact"  # what a policy must give: "artifact", "concept" or "nothing"
     Settings: ClassVar[type[Settings]] = Settings
+    MakeSettings: ClassVar[type[Settings]] = Settings  # what ``make`` takes as options, with types and defaults
 
     def __init__(self, guard: Guard, artifact: Artifact | None, host: Host):
         self.guard, self.artifact, self.host = guard, artifact, host
@@ -64,8 +67,7 @@ class Method:
         measured = (self.artifact.manifest.gate or {}) if self.artifact else {}
         if not {"floor", "full"} <= set(measured):
             # An imported file carries no calibration: measure it against this base's own encoder.
-            floor, full = calibrate(concept.prompts, self.host.encode)
-            measured = {"floor": floor, "full": full}
+            measured = calibrate(concept.prompts, self.host.encode).as_dict()
         return Gate(
             prompts=tuple(concept.prompts), strength=guard.strength, floor=measured["floor"], full=measured["full"]
         )

@@ -5,14 +5,24 @@ Lyu et al., "One-dimensional Adapter to Rule Them All: Concepts, Diffusion Model
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from conceptguard.formats import read_terms
+from conceptguard.formats import read_artifact, to_kohya
 from conceptguard.gates import Gate
 from conceptguard.hookspecs import hookimpl
 from conceptguard.lowrank import LayerIndex, Terms
+from conceptguard.making import as_concept, check_preserve, make_settings, place, progress_bar, write
 from conceptguard.method import Method, Settings
+
+from .spm_train import SPMMakeSettings, Training
+
+if TYPE_CHECKING:
+    from conceptguard.hosts import Host
+    from conceptguard.registry import Artifact
 
 
 class SPMSettings(Settings):
@@ -26,15 +36,57 @@ class SPM(Method):
 
     name = "spm"
     Settings = SPMSettings
+    MakeSettings = SPMMakeSettings
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """The membrane's terms, gated by facilitated transport."""
         assert self.artifact is not None
-        factors = read_terms(self.artifact.tensors(), self.artifact.metadata(), layers)
         official = self.settings.compat == "official"
-        return Terms(self, factors, self._official_gate() if official else self.gate(), coupled=official)
+        gate = self._official_gate() if official else self.gate()
+        return Terms(self, read_artifact(self.artifact, layers), gate, coupled=official)
 
     def _official_gate(self) -> Gate:
         gate = self.gate()
-        return replace(gate, metric="official", floor=0.0, full=1.0)
+        return replace(gate, metric="official", floor=0.0, full=1.0) if gate.prompts else gate
+
+    @classmethod
+    def make(
+        cls,
+        host: Host,
+        concept: Any,
+        out: Path,
+        *,
+        preserve: Sequence[str] = (),
+        seed: int = 0,
+        steps: int | None = None,
+        progress: bool = True,
+        report: Callable[[int, float], None] | None = None,
+        **options: Any,
+    ) -> Artifact:
+        """Train a membrane and write it to ``out/<family>/spm/<name>`` as ``<name>_last.safetensors``.
+
+        preserve: what stands near the concept and must stay; options: see SPMMakeSettings. An interrupted call is
+        taken up where it was when it is called again with the same arguments. Raises PolicyError for what cannot be
+        trained on, ArtifactError when training fails.
+        """
+        settings = make_settings(cls, options, steps=steps)
+        concept = as_concept(concept)
+        check_preserve(concept, preserve)
+        folder = place(cls.name, host, concept, out)
+        training = Training(host, concept, preserve, settings, seed, folder.parent / f".{folder.name}.training")
+        started = time.perf_counter()
+        with progress_bar(f"spm {concept.name}", settings.steps, progress) as tick:
+            factors = training.run([tick, *([report] if report else [])])
+        tensors, _ = to_kohya(factors)
+        # The format splits its prompts at commas and knows no escape.
+        prompts = ",".join(p.replace(",", " ") for p in concept.prompts)
+        metadata = {"prompts": prompts, "rank": str(settings.rank), "alpha": str(settings.alpha)}
+        made = {
+            "settings": settings.model_dump(), "seed": seed, "preserve": list(preserve),
+            "seconds": round(time.perf_counter() - started, 1), "started_at_step": training.first,
+        }  # fmt: skip
+        return write(
+            cls.name, host, concept, out, tensors, made, training.texts.kept, training.texts.own,
+            filename=f"{folder.name}_last.safetensors", metadata=metadata,
+        )  # fmt: skip

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..generation import Encoded
     from ..lowrank import LayerIndex
     from ..session import Session
+    from .denoiser import Denoiser
 
 
 class Host(Protocol):
@@ -23,6 +24,15 @@ class Host(Protocol):
 
     def encode(self, texts: list[str]) -> Encoded:
         """Texts as the denoiser sees them."""
+
+    def tokens(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts without special tokens, cut at the encoder's window."""
+
+    def fingerprint(self) -> str:
+        """Same for a fine-tuned sibling, different for another architecture."""
+
+    def denoiser(self) -> Denoiser:
+        """The denoiser as a plain function with its noise schedule, for methods that learn."""
 
     def attach(self, session: Session) -> None:
         """Route the host's generation through the session. Raises SessionError when it already goes through one."""

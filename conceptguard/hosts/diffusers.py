@@ -19,6 +19,7 @@ from ..errors import BaseMismatch, GuardError, SessionError
 from ..generation import Branch, Encoded, Prompts
 from ..lowrank import LayerIndex, running
 from ..registry.fingerprint import fingerprint
+from .denoiser import Denoiser
 
 if TYPE_CHECKING:
     from ..registry import Artifact
@@ -96,6 +97,10 @@ class DiffusersHost:
         tokenizer = getattr(self.pipe, "tokenizer", None) or self.pipe.tokenizer_2
         limit = tokenizer.model_max_length - 2
         return [ids[:limit] for ids in tokenizer(texts, add_special_tokens=False, truncation=False).input_ids]
+
+    def denoiser(self) -> Denoiser:
+        """The UNet as a plain function with its noise schedule, for methods that learn."""
+        return Denoiser(self.pipe)
 
     # Routing.
 
