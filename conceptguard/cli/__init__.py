@@ -1,0 +1,130 @@
+"""The command line, ``conceptguard``: one small module per command, and nothing heavy is imported before it runs.
+
+Errors raised on purpose are one line on standard error and exit status 1; wrong usage is one line and status 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import typer
+
+from ..errors import ConceptGuardError
+
+# In the order of the help page.
+_MODULES = ("demo", "generate", "make", "eval", "bench", "registry", "plugins")
+
+EPILOG = """
+\b
+Start here:
+  conceptguard demo
+  conceptguard list
+  conceptguard generate --model emoji-sd --policy demo --prompt "a cigarette, noto style"
+
+Every command explains itself: conceptguard COMMAND --help
+"""
+
+
+def build() -> typer.Typer:
+    """The program with our own commands, plugins' not yet asked."""
+    app = typer.Typer(
+        name="conceptguard", no_args_is_help=True, add_completion=False, rich_markup_mode=None, epilog=EPILOG,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    )  # fmt: skip
+
+    @app.callback()
+    def conceptguard(
+        version: bool = typer.Option(False, "--version", is_eager=True, callback=_version, help="Print the version."),
+    ) -> None:
+        """Say once what must not be generated; the same guards act wherever you generate."""
+
+    for name in _MODULES:
+        _module(name).register(app)
+    return app
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"{__name__}.{name}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(f"conceptguard {__version__}")
+        raise typer.Exit()
+
+
+def commands(app: typer.Typer) -> list[str]:
+    """The names of all commands of a program."""
+    own = [c.name or getattr(c.callback, "__name__", "").replace("_", "-") for c in app.registered_commands]
+    return own + [g.name for g in app.registered_groups if isinstance(g.name, str)]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and leave with its exit status."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; the exit status: 0, 1 for an error of ours, 2 for wrong usage, 130 when interrupted."""
+    app = build()
+    try:
+        _ask_plugins(app, arguments)
+        return int(app(arguments, prog_name="conceptguard", standalone_mode=False) or 0)
+    except ConceptGuardError as error:
+        return _complain(str(error), 1)
+    except BrokenPipeError:
+        # `conceptguard list | head`: the reader has left. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", 130)
+    except typer.Exit as leave:
+        return leave.exit_code
+    except Exception as error:
+        # Usage errors come from click, which newer typers carry inside: told by what they can do, not by their class.
+        if not hasattr(error, "format_message"):
+            raise
+        return _usage(error)
+
+
+def _usage(error: Any) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return 2
+    message = " ".join(str(error.format_message()).split())
+    context = getattr(error, "ctx", None)
+    hint = f" (see `{context.command_path} --help`)" if context else ""
+    return _complain(f"{message}{hint}", 2)
+
+
+def _complain(message: str, status: int) -> int:
+    """One line, whatever the message holds."""
+    print(f"conceptguard: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _ask_plugins(app: typer.Typer, arguments: list[str]) -> None:
+    """Plugins are imported only for a command that is none of ours: their commands cost the others nothing."""
+    word = next((a for a in arguments if not a.startswith("-")), None)
+    known = commands(app)
+    if word is None or word in known:
+        return
+    broken = ""
+    try:
+        from ..plugins import plugin_manager
+
+        plugin_manager().hook.commands(app=app)
+    except ConceptGuardError as error:
+        broken = f" ({error})"  # it may be what was to bring the command
+    known = commands(app)
+    if word not in known:
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(known)}"
+        raise ConceptGuardError(f"unknown command '{word}': {hint}{broken}")
