@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from . import __version__
-from .errors import PolicyError
+from .errors import ArtifactError, PolicyError
+from .formats import base_weights_of
 from .gates import calibrate
 from .generation import Encoded, stack
 from .policy import Concept
-from .registry import Artifact, write_artifact
+from .registry import Artifact, open_artifact, write_artifact
 from .registry.paths import slug
 
 if TYPE_CHECKING:
@@ -112,6 +114,34 @@ def make_settings(method: type[Method], options: Mapping[str, Any], **others: An
         raise PolicyError(f"making {method.name}: {name}: {why}") from None
 
 
+def weights_mark(host: Host) -> str:
+    """A short mark of the very weights of the attention layers: another for a fine-tuned sibling."""
+    weight, names = base_weights_of(host.layers()), [n for n in host.layers() if ".attentions." in n]
+    sums = [float(weight(n).double().sum()) for n in names if weight(n).is_floating_point()]
+    return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
+
+
+def find_made(method: type[Method], host: Host, concept: Any, out: Path, **options: Any) -> Artifact | None:
+    """The artifact that ``make`` with these arguments would write again, where it is there already and sound."""
+    options = dict(options)
+    preserve, seed = options.pop("preserve", ()), options.pop("seed", 0)
+    concept = as_concept(concept)
+    try:
+        found = open_artifact(place(method.name, host, concept, out))
+        found.verify()
+    except ArtifactError:
+        return None
+    made, settings = found.manifest.made, make_settings(method, options).model_dump()
+    same = (
+        found.manifest.concept.model_dump() == concept.model_dump()
+        and made.get("settings") == settings
+        and made.get("preserve") == list(preserve)
+        and made.get("seed", seed) == seed
+        and made.get("weights") == weights_mark(host)
+    )
+    return found if same else None
+
+
 def place(method: str, host: Host, concept: Concept, out: Path) -> Path:
     """The folder of an artifact: ``out/<family>/<method>/<name>``."""
     return Path(out) / family_of(host) / method / slug(concept.name)
@@ -151,7 +181,7 @@ def write(
         "method": method,
         "concept": concept.model_dump(),
         "base": {"family": family_of(host), "fingerprint": host.fingerprint()},
-        "made": {"with": f"conceptguard {__version__}", **made},
+        "made": {"with": f"conceptguard {__version__}", "weights": weights_mark(host), **made},
         "gate": calibrate(concept.prompts, host.encode, keep=keep, own=own).as_dict(),
     }
     return write_artifact(place(method, host, concept, out), fields, tensors, filename=filename, metadata=metadata)

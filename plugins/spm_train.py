@@ -21,7 +21,7 @@ from conceptguard.errors import ArtifactError
 from conceptguard.gates import Gate, ordinary_captions
 from conceptguard.generation import Encoded, pick, stack
 from conceptguard.lowrank import Banks, Factors, Terms
-from conceptguard.making import TEMPLATES, check_templates, check_window, encode_all, fill
+from conceptguard.making import TEMPLATES, check_templates, check_window, encode_all, fill, weights_mark
 from conceptguard.method import Settings
 from conceptguard.policy import Concept
 
@@ -120,7 +120,7 @@ class Training:
         self._layers, self._start = layers, initial(shapes, settings, self.random)
         inputs = {
             "concept": concept.model_dump(), "preserve": list(preserve), "settings": settings.model_dump(),
-            "seed": seed, "weights": [float(layers[n].weight.detach().double().sum()) for n in list(shapes)[:8]],
+            "seed": seed, "weights": weights_mark(host),
         }  # fmt: skip
         self.snapshot = Snapshot(state, inputs)
         self.first = 0

@@ -151,5 +151,9 @@ def _rows(host: Host, concept: Concept, filled: list[tuple[str, str]], kept: lis
     guide_embeds = encode_all(host, [fill(t, g) for (t, _), g in zip(filled, guide)]).embeds
     places = list(zip(ends([p for _, p in filled]), ends(guide)))
     erased, guided = erased_rows(list(own_embeds), list(guide_embeds), places, tokens)
-    held = encode_all(host, ["", *kept])
+    # Edits of whole tails reach the padding that the empty prompt has too, so it is always held.
+    texts = ["", *kept] if tokens == "tail" else kept
+    if not texts:
+        return Rows(erased, guided, erased[:0])
+    held = encode_all(host, texts)
     return Rows(erased, guided, kept_rows(list(held.embeds), [len(ids) for ids in held.ids], tokens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,10 +43,24 @@ def write_artifact(
                 raise ArtifactError(f"tensor {name!r} has NaN or infinite values: not written; make it again")
         kept = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         data = safetensors.torch.save(kept, metadata=dict(metadata) if metadata else None)
-        files[filename or f"{fields['name']}.safetensors"] = data
+        files[filename or f"{fields['name']}.safetensors"] = _in_order(data)
     for picture in pictures:
         files[Path(picture).name] = Path(picture).read_bytes()
     return write_files(folder, fields, files)
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors writes it in another order in every process, and equal
+    artifacts are to have equal hashes.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    if "__metadata__" not in header:
+        return data
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def write_files(folder: Path | str, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Artifact:

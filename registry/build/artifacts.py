@@ -1,0 +1,187 @@
+"""Make every artifact that ships, from the prompt suite: `python -m conceptguard_registry.build.artifacts`.
+
+What exists with the same settings, on the same weights, is left alone, so an interrupted run is taken up by running it
+again. Membranes train two at a time, one thread each: on two cores that is quicker than one with two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conceptguard.suite import Object, Suite, load_suite
+
+HOME = Path(__file__).resolve().parents[1]
+
+# Membranes beyond the suite's concepts, so that twenty can be attached at once.
+EXTRA = ("trumpet", "cactus", "camera", "sunflower", "key")
+STYLE_REPLACEMENT = "noto"
+
+SPM: dict[str, Any] = {}
+UCE: dict[str, Any] = {"lamb": 0.1}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artifact: arguments of a method's ``make``."""
+
+    method: str
+    concept: dict[str, Any]
+    preserve: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}/{self.concept['name']}"
+
+
+def jobs(suite: Suite) -> Iterator[Job]:
+    """All that ships, what a policy needs first."""
+    objects = [suite.object(name) for name in suite.concepts]
+    for method, options in (("uce", UCE), ("spm", SPM)):
+        for it in objects[:10]:
+            yield _object_job(suite, method, it, options)
+    yield Job("uce", _several(objects[:10]), _others(suite, objects[:10]), {**UCE, "templates": _templates(suite)})
+    for style in suite.concept_styles:
+        yield _style_job(suite, style)
+    for it in [*objects[10:], *(suite.object(n) for n in EXTRA)]:
+        yield _object_job(suite, "spm", it, SPM)
+
+
+def _object_job(suite: Suite, method: str, it: Object, options: dict[str, Any]) -> Job:
+    concept = {"name": it.name, "prompts": _words(it)}
+    return Job(method, concept, _others(suite, [it]), {**options, "templates": _templates(suite)})
+
+
+def _several(objects: list[Object]) -> dict[str, Any]:
+    return {"name": "ten objects", "prompts": [w for it in objects for w in _words(it)]}
+
+
+def _style_job(suite: Suite, style: str) -> Job:
+    """A style is erased around objects that are to stay, and gives way to another style."""
+    objects = [o for o in suite.objects if o.group != "target"][::5]
+    frames = [t.replace("{style}", "{}") for t in dict.fromkeys(suite.train_templates)]
+    templates = [_with_object(frames[i % len(frames)], it) for i, it in enumerate(objects)]
+    concept = {"name": style, "prompts": [style], "replacement": STYLE_REPLACEMENT}
+    return Job("spm", concept, tuple(s for s in suite.styles if s != style), {**SPM, "templates": templates})
+
+
+def _with_object(frame: str, it: Object) -> str:
+    return frame.replace("{thing}", it.thing).replace("{noun}", it.name)
+
+
+def _templates(suite: Suite) -> list[str]:
+    """The suite's training wordings for any object, each with one style, and some without."""
+    styles = list(suite.styles)
+    texts = [t.replace("{style}", styles[i % len(styles)]) for i, t in enumerate(dict.fromkeys(suite.train_templates))]
+    return [t.replace("{thing}", "{a}").replace("{noun}", "{}") for t in ["{noun}", *texts, "{thing}"]]
+
+
+def _words(it: Object) -> list[str]:
+    return [it.name, *it.synonyms, *it.phrases]
+
+
+def _others(suite: Suite, erased: list[Object]) -> tuple[str, ...]:
+    """Everything else the suite can draw, near things first, unless it contains a word of what is erased."""
+    from conceptguard.errors import PolicyError
+    from conceptguard.making import as_concept, check_preserve
+
+    concept = as_concept({"name": "erased", "prompts": [w for it in erased for w in _words(it)]})
+    near = [suite.object(n) for it in erased for n in it.neighbours]
+    kept = []
+    for it in [*near, *suite.objects]:
+        for word in _words(it):
+            try:
+                check_preserve(concept, [word])
+            except PolicyError:
+                continue
+            kept.append(word)
+    return tuple(dict.fromkeys(kept))
+
+
+def _host(model: str) -> Any:
+    global _loaded
+    if _loaded is None:
+        import torch
+
+        import conceptguard
+        from conceptguard.hosts import host_for
+
+        torch.set_num_threads(1)
+        _loaded = host_for(conceptguard.load_model(model))
+    return _loaded
+
+
+_loaded: Any = None
+
+
+def make(job: Job, model: str, out: Path) -> str:
+    """Make one artifact, or find it made; a line that says so."""
+    from conceptguard import plugins
+    from conceptguard.making import find_made
+
+    started = time.perf_counter()
+    host, method = _host(model), plugins.method(job.method)
+    arguments = {"preserve": list(job.preserve), **job.options}
+    if find_made(method, host, job.concept, out, **arguments):
+        return f"{job.label}: there already"
+    made = method.make(host, job.concept, out, progress=False, **arguments)
+    gate = made.manifest.gate or {}
+    return f"{job.label}: {time.perf_counter() - started:.0f} s, floor {gate['floor']}, full {gate['full']}, " + (
+        f"false open {gate['false_open']}, missed {gate['missed_open']}"
+    )
+
+
+def write_policies(suite: Suite, out: Path) -> None:
+    """Policies over what there is: all objects as membranes, drinks, the style, one edit for ten objects."""
+    objects = suite.concepts[:10]
+    drinks = [c for c in ("beer", "wine", "cocktail") if c in suite.concepts]
+    style = suite.concept_styles[:1]
+    found = {
+        "school": [("spm", c) for c in objects],
+        "school-uce": [("uce", c) for c in objects],
+        "ten-objects": [("uce", "ten-objects")],
+        "no-alcohol": [("spm", c) for c in drinks],
+        "no-mono": [("spm", c) for c in style],
+    }
+    folder = out / "policies"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, guards in found.items():
+        listed = [{"method": m, "artifact": f"{suite.base}/{m}/{c}"} for m, c in guards]
+        text = yaml.safe_dump({"name": name, "on_violation": "black", "guards": listed}, sort_keys=False)
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji-sd", help="an embedded model or a folder")
+    parser.add_argument("--suite", default="emoji-sd")
+    parser.add_argument("--out", type=Path, default=HOME, help="registry to write to")
+    parser.add_argument("--only", nargs="*", metavar="METHOD/CONCEPT", help="e.g. spm/beer uce/beer")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, one thread each")
+    args = parser.parse_args()
+    suite = load_suite(args.suite)
+    wanted = [job for job in jobs(suite) if not args.only or job.label in args.only or job.method in args.only]
+    started = time.perf_counter()
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(make, job, args.model, args.out): job for job in wanted}
+        for done in as_completed(running):
+            print(f"[{time.perf_counter() - started:5.0f} s] {done.result()}", flush=True)
+    write_policies(suite, args.out)
+    from conceptguard.registry import rebuild_index
+
+    rebuild_index(args.out)
+
+
+if __name__ == "__main__":
+    main()
