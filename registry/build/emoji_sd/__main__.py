@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from . import data, diffusion, export, judge, measure, packs, vae
-from .suite import Suite, load_suite
+from .suite import Suite, load_suite, pairs
 
 STAGES = ("packs", "vae", "diffusion", "decoder", "export", "judge", "measure")
 REGISTRY = Path(__file__).resolve().parents[2]
@@ -79,8 +79,8 @@ def run_measure(suite: Suite, args: argparse.Namespace) -> None:
         print(f"{name}: {figures}")
     if args.sheet:
         rng = np.random.default_rng(0)
-        pairs = suite.pairs(held_out=False)
-        chosen = [pairs[i] for i in rng.choice(len(pairs), 48, replace=False)]
+        trained = pairs(suite, held_out=False)
+        chosen = [trained[i] for i in rng.choice(len(trained), 48, replace=False)]
         pipe = export.load(args.out / "emoji-sd")
         images = measure.generate(pipe, measure.pair_samples(suite, chosen, 1, 900_000), args.guidance)
         Image.fromarray(measure.contact_sheet(images, 12)).save(args.sheet)

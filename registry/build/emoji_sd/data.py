@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .render import random_view, render
-from .suite import Suite
+from .suite import Suite, icon_in, pairs
 
 
 @dataclass
@@ -25,13 +25,13 @@ def draw_views(suite: Suite, packs: dict[str, dict], per_pair: int, seed: int, s
     order = {o.name: i for i, o in enumerate(suite.objects)}
     styles = list(suite.styles)
     images, objects, style_ids, tints = [], [], [], []
-    for obj, style in tqdm(suite.pairs(held_out=False), desc="views", unit="pair"):
-        pack = suite.styles[style]
+    for obj, style in tqdm(pairs(suite, held_out=False), desc="views", unit="pair"):
+        pack = suite.styles[style].pack
         for _ in range(per_pair):
             view, tint = random_view(rng)
-            image = render(packs[pack], obj.icon_in(pack), size, view)
+            image = render(packs[pack], icon_in(obj, pack), size, view)
             if image is None:
-                raise KeyError(f"pack {pack} has no icon {obj.icon_in(pack)!r}")
+                raise KeyError(f"pack {pack} has no icon {icon_in(obj, pack)!r}")
             images.append(image)
             objects.append(order[obj.name])
             style_ids.append(styles.index(style))

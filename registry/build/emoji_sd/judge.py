@@ -20,7 +20,7 @@ from tqdm import tqdm
 from conceptguard.judge import NONE, Judge
 
 from .render import View, find_icon, render
-from .suite import Suite
+from .suite import Suite, icon_in
 
 EXTRA_PACKS = ("twemoji", "emojione", "noto-v1")  # for the object head only
 SIDE = 80  # pixels of a stored rendering; the judge sees 64 of them after augmentation
@@ -77,7 +77,7 @@ def _view(rng: np.random.Generator) -> View:
 
 def other_names(suite: Suite, packs: dict[str, dict]) -> list[str]:
     """Emojis that all four packs have and that show nothing from the suite."""
-    shared = set.intersection(*({*packs[p]["icons"], *packs[p].get("aliases", {})} for p in suite.styles.values()))
+    shared = set.intersection(*({*packs[p]["icons"], *packs[p].get("aliases", {})} for p in (s.pack for s in suite.styles.values())))
     mine = {o.icon for o in suite.objects} | {i for o in suite.objects for i in o.icons.values()}
     words = {w for o in suite.objects for w in o.name.split()}
     return sorted(n for n in shared if n not in mine | AMBIGUOUS and not words & set(n.split("-")) and "skin-tone" not in n)
@@ -96,12 +96,12 @@ def draw(suite: Suite, packs: dict[str, dict], recipe: JudgeRecipe, seed: int, v
             styles.append(style)
 
     for label, obj in enumerate(tqdm(suite.objects, desc="judge renderings", unit="object")):
-        for style, pack in enumerate(suite.styles.values()):
-            add(pack, obj.icon_in(pack), label, style, views)
+        for style, pack in enumerate(s.pack for s in suite.styles.values()):
+            add(pack, icon_in(obj, pack), label, style, views)
         for pack in EXTRA_PACKS:
-            add(pack, obj.icon_in(pack), label, -1, extra)
+            add(pack, icon_in(obj, pack), label, -1, extra)
     for name in nones:
-        for style, pack in enumerate(suite.styles.values()):
+        for style, pack in enumerate(s.pack for s in suite.styles.values()):
             add(pack, name, len(suite.objects), style, recipe.none_views)
     data = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return Renderings(data, torch.tensor(objects), torch.tensor(styles))

@@ -15,7 +15,7 @@ from conceptguard.judge import Judge
 
 from .captions import judge_prompt
 from .export import load
-from .suite import Object, Suite
+from .suite import Object, Suite, pairs
 
 STEPS = 25
 GUIDANCE = 4.0
@@ -57,11 +57,11 @@ def generate(pipe: StableDiffusionPipeline, samples: list[Sample], guidance: flo
     return torch.cat(images)
 
 
-def pair_samples(suite: Suite, pairs: list[tuple[Object, str]], rounds: int, seed: int) -> list[Sample]:
+def pair_samples(suite: Suite, wanted: list[tuple[Object, str]], rounds: int, seed: int) -> list[Sample]:
     """`rounds` samples of every pair, over the judge templates in turn."""
     samples = []
     for r in range(rounds):
-        for k, (obj, style) in enumerate(pairs):
+        for k, (obj, style) in enumerate(wanted):
             samples.append(Sample(obj.name, style, judge_prompt(suite, obj, style, k + r), seed + len(samples)))
     return samples
 
@@ -88,8 +88,8 @@ def measure(suite: Suite, model: Path, judge_folder: Path, seed: int = 500_000, 
         for j, word in enumerate(o.synonyms + o.phrases)
     ]
     sets = {
-        "trained pairs": pair_samples(suite, suite.pairs(held_out=False), rounds, seed),
-        "held-out pairs": pair_samples(suite, suite.pairs(held_out=True), 2 * rounds, seed + 50_000),
+        "trained pairs": pair_samples(suite, pairs(suite, held_out=False), rounds, seed),
+        "held-out pairs": pair_samples(suite, pairs(suite, held_out=True), 2 * rounds, seed + 50_000),
         "no style named": plain,
         "synonyms and phrases": synonyms,
     }
