@@ -1,0 +1,19 @@
+"""The contract, for anyone who writes a method: name it, and every promise of the design is tested against it.
+
+With pytest, one line gives one test per promise::
+
+    from conceptguard.testing import Case, contract_tests
+
+    test_contract = contract_tests(Case({"method": "mine", "artifact": "my-artifact"}, opens="a cigarette"))
+
+Without pytest, ``check_contract(case)`` runs the same checks and raises ``ContractBroken`` with all that failed.
+"""
+
+from .bench import Bench, embedded_model
+from .case import Case, ContractBroken, NotApplicable
+from .contract import check_contract, check_names, contract_checks, contract_tests
+
+__all__ = [
+    "Bench", "Case", "ContractBroken", "NotApplicable",
+    "check_contract", "check_names", "contract_checks", "contract_tests", "embedded_model",
+]  # fmt: skip

@@ -1,0 +1,133 @@
+"""The bench on which a case is judged: one pipeline, bare and guarded generations with fixed seeds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import plugins
+from ..errors import Refused
+from ..hookspecs import Generation
+from ..method import Method
+from ..session import Session, attach
+from .case import Case, NotApplicable, demand
+
+HOOKS = [name for name in vars(Generation) if not name.startswith("_")]
+
+
+@cache
+def embedded_model() -> Any:
+    """The embedded model, loaded once per process, without progress bars."""
+    from ..models import load_model
+
+    pipe = load_model("emoji-sd")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class Bench:
+    """Runs a case. Every image of a batch has its own seed: row i of a batch and the same prompt alone are comparable.
+
+    ``generate`` gives latents [rows, 4, h, w], or pixels [rows, 3, h, w] for methods that look at images.
+    """
+
+    def __init__(self, case: Case):
+        self.case = case
+        self._bare: dict[Any, Tensor] = {}
+
+    @cached_property
+    def pipe(self) -> Any:
+        """The pipeline, once warmed up: what a first generation leaves on it is no guard's trace."""
+        pipe = (self.case.load or embedded_model)()
+        self.generate(pipe, [self.case.unrelated[0]])
+        return pipe
+
+    @cached_property
+    def method(self) -> type[Method]:
+        """The method that is judged."""
+        return plugins.method(self.case.guard["method"])
+
+    @property
+    def hooks(self) -> list[str]:
+        """The generation hooks that the method implements."""
+        return [name for name in HOOKS if getattr(getattr(self.method, name, None), "conceptguard_impl", None)]
+
+    def policy(self, *guards: Mapping[str, Any]) -> dict[str, Any]:
+        """A policy of these guards (by default the case's own) in which a violation can be seen in the pixels."""
+        return {"name": "contract", "on_violation": "black", "guards": [dict(g) for g in guards or [self.case.guard]]}
+
+    @contextmanager
+    def attached(self, *guards: Mapping[str, Any], pipe: Any = None) -> Iterator[Session]:
+        """The pipeline under these guards (by default the case's own)."""
+        with attach(self.pipe if pipe is None else pipe, self.policy(*guards)) as session:
+            yield session
+
+    def generate(self, pipe: Any, prompts: Sequence[str] | None, seeds: Sequence[int] = (), **options: Any) -> Tensor:
+        """One generation, row i from ``seeds[i]`` (by default i)."""
+        count = len(prompts) if prompts is not None else len(options["prompt_embeds"])
+        count *= options.get("num_images_per_prompt", 1)
+        generators = [torch.Generator().manual_seed(s) for s in seeds or range(count)]
+        return pipe(  # type: ignore[no-any-return]
+            prompt=None if prompts is None else list(prompts),
+            num_inference_steps=self.case.steps,
+            generator=generators,
+            output_type="pt" if "check_image" in self.hooks else "latent",
+            **options,
+        ).images
+
+    def bare(self, prompts: Sequence[str], seeds: Sequence[int] = (), **options: Any) -> Tensor:
+        """The same without any guard; generated once."""
+        key = repr((prompts, seeds, sorted(options.items())))
+        if key not in self._bare:
+            self._bare[key] = self.generate(self.pipe, prompts, seeds, **options)
+        return self._bare[key]
+
+    def attempt(
+        self, prompts: Sequence[str], seeds: Sequence[int] = (), pipe: Any = None, **options: Any
+    ) -> Tensor | None:
+        """A guarded generation; None where a guard refuses the prompt, which is an answer as good as any."""
+        try:
+            return self.generate(self.pipe if pipe is None else pipe, prompts, seeds, **options)
+        except Refused:
+            return None
+
+    def copied(self, dtype: torch.dtype | None = None) -> Any:
+        """A pipeline with weights of its own, to be cast, adapted or offloaded."""
+        pipe = type(self.pipe)(**{name: copy.deepcopy(part) for name, part in self.pipe.components.items()})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe if dtype is None else pipe.to(dtype)
+
+
+def close(one: Tensor | None, other: Tensor | None, tolerance: float = 1e-4) -> bool:
+    """Equal but for the rounding of another batch size; two refusals are equal."""
+    if one is None or other is None:
+        return one is other
+    return bool((one - other).abs().max() <= tolerance * max(1.0, float(other.abs().max())))
+
+
+def acted(bare: Tensor, guarded: Tensor | None) -> bool:
+    """Whether a guard did anything that rounding would not: it changed the picture or refused it."""
+    return guarded is None or not close(guarded, bare, 1e-3)
+
+
+def leaves_alone(bench: Bench, pipe: Any, before: Tensor, when: str) -> None:
+    """Demand that an unrelated prompt still gives ``before``, to the last bit."""
+    after = bench.attempt(bench.case.unrelated[:1], pipe=pipe)
+    demand(after is not None, f"{when}: the unrelated prompt {bench.case.unrelated[0]!r} is refused")
+    demand(bool(torch.equal(after, before)), f"{when}: the unrelated prompt {bench.case.unrelated[0]!r} changes")  # type: ignore[arg-type]
+
+
+def needs(package: str) -> Any:
+    """An optional package, or NotApplicable."""
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError:
+        raise NotApplicable(f"{package} is not installed") from None

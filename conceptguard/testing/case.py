@@ -1,0 +1,39 @@
+"""What a plugin author says about a method, and the two ways in which a check can end other than well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class ContractBroken(AssertionError):
+    """A promise that the method does not keep; the message says which, and how it showed."""
+
+
+class NotApplicable(Exception):
+    """The promise says nothing about this method, or what the check needs is not installed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method to be judged.
+
+    guard: its entry in a policy, e.g. ``{"method": "spm", "artifact": "emoji-sd/spm/cigarette"}``
+    opens: a prompt on which the guard must act
+    unrelated: prompts that it must leave alone
+    load: gives the pipeline to judge it on; the embedded model by default, loaded once for all cases
+    steps: denoising steps of every generation
+    """
+
+    guard: Mapping[str, Any]
+    opens: str
+    unrelated: tuple[str, str] = ("a red apple", "a small dog")
+    load: Callable[[], Any] | None = None
+    steps: int = 2
+
+
+def demand(kept: bool, message: str) -> None:
+    """Raise ContractBroken unless a promise is kept. Not ``assert``, which python -O leaves out."""
+    if not kept:
+        raise ContractBroken(message)

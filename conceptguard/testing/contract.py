@@ -1,0 +1,99 @@
+"""The promises by name, and the three ways to have them checked: one by one, all at once, as pytest tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import acts, closed, compose, files, receipts, rows, terms_of_host, traces
+from .bench import Bench
+from .case import Case, ContractBroken, NotApplicable
+
+# (promise of the design, check); the name of a check is the name of its function.
+_CHECKS: list[tuple[int, Callable[[Bench], None]]] = [
+    (0, acts.it_acts),
+    (1, acts.no_guard_tax),
+    (2, traces.no_trace),
+    (2, traces.no_trace_after_error),
+    (3, closed.guard_that_raises),
+    (3, closed.guard_beside_that_raises),
+    (3, acts.unknown_setting_refused),
+    (3, files.other_base_refused),
+    (4, rows.rows_are_separate),
+    (4, rows.several_images_per_prompt),
+    (4, rows.negative_prompts),
+    (4, rows.guidance_off),
+    (4, rows.prompt_embeds),
+    (6, compose.any_order),
+    (6, compose.twice),
+    (7, terms_of_host.bf16),
+    (7, terms_of_host.fp16),
+    (7, terms_of_host.lora_beside),
+    (7, terms_of_host.offloaded),
+    (7, terms_of_host.compiled),
+    (8, files.truncated_file_refused),
+    (8, files.altered_file_refused),
+    (8, files.pickle_refused),
+    (8, files.not_finite_refused),
+    (9, receipts.receipt_is_true),
+    (9, receipts.receipt_tells_all),
+]
+_SLOW = {"compiled", "fp16"}
+
+
+def check_names(*, slow: bool = False) -> list[str]:
+    """The names of all checks, in the order of the promises."""
+    return [check.__name__ for _, check in _CHECKS if slow or check.__name__ not in _SLOW]
+
+
+def contract_checks(case: Case | Callable[[], Case], *, slow: bool = False) -> list[tuple[str, Callable[[], None]]]:
+    """(name, check) for every promise. A check returns, raises ContractBroken, or raises NotApplicable.
+
+    case: a Case, or a function that makes one when the first check runs
+    slow: with those that take a minute
+    """
+    benches: list[Bench] = []
+
+    def bench() -> Bench:
+        if not benches:
+            benches.append(Bench(case if isinstance(case, Case) else case()))
+        return benches[0]
+
+    found = {check.__name__: check for _, check in _CHECKS}
+    return [(name, lambda check=found[name]: check(bench())) for name in check_names(slow=slow)]  # type: ignore[misc]
+
+
+def check_contract(case: Case | Callable[[], Case], *, slow: bool = False) -> dict[str, str]:
+    """Run every check: name -> "kept" or why it does not apply. Raises ContractBroken that names all broken ones."""
+    results: dict[str, str] = {}
+    broken: list[str] = []
+    for name, check in contract_checks(case, slow=slow):
+        try:
+            check()
+            results[name] = "kept"
+        except NotApplicable as reason:
+            results[name] = f"does not apply: {reason}"
+        except ContractBroken as error:
+            broken.append(f"{name}: {error}")
+        except Exception as error:
+            broken.append(f"{name}: {type(error).__name__}: {error}")
+    if broken:
+        raise ContractBroken("\n".join(broken))
+    return results
+
+
+def contract_tests(case: Case | Callable[[], Case]) -> Callable[..., None]:
+    """A pytest test with one case per promise; slow ones carry the mark ``slow``."""
+    import pytest
+
+    checks = contract_checks(case, slow=True)
+    params = [pytest.param(check, id=name, marks=[pytest.mark.slow] if name in _SLOW else []) for name, check in checks]
+
+    @pytest.mark.parametrize("check", params)
+    def test_contract(check: Any) -> None:
+        try:
+            check()
+        except NotApplicable as reason:
+            pytest.skip(str(reason))
+
+    return test_contract

@@ -1,0 +1,78 @@
+"""Two guards of the kit's own, to stand beside the one that is judged: one that always acts, one that always fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .. import plugins
+from ..gates import Gate
+from ..hookspecs import hookimpl
+from ..lowrank import Factors, LayerIndex, Terms
+from ..method import Method
+
+
+class Beside(Method):
+    """A small fixed term beside every cross-attention value projection."""
+
+    name = "contract-beside"
+    needs = "nothing"
+
+    @hookimpl
+    def cross_attention(self, layers: LayerIndex) -> Terms:
+        """Rank 1, always open, the same in every session."""
+        generator = torch.Generator().manual_seed(0)
+        factors = {
+            name: Factors(
+                torch.randn(1, shape[1], generator=generator) / shape[1] ** 0.5,
+                torch.randn(shape[0], 1, generator=generator) * 0.5,
+            )
+            for name, shape in layers.shapes().items()
+            if name.startswith("unet.") and name.endswith("attn2.to_v")
+        }
+        return Terms(self, factors, Gate())
+
+
+class Failing(Method):
+    """Raises at every step."""
+
+    name = "contract-failing"
+    needs = "nothing"
+
+    @hookimpl
+    def predict_noise(self) -> None:
+        """What a defect in somebody's guard looks like."""
+        raise ZeroDivisionError("on purpose")
+
+
+@contextmanager
+def offered(method: type[Method]) -> Iterator[dict[str, Any]]:
+    """A method on offer without an entry point, for a while; gives its entry for a policy."""
+    manager = plugins.plugin_manager()
+    manager.register(method)
+    try:
+        yield {"method": method.name}
+    finally:
+        manager.unregister(method)
+
+
+@contextmanager
+def raising(method: type[Method], hook: str) -> Iterator[None]:
+    """One hook of a method replaced by one that raises."""
+
+    @hookimpl
+    def broken(self: Any) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    own = vars(method).get(hook)
+    setattr(method, hook, broken)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(method, hook)
+        else:
+            setattr(method, hook, own)

@@ -1,0 +1,77 @@
+"""Promise 7: the host's own terms hold: dtype, other LoRAs, CPU offload, torch.compile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .bench import Bench, acted, close, leaves_alone, needs
+from .case import demand
+
+
+def _keeps_working(bench: Bench, pipe: Any, when: str) -> torch.Tensor | None:
+    """On this pipeline too, unrelated prompts are untouched and the guard acts, without NaN."""
+    bare, unrelated = bench.generate(pipe, [bench.case.opens]), bench.generate(pipe, bench.case.unrelated[:1])
+    with bench.attached(pipe=pipe):
+        leaves_alone(bench, pipe, unrelated, when)
+        got = bench.attempt([bench.case.opens], pipe=pipe)
+    demand(got is None or bool(got.isfinite().all()), f"{when}: the picture is not finite")
+    demand(acted(bare, got), f"{when}: the guard does not act")
+    return got
+
+
+def bf16(bench: Bench) -> None:
+    """In bfloat16."""
+    _keeps_working(bench, bench.copied(torch.bfloat16), "in bf16")
+
+
+def fp16(bench: Bench) -> None:
+    """In float16."""
+    _keeps_working(bench, bench.copied(torch.float16), "in fp16")
+
+
+def lora_beside(bench: Bench) -> None:
+    """A user's own LoRA, loaded with peft before or after attaching, gives the same picture under the guard."""
+    config = needs("peft").LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+
+    def load(pipe: Any) -> Any:
+        torch.manual_seed(0)  # peft draws the factors itself
+        pipe.unet.add_adapter(config)
+        return pipe
+
+    before = _keeps_working(bench, load(bench.copied()), "beside a LoRA")
+    pipe = bench.copied()
+    with bench.attached(pipe=pipe):
+        load(pipe)
+        after = bench.attempt([bench.case.opens], pipe=pipe)
+    demand(close(before, after), "a LoRA loaded after attaching gives another picture than one loaded before")
+
+
+def offloaded(bench: Bench) -> None:
+    """With the denoiser's weights on the device only while they are used."""
+    accelerate = needs("accelerate")
+    with bench.attached():
+        at_home = bench.attempt([bench.case.opens])
+    pipe = bench.copied()
+    accelerate.cpu_offload(pipe.unet, execution_device=bench.pipe._execution_device)
+    demand(close(_keeps_working(bench, pipe, "offloaded"), at_home), "offloaded, the guard gives another picture")
+
+
+def compiled(bench: Bench) -> None:
+    """With a compiled denoiser: the eager picture, and no new graph when gates open and close."""
+    from torch._dynamo.utils import counters
+
+    with bench.attached():
+        eager = bench.attempt([bench.case.opens])
+    pipe = bench.copied()
+    torch._dynamo.reset()
+    with bench.attached(pipe=pipe):
+        pipe.unet.compile()
+        bench.attempt(bench.case.unrelated[:1], pipe=pipe)
+        counters.clear()
+        got = bench.attempt([bench.case.opens], pipe=pipe)
+        bench.attempt(bench.case.unrelated[:1], pipe=pipe)
+        frames = counters["frames"]["total"]
+    demand(close(got, eager, 1e-3), "compiled, the guard gives another picture")
+    demand(frames == 0, f"opening and closing gates compiled {frames} graphs")

@@ -1,0 +1,57 @@
+"""Shared fixtures: the embedded model, loaded once, tiny pipelines, and a watch that no test leaves a guard behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def pipe() -> Any:
+    """The embedded model in fp32 on the CPU, without progress bars."""
+    from conceptguard.testing import embedded_model
+
+    return embedded_model()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """CLIP's tokenizer, from the embedded model."""
+    from tiny import clip_tokenizer
+
+    return clip_tokenizer()
+
+
+@pytest.fixture
+def tiny(tokenizer: Any) -> Any:
+    """A tiny Stable Diffusion pipeline with random weights, new for each test."""
+    from tiny import tiny_sd
+
+    return tiny_sd(tokenizer)
+
+
+@pytest.fixture
+def tiny_xl(tokenizer: Any) -> Any:
+    """A tiny SDXL pipeline with random weights, new for each test."""
+    from tiny import tiny_sdxl
+
+    return tiny_sdxl(tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_attached(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that uses a pipeline gives it back as it was: its own class, no hooks."""
+    names = {"pipe", "tiny", "tiny_xl"} & set(request.fixturenames)
+    pipelines = {name: request.getfixturevalue(name) for name in names}
+    yield
+    for name, used in pipelines.items():
+        assert not hasattr(used, "_conceptguard"), f"a guard is still attached to '{name}'"
+        hooked = [
+            path
+            for component in (used.unet, used.text_encoder, used.vae)
+            for path, module in component.named_modules()
+            if module._forward_hooks or module._forward_pre_hooks
+        ]
+        assert not hooked, f"hooks are left on {hooked[:3]}"

@@ -1,0 +1,77 @@
+"""Small random artifacts in published formats: they erase nothing, but they fit, open and change the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conceptguard.formats import to_kohya
+from conceptguard.lowrank import Factors, LayerIndex
+from conceptguard.registry import write_artifact
+from conceptguard.registry.fingerprint import fingerprint
+
+ATTENTION = ("attn1.", "attn2.", "proj_in", "proj_out", "ff.net")
+
+
+def layers_of(pipe: Any) -> LayerIndex:
+    """The layers of a pipeline under canonical names."""
+    parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+    if getattr(pipe, "text_encoder_2", None) is not None:
+        parts["text_encoder_2"] = pipe.text_encoder_2
+    return LayerIndex(parts)
+
+
+def random_factors(shape: Sequence[int], rank: int, size: float, generator: torch.Generator) -> Factors:
+    """One term for a layer of this weight shape, about ``size`` times as large as its input."""
+    down = torch.randn(rank, *shape[1:], generator=generator) / torch.tensor(shape[1:]).prod().sqrt()
+    up = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=generator) * size
+    return Factors(down, up, 0.5)
+
+
+def random_terms(
+    pipe: Any,
+    *,
+    names: Sequence[str] = ATTENTION,
+    component: str = "unet",
+    rank: int = 1,
+    size: float = 0.5,
+    seed: int = 0,
+) -> dict[str, Factors]:
+    """Terms beside every layer of a component whose name contains one of ``names``."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: random_factors(shape, rank, size, generator)
+        for name, shape in layers_of(pipe).shapes().items()
+        if name.startswith(component + ".") and any(part in name for part in names)
+    }
+
+
+def write_terms(
+    folder: Path,
+    pipe: Any,
+    terms: dict[str, Factors],
+    *,
+    method: str = "spm",
+    concept: str = "cigarette",
+    gate: tuple[float, float] | None = (0.9, 0.95),
+) -> Path:
+    """An artifact folder in kohya's keys, which are SPM's own."""
+    tensors, metadata = to_kohya(terms)
+    fields = {
+        "method": method,
+        "concept": {"name": concept, "prompts": [concept, f"a {concept}"]},
+        "base": {"family": "test", "fingerprint": fingerprint(layers_of(pipe).shapes())},
+        "gate": dict(zip(("floor", "full"), gate)) if gate else None,
+    }
+    metadata = {**metadata, "prompts": concept, "rank": "1", "alpha": "1.0"}
+    write_artifact(folder, fields, tensors, metadata=metadata, filename=f"{concept}_last.safetensors")
+    return folder
+
+
+def membrane(folder: Path, pipe: Any, concept: str = "cigarette", **options: Any) -> dict[str, Any]:
+    """A guard for a policy: a random SPM membrane on every attention layer of the UNet."""
+    terms = random_terms(pipe, **options)
+    return {"method": "spm", "artifact": str(write_terms(folder / concept, pipe, terms, concept=concept))}

@@ -1,0 +1,407 @@
+"""A policy attached to whole pipelines: what is guarded, what is refused, what stands in the receipt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+from peft import LoraConfig
+from PIL import Image
+from random_artifacts import layers_of, membrane, random_terms, write_terms
+from tiny import generate
+
+import conceptguard
+from conceptguard import Method, hookimpl
+from conceptguard.errors import BaseMismatch, GuardError, PolicyError, Refused, SessionError
+from conceptguard.generation import Images, Step, Verdict
+from conceptguard.testing.kit_guards import Beside, Failing, offered
+
+OPENS, UNRELATED = "a cigarette", "a red apple"
+
+
+@pytest.fixture
+def policy(tiny: Any, tmp_path: Path) -> dict[str, Any]:
+    """A random membrane for the tiny pipeline that opens on "cigarette"."""
+    return {"name": "test", "guards": [membrane(tmp_path, tiny)]}
+
+
+def test_attach_and_detach_are_refused_twice(tiny: Any, policy: dict[str, Any]) -> None:
+    session = conceptguard.attach(tiny, policy)
+    with pytest.raises(SessionError, match="already guarded by policy 'test': detach that session first"):
+        conceptguard.attach(tiny, policy)
+    session.detach()
+    with pytest.raises(SessionError, match="not attached any more"):
+        session.detach()
+    with conceptguard.attach(tiny, policy):
+        pass
+
+
+def test_what_is_no_pipeline_is_refused() -> None:
+    with pytest.raises(SessionError, match=r"cannot guard a builtins\.dict: give a diffusers pipeline"):
+        conceptguard.attach({}, {"guards": []})
+
+
+def test_the_pipeline_looks_like_itself(tiny: Any, policy: dict[str, Any], tmp_path: Path) -> None:
+    own = type(tiny)
+    with conceptguard.attach(tiny, policy):
+        assert isinstance(tiny, own) and type(tiny).__name__ == own.__name__
+        tiny.save_pretrained(tmp_path / "saved")
+    assert type(tiny) is own
+    assert json.loads((tmp_path / "saved" / "model_index.json").read_text())["_class_name"] == own.__name__
+
+
+def test_receipt(tiny: Any, policy: dict[str, Any]) -> None:
+    with conceptguard.attach(tiny, policy) as guard:
+        generate(tiny, [UNRELATED, OPENS], negative_prompt=["", "blurry"], num_inference_steps=3)
+        receipt = guard.receipt
+        told = json.loads(json.dumps(receipt.to_dict()))
+        assert [(r["text"], r["branch"]) for r in told["rows"]] == [
+            ("", "unconditional"), ("blurry", "negative"), (UNRELATED, "conditional"), (OPENS, "conditional"),
+        ]  # fmt: skip
+        (act,) = told["acts"]
+        assert act["gates"] == [0, 0, 0, 1] and act["steps"] == [0, 1, 2] and act["layers"] > 0
+        assert told["steps"] == 3 and told["policy"] == "test" and told["dtype"] == "float32"
+        assert "open 1.00 on 'a cigarette', 3 steps" in str(receipt)
+        generate(tiny, UNRELATED)
+        assert not guard.receipt.opened and "none of 1 guards acted" in str(guard.receipt)
+        assert receipt.opened  # the older receipt is still what it was
+
+
+def test_user_callback_beside_ours(tiny: Any, policy: dict[str, Any]) -> None:
+    """Ours as the callback, theirs as the callback, or one that calls both: the same picture."""
+    seen: list[int] = []
+
+    def theirs(pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        seen.append(index)
+        return values
+
+    with conceptguard.attach(tiny, policy) as guard:
+
+        def both(*args: Any) -> dict[str, Any]:
+            return guard.on_step_end(*args[:3], theirs(*args))
+
+        pictures = [
+            generate(tiny, OPENS, callback_on_step_end=callback) for callback in (None, guard.on_step_end, theirs, both)
+        ]
+    assert all(torch.equal(pictures[0], other) for other in pictures[1:]) and seen == [0, 1, 0, 1]
+
+
+def test_replaced_parts_are_an_error(tiny: Any, policy: dict[str, Any], tokenizer: Any) -> None:
+    from tiny import tiny_sd
+
+    other = tiny_sd(tokenizer, seed=5)
+    for part in ("unet", "text_encoder"):
+        own = getattr(tiny, part)
+        with conceptguard.attach(tiny, policy):
+            setattr(tiny, part, getattr(other, part))
+            with pytest.raises(GuardError, match=rf"pipe\.{part} was replaced after attaching"):
+                generate(tiny, OPENS)
+            setattr(tiny, part, own)
+            generate(tiny, OPENS)
+
+
+def test_fused_projections_are_an_error_and_unfusing_mends_it(tiny: Any, policy: dict[str, Any]) -> None:
+    with conceptguard.attach(tiny, policy):
+        before = generate(tiny, OPENS)
+        tiny.fuse_qkv_projections(vae=False)
+        with pytest.raises(GuardError, match="did not run, so its guard had no effect: undo what replaced it"):
+            generate(tiny, OPENS)
+        tiny.unfuse_qkv_projections(vae=False)
+        assert torch.equal(generate(tiny, OPENS), before)
+
+
+def test_custom_loop_is_guarded(tiny: Any, policy: dict[str, Any]) -> None:
+    """Calling the UNet without the pipeline: the embeddings that arrive there decide."""
+    torch.manual_seed(0)
+    latents, t = torch.randn(1, 4, 8, 8), torch.tensor(500)
+    embeds = {text: tiny.encode_prompt(text, "cpu", 1, False)[0] for text in (UNRELATED, OPENS)}
+    with torch.no_grad():
+        bare = {text: tiny.unet(latents, t, e).sample for text, e in embeds.items()}
+        with conceptguard.attach(tiny, policy):
+            buffer = embeds[UNRELATED].clone()
+            assert torch.equal(tiny.unet(latents, t, encoder_hidden_states=buffer).sample, bare[UNRELATED])
+            assert not torch.allclose(tiny.unet(latents, t, embeds[OPENS]).sample, bare[OPENS])
+            assert torch.equal(tiny.unet(latents, t, buffer).sample, bare[UNRELATED])
+            buffer.copy_(embeds[OPENS])  # the same tensor with other content
+            assert not torch.allclose(tiny.unet(latents, t, buffer).sample, bare[OPENS])
+        assert torch.equal(tiny.unet(latents, t, embeds[OPENS]).sample, bare[OPENS])
+
+
+def test_exception_leaves_nothing_open(tiny: Any, policy: dict[str, Any]) -> None:
+    bare = generate(tiny, UNRELATED)
+
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with conceptguard.attach(tiny, policy) as guard:
+        with pytest.raises(KeyboardInterrupt):
+            generate(tiny, OPENS, callback_on_step_end=stop)
+        assert guard.receipt.steps == 1
+        assert all(bank.open is None for bank in guard.banks.banks.values())
+        assert torch.equal(generate(tiny, UNRELATED), bare)
+
+
+def test_failing_guard_gives_no_picture(tiny: Any) -> None:
+    message = r"guard .contract-failing. failed \(ZeroDivisionError: on purpose\); nothing was generated: mend"
+    with (
+        offered(Failing) as guard,
+        conceptguard.attach(tiny, {"guards": [guard]}),
+        pytest.raises(GuardError, match=message),
+    ):
+        generate(tiny, UNRELATED)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 2.0])
+def test_strength_is_linear(tiny: Any, policy: dict[str, Any], strength: float) -> None:
+    """At one step of the UNet, for the last layer before the output, twice the strength is twice the difference."""
+    guard = policy["guards"][0]
+    with conceptguard.attach(tiny, {"guards": [{**guard, "strength": strength, "gate": "always"}]}) as session:
+        generate(tiny, UNRELATED)
+        assert session.receipt.acts[0].gates == [strength, strength]
+        assert bool(session.receipt.acts[0].steps) == (strength > 0)
+
+
+def test_gate_modes(tiny: Any, policy: dict[str, Any]) -> None:
+    guard = policy["guards"][0]
+    for gate, gates in (("always", [1, 1]), (0.25, [0.25, 0.25]), ("prompt", [0, 0])):
+        with conceptguard.attach(tiny, {"guards": [{**guard, "gate": gate}]}) as session:
+            generate(tiny, UNRELATED)
+            assert session.receipt.acts[0].gates == pytest.approx(gates)
+
+
+def test_predict_noise_is_told_the_guidance(tiny: Any) -> None:
+    told: list[tuple[float, int]] = []
+
+    class Listens(Method):
+        name = "listens"
+        needs = "nothing"
+
+        @hookimpl
+        def predict_noise(self, step: Step) -> None:
+            told.append((step.guidance_scale, len(step.prediction)))
+
+    with offered(Listens) as guard, conceptguard.attach(tiny, {"guards": [guard]}):
+        generate(tiny, UNRELATED)
+        generate(tiny, UNRELATED, guidance_scale=3.0)
+        generate(tiny, UNRELATED, guidance_scale=1.0)
+    assert told == [(7.5, 2)] * 2 + [(3.0, 2)] * 2 + [(1.0, 1)] * 2
+
+
+class FlagsApples(Method):
+    """Flags every picture whose prompt names an apple."""
+
+    name = "flags-apples"
+    needs = "nothing"
+
+    @hookimpl
+    def check_image(self, images: Images) -> None:
+        for i, text in enumerate(images.prompts):
+            images.verdicts.append(Verdict(i, self.name, "apple", 0.9, "apple" in (text or ""), [(0, 0, 32, 64)]))
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_pictures_that_pass_are_bit_identical(tiny: Any, output_type: str) -> None:
+    prompts = ["a small dog", UNRELATED]
+    bare = np.stack([np.asarray(image) for image in generate(tiny, prompts, output_type=output_type)])
+    with offered(FlagsApples) as guard:
+        for action in ("flag", "black"):
+            with conceptguard.attach(tiny, {"on_violation": action, "guards": [guard]}) as session:
+                got = np.stack([np.asarray(image) for image in generate(tiny, prompts, output_type=output_type)])
+            assert got.dtype == bare.dtype and np.array_equal(got[0], bare[0])
+            assert np.array_equal(got[1], bare[1]) == (action == "flag")
+            assert session.receipt.action == action and [v.flagged for v in session.receipt.verdicts] == [False, True]
+        with conceptguard.attach(tiny, {"on_violation": "reject", "guards": [guard]}):
+            with pytest.raises(Refused, match="image 1 shows apple"):
+                generate(tiny, prompts, output_type=output_type)
+            with pytest.raises(GuardError, match="looks at images"):
+                generate(tiny, prompts, output_type="latent")
+
+
+def test_image_to_image_and_inpainting(tiny: Any, policy: dict[str, Any]) -> None:
+    picture = Image.fromarray((np.arange(64 * 64 * 3) % 255).astype(np.uint8).reshape(64, 64, 3))
+    mask = Image.fromarray(np.pad(np.full((32, 32), 255, np.uint8), 16))
+    for cls, extra in (
+        (StableDiffusionImg2ImgPipeline, {"image": picture, "strength": 1.0}),
+        (
+            StableDiffusionInpaintPipeline,
+            {"image": picture, "mask_image": mask, "strength": 1.0, "height": 64, "width": 64},
+        ),
+    ):
+        pipe = cls(**tiny.components, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        bare = {text: generate(pipe, text, **extra) for text in (UNRELATED, OPENS)}
+        with conceptguard.attach(pipe, policy) as guard:
+            assert torch.equal(generate(pipe, UNRELATED, **extra), bare[UNRELATED])
+            assert not torch.allclose(generate(pipe, OPENS, **extra), bare[OPENS])
+            assert guard.receipt.opened
+            with offered(FlagsApples) as flags:
+                guard.detach()
+                with conceptguard.attach(pipe, {"on_violation": "black", "guards": [flags]}):
+                    assert not generate(pipe, UNRELATED, **{**extra, "output_type": "np"})[:, :, :32].any()
+
+
+def test_sdxl(tiny_xl: Any, tmp_path: Path) -> None:
+    """Two encoders, pooled embeddings: text, embeddings, and terms in the UNet and in both encoders."""
+    terms = random_terms(tiny_xl)
+    for component in ("text_encoder", "text_encoder_2"):
+        terms |= random_terms(tiny_xl, component=component, names=("q_proj", "fc1"))
+    policy = {"guards": [{"method": "lora", "artifact": str(write_terms(tmp_path, tiny_xl, terms, method="lora"))}]}
+    bare = {text: generate(tiny_xl, text) for text in (UNRELATED, OPENS)}
+    both = generate(tiny_xl, [UNRELATED, OPENS])
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    embeds = dict(zip(names, tiny_xl.encode_prompt(OPENS)))
+    with conceptguard.attach(tiny_xl, policy) as guard:
+        assert torch.equal(generate(tiny_xl, UNRELATED), bare[UNRELATED])
+        alone = generate(tiny_xl, OPENS, seeds=[1])
+        got = generate(tiny_xl, [UNRELATED, OPENS])
+        assert guard.receipt.acts[0].gates == [0, 0, 0, 1]
+        assert torch.equal(got[0], both[0]) and not torch.allclose(got[1], both[1])
+        torch.testing.assert_close(got[1], alone[0], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(generate(tiny_xl, None, **embeds), bare[OPENS])
+        changed = tiny_xl.encode_prompt(OPENS)
+        assert not torch.allclose(changed[0], embeds["prompt_embeds"])
+        assert torch.equal(changed[1], embeds["negative_prompt_embeds"])
+    assert torch.equal(generate(tiny_xl, OPENS), bare[OPENS])
+
+
+def test_peft_loaded_before_and_after(tiny: Any, policy: dict[str, Any]) -> None:
+    """Beside a user's LoRA the guard adds the same terms; taking the LoRA away mid-session changes nothing for it."""
+    config = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    with conceptguard.attach(tiny, policy):
+        without = generate(tiny, OPENS)
+        torch.manual_seed(0)
+        tiny.unet.add_adapter(config)
+        after = generate(tiny, OPENS)
+        assert not torch.allclose(after, without)
+    with conceptguard.attach(tiny, policy):
+        torch.testing.assert_close(generate(tiny, OPENS), after, rtol=1e-5, atol=1e-4)
+        tiny.unet.delete_adapters("default")
+        tiny.unet.unload_lora()
+        assert torch.equal(generate(tiny, OPENS), without)
+
+
+def test_offloaded_weights_stay_where_they_are(tiny: Any, policy: dict[str, Any]) -> None:
+    from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_submodules
+
+    with conceptguard.attach(tiny, policy):
+        want = generate(tiny, OPENS)
+    cpu_offload(tiny.unet, execution_device=torch.device("cpu"))
+    try:
+        with conceptguard.attach(tiny, policy) as guard:
+            assert {p.device.type for p in tiny.unet.parameters()} == {"meta"}
+            assert {bank.down.device.type for bank in guard.banks.banks.values()} == {"cpu"}
+            assert torch.equal(generate(tiny, OPENS), want)
+            assert {p.device.type for p in tiny.unet.parameters()} == {"meta"}
+    finally:
+        remove_hook_from_submodules(tiny.unet)
+
+
+def test_unguarded_beside_guarded_on_one_unet(tiny: Any, policy: dict[str, Any]) -> None:
+    """A second pipeline with the same UNet is unguarded under a session of its own with an empty policy."""
+    free = type(tiny)(**tiny.components, requires_safety_checker=False)
+    free.set_progress_bar_config(disable=True)
+    bare = generate(free, OPENS)
+    with conceptguard.attach(tiny, policy), conceptguard.attach(free, {"guards": []}) as empty:
+        assert torch.equal(generate(free, OPENS), bare) and not empty.receipt.acts
+        assert not torch.allclose(generate(tiny, OPENS), bare)
+        assert torch.equal(generate(free, OPENS), bare)
+
+
+def test_compiled_pipeline(tiny: Any, policy: dict[str, Any]) -> None:
+    """Compiled in place, whole or block by block: the eager picture, and gates do not recompile."""
+    from torch._dynamo.utils import counters
+
+    bare = {text: generate(tiny, text) for text in (UNRELATED, OPENS)}
+    with conceptguard.attach(tiny, policy):
+        guarded = generate(tiny, OPENS)
+        torch._dynamo.reset()
+        tiny.unet.compile(backend="aot_eager")
+        try:
+            generate(tiny, UNRELATED)
+            counters.clear()
+            torch.testing.assert_close(generate(tiny, OPENS), guarded, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(generate(tiny, UNRELATED), bare[UNRELATED], rtol=1e-4, atol=1e-4)
+            assert counters["frames"]["total"] == 0
+        finally:
+            tiny.unet._compiled_call_impl = None
+            torch._dynamo.reset()
+
+
+def test_compiled_before_attaching_is_never_silent(tiny: Any, policy: dict[str, Any]) -> None:
+    """A graph compiled before the guards came knows nothing of them: guarded all the same, or an error."""
+    with conceptguard.attach(tiny, policy):
+        guarded = generate(tiny, OPENS)
+    torch._dynamo.reset()
+    tiny.unet.compile(backend="aot_eager")
+    try:
+        bare = generate(tiny, OPENS)
+        with conceptguard.attach(tiny, policy):
+            try:
+                got = generate(tiny, OPENS)
+            except GuardError as error:
+                assert "compile" in str(error) or "did not run" in str(error)
+            else:
+                torch.testing.assert_close(got, guarded, rtol=1e-4, atol=1e-4)
+        assert torch.equal(generate(tiny, OPENS), bare)
+    finally:
+        tiny.unet._compiled_call_impl = None
+        torch._dynamo.reset()
+
+
+def test_artifact_of_another_base_is_refused(tiny: Any, tiny_xl: Any, policy: dict[str, Any]) -> None:
+    with pytest.raises(BaseMismatch, match=r"was made for test .* use an artifact made for this base"):
+        conceptguard.attach(tiny_xl, policy)
+    assert not layers_of(tiny_xl)["unet.conv_in"]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("name: x\nguard: []\n", r":2: unknown key 'guard': did you mean 'guards'\?"),
+        ("on_violation: blurr\n", r":1: on_violation: 'blurr' is not one of 'flag', 'blur'"),
+        ("guards:\n  - {method: smp, artifact: x}\n", r":2: unknown method 'smp': did you mean 'spm'\?"),
+        ("guards:\n  - {method: spm}\n", r":2: method 'spm' needs an artifact"),
+        (
+            "guards:\n  - method: spm\n    artifact: x\n    strenght: 2\n",
+            r":4: unknown key 'strenght': did you mean 'strength'\?",
+        ),
+        ("guards:\n  - method: spm\n    artifact: x\n    gate: often\n", r":4: guards\.0\.gate"),
+        ("guards:\n  - method: spm\n    artifact: x\n    compat: paperr\n", r":4: guards\.0\.compat: 'paperr' is not"),
+        (
+            "guards:\n  - method: lora\n    concept: {name: a, prompts: []}\n",
+            r":3: guards\.0\.concept\.prompts: a conc",
+        ),
+        ("guards: [\n", r"line 2"),
+        ("- a\n", r"a policy is a mapping"),
+    ],
+)
+def test_policy_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "school.yaml"
+    path.write_text(text)
+    with pytest.raises(PolicyError, match=message) as caught:
+        conceptguard.load_policy(path)
+    assert "school.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_policy_that_is_not_there() -> None:
+    with pytest.raises(PolicyError, match=r"no policy file or shipped policy 'scholl\.yaml'"):
+        conceptguard.load_policy("scholl.yaml")
+
+
+def test_guards_add_up_whatever_their_order(tiny: Any, policy: dict[str, Any], tmp_path: Path) -> None:
+    second = membrane(tmp_path, tiny, "pistol", seed=3)
+    guards = [policy["guards"][0], second]
+    with offered(Beside) as beside:
+        pictures = []
+        for order in (guards, guards[::-1], [beside, *guards], [*guards, beside]):
+            with conceptguard.attach(tiny, {"guards": order}):
+                pictures.append(generate(tiny, "a cigarette and a pistol"))
+    torch.testing.assert_close(pictures[0], pictures[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pictures[2], pictures[3], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(pictures[0], pictures[2], atol=1e-3)
