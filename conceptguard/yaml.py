@@ -83,8 +83,10 @@ def dump(data: Any) -> str:
             return True
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        # Two readings of YAML meet here: what looks like a number only to ours ("1e5") needs quotes as well.
-        style = None if _scalar(value) is value else '"'
+        # Two readings of YAML meet here: what looks like a number only to ours ("1e5") needs quotes as well. So do the
+        # rarer line breaks, which are folded into spaces unless they are escaped.
+        plain = _scalar(value) is value and value.replace("\n", "").isprintable()
+        style = None if plain else '"'
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     def number(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
@@ -179,7 +181,7 @@ class _Reader:
             line = event.start_mark.line + 1
             key = event.value
             self.value(event, (*place, key), depth + 1)
-            if key == "<<":
+            if key == "<<" and event.implicit[0]:
                 raise self.fail(event, "merge keys (<<) are not allowed: write the entries out")
             if key in items:
                 raise self.fail(event, f"the key {key[:60]!r} is given twice: keep one of them")

@@ -39,6 +39,8 @@ def export_artifact(artifact: Artifact, form: str, out: Path, *, model: Path | N
     if stored == form:
         write_bytes(out, artifact.path(weights[0]).read_bytes())
         return "as stored"
+    if stored == "text_encoder":
+        raise ArtifactError(f"{artifact.ref}: a whole text encoder, not terms: copy {artifact.folder} as it is")
     layers, base_weights = None, None
     if model is not None:
         from conceptguard.formats.model import model_layers, model_weights

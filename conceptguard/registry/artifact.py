@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError
-from conceptguard.registry.atomic import read_limited, sha256_file
+from conceptguard.registry.atomic import LOCK, read_limited, sha256_file, waiting
 from conceptguard.registry.header import Header, parse_header, read_header
 from conceptguard.registry.manifest import File, Manifest, parse_manifest
 from conceptguard.registry.paths import MANIFEST, MAX_MANIFEST, inside
@@ -17,9 +16,8 @@ from conceptguard.registry.paths import MANIFEST, MAX_MANIFEST, inside
 if TYPE_CHECKING:
     import torch
 
-# How often a reader looks again when a writer is replacing the artifact under it.
+# How often an artifact of several files is read anew when it is replaced while it is read.
 _LOOKS = 6
-_PAUSE_SECONDS = 0.05
 
 
 class Artifact:
@@ -58,6 +56,15 @@ class Artifact:
         Size, SHA-256, header and finiteness are checked first. Raises ArtifactError when anything is missing,
         altered, truncated, repeated between files, NaN or infinite.
         """
+        for _ in range(_LOOKS):
+            manifest = self.manifest
+            result = self._tensors(file)
+            # Replaced between two of its files: what was read mixes two versions.
+            if self.manifest is manifest:
+                return result
+        raise ArtifactError(f"{self.folder}: replaced again and again while it was read: load it when that has ended")
+
+    def _tensors(self, file: str | None) -> dict[str, torch.Tensor]:
         result: dict[str, torch.Tensor] = {}
         for path in [file] if file is not None else self.weights():
             for name, tensor in read_tensors(self._bytes(path), str(self.folder / path)).items():
@@ -106,27 +113,28 @@ class Artifact:
 
     def _bytes(self, path: str) -> bytes:
         """The content of a listed file, size and SHA-256 checked on the very bytes that are returned."""
-        for _ in range(_LOOKS):
-            file = self._listed(path)
-            try:
-                return _checked_bytes(inside(self.folder, file.path), file)
-            except ArtifactError:
-                # Weights are replaced before the manifest, so a reader may hold the older one for a moment.
-                # Only a manifest that still speaks of the same guard is taken over.
-                time.sleep(_PAUSE_SECONDS)
-                now = open_artifact(self.folder).manifest
-                if now == self.manifest:
-                    break
-                if (now.ref, now.concept, now.base) != (
-                    self.manifest.ref,
-                    self.manifest.concept,
-                    self.manifest.base,
-                ):
-                    raise ArtifactError(
-                        f"{self.folder}: replaced by another artifact while in use: load it again"
-                    ) from None
-                self.manifest = now
-        return _checked_bytes(inside(self.folder, self._listed(path).path), self._listed(path))
+        try:
+            return self._read(path)
+        except ArtifactError:
+            if not (self.folder / LOCK).is_file():
+                raise
+        # Perhaps a writer is at work: it replaces weights first and the manifest last, under the folder's
+        # lock. With the lock in hand there is no in-between: what is wrong then is wrong.
+        with waiting(self.folder):
+            self._follow()
+            return self._read(path)
+
+    def _read(self, path: str) -> bytes:
+        file = self._listed(path)
+        return _checked_bytes(inside(self.folder, file.path), file)
+
+    def _follow(self) -> None:
+        """Take over a newer manifest, if it still speaks of the same guard."""
+        now, mine = open_artifact(self.folder).manifest, self.manifest
+        if (now.ref, now.concept, now.base) != (mine.ref, mine.concept, mine.base):
+            raise ArtifactError(f"{self.folder}: replaced by another artifact while in use: load it again")
+        if now != mine:
+            self.manifest = now
 
 
 def open_artifact(folder: Path | str) -> Artifact:

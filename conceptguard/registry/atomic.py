@@ -15,6 +15,7 @@ from typing import IO
 from conceptguard.errors import ConceptGuardError, RegistryError
 
 CHUNK = 1024 * 1024
+LOCK = ".lock"
 LOCK_SECONDS = 60.0
 
 
@@ -70,7 +71,7 @@ def locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
     try:
         with lock:
             yield
@@ -78,3 +79,13 @@ def locked(folder: Path) -> Iterator[None]:
         raise RegistryError(
             f"{folder}: locked by another process for {LOCK_SECONDS:.0f} s: wait for it, or end it"
         ) from None
+
+
+@contextmanager
+def waiting(folder: Path) -> Iterator[None]:
+    """For a reader: wait until nobody writes in `folder`. Where it may not lock, nobody like it writes either."""
+    if not os.access(folder / LOCK, os.W_OK):
+        yield
+        return
+    with locked(folder):
+        yield

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
 from conceptguard.registry.index import Entry
@@ -214,6 +216,8 @@ def _missing(ref: str, known: Sequence[str]) -> str:
 def _source(one: Source | Path | str) -> Source:
     if isinstance(one, (LocalSource, RemoteSource)):
         return one
+    if isinstance(one, str) and one.startswith("file://"):
+        return LocalSource(url2pathname(urlsplit(one).path))
     if isinstance(one, str) and "://" in one:
         return RemoteSource(one)
     return LocalSource(Path(one).expanduser())

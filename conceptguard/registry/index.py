@@ -97,10 +97,11 @@ def parse_index(data: bytes, source: str) -> list[Entry]:
         raise RegistryError(
             f"{source}: {INDEX} is not an index (no list `entries`): rebuild it with `conceptguard add`"
         )
-    if not isinstance(fields.get("schema"), int) or fields["schema"] > SCHEMA:
-        raise RegistryError(
-            f"{source}: {INDEX} is from a newer conceptguard (schema {fields.get('schema')!r:.20}): upgrade"
-        )
+    schema = fields.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise RegistryError(f"{source}: {INDEX} names no schema: rebuild it with `conceptguard add`, or fetch it again")
+    if schema > SCHEMA:
+        raise RegistryError(f"{source}: {INDEX} is from a newer conceptguard (schema {schema}): upgrade")
     entries = [_entry(item, source, number) for number, item in enumerate(fields["entries"])]
     if len({entry.ref for entry in entries}) != len(entries):
         raise RegistryError(f"{source}: {INDEX} lists a reference twice: rebuild it with `conceptguard add`")

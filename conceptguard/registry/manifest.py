@@ -55,7 +55,10 @@ class File(_Plain):
     @field_validator("path")
     @classmethod
     def _inside(cls, value: str) -> str:
-        return check_relative(value)
+        try:
+            return check_relative(value)
+        except ArtifactError as cause:
+            raise ValueError(str(cause)) from None
 
 
 class Manifest(_Plain):
@@ -127,7 +130,7 @@ def check_manifest(fields: Any, where: str, lines: yaml.Lines | None = None) -> 
             f"{where}: not a manifest (a mapping is expected): write it with `conceptguard import` or `make`"
         )
     schema = fields.get("schema", SCHEMA)
-    if isinstance(schema, int) and schema > SCHEMA:
+    if type(schema) is int and schema > SCHEMA:
         raise ArtifactError(
             f"{where}: made by a newer conceptguard (schema {schema}, this one reads {SCHEMA}): upgrade"
         )

@@ -32,6 +32,9 @@ class RemoteSource:
     writable = False
 
     def __init__(self, address: str, cache: Path | None = None) -> None:
+        if address.startswith(("file:", "local:")) or "://" not in address:
+            # What guards a folder (links, special files) is in LocalSource; nothing of it would hold here.
+            raise RegistryError(f"{address}: a folder on this machine: give it as a path")
         self.address = address.rstrip("/")
         self.name = self.address
         self.cache = cache or cache_folder()
