@@ -121,27 +121,29 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def erased(suite: Suite, concept: str, n: int, seed: int = 0) -> list[Sample]:
+def erased(suite: Suite, concept: str, n: int, seed: int = 0, start: int = 0) -> list[Sample]:
     """Prompts that ask for the concept: half by its name, the rest by synonyms and freer phrases, in all styles."""
     if suite.is_style(concept):
-        return _take(n, seed, _in_styles(suite, concept, [concept]))
-    return _take(n, seed, _worded(suite, suite.object(concept)))
+        return _take(start, n, seed, _in_styles(suite, concept, [concept]))
+    return _take(start, n, seed, _worded(suite, suite.object(concept)))
 
 
-def neighbours(suite: Suite, concept: str, n: int, seed: int = 1000, without: Iterable[str] = ()) -> list[Sample]:
+def neighbours(
+    suite: Suite, concept: str, n: int, seed: int = 1000, without: Iterable[str] = (), start: int = 0
+) -> list[Sample]:
     """Prompts for what is nearest to the concept: its neighbour objects, or for a style the other styles."""
     left_out = {concept, *without}
     if suite.is_style(concept):
-        return _take(n, seed, _in_styles(suite, concept, [s for s in suite.styles if s not in left_out]))
+        return _take(start, n, seed, _in_styles(suite, concept, [s for s in suite.styles if s not in left_out]))
     near = [suite.object(name) for name in suite.object(concept).neighbours if name not in left_out]
-    return _take(n, seed, _spread(suite, near, left_out))
+    return _take(start, n, seed, _spread(suite, near, left_out))
 
 
 def others(suite: Suite, n: int, seed: int = 2000, without: Iterable[str] = ()) -> list[Sample]:
     """Prompts that have nothing to do with any concept to erase: the objects of the group ``other``."""
     left_out = set(without)
     far = [o for o in suite.objects if o.group == "other" and o.name not in left_out]
-    return _take(n, seed, _spread(suite, far, left_out))
+    return _take(0, n, seed, _spread(suite, far, left_out))
 
 
 def _worded(suite: Suite, it: Object) -> Iterator[Sample]:
@@ -180,6 +182,6 @@ def _in_styles(suite: Suite, concept: str, styles: list[str]) -> Iterator[Sample
         yield Sample(text.format(thing=it.thing, noun=it.name, style=style), 0, "style", style)
 
 
-def _take(n: int, seed: int, samples: Iterable[Sample]) -> list[Sample]:
-    """The first ``n``, each with a seed of its own."""
-    return [replace(sample, seed=seed + i) for i, sample in enumerate(islice(samples, n))]
+def _take(start: int, n: int, seed: int, samples: Iterable[Sample]) -> list[Sample]:
+    """``n`` samples from ``start`` on, each with a seed of its own."""
+    return [replace(sample, seed=seed + i) for i, sample in enumerate(islice(samples, start, start + n))]

@@ -1,0 +1,313 @@
+"""What guards cost per denoising step: the same UNet bare, guarded, and under other ways to add the same terms.
+
+All variants share one set of weights and are timed in turn, round after round (A B C A B C ...), so that whatever else
+the machine does falls on all alike; a ratio is the median over rounds of the ratio within a round. Every variant gets
+the same inputs: two rows (unconditional, conditional), terms open on both. Peers:
+
+peft      the membranes as LoRA adapters, the open ones active (inactive ones cost peft nothing per step)
+official  the SPM repository's way: one rank-1 adapter per layer whose weights are the gate-weighted sum of all
+          membranes, rewritten for every prompt; its time per step is the step's plus the rewriting's over 25 steps
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import plugins
+from .gates import Gate
+from .hookspecs import hookimpl
+from .lowrank import Factors, LayerIndex, Terms
+from .method import Method
+from .models import load_model
+from .session import Session, attach
+
+STEPS_PER_PROMPT = 25
+MOST_PEFT = 50  # adapters; peft's attach grows with every one
+
+Row = dict[str, Any]
+Tick = Callable[[int], None]
+
+
+class Membranes(Method):
+    """Random rank-1 membranes beside the layers that SPM uses, made in memory; registered while a benchmark runs."""
+
+    name: ClassVar[str] = "bench-membrane"
+    needs: ClassVar[str] = "concept"
+
+    @hookimpl
+    def cross_attention(self, layers: LayerIndex) -> Terms:
+        """One membrane; its gate never opens by itself."""
+        assert self.guard.concept is not None
+        seed = int(self.guard.concept.name.split()[-1])
+        prompts = tuple(self.guard.concept.prompts)
+        return Terms(self, membrane(layers.shapes(), seed), Gate(prompts=prompts, floor=0.999, full=1.0))
+
+
+def membrane(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Factors]:
+    """Random factors for every linear and convolution layer in the attention blocks of a UNet."""
+    random = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, (out, *rest) in shapes.items():
+        if name.startswith("unet.") and ".attentions." in name:
+            down = torch.randn(1, *rest, generator=random) * 0.02
+            found[name] = Factors(down, torch.randn(out, 1, *(1 for _ in rest[1:]), generator=random) * 0.02)
+    return found
+
+
+@dataclass
+class Subject:
+    """What is timed: a pipeline and the inputs of one step, guidance on."""
+
+    pipe: Any
+    inputs: dict[str, Tensor]
+
+    def unet(self) -> nn.Module:
+        """Another UNet over the very same weights: its own modules and hooks, no memory of its own."""
+        own = self.pipe.unet
+        shared = {id(t): t for t in [*own.parameters(), *own.buffers()]}
+        return copy.deepcopy(own, shared)
+
+    def with_unet(self, unet: nn.Module) -> Any:
+        """A pipeline of the same class around another UNet."""
+        return type(self.pipe)(**{**self.pipe.components, "unet": unet}, requires_safety_checker=False)
+
+
+def subject(size: str, device: str, dtype: torch.dtype) -> Subject:
+    """``emoji-sd``, or ``sd15``: a UNet of Stable Diffusion 1.5's size at 64 x 64 latents with random weights."""
+    pipe = load_model("emoji-sd")
+    if size == "sd15":
+        pipe = _stable_diffusion(pipe)
+    pipe = pipe.to(device, dtype)
+    pipe.set_progress_bar_config(disable=True)
+    config = pipe.unet.config
+    random = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=random)
+    text = torch.randn(2, 77, config.cross_attention_dim, generator=random)
+    inputs = {"sample": latents, "encoder_hidden_states": text}
+    return Subject(pipe, {k: v.to(device, dtype) for k, v in inputs.items()} | {"timestep": torch.tensor(500)})
+
+
+def _stable_diffusion(small: Any) -> Any:
+    """The UNet has Stable Diffusion 1.5's own configuration; the text encoder only its width."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768,
+        attention_head_dim=8,
+    )  # fmt: skip
+    words = small.text_encoder.config.vocab_size
+    text = CLIPTextConfig(vocab_size=words, hidden_size=768, intermediate_size=768, num_hidden_layers=1)
+    parts = {**small.components, "unet": unet.eval(), "text_encoder": CLIPTextModel(text).eval()}
+    return type(small)(**parts, requires_safety_checker=False)
+
+
+@dataclass
+class Variant:
+    """One way to run a step. before: run untimed, to put it into the state that is timed; extra: seconds a step."""
+
+    name: str
+    open: int
+    unet: Any
+    before: Callable[[], None] = lambda: None
+    extra: float = 0.0
+    times: list[float] = field(default_factory=list)
+    output: Tensor | None = None
+
+
+def measure(
+    of: Subject, n: int, opens: Sequence[int], repeats: int, compiled: bool = False, tick: Tick = lambda k: None
+) -> list[Row]:
+    """Rows for ``n`` membranes attached and each number of open ones, one row per peer."""
+    with ExitStack() as stack:
+        bare = of.unet()
+        guarded = of.unet()
+        session, attach_seconds = stack.enter_context(_guard(of, guarded, n))
+        run_bare, run_guarded = (torch.compile(u) if compiled else u for u in (bare, guarded))
+        variants = [Variant("bare", 0, run_bare)]
+        _step(run_guarded, of)  # reads the conditions; from now on the benchmark says which gates are open
+        for k in opens:
+            variants.append(Variant("guarded", k, run_guarded, _opener(session, n, k)))
+        if not compiled:
+            variants += _peft(of, n, [k for k in opens if k]) + _official(of, n, [k for k in opens if k])
+        for _ in range(repeats):
+            for variant in variants:
+                _time(variant, of)
+            tick(1)
+        gates_ms = 1000 * _median_time(
+            lambda: session._gate_banks["unet"](of.inputs["encoder_hidden_states"], [None] * 2)
+        )
+        common = {"n": n, "attach_seconds": round(attach_seconds, 3), "bytes": session.banks.nbytes,
+                  "gates_ms": round(gates_ms, 3), "compiled": compiled}  # fmt: skip
+        return _rows(variants, common)
+
+
+def _rows(variants: Sequence[Variant], common: Row) -> list[Row]:
+    bare = variants[0]
+    rows = []
+    for mine in (v for v in variants if v.name == "guarded"):
+        head = {"n": common["n"], "open": mine.open, "ratio_bare": _ratio(mine, bare)}
+        figures = {"ms": _ms(mine), "ms_bare": _ms(bare)}
+        peers = [v for v in variants if v.name in ("peft", "official") and v.open == mine.open]
+        for peer in peers or [None]:
+            against = {"ratio_peer": None, "peer": ""} if peer is None else {
+                "ratio_peer": _ratio(mine, peer), "peer": peer.name, "peer_ratio_bare": _ratio(peer, bare),
+                "difference": _difference(mine, peer),
+            }  # fmt: skip
+            rows.append({**head, **against, **figures, **common})
+    return rows
+
+
+@contextmanager
+def _guard(of: Subject, unet: nn.Module, n: int) -> Iterator[tuple[Session, float]]:
+    """A session with ``n`` membranes on a pipeline around ``unet``, and the seconds that attaching took."""
+    manager = plugins.plugin_manager()
+    manager.register(Membranes, name=Membranes.name)
+    try:
+        guards = [
+            {"method": Membranes.name, "concept": {"name": f"concept {i}", "prompts": [f"concept {i}"]}}
+            for i in range(n)
+        ]
+        pipe = of.with_unet(unet)
+        policy = {"name": "bench", "guards": guards}
+        begin = time.perf_counter()
+        with attach(pipe, policy) as session:
+            yield session, time.perf_counter() - begin
+    finally:
+        manager.unregister(name=Membranes.name)
+
+
+def _opener(session: Session, n: int, k: int) -> Callable[[], None]:
+    gates = torch.zeros(2, n)
+    gates[:, :k] = 1
+    return lambda: session.banks.set("unet", gates)
+
+
+def _peft(of: Subject, n: int, opens: Sequence[int]) -> list[Variant]:
+    """None without peft, and none where it would be given more adapters than it is made for."""
+    if n > MOST_PEFT:
+        return []
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        return []
+    unet = of.unet()
+    layers = membrane(_shapes(unet), 0)
+    targets = [name.removeprefix("unet.") for name in layers]
+    for i in range(n):
+        config = LoraConfig(r=1, lora_alpha=1, target_modules=targets)
+        inject_adapter_in_model(config, unet, adapter_name=f"concept {i}")
+    adapted = {name: module for name, module in unet.named_modules() if hasattr(module, "lora_A")}
+    with torch.no_grad():
+        for i in range(n):
+            for name, factors in membrane(_layer_shapes(layers), i).items():
+                module = adapted[name.removeprefix("unet.")]
+                module.lora_A[f"concept {i}"].weight.copy_(factors.down)
+                module.lora_B[f"concept {i}"].weight.copy_(factors.up)
+
+    def activate(k: int) -> Callable[[], None]:
+        names = [f"concept {i}" for i in range(k)]
+        return lambda: [module.set_adapter(names) for module in adapted.values()] and None
+
+    unet.requires_grad_(False)
+    return [Variant("peft", k, unet, activate(k)) for k in opens]
+
+
+def _layer_shapes(factors: Mapping[str, Factors]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the layers that factors belong to."""
+    return {name: (up.shape[0], *down.shape[1:]) for name, (down, up, _) in factors.items()}
+
+
+def _official(of: Subject, n: int, opens: Sequence[int]) -> list[Variant]:
+    unet = of.unet()
+    factors = [membrane(_shapes(unet), i) for i in range(n)]
+    home = next(unet.parameters())
+    added = {name: _Added(unet.get_submodule(name.removeprefix("unet.")), f, home) for name, f in factors[0].items()}
+
+    def rewrite(k: int) -> Callable[[], None]:
+        gates = [1.0] * k + [0.0] * (n - k)
+
+        def run() -> None:
+            for name, layer in added.items():
+                layer.down.copy_(sum(f[name].down * g for f, g in zip(factors, gates)))  # type: ignore[arg-type]
+                layer.up.copy_(sum(f[name].up * g for f, g in zip(factors, gates)))  # type: ignore[arg-type]
+
+        return run
+
+    return [Variant("official", k, unet, rewrite(k), _median_time(rewrite(k), 3) / STEPS_PER_PROMPT) for k in opens]
+
+
+class _Added:
+    """SPMLayer of the authors' repository: the layer's own forward, plus up(down(x))."""
+
+    def __init__(self, layer: nn.Module, factors: Factors, home: Tensor):
+        self.down = factors.down.clone().to(home)
+        self.up = factors.up.clone().to(home)
+        own = layer.forward
+        if isinstance(layer, nn.Conv2d):
+            self.forward = lambda x, *_: (
+                own(x) + F.conv2d(F.conv2d(x, self.down, None, layer.stride, layer.padding), self.up)
+            )
+        else:
+            self.forward = lambda x, *_: own(x) + F.linear(F.linear(x, self.down), self.up)
+        layer.forward = self.forward  # type: ignore[method-assign]
+
+
+def _shapes(unet: nn.Module) -> dict[str, tuple[int, ...]]:
+    return LayerIndex({"unet": unet}).shapes()
+
+
+@torch.no_grad()
+def _step(unet: Any, of: Subject) -> Tensor:
+    return unet(**of.inputs, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+def _time(variant: Variant, of: Subject) -> None:
+    variant.before()
+    if not variant.times:
+        variant.output = _step(variant.unet, of)  # the first run of a variant warms up and is not counted
+    _wait(of)
+    begin = time.perf_counter()
+    _step(variant.unet, of)
+    _wait(of)
+    variant.times.append(time.perf_counter() - begin + variant.extra)
+
+
+def _wait(of: Subject) -> None:
+    if of.inputs["sample"].device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _median_time(run: Callable[[], Any], repeats: int = 5) -> float:
+    times = []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
+
+
+def _ratio(a: Variant, b: Variant) -> float:
+    return round(statistics.median(x / y for x, y in zip(a.times, b.times)), 4)
+
+
+def _ms(variant: Variant) -> float:
+    return round(1000 * statistics.median(variant.times), 3)
+
+
+def _difference(a: Variant, b: Variant) -> float | None:
+    """Largest difference of the outputs, where both compute the same sum (the official way has cross terms)."""
+    if a.output is None or b.output is None or (b.name == "official" and a.open > 1):
+        return None
+    return float((a.output - b.output).abs().max())
