@@ -77,6 +77,18 @@ def test_altered_weights_are_refused(tmp_path: Path, spoil: object, says: str) -
         assert "\n" not in str(error.value)
 
 
+def test_altered_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sheet.png").write_bytes(b"a picture")
+    artifact = write_artifact(tmp_path / "a", fields(), membrane(), pictures=[tmp_path / "sheet.png"])
+    assert artifact.path("sheet.png").read_bytes() == b"a picture"
+    spoil_bit(tmp_path / "a" / "sheet.png")
+    for use in (lambda: artifact.path("sheet.png"), artifact.verify):
+        with pytest.raises(ArtifactError, match="altered"):
+            use()
+    with pytest.raises(ArtifactError, match="no file"):
+        artifact.path("other.png")
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_not_finite_is_refused_by_name(tmp_path: Path, bad: float, dtype: torch.dtype) -> None:
