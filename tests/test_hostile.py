@@ -345,3 +345,10 @@ def test_links_that_lead_out_are_refused(mirror: Path, tmp_path: Path, link: str
     path.symlink_to(tmp_path / "outside")
     with pytest.raises(ArtifactError, match="leads out"):
         LocalSource(tmp_path / "r").load("tiny/spm/cigarette").tensors()
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_place_of_the_manifest_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "artifact.yaml")
+    with pytest.raises(ArtifactError, match="not a regular file"):
+        open_artifact(tmp_path)
