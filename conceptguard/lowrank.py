@@ -54,9 +54,17 @@ class LayerIndex(Mapping[str, nn.Module]):
     def __init__(self, components: Mapping[str, nn.Module]):
         self._layers: dict[str, nn.Module] = {}
         for prefix, component in components.items():
+            inside = "."  # nothing starts with it
             for name, module in component.named_modules():
+                if name.startswith(inside):
+                    continue
+                if hasattr(module, "base_layer"):
+                    # A peft adapter around a layer: the layer itself is indexed, under the name it has without the
+                    # adapter, and stays hooked when adapters come and go.
+                    inside = f"{name}."
+                    module = module.base_layer
                 if _is_layer(module):
-                    self._layers[f"{prefix}.{name}"] = module
+                    self._layers[f"{prefix}.{name}"] = module  # type: ignore[assignment]
 
     def __getitem__(self, name: str) -> nn.Module:
         return self._layers[name]
@@ -73,16 +81,12 @@ class LayerIndex(Mapping[str, nn.Module]):
 
 
 def _is_layer(module: nn.Module) -> bool:
-    # peft wraps a layer and delegates in_features; taking the inner layer too would apply a term twice. Quantised
-    # layers subclass nn.Linear or keep its two attributes.
-    if hasattr(module, "base_layer"):
-        return True
+    # Quantised layers subclass nn.Linear or keep its two attributes.
     return (hasattr(module, "in_features") and hasattr(module, "out_features")) or isinstance(module, nn.Conv2d)
 
 
 def layer_shape(module: nn.Module) -> tuple[int, ...]:
     """[out, in] or [out, in, kh, kw], whatever the storage of the weight."""
-    module = getattr(module, "base_layer", module)
     if isinstance(module, nn.Conv2d):
         return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
     return (int(module.out_features), int(module.in_features))  # type: ignore[arg-type]
@@ -227,7 +231,6 @@ class Bank:
 
 
 def _convolution(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
-    layer = getattr(layer, "base_layer", layer)
     if not isinstance(layer, nn.Conv2d):
         return None
     if layer.groups != 1:
@@ -238,7 +241,7 @@ def _convolution(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
 
 def _home(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Where the factors live: beside the weight, unless it is on no device (offloaded) or quantised."""
-    weight = getattr(getattr(layer, "base_layer", layer), "weight", None)
+    weight = getattr(layer, "weight", None)
     if weight is None:
         return torch.device("cpu"), torch.float32
     device = weight.device if weight.device.type != "meta" else torch.device("cpu")

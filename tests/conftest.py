@@ -52,6 +52,9 @@ def nothing_left_attached(request: pytest.FixtureRequest) -> Iterator[None]:
             path
             for component in (used.unet, used.text_encoder, used.vae)
             for path, module in component.named_modules()
-            if module._forward_hooks or module._forward_pre_hooks
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            if getattr(hook, "__module__", "").startswith(
+                "conceptguard"
+            )  # transformers keeps hooks of its own on encoders
         ]
         assert not hooked, f"hooks are left on {hooked[:3]}"

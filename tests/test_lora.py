@@ -27,6 +27,11 @@ def always(path: Path) -> dict[str, Any]:
     return {"guards": [{"method": "lora", "artifact": str(path), "gate": "always"}]}
 
 
+def close(got: torch.Tensor, want: torch.Tensor) -> None:
+    """Equal to 1e-5 of the largest value."""
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5 * float(want.abs().max()))
+
+
 def saved_by_diffusers(pipe: Any, folder: Path) -> Path:
     """A LoRA of UNet and text encoder with random factors, written by diffusers itself."""
     torch.manual_seed(7)
@@ -43,9 +48,9 @@ def saved_by_diffusers(pipe: Any, folder: Path) -> Path:
 
 
 def saved_as_kohya(pipe: Any, folder: Path) -> Path:
-    """The same in kohya's keys, alpha unequal to the rank."""
+    """The same in kohya's keys, alpha unequal to the rank. diffusers loses kohya's attention layers of the encoder."""
     terms = random_terms(pipe, rank=4, names=("attn1.", "attn2.", "ff.net"))
-    terms |= random_terms(pipe, rank=2, component="text_encoder", names=("q_proj", "v_proj", "fc1"), seed=1)
+    terms |= random_terms(pipe, rank=2, component="text_encoder", names=("fc1", "fc2"), seed=1)
     tensors, metadata = to_kohya(terms)
     save_file(tensors, folder / "kohya.safetensors", metadata)
     return folder / "kohya.safetensors"
@@ -61,7 +66,7 @@ def test_fixed_open_equals_load_lora_weights(save: Any, tokenizer: Any, tmp_path
     assert (want - bare).abs().max() > 1e-2
     with conceptguard.attach(ours, always(path)) as guard:
         assert guard.banks.prefixes() == {"unet", "text_encoder"}
-        torch.testing.assert_close(generate(ours, [UNRELATED, OPENS]), want, rtol=1e-5, atol=1e-5)
+        close(generate(ours, [UNRELATED, OPENS]), want)
     assert torch.equal(generate(ours, [UNRELATED, OPENS]), bare)
 
 
@@ -72,14 +77,14 @@ def test_fixed_open_equals_peft(tiny: Any, tokenizer: Any, tmp_path: Path) -> No
     embeds = tiny.encode_prompt(OPENS, "cpu", 1, False)[0]
     with torch.no_grad(), conceptguard.attach(tiny, always(tmp_path / "adapter_model.safetensors")):
         args = torch.randn(1, 4, 8, 8), torch.tensor(500), embeds
-        torch.testing.assert_close(tiny.unet(*args).sample, theirs(*args).sample, rtol=1e-5, atol=1e-5)
+        close(tiny.unet(*args).sample, theirs(*args).sample)
 
 
 def test_gated_by_the_prompt_row_by_row(tiny: Any, tokenizer: Any, tmp_path: Path) -> None:
     """Without guidance there is one row per prompt: closed rows are the bare ones, open rows those of the LoRA."""
     path = saved_as_kohya(tiny, tmp_path)
     terms = random_terms(tiny, rank=4, names=("attn1.", "attn2.", "ff.net"))
-    terms |= random_terms(tiny, rank=2, component="text_encoder", names=("q_proj", "v_proj", "fc1"), seed=1)
+    terms |= random_terms(tiny, rank=2, component="text_encoder", names=("fc1", "fc2"), seed=1)
     folder = write_terms(tmp_path / "gated", tiny, terms, method="lora")
     theirs = tiny_sd(tokenizer)
     theirs.load_lora_weights(tmp_path, weight_name=path.name)
@@ -99,7 +104,7 @@ def test_half_open_is_half_the_lora(tiny: Any, tokenizer: Any, tmp_path: Path) -
     theirs.set_adapters("lora", 0.5)
     policy = {"guards": [{"method": "lora", "artifact": str(path), "gate": 0.5}]}
     with conceptguard.attach(tiny, policy):
-        torch.testing.assert_close(generate(tiny, OPENS), generate(theirs, OPENS), rtol=1e-5, atol=1e-5)
+        close(generate(tiny, OPENS), generate(theirs, OPENS))
 
 
 def test_beside_a_membrane(tiny: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +20,9 @@ PROMPTS = ["a cigarette", "a pistol", "a red apple"]
 
 
 def sharing(pipe: Any) -> Any:
-    """A second pipeline of the same parts, but for the scheduler, which keeps the state of one generation."""
-    parts = {**pipe.components, "scheduler": DDIMScheduler.from_config(pipe.scheduler.config)}
+    """A second pipeline of the same parts, but for those that cannot work for two at once, guarded or not."""
+    own = {"scheduler": DDIMScheduler.from_config(pipe.scheduler.config), "tokenizer": copy.deepcopy(pipe.tokenizer)}
+    parts = {**pipe.components, **own}
     other = type(pipe)(**parts, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     return other

@@ -44,6 +44,7 @@ class DiffusersHost:
         self._own_class = type(pipe)
         self.name = f"diffusers {type(pipe).__name__}"
         self.unet: nn.Module = pipe.unet
+        self._parts = self.components()
         self._session: Session | None = None
         self._handles: list[Any] = []
         self._seen: deque[tuple[Tensor, str, list[int], Branch]] = deque(maxlen=256)
@@ -135,9 +136,12 @@ class DiffusersHost:
 
     def call(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         """A guarded ``pipe(...)``."""
-        if self.pipe.unet is not self.unet:
-            raise GuardError("pipe.unet was replaced after attaching: detach, then attach again")
-        bound = inspect.signature(original).bind(*args, **kwargs).arguments
+        for name, part in self._parts.items():
+            if getattr(self.pipe, name) is not part:
+                raise GuardError(f"pipe.{name} was replaced after attaching: detach, then attach again")
+        given = inspect.signature(original).bind(*args, **kwargs)
+        given.apply_defaults()
+        bound = given.arguments
         looks = self.session.has("check_image")
         output_type = bound.get("output_type", "pil")
         if looks and output_type == "latent":
@@ -145,16 +149,25 @@ class DiffusersHost:
         if looks:
             extra = bound.pop("kwargs", {})
             args, kwargs = (), {**bound, **extra, "output_type": "pt", "return_dict": True}
-        self._last = None
-        try:
-            result = self.session.run(lambda: original(*args, **kwargs), float(bound.get("guidance_scale") or 0.0))
-        finally:
+
+        def generation() -> Any:  # one at a time: all that is remembered of a call is remembered in here
             self._last = None
-        if not looks:
-            return result
+            try:
+                result = original(*args, **kwargs)
+            finally:
+                self._last = None
+            if not self.session.receipt.steps:
+                raise GuardError(
+                    "the denoiser ran past the guards, compiled before they were there: attach, then compile"
+                )
+            return self._looked_at(result, bound, output_type) if looks else result
+
+        return self.session.run(generation, float(bound.get("guidance_scale") or 0.0))
+
+    def _looked_at(self, result: Any, bound: dict[str, Any], output_type: str) -> Any:
+        """A pipeline's result after every guard has seen its images, as the caller wants it."""
         pixels = self.session.check_image(result.images, _texts(bound.get("prompt"), len(result.images)))
-        images = self.pipe.image_processor.postprocess(pixels * 2 - 1, output_type=output_type)
-        result.images = images
+        result.images = _converted(self.pipe.image_processor, pixels, output_type)
         if bound.get("return_dict", True):
             return result
         return tuple(getattr(result, field.name) for field in dataclasses.fields(result))
@@ -191,6 +204,7 @@ class DiffusersHost:
                 self._seen.append((row.detach().clone(), text, own_ids, branch))
         return tuple(out)
 
+    @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
     def _before_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if running.get() not in (None, self._session):
             return
@@ -201,7 +215,6 @@ class DiffusersHost:
             self._last = embeds, version
         self.session.before_denoise()
 
-    @torch.compiler.disable
     def _open(self, embeds: Tensor) -> None:
         """Gates for the conditions that reached the UNet. The pipelines pass one tensor at every step: once a call."""
         found = [self._recall(row) for row in embeds]
@@ -215,6 +228,7 @@ class DiffusersHost:
             (s for s in reversed(self._seen) if s[0].shape == row.shape and torch.equal(s[0].to(row), row)), None
         )
 
+    @torch.compiler.disable
     def _after_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if running.get() not in (None, self._session):
             return None
@@ -225,6 +239,14 @@ class DiffusersHost:
         if changed is prediction:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
+
+
+def _converted(processor: Any, pixels: Tensor, output_type: str) -> Any:
+    """Decoded pixels in [0, 1] as the caller wants them; by way of [-1, 1] the last bits would be lost."""
+    if output_type == "pt":
+        return pixels
+    array = processor.pt_to_numpy(pixels)
+    return array if output_type == "np" else processor.numpy_to_pil(array)
 
 
 class _EncoderHook:
@@ -244,7 +266,7 @@ class _EncoderHook:
             with torch.no_grad():
                 session.gate_bank(self._name, self._encode)
                 ids = kwargs.get("input_ids", args[0] if args else None)
-                embeds = module(*args, **kwargs)[0] if self._name == "text_encoder" else self._states(module, ids)
+                embeds = self._states(module, ids)
             session.banks.set(self._name, session.gate_bank(self._name, self._encode)(embeds, self._strip(ids)))
         finally:
             self._busy = False
@@ -265,7 +287,8 @@ class _EncoderHook:
         return Encoded(self._states(module, tokens.to(self._host.pipe._execution_device)), self._strip(tokens))
 
     def _states(self, module: nn.Module, ids: Tensor) -> Tensor:
-        return module(ids, output_hidden_states=True).hidden_states[-1]
+        # Not output_hidden_states: for that, transformers leaves hooks of its own on every layer.
+        return module(ids).last_hidden_state
 
     def _strip(self, ids: Tensor) -> list[list[int]]:
         special = set(self._tokenizer().all_special_ids)
