@@ -318,7 +318,7 @@ def test_text_encoder_folder(tmp_path: Path) -> None:
         ({"kind": "other"}, ArtifactError, "--as"),
         ({"concept": ""}, ArtifactError, "says nothing of its concept"),
         ({"base": "Not A Name"}, ArtifactError, "cannot be a name"),
-        ({"path": "x.ckpt"}, ArtifactError, "pickle"),
+        ({"path": "x.ckpt"}, ArtifactError, "a pickle, which"),
         ({"path": "none.safetensors"}, ArtifactError, "no such file"),
     ],
 )

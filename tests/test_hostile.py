@@ -352,3 +352,12 @@ def test_a_pipe_in_place_of_the_manifest_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "artifact.yaml")
     with pytest.raises(ArtifactError, match="not a regular file"):
         open_artifact(tmp_path)
+
+
+@pytest.mark.parametrize("offsets", [([0, 8], [0, 8], [8, 16]), ([0, 8], [4, 12], [8, 16]), ([0, 8], [0, 8], [0, 8])])
+def test_tensors_that_overlap_are_refused(offsets: tuple[list[int], ...]) -> None:
+    """Each slot is sound by itself; together they read the same bytes twice."""
+    slots = {str(n): {"dtype": "F32", "shape": [2], "data_offsets": place} for n, place in enumerate(offsets)}
+    text = json.dumps(slots).encode()
+    with pytest.raises(ArtifactError, match="overlap"):
+        read_tensors(len(text).to_bytes(8, "little") + text + bytes(16), "w.safetensors")
