@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from registry_tools import make, membrane, uploaded
 
-from conceptguard.errors import ArtifactError, ConceptGuardError
+from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
 from conceptguard.registry import Manifest, Registry, open_artifact
 from conceptguard.registry.artifact import read_tensors
 from conceptguard.registry.header import parse_header
@@ -361,3 +361,16 @@ def test_tensors_that_overlap_are_refused(offsets: tuple[list[int], ...]) -> Non
     text = json.dumps(slots).encode()
     with pytest.raises(ArtifactError, match="overlap"):
         read_tensors(len(text).to_bytes(8, "little") + text + bytes(16), "w.safetensors")
+
+
+def test_a_header_over_the_limit_is_refused_though_the_file_has_it() -> None:
+    text = b"{" + b" " * (16 * 1024 * 1024) + b"}"
+    with pytest.raises(ArtifactError, match="its header claims"):
+        parse_header(len(text).to_bytes(8, "little") + text, "w.safetensors")
+
+
+def test_an_index_that_lists_a_reference_twice_is_refused(mirror: Path) -> None:
+    index = json.loads((mirror / "index.json").read_text())
+    index["entries"] *= 2
+    with pytest.raises(RegistryError, match="twice"):
+        parse_index(json.dumps(index).encode(), "registry")
