@@ -74,7 +74,9 @@ def run_judge(suite: Suite, args: argparse.Namespace) -> None:
 
 
 def run_measure(suite: Suite, args: argparse.Namespace) -> None:
-    found = measure.measure(suite, args.out / "emoji-sd", args.out / "emoji-judge", rounds=args.rounds, guidance=args.guidance)
+    found = measure.measure(
+        suite, args.out / "emoji-sd", args.out / "emoji-judge", rounds=args.rounds, guidance=args.guidance
+    )
     for name, figures in found.items():
         print(f"{name}: {figures}")
     if args.sheet:
@@ -89,15 +91,21 @@ def run_measure(suite: Suite, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_sd", description=__doc__)
     parser.add_argument("--stage", choices=STAGES, action="append", help="run only this stage; may be repeated")
-    parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd and emoji-judge")
+    parser.add_argument(
+        "--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd and emoji-judge"
+    )
     parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
     parser.add_argument("--work", type=Path, default=Path("out/emoji-sd"), help="folder for checkpoints")
     parser.add_argument("--views", type=int, default=16, help="views of each object in each style")
     parser.add_argument("--vae-steps", type=int, default=vae.VaeRecipe.steps)
-    parser.add_argument("--steps", type=int, default=diffusion.DiffusionRecipe.steps, help="diffusion steps, of batch 48")
+    parser.add_argument(
+        "--steps", type=int, default=diffusion.DiffusionRecipe.steps, help="diffusion steps, of batch 32"
+    )
     parser.add_argument("--decoder-steps", type=int, default=vae.DecoderRecipe.steps)
     parser.add_argument("--judge-steps", type=int, default=judge.JudgeRecipe.steps)
-    parser.add_argument("--processes", type=int, help="training processes (default: one per core, at most four; one on a GPU)")
+    parser.add_argument(
+        "--processes", type=int, help="training processes (default: one per core, at most four; one on a GPU)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="samples of each pair when measuring")
     parser.add_argument("--guidance", type=float, default=measure.GUIDANCE)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of 48 samples to this PNG")

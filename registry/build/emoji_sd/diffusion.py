@@ -30,13 +30,13 @@ from .tokenizer import write_tokenizer
 class DiffusionRecipe:
     """`minutes`, if given, ends the schedule by the clock instead of after `steps`."""
 
-    steps: int = 4000
+    steps: int = 6000
     minutes: float | None = None
-    batch: int = 48  # over all processes
+    batch: int = 32  # over all processes
     lr: float = 1e-3
     warmup: int = 100
     min_snr: float = 5.0
-    ema: float = 0.998
+    ema: float = 0.996
     seed: int = 0
     save_every: float = 180.0  # seconds
 
@@ -89,16 +89,25 @@ def all_texts(suite) -> list[str]:
 
     texts = [f"x, {tint} background" for tint in TINTS]
     for obj in suite.objects:
-        nouns = [(obj.name, obj.thing)] + [(s, captions.with_article(s)) for s in obj.synonyms] + [(p, p) for p in obj.phrases]
+        nouns = (
+            [(obj.name, obj.thing)]
+            + [(s, captions.with_article(s)) for s in obj.synonyms]
+            + [(p, p) for p in obj.phrases]
+        )
         for noun, thing in nouns:
             for style in suite.styles:
-                for t in suite.train_templates + suite.train_templates_plain + suite.judge_templates + suite.judge_templates_plain:
+                for t in (
+                    suite.train_templates
+                    + suite.train_templates_plain
+                    + suite.judge_templates
+                    + suite.judge_templates_plain
+                ):
                     texts.append(t.format(noun=noun, thing=thing, style=style))
     return sorted(set(texts))
 
 
 def compact_vocab(work: Path) -> CompactVocab:
-    """The tokens of a run: fixed in `work/tokens.json` when it starts, so that a later edit of the suite cannot shift them."""
+    """The tokens of a run, fixed in `work/tokens.json` when it starts: a later edit of the suite cannot shift them."""
     folder = work / "tokenizer"
     # Written once, by the process that starts the others, which only read it.
     tokenizer = CLIPTokenizer.from_pretrained(folder) if (work / "tokens.json").exists() else write_tokenizer(folder)
@@ -142,7 +151,9 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
     net = torch.nn.ModuleDict({"unet": unet, "text": text}).to(device)
     params = list(p for p in net.parameters() if p.requires_grad)
     ema = copy.deepcopy(net).requires_grad_(False)
-    optim = torch.optim.AdamW(params, recipe.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cpu" or None)
+    optim = torch.optim.AdamW(
+        params, recipe.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cpu" or None
+    )
     abar = models.alphas_cumprod().to(device)
     weight = torch.clamp(recipe.min_snr / (abar / (1 - abar)), max=1.0)
 
@@ -176,7 +187,10 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
         gen = torch.Generator().manual_seed(seed)
         pick = rng.integers(len(data.latents), size=n)
         z = data.latents[torch.from_numpy(pick)].to(device)
-        texts = [captions.caption(suite, suite.objects[data.objects[i]], styles[data.styles[i]], data.tints[i], rng) for i in pick]
+        texts = [
+            captions.caption(suite, suite.objects[data.objects[i]], styles[data.styles[i]], data.tints[i], rng)
+            for i in pick
+        ]
         ids = torch.stack([vocab.encode(t) for t in texts]).to(device)
         # Stratified timesteps: the loss varies more with t than with anything else.
         t = ((torch.arange(n) + torch.rand(n, generator=gen)) / n * 1000).long().clamp(max=999).to(device)
@@ -200,7 +214,10 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
             losses.append(loss.item())
             if step % 50 == 0:
                 rate = step * recipe.batch / (time.time() - start)
-                print(f"step {step} {float(done):.1%} loss {np.mean(losses):.4f} lr {lr:.2e} {rate:.1f} images/s", flush=True)
+                print(
+                    f"step {step} {float(done):.1%} loss {np.mean(losses):.4f} lr {lr:.2e} {rate:.1f} images/s",
+                    flush=True,
+                )
                 losses = []
             if time.time() - saved_at > recipe.save_every:
                 save()

@@ -18,7 +18,7 @@ from .export import load
 from .suite import Object, Suite, pairs
 
 STEPS = 25
-GUIDANCE = 4.0
+GUIDANCE = 5.0
 
 
 @dataclass
@@ -42,17 +42,31 @@ class Figures:
 
     def __str__(self) -> str:
         worst = ", ".join(f"{a} as {b} x{n}" for (a, b), n in self.confusions.most_common(8))
-        return f"{self.samples} samples: object {self.object:.1%}, style {self.style:.1%}" + (f" ({worst})" if worst else "")
+        return f"{self.samples} samples: object {self.object:.1%}, style {self.style:.1%}" + (
+            f" ({worst})" if worst else ""
+        )
 
 
-def generate(pipe: StableDiffusionPipeline, samples: list[Sample], guidance: float = GUIDANCE, steps: int = STEPS, batch: int = 16) -> torch.Tensor:
+def generate(
+    pipe: StableDiffusionPipeline,
+    samples: list[Sample],
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    batch: int = 16,
+) -> torch.Tensor:
     """Images [n, 3, 128, 128] in [0, 1]; each sample has its own seed, so a batch changes nothing."""
     pipe.set_progress_bar_config(disable=True)
     images = []
     for i in tqdm(range(0, len(samples), batch), desc="samples", unit="batch"):
         part = samples[i : i + batch]
         generators = [torch.Generator().manual_seed(s.seed) for s in part]
-        out = pipe([s.prompt for s in part], num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np")
+        out = pipe(
+            [s.prompt for s in part],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            output_type="np",
+        )
         images.append(torch.from_numpy(out.images).permute(0, 3, 1, 2))
     return torch.cat(images)
 
@@ -76,12 +90,16 @@ def figures(judge: Judge, samples: list[Sample], images: torch.Tensor) -> Figure
     return Figures(len(samples), float(np.mean(right)), float(np.mean(styled)) if styled else float("nan"), wrong)
 
 
-def measure(suite: Suite, model: Path, judge_folder: Path, seed: int = 500_000, rounds: int = 3, guidance: float = GUIDANCE) -> dict[str, Figures]:
+def measure(
+    suite: Suite, model: Path, judge_folder: Path, seed: int = 500_000, rounds: int = 3, guidance: float = GUIDANCE
+) -> dict[str, Figures]:
     """Figures for trained pairs, held-out pairs, prompts without a style, and synonyms."""
     pipe = load(model)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     judge = Judge.load(judge_folder)
-    plain = [Sample(o.name, None, judge_prompt(suite, o, None, k), seed + 100_000 + k) for k, o in enumerate(suite.objects)]
+    plain = [
+        Sample(o.name, None, judge_prompt(suite, o, None, k), seed + 100_000 + k) for k, o in enumerate(suite.objects)
+    ]
     synonyms = [
         Sample(o.name, None, word, seed + 200_000 + 10 * k + j)
         for k, o in enumerate(suite.objects)

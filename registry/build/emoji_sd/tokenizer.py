@@ -25,7 +25,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("open_clip_torch carries CLIP's vocabulary: pip install --no-deps open_clip_torch")
     source = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
-    merges = gzip.open(source, "rt", encoding="utf-8").read().split("\n")[1 : 49152 - 256 - 2 + 1]
+    merges = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
     symbols = _byte_symbols()
     entries = symbols + [s + "</w>" for s in symbols] + ["".join(m.split()) for m in merges]
     entries += ["<|startoftext|>", "<|endoftext|>"]
@@ -33,9 +33,20 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps({e: i for i, e in enumerate(entries)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
     # The same files that SD1 repositories ship, written by hand: loading them does not depend on a library's version.
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
-    config = {"add_prefix_space": False, "do_lower_case": True, "errors": "replace", "model_max_length": MAX_LENGTH,
-              "tokenizer_class": "CLIPTokenizer", **special}
+    config = {
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+        "model_max_length": MAX_LENGTH,
+        "tokenizer_class": "CLIPTokenizer",
+        **special,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return CLIPTokenizer.from_pretrained(folder)

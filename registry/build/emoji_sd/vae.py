@@ -58,9 +58,9 @@ def with_outer_blocks(inner: dict[str, torch.Tensor]) -> AutoencoderKL:
     for blocks, i in outer_blocks(vae):
         torch.nn.init.zeros_(blocks[i].conv2.weight)
         torch.nn.init.zeros_(blocks[i].conv2.bias)
-    missing, unexpected = vae.load_state_dict(inner, strict=False)
-    if unexpected:
-        raise ValueError(f"not weights of this VAE: {unexpected[:3]}")
+    found = vae.load_state_dict(inner, strict=False)
+    if found.unexpected_keys:
+        raise ValueError(f"not weights of this VAE: {found.unexpected_keys[:3]}")
     return vae
 
 
@@ -128,7 +128,9 @@ def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderK
         step, elapsed = saved["step"], saved["elapsed"]
 
     def save() -> None:
-        torch.save(dict(vae=vae.state_dict(), optim=optim.state_dict(), step=step, elapsed=elapsed), path.with_suffix(".tmp"))
+        torch.save(
+            dict(vae=vae.state_dict(), optim=optim.state_dict(), step=step, elapsed=elapsed), path.with_suffix(".tmp")
+        )
         os.replace(path.with_suffix(".tmp"), path)
 
     data = torch.from_numpy(images)
@@ -155,7 +157,10 @@ def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderK
             step += 1
             errors.append(mse.item())
             if step % 100 == 0:
-                print(f"step {step} {done:.1%} psnr {psnr(float(np.mean(errors))):.2f} latent std {std.item():.2f}", flush=True)
+                print(
+                    f"step {step} {done:.1%} psnr {psnr(float(np.mean(errors))):.2f} latent std {std.item():.2f}",
+                    flush=True,
+                )
                 errors = []
             if step % recipe.save_every == 0:
                 save()
@@ -167,7 +172,10 @@ def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderK
 def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 32) -> torch.Tensor:
     """Unscaled latent means [n, 4, 16, 16] of uint8 images [n, 128, 128, 3]."""
     vae = vae.to(memory_format=torch.channels_last)
-    parts = (vae.encode(to_input(torch.from_numpy(images[i : i + batch])).to(vae.device)).latent_dist.mean.cpu() for i in range(0, len(images), batch))
+    parts = (
+        vae.encode(to_input(torch.from_numpy(images[i : i + batch])).to(vae.device)).latent_dist.mean.cpu()
+        for i in range(0, len(images), batch)
+    )
     return torch.cat(list(parts))
 
 
@@ -190,7 +198,9 @@ def _decode_loss(decoder: torch.nn.Module, post: torch.nn.Module, z: torch.Tenso
     return reconstruction_loss(y.float(), x)
 
 
-def finetune_decoder(vae: AutoencoderKL, images: np.ndarray, latents: torch.Tensor, recipe: DecoderRecipe, work: Path) -> AutoencoderKL:
+def finetune_decoder(
+    vae: AutoencoderKL, images: np.ndarray, latents: torch.Tensor, recipe: DecoderRecipe, work: Path
+) -> AutoencoderKL:
     """Trains the whole decoder, outer blocks too, on unscaled `latents` [n, 4, 16, 16] of `images` [n, 128, 128, 3].
 
     The encoder stays as it is, so a diffusion model trained on these latents stays valid.
@@ -204,11 +214,17 @@ def finetune_decoder(vae: AutoencoderKL, images: np.ndarray, latents: torch.Tens
     step, elapsed, path = 0, 0.0, work / "decoder.pt"
     if path.exists():
         saved = torch.load(path, map_location=device, weights_only=True)
-        decoder.load_state_dict(saved["decoder"]), post.load_state_dict(saved["post"]), optim.load_state_dict(saved["optim"])
+        (
+            decoder.load_state_dict(saved["decoder"]),
+            post.load_state_dict(saved["post"]),
+            optim.load_state_dict(saved["optim"]),
+        )
         step, elapsed = saved["step"], saved["elapsed"]
 
     def save() -> None:
-        state = dict(decoder=decoder.state_dict(), post=post.state_dict(), optim=optim.state_dict(), step=step, elapsed=elapsed)
+        state = dict(
+            decoder=decoder.state_dict(), post=post.state_dict(), optim=optim.state_dict(), step=step, elapsed=elapsed
+        )
         torch.save(state, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
 
