@@ -176,7 +176,7 @@ class _Reader:
         for event in self.events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
-            if not isinstance(event, yaml.ScalarEvent):
+            if not isinstance(event, yaml.ScalarEvent) or event.start_mark is None:
                 raise self.fail(event, "a key must be plain text")
             line = event.start_mark.line + 1
             key = event.value
