@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ MOST_PEFT = 50  # adapters; peft's attach grows with every one
 
 Row = dict[str, Any]
 Tick = Callable[[int], None]
+Clock = Callable[[], float]
 
 
 class Membranes(Method):
@@ -84,10 +86,10 @@ class Subject:
 
 def subject(size: str, device: str, dtype: torch.dtype) -> Subject:
     """``emoji-sd``, or ``sd15``: a UNet of Stable Diffusion 1.5's size at 64 x 64 latents with random weights."""
-    pipe = load_model("emoji-sd")
+    pipe = load_model("emoji-sd", torch_dtype=dtype)
     if size == "sd15":
-        pipe = _stable_diffusion(pipe)
-    pipe = pipe.to(device, dtype)
+        pipe = _stable_diffusion(pipe, dtype)
+    pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     config = pipe.unet.config
     random = torch.Generator().manual_seed(0)
@@ -97,7 +99,7 @@ def subject(size: str, device: str, dtype: torch.dtype) -> Subject:
     return Subject(pipe, {k: v.to(device, dtype) for k, v in inputs.items()} | {"timestep": torch.tensor(500)})
 
 
-def _stable_diffusion(small: Any) -> Any:
+def _stable_diffusion(small: Any, dtype: torch.dtype) -> Any:
     """The UNet has Stable Diffusion 1.5's own configuration; the text encoder only its width."""
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -109,7 +111,7 @@ def _stable_diffusion(small: Any) -> Any:
     )  # fmt: skip
     words = small.text_encoder.config.vocab_size
     text = CLIPTextConfig(vocab_size=words, hidden_size=768, intermediate_size=768, num_hidden_layers=1)
-    parts = {**small.components, "unet": unet.eval(), "text_encoder": CLIPTextModel(text).eval()}
+    parts = {**small.components, "unet": unet.eval().to(dtype), "text_encoder": CLIPTextModel(text).eval().to(dtype)}
     return type(small)(**parts, requires_safety_checker=False)
 
 
@@ -127,26 +129,32 @@ class Variant:
 
 
 def measure(
-    of: Subject, n: int, opens: Sequence[int], repeats: int, compiled: bool = False, tick: Tick = lambda k: None
+    of: Subject,
+    n: int,
+    opens: Sequence[int],
+    repeats: int,
+    compiled: bool = False,
+    clock: Clock = time.perf_counter,
+    tick: Tick = lambda k: None,
 ) -> list[Row]:
     """Rows for ``n`` membranes attached and each number of open ones, one row per peer."""
     with ExitStack() as stack:
         bare = of.unet()
         guarded = of.unet()
-        session, attach_seconds = stack.enter_context(_guard(of, guarded, n))
+        session, attach_seconds = stack.enter_context(_guard(of, guarded, n, clock))
         run_bare, run_guarded = (torch.compile(u) if compiled else u for u in (bare, guarded))
         variants = [Variant("bare", 0, run_bare)]
         _step(run_guarded, of)  # reads the conditions; from now on the benchmark says which gates are open
         for k in opens:
             variants.append(Variant("guarded", k, run_guarded, _opener(session, n, k)))
         if not compiled:
-            variants += _peft(of, n, [k for k in opens if k]) + _official(of, n, [k for k in opens if k])
+            variants += _peft(of, n, [k for k in opens if k]) + _official(of, n, [k for k in opens if k], clock)
         for _ in range(repeats):
             for variant in variants:
-                _time(variant, of)
+                _time(variant, of, clock)
             tick(1)
         gates_ms = 1000 * _median_time(
-            lambda: session._gate_banks["unet"](of.inputs["encoder_hidden_states"], [None] * 2)
+            lambda: session._gate_banks["unet"](of.inputs["encoder_hidden_states"], [None] * 2), clock
         )
         common = {"n": n, "attach_seconds": round(attach_seconds, 3), "bytes": session.banks.nbytes,
                   "gates_ms": round(gates_ms, 3), "compiled": compiled}  # fmt: skip
@@ -170,7 +178,7 @@ def _rows(variants: Sequence[Variant], common: Row) -> list[Row]:
 
 
 @contextmanager
-def _guard(of: Subject, unet: nn.Module, n: int) -> Iterator[tuple[Session, float]]:
+def _guard(of: Subject, unet: nn.Module, n: int, clock: Clock) -> Iterator[tuple[Session, float]]:
     """A session with ``n`` membranes on a pipeline around ``unet``, and the seconds that attaching took."""
     manager = plugins.plugin_manager()
     manager.register(Membranes, name=Membranes.name)
@@ -181,9 +189,9 @@ def _guard(of: Subject, unet: nn.Module, n: int) -> Iterator[tuple[Session, floa
         ]
         pipe = of.with_unet(unet)
         policy = {"name": "bench", "guards": guards}
-        begin = time.perf_counter()
+        begin = clock()
         with attach(pipe, policy) as session:
-            yield session, time.perf_counter() - begin
+            yield session, clock() - begin
     finally:
         manager.unregister(name=Membranes.name)
 
@@ -205,9 +213,11 @@ def _peft(of: Subject, n: int, opens: Sequence[int]) -> list[Variant]:
     unet = of.unet()
     layers = membrane(_shapes(unet), 0)
     targets = [name.removeprefix("unet.") for name in layers]
-    for i in range(n):
-        config = LoraConfig(r=1, lora_alpha=1, target_modules=targets)
-        inject_adapter_in_model(config, unet, adapter_name=f"concept {i}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft wonders about a second adapter
+        for i in range(n):
+            config = LoraConfig(r=1, lora_alpha=1, target_modules=targets)
+            inject_adapter_in_model(config, unet, adapter_name=f"concept {i}")
     adapted = {name: module for name, module in unet.named_modules() if hasattr(module, "lora_A")}
     with torch.no_grad():
         for i in range(n):
@@ -229,7 +239,7 @@ def _layer_shapes(factors: Mapping[str, Factors]) -> dict[str, tuple[int, ...]]:
     return {name: (up.shape[0], *down.shape[1:]) for name, (down, up, _) in factors.items()}
 
 
-def _official(of: Subject, n: int, opens: Sequence[int]) -> list[Variant]:
+def _official(of: Subject, n: int, opens: Sequence[int], clock: Clock) -> list[Variant]:
     unet = of.unet()
     factors = [membrane(_shapes(unet), i) for i in range(n)]
     home = next(unet.parameters())
@@ -245,7 +255,7 @@ def _official(of: Subject, n: int, opens: Sequence[int]) -> list[Variant]:
 
         return run
 
-    return [Variant("official", k, unet, rewrite(k), _median_time(rewrite(k), 3) / STEPS_PER_PROMPT) for k in opens]
+    return [Variant("official", k, unet, rewrite(k), _median_time(rewrite(k), clock) / STEPS_PER_PROMPT) for k in opens]
 
 
 class _Added:
@@ -273,15 +283,15 @@ def _step(unet: Any, of: Subject) -> Tensor:
     return unet(**of.inputs, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
-def _time(variant: Variant, of: Subject) -> None:
+def _time(variant: Variant, of: Subject, clock: Clock) -> None:
     variant.before()
     if not variant.times:
         variant.output = _step(variant.unet, of)  # the first run of a variant warms up and is not counted
     _wait(of)
-    begin = time.perf_counter()
+    begin = clock()
     _step(variant.unet, of)
     _wait(of)
-    variant.times.append(time.perf_counter() - begin + variant.extra)
+    variant.times.append(clock() - begin + variant.extra)
 
 
 def _wait(of: Subject) -> None:
@@ -289,12 +299,12 @@ def _wait(of: Subject) -> None:
         torch.cuda.synchronize()
 
 
-def _median_time(run: Callable[[], Any], repeats: int = 5) -> float:
+def _median_time(run: Callable[[], Any], clock: Clock, repeats: int = 3) -> float:
     times = []
     for _ in range(repeats + 1):
-        begin = time.perf_counter()
+        begin = clock()
         run()
-        times.append(time.perf_counter() - begin)
+        times.append(clock() - begin)
     return statistics.median(times[1:])
 
 

@@ -35,6 +35,7 @@ def overhead(
     repeats: int = typer.Option(15, min=1, help="Rounds; in each, every variant is timed once, in turn."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads; default: torch's own choice."),
     dtype: str | None = typer.Option(None, help="fp32, fp16 or bf16; default: bf16 on a GPU, fp32 elsewhere."),
+    clock: str = typer.Option("wall", metavar="wall|cpu", help="cpu: processor time, for a machine that others share."),
     device: str | None = DEVICE,
     json: str | None = JSON,
 ) -> None:
@@ -59,19 +60,22 @@ def overhead(
     begin = time.perf_counter()
     if size not in ("emoji-sd", "sd15"):
         raise ConceptGuardError(f"--size {size}: write emoji-sd or sd15")
+    if clock not in ("wall", "cpu"):
+        raise ConceptGuardError(f"--clock {clock}: write wall or cpu")
     counts = [_count(text, "--n") for text in split(n)]
     if threads:
         torch.set_num_threads(threads)
     place = pick_device(device)
     kind = dtype or ("bf16" if place.startswith("cuda") else "fp32")
     of = subject(size, place, pick_dtype(kind))
+    reading = time.process_time if clock == "cpu" else time.perf_counter
     rows: list[dict[str, Any]] = []
     with progress("rounds", repeats * len(counts)) as tick:
         for count in counts:
             opens = sorted({count if text == "all" else _count(text, "--open") for text in split(opened)})
-            for row in measure(of, count, [k for k in opens if k <= count], repeats, compiled, tick):
+            for row in measure(of, count, [k for k in opens if k <= count], repeats, compiled, reading, tick):
                 rows.append({"model": size, "dtype": kind, **row})
-    settings = {"threads": torch.get_num_threads(), "repeats": repeats}
+    settings = {"threads": torch.get_num_threads(), "repeats": repeats, "clock": clock}
     report("bench overhead", rows, time.perf_counter() - begin, json, place, columns=COLUMNS, **settings)
 
 
