@@ -75,3 +75,18 @@ def membrane(folder: Path, pipe: Any, concept: str = "cigarette", **options: Any
     """A guard for a policy: a random SPM membrane on every attention layer of the UNet."""
     terms = random_terms(pipe, **options)
     return {"method": "spm", "artifact": str(write_terms(folder / concept, pipe, terms, concept=concept))}
+
+
+def random_edit(folder: Path, pipe: Any, concept: str = "cigarette") -> dict[str, Any]:
+    """A guard for a policy: a random rank-2 edit of keys and values in UCE's form, one input side for all layers."""
+    terms = random_terms(pipe, names=("attn2.to_k", "attn2.to_v"), rank=2)
+    tensors = {f"{name}.up": factors.up for name, factors in terms.items()}
+    tensors["shared.down"] = next(iter(terms.values())).down
+    fields = {
+        "method": "uce",
+        "concept": {"name": concept, "prompts": [concept, f"a {concept}"]},
+        "base": {"family": "test", "fingerprint": fingerprint(layers_of(pipe).shapes())},
+        "gate": {"floor": 0.9, "full": 0.95},
+    }
+    write_artifact(folder, fields, tensors)
+    return {"method": "uce", "artifact": str(folder)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from broken_methods import CAUGHT_BY, Good
-from random_artifacts import membrane, random_terms, write_terms
+from random_artifacts import membrane, random_edit, random_terms, write_terms
 from tiny import clip_tokenizer, tiny_sd
 
 from conceptguard import Method
@@ -32,8 +32,14 @@ def _lora() -> Case:
     return Case({"method": "lora", "artifact": str(folder)}, opens=_OPENS, load=lambda: pipe)
 
 
+def _uce() -> Case:
+    pipe = tiny_sd(clip_tokenizer())
+    return Case(random_edit(Path(_FOLDER.name) / "uce", pipe), opens=_OPENS, load=lambda: pipe)
+
+
 test_spm = contract_tests(_spm)
 test_lora = contract_tests(_lora)
+test_uce = contract_tests(_uce)
 
 
 @pytest.mark.parametrize("method", CAUGHT_BY, ids=lambda method: method.name)
