@@ -3,9 +3,9 @@
 Facilitated transport (SPM, Lyu et al. 2024) opens a membrane as far as the prompt resembles its concept. The official
 metric compares flattened encodings, begin token and padding included, which gives every prompt a high floor. Here a
 prompt is compared token by token: the concept's tokens, each with the position of the prompt nearest to it, in
-encodings whose common mean (over ordinary captions) is taken out. A token counts the less, the more ordinary captions
-have it: in "a man with a gun" it is the gun that matters. Between a measured ``floor`` and ``full`` the gate is linear,
-below the floor it is exactly zero.
+encodings whitened over ordinary captions. A token counts the less, the more ordinary captions have it: in "a man with
+a gun" it is the gun that matters. Between a measured ``floor`` and ``full`` the gate is linear, below the floor it is
+exactly zero.
 
 Gates of all guards come from one matrix product, so that a thousand concepts cost one prompt a few milliseconds.
 """
@@ -69,8 +69,7 @@ class GateBank:
         self._strength = torch.tensor([gate.strength if gate.prompts else 0.0 for gate in self.gates])
         if not prompts:
             return
-        ordinary = ordinary or Ordinary.measure(encode)
-        self._mean = ordinary.mean
+        ordinary = self._ordinary = ordinary or Ordinary.measure(encode)
         texts = [p for _, p in prompts]
         encoded = [encode(texts[i : i + 64]) for i in range(0, len(texts), 64)]
         embeds = torch.cat([e.embeds for e in encoded]).float()
@@ -93,7 +92,7 @@ class GateBank:
         self._official = torch.tensor(official)
 
     def _unit(self, tokens: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(tokens.float() - self._mean.to(tokens.device), dim=-1)
+        return torch.nn.functional.normalize(self._ordinary.whiten(tokens), dim=-1)
 
     def similarity(self, embeds: Tensor, ids: Sequence[Sequence[int] | None]) -> Tensor:
         """Similarity of every row to every concept prompt, [rows, prompts], on the CPU.
@@ -132,22 +131,37 @@ class GateBank:
         return out + ((best - self._floor) / self._span).clamp(0, 1) * self._strength
 
 
+SHRINKAGE = 0.1
+
+
 @dataclass(frozen=True)
 class Ordinary:
     """What ordinary captions look like to one encoder.
 
     mean: the mean encoding of a content token, [width]; having: in how many captions a token id occurs
+    whitening: [width, width] evens out the directions in which tokens of ordinary captions differ; None: as they are
     """
 
     mean: Tensor
     having: Counter[int]
+    whitening: Tensor | None = None
 
     @classmethod
     def measure(cls, encode: Encode) -> Ordinary:
         """From the captions that ship with this package."""
         encoded = encode(ordinary_captions())
+        tokens = torch.cat(content(encoded)).float()
+        mean = tokens.mean(0)
+        values, vectors = torch.linalg.eigh((tokens - mean).T @ (tokens - mean) / len(tokens))
+        # Encoders have a few huge directions that every noun shares. Shrinkage keeps those that captions hardly show.
+        scale = (values.clamp(min=0) + SHRINKAGE * values.mean()).rsqrt()
         having = Counter(token for row in encoded.ids for token in set(row))
-        return cls(torch.cat(content(encoded)).float().mean(0), having)
+        return cls(mean, having, vectors * scale @ vectors.T)
+
+    def whiten(self, tokens: Tensor) -> Tensor:
+        """Token encodings [..., width] without what all of them have in common."""
+        centred = tokens.float() - self.mean.to(tokens.device)
+        return centred if self.whitening is None else centred @ self.whitening.to(tokens.device)
 
     def weights(self, ids: Sequence[int]) -> list[float]:
         """How much each token of a text says about it; they sum to 1. A text without tokens has one, its end."""
@@ -178,7 +192,8 @@ class Calibration:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-MARGIN = 0.02
+# Between what must stay shut and the floor; less where there is less room below 1, which a text that names it reaches.
+MARGIN, HIGHEST = 0.02, 0.995
 
 
 def calibrate(
@@ -199,9 +214,11 @@ def calibrate(
     kept = _best(bank, encode, [*ordinary, *keep])
     mine = _best(bank, encode, own or prompts)
     unread = _best(bank, encode, own or prompts, read=False)
-    floor = round(min(float(kept.max()) + MARGIN, 1 - 2 * MARGIN), 4)
-    # Embeddings without text are the weakest sight of the concept: where even they stand clear, full is theirs.
-    full = round(min(max(float(unread.min()), floor + MARGIN), 1 - MARGIN), 4)
+    highest = min(float(kept.max()), HIGHEST)
+    room = min(1 - highest, 4 * MARGIN) / 4
+    floor = round(highest + room, 4)
+    # Half-way to the weakest sight of the concept, embeddings without text, so that words nobody listed open it too.
+    full = round(min(max((float(unread.min()) + floor) / 2, floor + room), 1 - room), 4)
     return Calibration(
         floor, full, _share(kept > floor), _share(mine <= floor), _share(unread <= floor), len(kept), len(mine)
     )

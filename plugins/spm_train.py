@@ -41,7 +41,7 @@ class SPMMakeSettings(Settings):
     lr: peak learning rate of AdamW after a linear warm-up, then one cosine to zero [1e-4; three cosines]
     warmup: steps of the warm-up [500]
     eta: how far past neutral the concept is pushed
-    la_strength: weight of the anchoring loss
+    la_strength: weight of the anchoring loss; in few steps a large one keeps the concept as well [1000]
     alpha_distance: anchors are drawn with probability (1 - |cos|)^alpha_distance [in effect Gaussian noise]
     batch, anchors: rows of each loss per step; one more row anchors the empty prompt [1 and 4]
     pool, refresh: trajectories kept at a time, and after how many steps they are made anew [1 and 1]
@@ -51,16 +51,16 @@ class SPMMakeSettings(Settings):
 
     rank: int = Field(default=1, ge=1)
     alpha: float = Field(default=1.0, gt=0)
-    steps: int = Field(default=150, ge=1)
-    lr: float = Field(default=5e-3, gt=0)
+    steps: int = Field(default=80, ge=1)
+    lr: float = Field(default=1e-2, gt=0)
     warmup: int = Field(default=10, ge=0)
     eta: float = Field(default=1.0, ge=0)
-    la_strength: float = Field(default=1000.0, ge=0)
+    la_strength: float = Field(default=10.0, ge=0)
     alpha_distance: float = Field(default=1.0, ge=0)
     batch: int = Field(default=4, ge=1)
     anchors: int = Field(default=3, ge=0)
     pool: int = Field(default=4, ge=1)
-    refresh: int = Field(default=30, ge=1)
+    refresh: int = Field(default=20, ge=1)
     trajectory_steps: int = Field(default=20, ge=2)
     guidance: float = 3.0
     templates: list[str] = list(TEMPLATES)

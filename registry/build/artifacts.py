@@ -27,7 +27,7 @@ EXTRA = ("trumpet", "cactus", "camera", "sunflower", "key")
 STYLE_REPLACEMENT = "noto"
 
 SPM: dict[str, Any] = {}
-UCE: dict[str, Any] = {"lamb": 0.1}
+UCE: dict[str, Any] = {"lamb": 1.0, "preserve_scale": 0.1}
 
 
 @dataclass(frozen=True)
