@@ -167,7 +167,7 @@ class DiffusersHost:
     def _looked_at(self, result: Any, bound: dict[str, Any], output_type: str) -> Any:
         """A pipeline's result after every guard has seen its images, as the caller wants it."""
         pixels = self.session.check_image(result.images, _texts(bound.get("prompt"), len(result.images)))
-        result.images = _converted(self.pipe.image_processor, pixels, output_type)
+        result.images = self.pipe.image_processor.postprocess(pixels * 2 - 1, output_type=output_type)
         if bound.get("return_dict", True):
             return result
         return tuple(getattr(result, field.name) for field in dataclasses.fields(result))
@@ -239,14 +239,6 @@ class DiffusersHost:
         if changed is prediction:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
-
-
-def _converted(processor: Any, pixels: Tensor, output_type: str) -> Any:
-    """Decoded pixels in [0, 1] as the caller wants them; by way of [-1, 1] the last bits would be lost."""
-    if output_type == "pt":
-        return pixels
-    array = processor.pt_to_numpy(pixels)
-    return array if output_type == "np" else processor.numpy_to_pil(array)
 
 
 class _EncoderHook:
