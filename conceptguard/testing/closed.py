@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..errors import GuardError
@@ -23,7 +24,7 @@ def guard_that_raises(bench: Bench) -> None:
     before = snapshot(bench.pipe)
     for hook in hooks:
         with raising(bench.method, hook):
-            _demand_guard_error(lambda: _generate(bench, bench.case.guard), bench.method.name, f"{hook} raises")
+            _demand_guard_error(partial(_generate, bench, bench.case.guard), bench.method.name, f"{hook} raises")
         left = differences(before, snapshot(bench.pipe))
         demand(not left, f"{hook} raised, and afterwards these are not what they were: {', '.join(left[:4])}")
 
@@ -33,7 +34,7 @@ def guard_beside_that_raises(bench: Bench) -> None:
     bare = bench.bare(bench.case.unrelated[:1])
     with offered(Failing) as failing:
         for guards in ((bench.case.guard, failing), (failing, bench.case.guard)):
-            _demand_guard_error(lambda guards=guards: _generate(bench, *guards), Failing.name, "another guard raises")
+            _demand_guard_error(partial(_generate, bench, *guards), Failing.name, "another guard raises")
     with bench.attached():
         leaves_alone(bench, bench.pipe, bare, "after another guard's failure")
 

@@ -23,7 +23,7 @@ _LAYERS = 3
 class _Recorder:
     """How far one layer's term was open, per denoiser call and row: the share that explains the layer's output best."""
 
-    def __init__(self, layer: nn.Module, factors: Factors):
+    def __init__(self, layer: Any, factors: Factors):
         self.layer, self.factors = layer, factors
         self.shares: list[Tensor] = []
         self.handle = layer.register_forward_hook(self)
@@ -73,7 +73,7 @@ def receipt_is_true(bench: Bench) -> None:
 
 
 def _terms(session: Session) -> Terms:
-    hook = getattr(session.methods[0], "cross_attention", None)
+    hook: Any = getattr(session.methods[0], "cross_attention", None)
     terms = hook(session.layers) if getattr(hook, "conceptguard_impl", None) else None
     if terms is None or not any(name.startswith("unet.") for name in terms.factors):
         raise NotApplicable("the guard has no terms in the denoiser")
