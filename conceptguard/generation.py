@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +30,38 @@ def pick(encoded: Encoded, rows: list[int]) -> Encoded:
     """Some rows of conditions, in that order."""
     pooled = None if encoded.pooled is None else encoded.pooled[rows]
     return Encoded(encoded.embeds[rows], [encoded.ids[r] for r in rows], pooled)
+
+
+class Drawn:
+    """Which rows a picture is drawn towards, and from which ones. For what has branches and a guidance scale.
+
+    guidance_scale is None where the caller calls the denoiser itself and combines the predictions as it likes: then a
+    negative prompt, too, may be what the picture is drawn towards.
+    """
+
+    branches: Sequence[Branch | None]
+    guidance_scale: float | None
+
+    @staticmethod
+    def of(branches: Sequence[Branch | None], guidance_scale: float | None) -> Drawn:
+        """From the two alone."""
+        drawn = Drawn()
+        drawn.branches, drawn.guidance_scale = branches, guidance_scale
+        return drawn
+
+    @property
+    def towards(self) -> list[int]:
+        """The rows that must be guarded: conditional ones, those of unknown origin, and see above."""
+        away = ("unconditional",) if self.guidance_scale is None else ("unconditional", "negative")
+        return [row for row, branch in enumerate(self.branches) if branch not in away]
+
+    def away_from(self) -> dict[int, int | None]:
+        """For every row of ``towards`` the one that guidance takes it away from; None where the call has none."""
+        towards = self.towards
+        others = [row for row in range(len(self.branches)) if row not in set(towards)]
+        if len(others) == 1:
+            return dict.fromkeys(towards, others[0])
+        return dict(zip(towards, others if len(others) == len(towards) else [None] * len(towards)))
 
 
 @dataclass
@@ -61,16 +93,64 @@ class Prompts:
             self.pooled[row] = new.pooled[0].to(self.pooled)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When a denoiser call happens.
+
+    call: the how manieth of this generation, from 0; a receipt's ``steps`` are calls
+    step: the denoising step, from 0. A step has several calls where predictions are composed or a solver is of second
+    order: steps are counted by the timestep.
+    within: the how manieth call of its step, from 0
+    """
+
+    call: int = 0
+    step: int = 0
+    within: int = 0
+
+
 @dataclass
-class Step:
-    """One call of the denoiser. prediction: [rows, channels, height, width], rows as in ``latents``."""
+class Conditions(Drawn):
+    """What one denoiser call is conditioned on, one row each. A change holds for this call only.
+
+    texts, ids: as in Prompts; None for embeddings that were not encoded under the session
+    embeds: [rows, tokens, width]; pooled: [rows, width] or None
+    guidance_scale: None where the caller calls the denoiser itself
+    """
+
+    texts: list[str | None]
+    ids: list[list[int] | None]
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None
+    branches: list[Branch | None]
+    guidance_scale: float | None
+    moment: Moment
+
+    def change(self, rows: list[int], embeds: torch.Tensor, pooled: torch.Tensor | None = None) -> None:
+        """Other embeddings [rows, tokens, width] for some rows; the caller's own tensors stay as they are."""
+        self.embeds = self.embeds.clone()
+        self.embeds[rows] = embeds.to(self.embeds)
+        if self.pooled is not None and pooled is not None:
+            self.pooled = self.pooled.clone()
+            self.pooled[rows] = pooled.to(self.pooled)
+
+
+@dataclass
+class Step(Drawn):
+    """One call of the denoiser. prediction: [rows, channels, height, width], rows as in ``latents``.
+
+    guidance_scale: None where the caller calls the denoiser itself
+    denoise: (conditions, rows) -> what the model itself, without any guard, predicts for the latents of these rows
+    under other conditions, one each or one for all: [len(rows), channels, height, width]
+    """
 
     index: int
     timestep: torch.Tensor | float
     latents: torch.Tensor
     prediction: torch.Tensor
     branches: list[Branch | None]
-    guidance_scale: float
+    guidance_scale: float | None
+    moment: Moment = field(default_factory=Moment)
+    denoise: Callable[[Encoded, Sequence[int]], torch.Tensor] | None = None
 
 
 @dataclass

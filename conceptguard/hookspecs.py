@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     import typer
 
-    from .generation import Images, Prompts, Step
+    from .generation import Conditions, Images, Prompts, Step
     from .lowrank import LayerIndex, Terms
     from .method import Method
 
@@ -40,6 +40,13 @@ class Generation:
     @hookspec
     def encode_prompt(self, prompts: Prompts) -> None:
         """Once per call, before denoising: read or change texts and embeddings, or raise ``Refused``."""
+
+    @hookspec
+    def condition(self, conditions: Conditions) -> None:
+        """Every step, at the denoiser's door, whoever calls it: change what a row is conditioned on for this call.
+
+        Gates are set before, by what the caller asked for: no guard hides a prompt from another one.
+        """
 
     @hookspec
     def predict_noise(self, step: Step) -> None:

@@ -40,12 +40,17 @@ class Terms:
 
     coupled: the guards of one session that set this are summed factor by factor before the product, with cross terms
     and squared gates, as the official SPM inference does.
+    towards: open only on rows that a picture is drawn towards, never on a negative prompt of a guided generation
+
+    Without factors a guard still has its gates, in ``act.gates``: for guards that act on predictions or conditions and
+    say themselves in which steps they did.
     """
 
     owner: Method
     factors: Mapping[str, Factors]
     gate: Gate
     coupled: bool = False
+    towards: bool = False
 
 
 class LayerIndex(Mapping[str, nn.Module]):
@@ -306,14 +311,14 @@ class Banks:
     def start(self, prefix: str) -> None:
         """Before a forward pass: nothing has run yet."""
         if prefix in self._open:
-            for bank in self._of[prefix]:
+            for bank in self._of.get(prefix, ()):
                 bank.calls = 0
 
     def verify(self, prefix: str) -> None:
         """After a forward pass: every open layer must have run (fused projections, for one, skip theirs)."""
         if prefix not in self._open:
             return
-        for bank in self._of[prefix]:
+        for bank in self._of.get(prefix, ()):
             if bank.open is not None and not bank.calls:
                 raise GuardError(
                     f"layer {bank.name} did not run, so its guard had no effect: undo what replaced it "

@@ -15,7 +15,7 @@ from . import plugins
 from .actions import act
 from .errors import ConceptGuardError, GuardError, SessionError
 from .gates import GateBank
-from .generation import Branch, Images, Prompts, Step
+from .generation import Branch, Conditions, Drawn, Encoded, Images, Moment, Prompts, Step
 from .hosts import host_for
 from .lowrank import Banks, running
 from .method import Method
@@ -38,7 +38,8 @@ class Session:
         self._manager = plugins.session_manager()
         self.methods: list[Method] = []
         self._gate_banks: dict[str, GateBank] = {}
-        self._guidance = 1.0
+        self._guidance: float | None = None
+        self._moment, self._now = Moment(), float("nan")
         self._branches: list[Branch | None] = []
         self._open: list[Act] = []
         self.layers = self.host.layers()
@@ -94,7 +95,7 @@ class Session:
 
     # What the host calls, in the order of one generation.
 
-    def run(self, generate: Callable[[], Any], guidance_scale: float = 1.0) -> Any:
+    def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
         """One whole generation under this session: one at a time, closed again afterwards whatever happens."""
         with self._lock:
             token = running.set(self)
@@ -108,9 +109,10 @@ class Session:
                 self.receipt.seconds = time.perf_counter() - started
             return result
 
-    def start(self, guidance_scale: float = 1.0) -> None:
-        """A fresh receipt."""
+    def start(self, guidance_scale: float | None = None) -> None:
+        """A fresh receipt. guidance_scale: None where nobody says, as in a caller's own loop."""
         self._guidance, self._open = guidance_scale, []
+        self._moment, self._now = Moment(), float("nan")
         device, dtype = self.host.device_dtype()
         self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
         for method in self.methods:
@@ -121,9 +123,14 @@ class Session:
 
     def close(self) -> None:
         """Close every gate."""
-        self._open = []
+        self._open, self._guidance = [], None
         for prefix in self.banks.prefixes():
             self.banks.set(prefix, None)
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Of the running pipeline call; None outside of one."""
+        return self._guidance
 
     def has(self, hook: str) -> bool:
         """Whether any active guard implements a hook."""
@@ -153,20 +160,53 @@ class Session:
         for column, (_, terms) in enumerate(self._terms):
             if terms.coupled:
                 _couple(gates[:, column], branches)
+            if terms.towards:
+                towards = Drawn.of(branches, self._guidance).towards
+                gates[[row for row in range(len(branches)) if row not in towards], column] = 0
         self.banks.set(prefix, gates)
         self.receipt.rows = [Row(text, branch) for text, branch in zip(texts, branches)]
         self._open = []
-        for (i, _), column in zip(self._terms, gates.T.tolist()):
+        for (i, terms), column in zip(self._terms, gates.T.tolist()):
             self.receipt.acts[i].gates = column
-            if any(column):
+            if any(column) and terms.factors:
                 self._open.append(self.receipt.acts[i])
 
-    def before_denoise(self) -> None:
-        """A denoiser call begins."""
+    def before_denoise(
+        self, timestep: Any, conditions: Callable[[float | None, Moment], Conditions]
+    ) -> Conditions | None:
+        """A denoiser call begins. Gives what guards made of its conditions, None where no guard reads them."""
         self.banks.start("unet")
+        if not (self.has("condition") or self.has("predict_noise")):
+            return None
+        self._count(float(timestep.max() if isinstance(timestep, Tensor) else timestep))
+        if not self.has("condition"):
+            return None
+        given = conditions(self._guidance, self._moment)
+        self._call("condition", conditions=given)
+        return given
 
-    def after_denoise(self, timestep: Any, latents: Tensor, prediction: Tensor) -> Tensor:
-        """A denoiser call ended: what was open must have run; guards may change the prediction."""
+    def _count(self, now: float) -> None:
+        """Which call of which step this is. A caller's own loop that goes back to more noise begins anew."""
+        last, before, call = self._moment, self._now, self.receipt.steps
+        if before != before or (now > before and self._guidance is None):
+            self._moment = Moment(call)
+        elif now == before:
+            self._moment = Moment(call, last.step, last.within + 1)
+        else:
+            self._moment = Moment(call, last.step + 1)
+        self._now = now
+
+    def after_denoise(
+        self,
+        timestep: Any,
+        latents: Tensor,
+        prediction: Tensor,
+        denoise: Callable[[Encoded, Sequence[int]], Tensor] | None = None,
+    ) -> Tensor:
+        """A denoiser call ended: what was open must have run; guards may change the prediction.
+
+        denoise: see ``Step``
+        """
         self.banks.verify("unet")
         index = self.receipt.steps
         self.receipt.steps += 1
@@ -174,7 +214,9 @@ class Session:
             opened.steps.append(index)
         if not self.has("predict_noise"):
             return prediction
-        step = Step(index, timestep, latents, prediction, self._branches, self._guidance)
+        step = Step(
+            index, timestep, latents, prediction, self._branches, self._guidance, self._moment, denoise
+        )  # fmt: skip
         self._call("predict_noise", step=step)
         return step.prediction
 

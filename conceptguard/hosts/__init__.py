@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import SessionError
@@ -25,8 +26,20 @@ class Host(Protocol):
     def encode(self, texts: list[str]) -> Encoded:
         """Texts as the denoiser sees them."""
 
-    def tokens(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of texts without special tokens, cut at the encoder's window."""
+    window: int
+    """How many tokens of a text the encoder reads, special tokens not counted."""
+
+    widths: list[int]
+    """Widths of the encoders whose states stand side by side in an embedding."""
+
+    def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
+        """Token ids of texts without special tokens, cut at the encoder's window unless ``whole``."""
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """Each token as a reader knows it."""
+
+    def encode_ids(self, ids: Sequence[Sequence[int]]) -> Encoded:
+        """Token ids, without special tokens, as the denoiser sees them; the end token is at ``len(ids) + 1``."""
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import BaseMismatch, GuardError, SessionError
-from ..generation import Branch, Encoded, Prompts
+from ..generation import Branch, Conditions, Encoded, Moment, Prompts
 from ..lowrank import LayerIndex, running
 from ..registry.fingerprint import fingerprint
 from .denoiser import Denoiser
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from ..session import Session
 
 _ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+class _Seen(NamedTuple):
+    """A condition that came out of ``encode_prompt``, and in which pipeline call."""
+
+    embeds: Tensor
+    text: str | None
+    ids: list[int] | None
+    branch: Branch
+    call: int
 
 
 class DiffusersHost:
@@ -47,7 +58,9 @@ class DiffusersHost:
         self._parts = self.components()
         self._session: Session | None = None
         self._handles: list[Any] = []
-        self._seen: deque[tuple[Tensor, str, list[int], Branch]] = deque(maxlen=256)
+        self._seen: deque[_Seen] = deque(maxlen=256)
+        self._rows: list[_Seen | None] = []
+        self._calls = 0
         self._last: tuple[Tensor, int | None] | None = None
 
     # What a session and a method may ask.
@@ -93,11 +106,56 @@ class DiffusersHost:
         pooled = out[2] if len(out) == 4 else None
         return Encoded(out[0], self.tokens(texts), pooled)
 
-    def tokens(self, texts: list[str]) -> list[list[int]]:
-        """Token ids without begin, end and padding, cut at the encoder's window."""
+    def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
+        """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""
         tokenizer = getattr(self.pipe, "tokenizer", None) or self.pipe.tokenizer_2
-        limit = tokenizer.model_max_length - 2
-        return [ids[:limit] for ids in tokenizer(texts, add_special_tokens=False, truncation=False).input_ids]
+        limit = None if whole else self.window
+        # verbose: what is longer than the window is our business, not a warning's
+        found = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False).input_ids if texts else []
+        return [ids[:limit] for ids in found]
+
+    @property
+    def window(self) -> int:
+        """How many tokens of a text count."""
+        return int((getattr(self.pipe, "tokenizer", None) or self.pipe.tokenizer_2).model_max_length) - 2
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """Each token as a reader knows it."""
+        tokenizer = getattr(self.pipe, "tokenizer", None) or self.pipe.tokenizer_2
+        return [tokenizer.decode([i]).strip() for i in ids]
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths of the encoders whose states stand side by side in an embedding, e.g. [768, 1280] for SDXL."""
+        return [int(encoder.config.hidden_size) for encoder in self._encoders().values()]
+
+    @torch.no_grad()
+    def encode_ids(self, ids: Sequence[Sequence[int]]) -> Encoded:
+        """Token ids in one call of each encoder, as the UNet sees them: embeds [rows, longest + 2, width].
+
+        ids: without special tokens, each at most ``window`` long. The end token of row i is at ``len(ids[i]) + 1``;
+        what follows it is padding. CLIP's encoders are causal, so that the padding needs no full window.
+        """
+        longest = max(map(len, ids))
+        if longest > self.window:
+            raise ValueError(f"{longest} tokens do not fit into the encoder's window of {self.window}")
+        parts, pooled = [], None
+        xl = hasattr(self.pipe, "text_encoder_2")
+        token = running.set(self)
+        try:
+            for name, encoder in self._encoders().items():
+                tokenizer = getattr(self.pipe, name.replace("text_encoder", "tokenizer"))
+                begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+                rows = torch.tensor([[begin, *row, end, *[pad] * (longest - len(row))] for row in ids])
+                out = encoder(rows.to(self.pipe._execution_device), output_hidden_states=xl)
+                parts.append(out.hidden_states[-2] if xl else out[0])
+                pooled = out[0] if xl else None
+        finally:
+            running.reset(token)
+        return Encoded(torch.cat(parts, dim=-1), [list(row) for row in ids], pooled)
+
+    def _encoders(self) -> dict[str, nn.Module]:
+        return {name: part for name, part in self.components().items() if name in _ENCODERS}
 
     def denoiser(self) -> Denoiser:
         """The UNet as a plain function with its noise schedule, for methods that learn."""
@@ -127,6 +185,7 @@ class DiffusersHost:
             handle.remove()
         self._handles.clear()
         self._seen.clear()
+        self._rows.clear()
         self._last = self._session = None
 
     @property
@@ -152,6 +211,7 @@ class DiffusersHost:
 
         def generation() -> Any:  # one at a time: all that is remembered of a call is remembered in here
             self._last = None
+            self._calls += 1
             try:
                 result = original(*args, **kwargs)
             finally:
@@ -179,15 +239,21 @@ class DiffusersHost:
         bound.apply_defaults()
         out = list(original(*args, **kwargs))
         texts: list[str | None] = []
+        ids: list[list[int] | None] = []
         branches: list[Branch] = []
         slots = [i for i in (0, 1) if isinstance(out[i], Tensor)]  # positive, then negative where guidance is on
         for i in slots:
             key = ("prompt", "negative_prompt")[i]
             typed = _texts(bound.arguments[key], len(out[i])) if bound.arguments[f"{key}_embeds"] is None else None
-            own = typed or [None] * len(out[i])
-            texts += own if i == 0 or typed is None else [t or "" for t in own]
-            branches += ["conditional" if i == 0 else "negative" if t else "unconditional" for t in own]
-        ids = [None if t is None else self.tokens([t])[0] for t in texts]
+            if typed is not None:
+                own = typed if i == 0 else [t or "" for t in typed]
+                ids += [None if t is None else self.tokens([t])[0] for t in own]
+            else:  # embeddings, maybe of a text that was encoded under this session
+                known = [self._recall(row, away=i == 1) for row in out[i]]
+                own = [seen.text if seen else None for seen in known]
+                ids += [seen.ids if seen else None for seen in known]
+            texts += own
+            branches += ["conditional" if i == 0 else "unconditional" if t == "" else "negative" for t in own]
         rows = torch.cat([out[i] for i in slots])
         if self.session.has("encode_prompt"):
             pooled = torch.cat([out[i + 2] for i in slots]) if len(out) == 4 else None
@@ -200,45 +266,103 @@ class DiffusersHost:
                 for i, part in zip(slots, prompts.pooled.split([len(out[i]) for i in slots])):
                     out[i + 2] = part
         for row, text, own_ids, branch in zip(rows, texts, ids, branches):
-            if text is not None and own_ids is not None:
-                self._seen.append((row.detach().clone(), text, own_ids, branch))
+            self._seen.append(_Seen(row.detach().clone(), text, own_ids, branch, self._calls))
         return tuple(out)
 
     @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
-    def _before_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if running.get() not in (None, self._session):
-            return
+            return None
         embeds = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
         version = None if embeds.is_inference() else embeds._version  # the same tensor may be written to
         if self._last is None or embeds is not self._last[0] or version != self._last[1]:
             self._open(embeds)
             self._last = embeds, version
-        self.session.before_denoise()
+        added = kwargs.get("added_cond_kwargs") or {}
+        pooled = added.get("text_embeds")
+
+        def conditions(guidance: float | None, moment: Moment) -> Conditions:
+            rows = self._rows
+            texts, ids = [s.text if s else None for s in rows], [s.ids if s else None for s in rows]
+            return Conditions(texts, ids, embeds, pooled, [s.branch if s else None for s in rows], guidance, moment)
+
+        given = self.session.before_denoise(_timestep(args, kwargs), conditions)
+        if given is None or (given.embeds is embeds and given.pooled is pooled):
+            return None
+        if given.pooled is not pooled:
+            kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": given.pooled}}
+        if "encoder_hidden_states" in kwargs:
+            return args, {**kwargs, "encoder_hidden_states": given.embeds}
+        return (*args[:2], given.embeds, *args[3:]), kwargs
 
     def _open(self, embeds: Tensor) -> None:
         """Gates for the conditions that reached the UNet. The pipelines pass one tensor at every step: once a call."""
-        found = [self._recall(row) for row in embeds]
+        guided = self.session.guidance_scale is not None
+        away = [guided and i < len(embeds) // 2 for i in range(len(embeds))]
+        found = self._rows = [self._recall(row, a) for row, a in zip(embeds, away)]
         self.session.open_gates(
             "unet", embeds, [f[2] if f else None for f in found], [f[1] if f else None for f in found],
             [f[3] if f else None for f in found],
         )  # fmt: skip
 
-    def _recall(self, row: Tensor) -> tuple[Tensor, str, list[int], Branch] | None:
-        return next(
-            (s for s in reversed(self._seen) if s[0].shape == row.shape and torch.equal(s[0].to(row), row)), None
-        )
+    def _recall(self, row: Tensor, away: bool) -> _Seen | None:
+        """The last condition with this embedding. Of a prompt and a negative prompt that are alike, the one asked for.
+
+        away: whether the row stands where guided pipelines put their negative prompts
+        """
+        alike = (s for s in reversed(self._seen) if s[0].shape == row.shape and torch.equal(s[0].to(row), row))
+        last = next(alike, None)
+        if last is None or (last.branch != "conditional") == away:
+            return last
+        return next((s for s in alike if s.call == last.call and (s.branch != "conditional") == away), last)
 
     @torch.compiler.disable
     def _after_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if running.get() not in (None, self._session):
             return None
         latents = kwargs.get("sample", args[0] if args else None)
-        timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
         prediction = output[0]
-        changed = self.session.after_denoise(timestep, latents, prediction)
+
+        def denoise(conditions: Encoded, rows: Sequence[int]) -> Tensor:
+            return self._denoise(module, args, kwargs, conditions, list(rows))
+
+        changed = self.session.after_denoise(_timestep(args, kwargs), latents, prediction, denoise)
         if changed is prediction:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
+
+    @torch.no_grad()
+    def _denoise(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], conditions: Encoded, rows: list[int]
+    ) -> Tensor:
+        """Some rows of this call of the UNet again, under other conditions, with every guard out of the way."""
+        call = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+        del call["self"]
+        call.update(call.pop("kwargs", {}))
+        sample = call["sample"]
+        call = _pick(call, rows, len(sample))
+        call["encoder_hidden_states"] = conditions.embeds.to(sample).expand(len(rows), -1, -1)
+        if "text_embeds" in (added := call.get("added_cond_kwargs") or {}):
+            assert conditions.pooled is not None
+            added["text_embeds"] = conditions.pooled.to(sample).expand(len(rows), -1)
+        token = running.set(self)
+        try:
+            return module(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
+        finally:
+            running.reset(token)
+
+
+def _timestep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kwargs["timestep"] if "timestep" in kwargs else args[1]
+
+
+def _pick(value: Any, rows: list[int], total: int) -> Any:
+    """Some rows of whatever goes into the UNet: of tensors with one entry per row, also in lists and dicts."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == total:
+        return value[rows]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_pick(v, rows, total) for v in value)
+    return {k: _pick(v, rows, total) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 class _EncoderHook:

@@ -1,0 +1,41 @@
+"""What guards without training know of a concept: its phrases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conceptguard.errors import PolicyError
+from conceptguard.hosts import Host
+from conceptguard.method import Method
+
+
+def phrases_of(method: Method) -> tuple[str, ...]:
+    """The prompts of the guard's concept. Raises PolicyError when it has none: it would guard nothing, silently."""
+    concept = method.artifact.manifest.concept if method.artifact else method.guard.concept
+    if concept is None or not concept.prompts:
+        name = concept.name if concept else "..."
+        raise PolicyError(
+            f"guard '{method.guard.label}': the concept has no prompts, so nothing would be guarded: "
+            f"give concept: {{name: {name}, prompts: [a phrase, another one]}}"
+        )
+    return tuple(concept.prompts)
+
+
+def as_windows(host: Host, phrases: Sequence[str]) -> list[list[int]]:
+    """Token ids of the phrases; one that is longer than the encoder's window becomes several."""
+    found = []
+    for ids in host.tokens(list(phrases), whole=True):
+        found += [ids[i : i + host.window] for i in range(0, len(ids), host.window)]
+    return found
+
+
+def as_one(method: Method, phrases: Sequence[str], before: str = "") -> str:
+    """All phrases in one text that the encoder reads as a whole, after ``before``. Raises PolicyError if it cannot."""
+    text = ", ".join([*([before] if before else []), *phrases])
+    count = len(method.host.tokens([text], whole=True)[0])
+    if count > method.host.window:
+        raise PolicyError(
+            f"guard '{method.guard.label}': {len(phrases)} phrases{' and the negative prompt' if before else ''} are "
+            f"{count} tokens together, the text encoder reads {method.host.window}: give fewer, or several guards"
+        )
+    return text
