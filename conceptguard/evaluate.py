@@ -73,9 +73,7 @@ def case(
 
     Raises RegistryError for a concept that the suite does not know.
     """
-    for concept in concepts:
-        if concept not in suite.all_concepts:
-            raise RegistryError(f"unknown concept '{concept}': the suite has {', '.join(suite.all_concepts)}")
+    suite.check(concepts)
     several = len(concepts) > 1
     found = Case(method, list(concepts), policy, gated)
     for i, concept in enumerate(concepts):

@@ -6,7 +6,8 @@ phrases. Every choice is a function of the suite and a count, so the same figure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -80,6 +81,15 @@ class Suite(_Strict):
     def is_style(self, concept: str) -> bool:
         """Whether a concept is a style and not an object."""
         return concept in self.styles
+
+    def check(self, concepts: Sequence[str]) -> list[str]:
+        """The same concepts, all of them known. Raises RegistryError with the nearest name."""
+        for concept in concepts:
+            if concept not in self.all_concepts:
+                near = difflib.get_close_matches(concept, self.all_concepts, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"the suite has {', '.join(self.all_concepts)}"
+                raise RegistryError(f"unknown concept '{concept}': {hint}")
+        return list(concepts)
 
     @property
     def all_concepts(self) -> list[str]:

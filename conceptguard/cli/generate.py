@@ -55,7 +55,8 @@ def generate(
     files = _files(out, prompt, images_per_prompt, seed)
     # The policy is read before the model is loaded: a typo costs no waiting.
     loaded = None if policy == "none" else load_policy(policy)
-    pipe = load_model(model, torch_dtype=pick_dtype(dtype)).to(pick_device(device))
+    place, kind = pick_device(device), pick_dtype(dtype)
+    pipe = load_model(model, torch_dtype=kind).to(place)
     options = {"negative_prompt": [negative_prompt] * len(prompt) if negative_prompt else None, "width": width,
                "height": height, "num_images_per_prompt": images_per_prompt}  # fmt: skip
     try:
