@@ -1,0 +1,57 @@
+"""The contract for the guards that need no training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tiny import clip_tokenizer, tiny_sd
+
+from conceptguard.errors import GuardError
+from conceptguard.testing import Bench, Case, NotApplicable, contract_checks, contract_tests
+
+_OPENS = "a cigarette"
+_CONCEPT = {"name": "cigarette", "prompts": ["a cigarette", "smoking"]}
+
+
+def _case(**guard: Any) -> Case:
+    pipe = tiny_sd(clip_tokenizer())
+    return Case({"concept": _CONCEPT, **guard}, opens=_OPENS, load=lambda: pipe)
+
+
+# On a random encoder the authors' thresholds mean nothing: any token farther from the concept is a trigger.
+_SAFREE = {"method": "safree", "alpha": 0.0, "schedule": False}
+
+test_safree = contract_tests(lambda: _case(**_SAFREE, positions="all"))
+test_safree_schedule = contract_tests(lambda: _case(**{**_SAFREE, "schedule": True}, positions="all", t0=-100.0))
+
+_GUIDANCE = {
+    "sld": {"method": "sld"},
+    "negative_guidance": {"method": "negative_guidance"},
+    "safree negative prompt": {"method": "safree", "projection": False, "negative_prompt": True},
+}
+# They cannot work without classifier-free guidance and say so; the kit's check wants a picture there.
+_CHECKS = [
+    pytest.param(check, id=f"{name}-{what}", marks=[pytest.mark.slow] if what in ("compiled", "fp16") else [])
+    for name, guard in _GUIDANCE.items()
+    for what, check in contract_checks(lambda guard=guard: _case(**guard), slow=True)
+    if what != "guidance_off"
+]
+
+
+@pytest.mark.parametrize("check", _CHECKS)
+def test_guidance(check: Any) -> None:
+    try:
+        check()
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("guard", _GUIDANCE.values(), ids=_GUIDANCE)
+def test_guidance_off_is_an_error_where_the_guard_opens_and_nowhere_else(guard: dict[str, Any]) -> None:
+    bench = Bench(_case(**guard))
+    bare = bench.bare(["a red apple"], guidance_scale=1.0)
+    with bench.attached():
+        with pytest.raises(GuardError, match="needs classifier-free guidance"):
+            bench.attempt([_OPENS], guidance_scale=1.0)
+        assert bench.attempt(["a red apple"], guidance_scale=1.0).equal(bare)
