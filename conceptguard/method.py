@@ -36,8 +36,10 @@ class Method:
 
     name: ClassVar[str]
     needs: ClassVar[str] = "artifact"  # what a policy must give: "artifact", "concept" or "nothing"
-    Settings: ClassVar[type[Settings]] = Settings
-    MakeSettings: ClassVar[type[Settings]] = Settings  # what ``make`` takes as options, with types and defaults
+    Settings: ClassVar[type[BaseModel]] = Settings
+    MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults
+    settings: Any  # an instance of the method's own Settings
+    act: Act
 
     def __init__(self, guard: Guard, artifact: Artifact | None, host: Host):
         self.guard, self.artifact, self.host = guard, artifact, host

@@ -83,9 +83,7 @@ class Session:
     def detach(self) -> None:
         """Remove every hook and reference from the host. Raises SessionError when already detached."""
         if not self.attached:
-            raise SessionError(
-                f"policy '{self.policy.name}' is not attached any more: it was detached before"
-            )
+            raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
         with self._lock:
             self.attached = False
             self.host.detach()

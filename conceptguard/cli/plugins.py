@@ -43,7 +43,8 @@ def plugins(json: str | None = JSON) -> None:
 def _makes(method: Any) -> bool:
     from ..method import Method
 
-    return method.make.__func__ is not Method.make.__func__
+    base: Any = Method
+    return method.make.__func__ is not base.make.__func__
 
 
 def _about(method: Any) -> str:
