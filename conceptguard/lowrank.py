@@ -167,14 +167,17 @@ class Bank:
         if mixed:
             self._mix(gates, mixed, down, up, columns)
         gate = torch.cat(columns, dim=1)
-        where: slice | Tensor = gate.any(dim=1).nonzero()[:, 0]
-        if len(where) and int(where[-1]) - int(where[0]) + 1 == len(where):
-            where = slice(int(where[0]), int(where[-1]) + 1)  # a slice is a view: no copy of the activations
+        opened = gate.any(dim=1).nonzero()[:, 0]
+        first, last = int(opened[0]), int(opened[-1])
+        # a slice is a view: no copy of the activations
+        where = slice(first, last + 1) if last - first + 1 == len(opened) else opened
         stacked = up[0] if len(up) == 1 else torch.cat(up)
-        weights: Tensor | None = gate[where].to(self.up.device, self.up.dtype)
-        if bool((weights == weights[:1]).all()):
-            stacked, weights = stacked * weights[0][:, None], None  # one prompt: one operation less at every layer
-        self.open = Open(down[0] if len(down) == 1 else torch.cat(down), stacked, weights, where, len(gates))
+        own = gate[where].to(self.up.device, self.up.dtype)
+        alike = bool(torch.equal(own, own[:1].expand_as(own)))
+        if alike:  # one prompt: one operation less at every layer
+            stacked = stacked * own[0][:, None]
+        stack = down[0] if len(down) == 1 else torch.cat(down)
+        self.open = Open(stack, stacked, None if alike else own, where, len(gates))
 
     def _mix(
         self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]

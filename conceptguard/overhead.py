@@ -105,7 +105,7 @@ def _stable_diffusion(small: Any, dtype: torch.dtype) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768,
         attention_head_dim=8,
     )  # fmt: skip
@@ -168,7 +168,8 @@ def _rows(variants: Sequence[Variant], common: Row) -> list[Row]:
         head = {"n": common["n"], "open": mine.open, "ratio_bare": _ratio(mine, bare)}
         figures = {"ms": _ms(mine), "ms_bare": _ms(bare)}
         peers = [v for v in variants if v.name in ("peft", "official") and v.open == mine.open]
-        for peer in peers or [None]:
+        against_all: list[Variant | None] = [*peers] or [None]
+        for peer in against_all:
             against = {"ratio_peer": None, "peer": ""} if peer is None else {
                 "ratio_peer": _ratio(mine, peer), "peer": peer.name, "peer_ratio_bare": _ratio(peer, bare),
                 "difference": _difference(mine, peer),
@@ -228,7 +229,12 @@ def _peft(of: Subject, n: int, opens: Sequence[int]) -> list[Variant]:
 
     def activate(k: int) -> Callable[[], None]:
         names = [f"concept {i}" for i in range(k)]
-        return lambda: [module.set_adapter(names) for module in adapted.values()] and None
+
+        def set_adapters() -> None:
+            for module in adapted.values():
+                module.set_adapter(names)
+
+        return set_adapters
 
     unet.requires_grad_(False)
     return [Variant("peft", k, unet, activate(k)) for k in opens]

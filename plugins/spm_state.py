@@ -62,8 +62,8 @@ class Snapshot:
             for i, parameter in enumerate(parameters):
                 parameter.data.copy_(tensors.pop(f"{i}.value"))
             for key, value in tensors.items():
-                i, name = key.split(".")
-                home = parameters[int(i)]
+                index, name = key.split(".")
+                home = parameters[int(index)]
                 optimiser.state[home][name] = value if name == "step" else value.to(home.device)
         except (KeyError, ValueError, RuntimeError) as error:
             why = f"not a snapshot of this training ({error})"

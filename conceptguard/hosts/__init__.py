@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import SessionError
 
 if TYPE_CHECKING:
+    import torch
+
     from ..generation import Encoded
     from ..lowrank import LayerIndex
+    from ..registry import Artifact
     from ..session import Session
     from .denoiser import Denoiser
 
@@ -26,11 +29,19 @@ class Host(Protocol):
     def encode(self, texts: list[str]) -> Encoded:
         """Texts as the denoiser sees them."""
 
-    window: int
-    """How many tokens of a text the encoder reads, special tokens not counted."""
+    @property
+    def window(self) -> int:
+        """How many tokens of a text the encoder reads, special tokens not counted."""
 
-    widths: list[int]
-    """Widths of the encoders whose states stand side by side in an embedding."""
+    @property
+    def widths(self) -> list[int]:
+        """Widths of the encoders whose states stand side by side in an embedding."""
+
+    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """Where the host runs, and in what it computes."""
+
+    def check_base(self, artifact: Artifact) -> None:
+        """Raises BaseMismatch when the artifact was made for another architecture."""
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids of texts without special tokens, cut at the encoder's window unless ``whole``."""

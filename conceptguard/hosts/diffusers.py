@@ -127,7 +127,7 @@ class DiffusersHost:
     @property
     def widths(self) -> list[int]:
         """The widths of the encoders whose states stand side by side in an embedding, e.g. [768, 1280] for SDXL."""
-        return [int(encoder.config.hidden_size) for encoder in self._encoders().values()]
+        return [int(encoder.config.hidden_size) for encoder in self._encoders().values()]  # type: ignore[union-attr,arg-type]
 
     @torch.no_grad()
     def encode_ids(self, ids: Sequence[Sequence[int]]) -> Encoded:
@@ -320,7 +320,7 @@ class DiffusersHost:
     def _after_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if running.get() not in (None, self._session):
             return None
-        latents = kwargs.get("sample", args[0] if args else None)
+        latents = kwargs["sample"] if "sample" in kwargs else args[0]
         prediction = output[0]
 
         def denoise(conditions: Encoded, rows: Sequence[int]) -> Tensor:
@@ -381,7 +381,7 @@ class _EncoderHook:
             session.banks.set(self._name, None)
             with torch.no_grad():
                 session.gate_bank(self._name, self._encode)
-                ids = kwargs.get("input_ids", args[0] if args else None)
+                ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
                 embeds = self._states(module, ids)
             session.banks.set(self._name, session.gate_bank(self._name, self._encode)(embeds, self._strip(ids)))
         finally:
@@ -418,7 +418,7 @@ def _texts(value: Any, rows: int) -> list[str | None]:
     return [text for text in value for _ in range(rows // max(len(value), 1))]
 
 
-def _guarded(cls: type, host: DiffusersHost) -> type:
+def _guarded(cls: Any, host: DiffusersHost) -> type:
     """A subclass of the pipeline's class with the same name, so that saving and converting see the original."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
