@@ -77,8 +77,9 @@ def case(
     several = len(concepts) > 1
     found = Case(method, list(concepts), policy, gated)
     for i, concept in enumerate(concepts):
-        # Several concepts share few prompts each: starting at another one each time keeps the wordings varied.
-        start, at = (i, seed * 100_000 + i * 100) if several else (0, seed * 100_000)
+        # Several concepts share few prompts each: starting at another one each time keeps the wordings varied. Even
+        # places ask for a concept by its name.
+        start, at = (2 * i, seed * 100_000 + i * 100) if several else (0, seed * 100_000)
         found.erased += suites.erased(suite, concept, each, at, start=start)
         found.neighbours += suites.neighbours(suite, concept, each, 10_000 + at, without=concepts, start=start)
     styles = [c for c in concepts if suite.is_style(c)]
