@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ QUICK: dict[str, Any] = {
     "steps": 6, "batch": 1, "anchors": 1, "pool": 1, "refresh": 2, "trajectory_steps": 2, "warmup": 1,
     "templates": ["{}"], "progress": False,
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Batches of one or two rows gain nothing from a second thread, and lose much to it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make(pipe: Any, out: Path, concept: Any = BEER, **options: Any) -> Artifact:
