@@ -25,6 +25,7 @@ HOME = Path(__file__).resolve().parents[1]
 # Membranes beyond the suite's concepts, so that twenty can be attached at once.
 EXTRA = ("trumpet", "cactus", "camera", "sunflower", "key")
 STYLE_REPLACEMENT = "noto"
+LICENCE = "Apache-2.0"
 
 SPM: dict[str, Any] = {}
 UCE: dict[str, Any] = {"lamb": 1.0, "preserve_scale": 0.1}
@@ -129,6 +130,8 @@ def make(job: Job, model: str, out: Path) -> str:
     """Make one artifact, or find it made; a line that says so."""
     from conceptguard import plugins
     from conceptguard.making import find_made
+    from conceptguard.registry.atomic import write_bytes
+    from conceptguard.registry.paths import MANIFEST
 
     started = time.perf_counter()
     host, method = _host(model), plugins.method(job.method)
@@ -136,6 +139,8 @@ def make(job: Job, model: str, out: Path) -> str:
     if find_made(method, host, job.concept, out, **arguments):
         return f"{job.label}: there already"
     made = method.make(host, job.concept, out, progress=False, **arguments)
+    made.manifest.licence = LICENCE
+    write_bytes(made.folder / MANIFEST, made.manifest.to_yaml().encode())
     gate = made.manifest.gate or {}
     return f"{job.label}: {time.perf_counter() - started:.0f} s, floor {gate['floor']}, full {gate['full']}, " + (
         f"false open {gate['false_open']}, missed {gate['missed_open']}"
