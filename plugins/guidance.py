@@ -17,7 +17,7 @@ from conceptguard.hookspecs import hookimpl
 from conceptguard.lowrank import LayerIndex, Terms
 from conceptguard.method import Method
 
-from .phrases import as_one, phrases_of
+from .concept_phrases import as_one, phrases_of
 
 
 class Guidance(Method):

@@ -20,7 +20,7 @@ from conceptguard.hookspecs import hookimpl
 from conceptguard.lowrank import LayerIndex, Terms
 from conceptguard.method import Method, Settings
 
-from .phrases import as_one, as_windows, phrases_of
+from .concept_phrases import as_one, as_windows, phrases_of
 from .safree_math import basis, beta, distances, projected, safe_steps, triggers
 
 _ROWS = 512  # sequences per encoder call: 30 prompts of ordinary length, and bounded memory for longer ones
