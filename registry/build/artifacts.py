@@ -68,12 +68,13 @@ def _several(objects: list[Object]) -> dict[str, Any]:
 
 
 def _style_job(suite: Suite, style: str) -> Job:
-    """A style is erased around objects that are to stay, and gives way to another style."""
+    """A style is erased around objects that are to stay: it gives way to another style, and is not pushed further."""
     objects = [o for o in suite.objects if o.group != "target"][::5]
     frames = [t.replace("{style}", "{}") for t in dict.fromkeys(suite.train_templates)]
     templates = [_with_object(frames[i % len(frames)], it) for i, it in enumerate(objects)]
     concept = {"name": style, "prompts": [style], "replacement": STYLE_REPLACEMENT}
-    return Job("spm", concept, tuple(s for s in suite.styles if s != style), {**SPM, "templates": templates})
+    kept = tuple(s for s in suite.styles if s != style)
+    return Job("spm", concept, kept, {**SPM, "eta": 0.0, "templates": templates})
 
 
 def _with_object(frame: str, it: Object) -> str:
