@@ -82,8 +82,7 @@ def case(
         start, at = (2 * i, seed * 100_000 + i * 100) if several else (0, seed * 100_000)
         found.erased += suites.erased(suite, concept, each, at, start=start)
         found.neighbours += suites.neighbours(suite, concept, each, 10_000 + at, without=concepts, start=start)
-    styles = [c for c in concepts if suite.is_style(c)]
-    found.others = suites.others(suite, others, 20_000 + seed * 100_000, without=styles)
+    found.others = suites.others(suite, others, 20_000 + seed * 100_000, without=concepts)
     return found
 
 
@@ -107,12 +106,16 @@ def concepts_of(policy: Policy) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def available(family: str, method: str, suite: Suite) -> list[str]:
-    """The suite's concepts for which the registry has an artifact of a method, in the suite's order."""
+def available(family: str, method: str, suite: Suite, anything: bool = False) -> list[str]:
+    """The suite's concepts for which the registry has an artifact of a method, in the suite's order.
+
+    anything: then also whatever else the model can draw and an artifact is about
+    """
     from .registry.paths import slug
 
     there = {entry.name for entry in default_registry().entries() if (entry.base, entry.method) == (family, method)}
-    return [concept for concept in suite.all_concepts if slug(concept) in there]
+    more = [it.name for it in suite.objects] if anything else []
+    return [concept for concept in dict.fromkeys([*suite.all_concepts, *more]) if slug(concept) in there]
 
 
 def recognised(judge: Judge, samples: Sequence[Sample], pictures: Pictures) -> list[bool]:

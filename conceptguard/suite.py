@@ -82,11 +82,17 @@ class Suite(_Strict):
         """Whether a concept is a style and not an object."""
         return concept in self.styles
 
+    def known(self, concepts: Sequence[str]) -> list[str]:
+        """Those of the concepts that the model can draw: objects and styles."""
+        names = {*self.styles, *(it.name for it in self.objects)}
+        return [concept for concept in concepts if concept in names]
+
     def check(self, concepts: Sequence[str]) -> list[str]:
-        """The same concepts, all of them known. Raises RegistryError with the nearest name."""
+        """The same concepts, all of them something the model can draw. Raises RegistryError with the nearest name."""
+        known = [*self.all_concepts, *self.styles, *(it.name for it in self.objects)]
         for concept in concepts:
-            if concept not in self.all_concepts:
-                near = difflib.get_close_matches(concept, self.all_concepts, n=1)
+            if not self.known([concept]):
+                near = difflib.get_close_matches(concept, known, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else f"the suite has {', '.join(self.all_concepts)}"
                 raise RegistryError(f"unknown concept '{concept}': {hint}")
         return list(concepts)

@@ -56,7 +56,7 @@ def demo(
 
     begin = time.perf_counter()
     rules, suite = load_policy(policy), load_suite(MODEL)
-    concepts = [c for c in concepts_of(rules) if c in suite.all_concepts]
+    concepts = suite.known(concepts_of(rules))
     if not concepts:
         raise RegistryError(f"policy '{rules.name}' guards nothing that {MODEL} can draw: try --policy demo")
     ask = case(suite, rules.name, concepts, rules, max(1, ON_SHEET // len(concepts)), 2 * ON_SHEET)

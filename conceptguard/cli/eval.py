@@ -103,7 +103,7 @@ def _of_methods(
     found = []
     for name in methods:
         plugins.method(name)
-        concepts = available(suite.base, name, suite) if wanted == "all" else suite.check(split(wanted))
+        concepts = available(suite.base, name, suite, together > 1) if wanted == "all" else suite.check(split(wanted))
         if len(concepts) < together:
             raise RegistryError(
                 f"{len(concepts)} artifacts of method '{name}' for {suite.base}, {together} asked for: "
@@ -127,7 +127,7 @@ def _of_policies(suite: Suite, policies: list[str], n: int, seed: int) -> list[C
     found = []
     for source in policies:
         rules = load_policy(source)
-        concepts = [c for c in concepts_of(rules) if c in suite.all_concepts]
+        concepts = suite.known(concepts_of(rules))
         if not concepts:
             raise RegistryError(f"policy '{rules.name}' guards none of the suite's concepts: {suite.all_concepts}")
         each = max(2, round(n / len(concepts) ** 0.5)) if len(concepts) > 1 else n
