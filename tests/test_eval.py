@@ -64,10 +64,10 @@ def test_prompts_are_kept_apart_from_training(emoji: Suite) -> None:
         }
 
     for concept in emoji.concepts:
-        samples = suite.erased(emoji, concept, 24)
+        samples = suite.erased(emoji, concept, 12)
         assert not {s.prompt for s in samples} & trained(emoji.object(concept))
-        assert len({s.prompt for s in samples}) >= 16 and {s.label for s in samples} == {concept}
-        assert sum(emoji.object(concept).name in s.prompt for s in samples) >= 12
+        assert len({s.prompt for s in samples}) >= 10 and {s.label for s in samples} == {concept}
+        assert sum(emoji.object(concept).name in s.prompt for s in samples) >= 6
 
 
 def test_samples_are_fixed_and_have_their_own_seeds(emoji: Suite) -> None:
