@@ -42,18 +42,19 @@ Clock = Callable[[], float]
 
 
 class Membranes(Method):
-    """Random rank-1 membranes beside the layers that SPM uses, made in memory; registered while a benchmark runs."""
+    """One of ``made``, the membranes of a benchmark that runs; registered only as long."""
 
     name: ClassVar[str] = "bench-membrane"
     needs: ClassVar[str] = "concept"
+    made: ClassVar[list[dict[str, Factors]]] = []
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """One membrane; its gate never opens by itself."""
         assert self.guard.concept is not None
-        seed = int(self.guard.concept.name.split()[-1])
+        which = int(self.guard.concept.name.split()[-1])
         prompts = tuple(self.guard.concept.prompts)
-        return Terms(self, membrane(layers.shapes(), seed), Gate(prompts=prompts, floor=0.999, full=1.0))
+        return Terms(self, self.made[which], Gate(prompts=prompts, floor=0.999, full=1.0))
 
 
 def membrane(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Factors]:
@@ -142,14 +143,16 @@ def measure(
     with ExitStack() as stack:
         bare = of.unet()
         guarded = of.unet()
-        session, attach_seconds = stack.enter_context(_guard(of, guarded, n, clock))
+        made = [membrane(LayerIndex({"unet": bare}).shapes(), i) for i in range(n)]
+        session, attach_seconds = stack.enter_context(_guard(of, guarded, made, clock))
         run_bare, run_guarded = (torch.compile(u) if compiled else u for u in (bare, guarded))
         variants = [Variant("bare", 0, run_bare)]
         _step(run_guarded, of)  # reads the conditions; from now on the benchmark says which gates are open
         for k in opens:
             variants.append(Variant("guarded", k, run_guarded, _opener(session, n, k)))
         if not compiled:
-            variants += _peft(of, n, [k for k in opens if k]) + _official(of, n, [k for k in opens if k], clock)
+            positive = [k for k in opens if k]
+            variants += _peft(of, made, positive) + _official(of, made, positive, clock)
         for _ in range(repeats):
             for variant in variants:
                 _time(variant, of, clock)
@@ -180,14 +183,17 @@ def _rows(variants: Sequence[Variant], common: Row) -> list[Row]:
 
 
 @contextmanager
-def _guard(of: Subject, unet: nn.Module, n: int, clock: Clock) -> Iterator[tuple[Session, float]]:
-    """A session with ``n`` membranes on a pipeline around ``unet``, and the seconds that attaching took."""
+def _guard(
+    of: Subject, unet: nn.Module, made: list[dict[str, Factors]], clock: Clock
+) -> Iterator[tuple[Session, float]]:
+    """A session with the membranes on a pipeline around ``unet``, and the seconds that attaching took."""
     manager = plugins.plugin_manager()
     manager.register(Membranes, name=Membranes.name)
+    Membranes.made = made
     try:
         guards = [
             {"method": Membranes.name, "concept": {"name": f"concept {i}", "prompts": [f"concept {i}"]}}
-            for i in range(n)
+            for i in range(len(made))
         ]
         pipe = of.with_unet(unet)
         policy = {"name": "bench", "guards": guards}
@@ -195,6 +201,7 @@ def _guard(of: Subject, unet: nn.Module, n: int, clock: Clock) -> Iterator[tuple
         with attach(pipe, policy) as session:
             yield session, clock() - begin
     finally:
+        Membranes.made = []
         manager.unregister(name=Membranes.name)
 
 
@@ -204,59 +211,45 @@ def _opener(session: Session, n: int, k: int) -> Callable[[], None]:
     return lambda: session.banks.set("unet", gates)
 
 
-def _peft(of: Subject, n: int, opens: Sequence[int]) -> list[Variant]:
+def _peft(of: Subject, made: Sequence[Mapping[str, Factors]], opens: Sequence[int]) -> list[Variant]:
     """None without peft, and none where it would be given more adapters than it is made for."""
-    if n > MOST_PEFT:
+    if len(made) > MOST_PEFT:
         return []
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         return []
     unet = of.unet()
-    layers = membrane(_shapes(unet), 0)
-    targets = [name.removeprefix("unet.") for name in layers]
+    targets = [name.removeprefix("unet.") for name in made[0]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft wonders about a second adapter
-        for i in range(n):
+        for i in range(len(made)):
             config = LoraConfig(r=1, lora_alpha=1, target_modules=targets)
             inject_adapter_in_model(config, unet, adapter_name=f"concept {i}")
-    adapted = {name: module for name, module in unet.named_modules() if hasattr(module, "lora_A")}
-    with torch.no_grad():
-        for i in range(n):
-            for name, factors in membrane(_layer_shapes(layers), i).items():
-                module = adapted[name.removeprefix("unet.")]
-                module.lora_A[f"concept {i}"].weight.copy_(factors.down)
-                module.lora_B[f"concept {i}"].weight.copy_(factors.up)
-
-    def activate(k: int) -> Callable[[], None]:
-        names = [f"concept {i}" for i in range(k)]
-
-        def set_adapters() -> None:
-            for module in adapted.values():
-                module.set_adapter(names)
-
-        return set_adapters
-
     unet.requires_grad_(False)
-    return [Variant("peft", k, unet, activate(k)) for k in opens]
+    adapted = {name: module for name, module in unet.named_modules() if hasattr(module, "lora_A")}
+    for i, factors in enumerate(made):
+        for name, (down, up, _) in factors.items():
+            module = adapted[name.removeprefix("unet.")]
+            module.lora_A[f"concept {i}"].weight.copy_(down)
+            module.lora_B[f"concept {i}"].weight.copy_(up)
+
+    def activate(k: int) -> None:
+        for module in adapted.values():
+            module.set_adapter([f"concept {i}" for i in range(k)])
+
+    return [Variant("peft", k, unet, partial(activate, k)) for k in opens]
 
 
-def _layer_shapes(factors: Mapping[str, Factors]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the layers that factors belong to."""
-    return {name: (up.shape[0], *down.shape[1:]) for name, (down, up, _) in factors.items()}
-
-
-def _official(of: Subject, n: int, opens: Sequence[int], clock: Clock) -> list[Variant]:
+def _official(of: Subject, made: Sequence[Mapping[str, Factors]], opens: Sequence[int], clock: Clock) -> list[Variant]:
     """One module tree for each number of open gates, so that only the rewriting that is counted takes time."""
-    shapes = _shapes(of.pipe.unet)
-    factors = [membrane(shapes, i) for i in range(n)]
     found = []
     for k in opens:
         unet = of.unet()
         home = next(unet.parameters())
-        names = {name: unet.get_submodule(name.removeprefix("unet.")) for name in factors[0]}
-        added = {name: _Added(layer, factors[0][name], home) for name, layer in names.items()}
-        rewriting = _median_time(partial(_rewrite, added, factors, [1.0] * k + [0.0] * (n - k)), clock, repeats=1)
+        names = {name: unet.get_submodule(name.removeprefix("unet.")) for name in made[0]}
+        added = {name: _Added(layer, made[0][name], home) for name, layer in names.items()}
+        rewriting = _median_time(partial(_rewrite, added, made, [1.0] * k + [0.0] * (len(made) - k)), clock, repeats=1)
         found.append(Variant("official", k, unet, extra=rewriting / STEPS_PER_PROMPT))
     return found
 
@@ -282,10 +275,6 @@ class _Added:
         else:
             self.forward = lambda x, *_: own(x) + F.linear(F.linear(x, self.down), self.up)
         layer.forward = self.forward  # type: ignore[method-assign]
-
-
-def _shapes(unet: nn.Module) -> dict[str, tuple[int, ...]]:
-    return LayerIndex({"unet": unet}).shapes()
 
 
 @torch.no_grad()
