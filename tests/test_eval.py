@@ -41,16 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def edit(pipe: Any, emoji: Suite, home: Path) -> Policy:
-    """A real UCE edit about spiders, a thing that the model draws well."""
-    from conceptguard import plugins
-    from conceptguard.hosts import host_for
-
-    it = emoji.object("spider")
-    keep = [o.name for o in emoji.objects if o.name != "spider"][::3]
-    concept = {"name": it.name, "prompts": [it.name, *it.synonyms, *it.phrases]}
-    artifact = plugins.method("uce").make(host_for(pipe), concept, home / "made", preserve=keep)
-    return Policy.model_validate({"name": "uce", "guards": [{"method": "uce", "artifact": str(artifact.folder)}]})
+def guarded() -> Policy:
+    """The shipped membrane about spiders, a thing that the model draws well."""
+    return evaluate.policy_for("emoji-sd", "spm", ["spider"])
 
 
 def test_prompts_are_kept_apart_from_training(emoji: Suite) -> None:
@@ -151,8 +144,8 @@ def test_unguarded_pictures_are_made_once_and_are_the_same_to_the_last_bit(pipe:
     assert make_once(pipe, samples, recipe).digests == first.digests
 
 
-def test_erasure_is_measured_and_the_controls_fail(pipe: Any, judge: Judge, emoji: Suite, edit: Policy) -> None:
-    one = evaluate.case(emoji, "uce", ["spider"], edit, 4, 8)
+def test_erasure_is_measured_and_the_controls_fail(pipe: Any, judge: Judge, emoji: Suite, guarded: Policy) -> None:
+    one = evaluate.case(emoji, "spm", ["spider"], guarded, 4, 8)
     row = evaluate.evaluate(pipe, judge, one, RECIPE, "emoji-sd")
     assert row["erased_before"] >= 0.75 and row["erased_after"] <= 0.25
     assert row["identical"] == 1.0 and row["others_after"] == row["others_before"] >= 0.5
@@ -174,11 +167,11 @@ def test_a_mean_weighs_concepts_alike() -> None:
 
 
 def test_demo_and_eval_commands(
-    pipe: Any, edit: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pipe: Any, guarded: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("conceptguard.models.load_model", lambda name, **options: pipe)
     policy = tmp_path / "spider.yaml"
-    policy.write_text(json.dumps(edit.model_dump(exclude_none=True)))
+    policy.write_text(json.dumps(guarded.model_dump(exclude_none=True)))
     assert run(["demo", "--policy", str(policy), "--steps", "2", "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
     assert "erased_before" in shown and (tmp_path / "out" / "sheet.png").stat().st_size > 10_000
@@ -187,5 +180,5 @@ def test_demo_and_eval_commands(
     words = ["eval", "--policy", str(policy), "--n", "2", "--steps", "2", "--batch", "4"]
     assert run([*words, "--json", "-"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [r["method"] for r in rows] == ["uce", "none", "blank"] and rows[0]["concepts"] == 1
+    assert [r["method"] for r in rows] == ["spm prompt", "none", "blank"] and rows[0]["concepts"] == 1
     assert run([*words, "--check"]) == 1  # two steps draw nothing that could be recognised
