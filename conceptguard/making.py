@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from . import __version__
+from .calibration import calibrate
 from .errors import ArtifactError, PolicyError
 from .formats import base_weights_of
-from .gates import calibrate
 from .generation import Encoded, stack
 from .policy import Concept
 from .registry import Artifact, open_artifact, write_artifact

@@ -58,7 +58,8 @@ class Method:
 
     def gate(self) -> Gate:
         """The gate the policy asks for: by prompt (the default where the concept has prompts), or fixed."""
-        from .gates import Gate, calibrate
+        from .calibration import calibrate
+        from .gates import Gate
 
         guard = self.guard
         concept = self.artifact.manifest.concept if self.artifact else guard.concept
@@ -69,7 +70,7 @@ class Method:
         measured = (self.artifact.manifest.gate or {}) if self.artifact else {}
         if not {"floor", "full"} <= set(measured):
             # An imported file carries no calibration: measure it against this base's own encoder.
-            measured = calibrate(concept.prompts, self.host.encode).as_dict()
+            measured = calibrate(concept.prompts, self.host.encode, known=self.host.known()).as_dict()
         return Gate(
             prompts=tuple(concept.prompts), strength=guard.strength, floor=measured["floor"], full=measured["full"]
         )

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from conceptguard.encodings import ordinary_captions
 from conceptguard.errors import ArtifactError
-from conceptguard.gates import Gate, ordinary_captions
+from conceptguard.gates import Gate
 from conceptguard.generation import Encoded, pick, stack
 from conceptguard.lowrank import Banks, Factors, Terms
 from conceptguard.making import TEMPLATES, check_templates, check_window, encode_all, fill, weights_mark

@@ -13,7 +13,8 @@ from conceptguard_plugins.uce_solve import Rows, solve
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from conceptguard.gates import Gate, GateBank, Ordinary
+from conceptguard.encodings import Known, Ordinary
+from conceptguard.gates import Gate, GateBank
 from conceptguard.generation import Encoded
 from conceptguard.lowrank import Banks, Factors, LayerIndex, Terms
 
@@ -82,7 +83,7 @@ def test_spm_official_metric(spm: dict[str, Tensor]) -> None:
         return Encoded(spm["score.erased"][rows], [ids[r] for r in rows])
 
     gates = [Gate(prompts=(str(i),), metric="official") for i in range(len(ids))]
-    bank = GateBank(gates, encode, Ordinary(torch.zeros(4), Counter()))
+    bank = GateBank(gates, encode, Known(ordinary=Ordinary(torch.zeros(4), Counter())))
     prompt = [t for t in spm["score.prompt_ids"][0].tolist() if t not in special]
     torch.testing.assert_close(
         bank(spm["score.prompt"], [prompt])[0], spm["score.expected"].clamp(0, 1), atol=1e-5, rtol=0

@@ -14,8 +14,8 @@ from conceptguard_plugins.spm_train import SPMMakeSettings, Texts, layers_of
 from safetensors.torch import save_file
 
 import conceptguard
+from conceptguard.encodings import ordinary_captions
 from conceptguard.errors import ArtifactError, BaseMismatch, PolicyError
-from conceptguard.gates import ordinary_captions
 from conceptguard.generation import pick
 from conceptguard.hosts import host_for
 from conceptguard.making import as_concept

@@ -10,6 +10,7 @@ from ..errors import SessionError
 if TYPE_CHECKING:
     import torch
 
+    from ..encodings import Known
     from ..generation import Encoded
     from ..lowrank import LayerIndex
     from ..registry import Artifact
@@ -28,6 +29,9 @@ class Host(Protocol):
 
     def encode(self, texts: list[str]) -> Encoded:
         """Texts as the denoiser sees them."""
+
+    def known(self) -> Known:
+        """What ``encode`` was asked before, on this encoder as it is now."""
 
     @property
     def window(self) -> int:
