@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
         """Measure what guards cost."""
 
     group.command("overhead")(overhead)
+    group.command("gates")(gates)
     app.add_typer(group, name="bench")
 
 
@@ -77,6 +78,51 @@ def overhead(
                 rows.append({"model": size, "dtype": kind, **row})
     settings = {"threads": torch.get_num_threads(), "repeats": repeats, "clock": clock}
     report("bench overhead", rows, time.perf_counter() - begin, json, place, columns=COLUMNS, **settings)
+
+
+def gates(
+    n: str = typer.Option("1000", "--n", metavar="N,N", help="Concepts, one for each of so many words."),
+    size: str = typer.Option("emoji-sd", metavar="emoji-sd|sd15", help="sd15 is 768 wide, with random weights."),
+    repeats: int = typer.Option(15, min=1, help="Times that the gates of eight prompts are computed."),
+    device: str | None = DEVICE,
+    json: str | None = JSON,
+) -> None:
+    """Time the gates of N concepts in one policy, and count those that open, or stay shut, wrongly.
+
+    Judged on texts kept apart from calibration. The row "shipped" is the registry's membranes of emoji-sd, on the
+    suite's judge prompts and 100 captions; the others are concepts made of words of the tokenizer's vocabulary, most of
+    which the small encoder of emoji-sd never learned, and calibrated on ordinary captions alone.
+
+    \b
+    conceptguard bench gates
+    conceptguard bench gates --size sd15 --n 1000
+    """
+    from ..errors import ConceptGuardError
+    from ..gate_bench import measure, shipped, vocabulary, words_of
+    from ..hosts import host_for
+    from ..models import pick_device, pick_dtype
+    from ..overhead import subject
+    from ..suite import load_suite
+    from .output import report
+    from .progress import progress
+
+    begin = time.perf_counter()
+    if size not in ("emoji-sd", "sd15"):
+        raise ConceptGuardError(f"--size {size}: write emoji-sd or sd15")
+    counts = [_count(text, "--n") for text in split(n)]
+    place = pick_device(device)
+    pipe = subject(size, place, pick_dtype("fp32")).pipe
+    encode = host_for(pipe).encode
+    rows: list[dict[str, Any]] = []
+    with progress("sets", len(counts) + 1) as tick:
+        if size == "emoji-sd":
+            rows.append(measure("shipped", shipped(load_suite(size)), encode, repeats, time.perf_counter))
+        tick(1)
+        for count in counts:
+            subjects = vocabulary(words_of(pipe.tokenizer.get_vocab(), count), encode)
+            rows.append(measure("vocabulary", subjects, encode, repeats, time.perf_counter))
+            tick(1)
+    report("bench gates", [{"model": size, **row} for row in rows], time.perf_counter() - begin, json, place)
 
 
 def _count(text: str, option: str) -> int:
