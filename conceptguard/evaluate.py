@@ -125,8 +125,18 @@ def recognised(judge: Judge, samples: Sequence[Sample], pictures: Pictures) -> l
     return [answers[s.head][i] == s.label for i, s in enumerate(samples)]
 
 
-def evaluate(pipe: Any, judge: Judge, case: Case, recipe: Recipe, model: str, tick: Tick = lambda n: None) -> Row:
-    """One row of the table. The pipeline must be unguarded and is left so."""
+@dataclass
+class Judged:
+    """A row of the table, and the pictures it was read from, in the order of ``Case.groups``."""
+
+    case: Case
+    row: Row
+    before: list[Pictures]
+    after: list[Pictures]
+
+
+def evaluate(pipe: Any, judge: Judge, case: Case, recipe: Recipe, model: str, tick: Tick = lambda n: None) -> Judged:
+    """Draw and judge one case. The pipeline must be unguarded and is left so."""
     begin = time.perf_counter()
     before = [make_once(pipe, samples, recipe, tick) for samples in case.groups]
     guarded_begin = time.perf_counter()
@@ -134,11 +144,12 @@ def evaluate(pipe: Any, judge: Judge, case: Case, recipe: Recipe, model: str, ti
         after = [make(pipe, samples, recipe, tick) for samples in case.groups]
     seconds = time.perf_counter() - guarded_begin
     size = sum(default_registry().load(g.artifact).size for g in case.policy.guards if g.artifact)
-    return row(judge, case, before, after, model) | {
+    figures = row(judge, case, before, after, model) | {
         "seconds": round(seconds, 2),
         "total_seconds": round(time.perf_counter() - begin, 2),
         "bytes": size,
     }
+    return Judged(case, figures, before, after)
 
 
 def controls(pipe: Any, judge: Judge, cases: Sequence[Case], recipe: Recipe, model: str) -> list[Row]:

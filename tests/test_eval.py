@@ -146,7 +146,7 @@ def test_unguarded_pictures_are_made_once_and_are_the_same_to_the_last_bit(pipe:
 
 def test_erasure_is_measured_and_the_controls_fail(pipe: Any, judge: Judge, emoji: Suite, guarded: Policy) -> None:
     one = evaluate.case(emoji, "spm", ["spider"], guarded, 4, 8)
-    row = evaluate.evaluate(pipe, judge, one, RECIPE, "emoji-sd")
+    row = evaluate.evaluate(pipe, judge, one, RECIPE, "emoji-sd").row
     assert row["erased_before"] >= 0.75 and row["erased_after"] <= 0.25
     assert row["identical"] == 1.0 and row["others_after"] == row["others_before"] >= 0.5
     assert row["n"] == 16 and row["seconds"] > 0 and row["bytes"] > 0

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from .options import JSON
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from ..evaluate import Case
-    from ..samples import Pictures
 
 MODEL = "emoji-sd"
 ON_SHEET = 8
@@ -44,6 +38,7 @@ def demo(
     conceptguard demo
     conceptguard demo --policy school --out school-demo
     """
+    from ..cards import picture
     from ..errors import RegistryError
     from ..evaluate import case, concepts_of, load_judge, row
     from ..models import load_model
@@ -77,36 +72,12 @@ def demo(
         "seconds_with": round(within, 2),
     }
     out.mkdir(parents=True, exist_ok=True)
-    _sheet(ask, before, after, figures).save(out / "sheet.png", optimize=True)
+    guards = len(rules.guards)
+    under = f"{MODEL} without and with policy '{rules.name}' ({guards} guards at once), same prompts, same seeds"
+    picture(ask, before, after, figures, "conceptguard", under, ON_SHEET).save(out / "sheet.png", optimize=True)
     seconds = time.perf_counter() - begin
     more: dict[str, Any] = {"sheet": str(out / "sheet.png"), "policy": rules.name}
     write_json(result("demo", [figures], seconds, "cpu", **more), str(out / "demo.json"))
     report("demo", [figures], seconds, json, "cpu", columns=COLUMNS, **more)
     if json != "-":
         print(f"\n{out / 'sheet.png'} shows it; {out / 'demo.json'} has the figures ({seconds:.0f} s in all)")
-
-
-def _sheet(ask: Case, before: list[Pictures], after: list[Pictures], figures: dict[str, Any]) -> Image.Image:
-    """A few of each group, the same prompts and seeds above each other."""
-    from ..sheet import Column, Group, contact_sheet
-
-    headings = {"erased": "erased concepts", "neighbours": "near neighbours", "others": "unrelated"}
-    groups = []
-    for (name, title), samples, old, new in zip(headings.items(), ask.groups, before, after):
-        shares = [_percent(figures[f"{name}_{when}"]) for when in ("before", "after")]
-        note = f"recognised without the policy {shares[0]}, with it {shares[1]}"
-        if name == "others":
-            note += f"; bit-identical {_percent(figures['identical'])}"
-        chosen = range(0, len(samples), max(1, len(samples) // ON_SHEET))
-        columns = [
-            Column(samples[i].prompt, old.pixels[i], new.pixels[i], old.digests[i] == new.digests[i])
-            for i in list(chosen)[:ON_SHEET]
-        ]
-        groups.append(Group(title, columns, note))
-    guards = len(ask.policy.guards)
-    under = f"{MODEL} without and with policy '{ask.policy.name}' ({guards} guards at once), same prompts, same seeds"
-    return contact_sheet(groups, "conceptguard", under)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"
