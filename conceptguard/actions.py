@@ -1,4 +1,4 @@
-"""What happens to an image that a guard flagged: flag, blur, black or reject."""
+"""What happens to an image that a guard flagged: flag, blur, black or reject; retry rejects what no retry mended."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .generation import Images
 def act(images: Images, action: str) -> Tensor:
     """Images after the policy's action, [n, 3, height, width] in [0, 1]; untouched ones are the same values.
 
-    Raises Refused for ``reject``: the caller gets no image at all.
+    Raises Refused for ``reject`` and ``retry``: the caller gets no image at all.
     """
     flagged = [v for v in images.verdicts if v.flagged]
     if not flagged or action == "flag":
         return images.pixels
-    if action == "reject":
+    if action in ("reject", "retry"):
         v = flagged[0]
         raise Refused(f"image {v.image} shows {v.label} ({v.guard}, score {v.score:.2f}): the policy rejects it")
     pixels = images.pixels.clone()

@@ -172,3 +172,16 @@ class Images:
     pixels: torch.Tensor
     prompts: list[str | None]
     verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def flagged(self) -> list[int]:
+        """The images that a guard flagged."""
+        return sorted({v.image for v in self.verdicts if v.flagged})
+
+    def mended(self, fresh: Images) -> Images:
+        """The same images, flagged ones replaced by those of ``fresh`` at their places, with these ones' verdicts."""
+        rows = self.flagged
+        pixels = self.pixels.clone()
+        pixels[rows] = fresh.pixels[rows].to(pixels)
+        kept = [v for v in self.verdicts if v.image not in rows]
+        return Images(pixels, self.prompts, kept + [v for v in fresh.verdicts if v.image in rows])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .method import Method
 
 Lines = Mapping[tuple[Any, ...], int]
-Action = Literal["flag", "blur", "black", "reject"]
+Action = Literal["flag", "blur", "black", "reject", "retry"]
 
 
 class Concept(BaseModel):
@@ -57,11 +57,15 @@ class Guard(BaseModel):
 
 
 class Policy(BaseModel):
-    """A list of guards, and what happens to an image that violates it."""
+    """A list of guards, and what happens to an image that violates it.
+
+    retries: for ``retry``, how often a flagged image is drawn again from another seed before it is rejected
+    """
 
     model_config = ConfigDict(extra="forbid")
     name: str = "policy"
     on_violation: Action = "reject"
+    retries: int = Field(default=3, ge=1)
     guards: list[Guard] = Field(default_factory=list)
 
 

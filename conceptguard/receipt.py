@@ -34,7 +34,7 @@ class Row:
 
 @dataclass
 class Receipt:
-    """The record of one generation."""
+    """The record of one generation. retries: how often it was drawn again because an image was flagged."""
 
     policy: str
     host: str
@@ -44,6 +44,7 @@ class Receipt:
     rows: list[Row] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     action: str | None = None
+    retries: int = 0
     steps: int = 0
     seconds: float = 0.0
 

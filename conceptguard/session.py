@@ -48,9 +48,8 @@ class Session:
         for i, method in reversed(list(enumerate(self.methods))):
             # Pluggy calls the last registered first; a policy is read from the top.
             self._manager.register(method, name=f"{i}: {method.guard.label}")
-        found = [
-            (self.methods.index(terms.owner), terms) for terms in self._call("cross_attention", layers=self.layers)
-        ]
+        place = {id(method): i for i, method in enumerate(self.methods)}
+        found = [(place[id(terms.owner)], terms) for terms in self._call("cross_attention", layers=self.layers)]
         self._terms = sorted(found, key=lambda pair: pair[0])
         self.banks = Banks(self.layers, [terms for _, terms in self._terms], self)
         try:
@@ -141,7 +140,9 @@ class Session:
     def gate_bank(self, prefix: str, encode: Callable[[list[str]], Any]) -> GateBank:
         """The gates of all guards as one component's encoder sees them, built on first use."""
         if prefix not in self._gate_banks:
-            self._gate_banks[prefix] = GateBank([terms.gate for _, terms in self._terms], encode)
+            gates = [terms.gate for _, terms in self._terms]
+            known = self.host.known() if prefix == "unet" and any(gate.prompts for gate in gates) else None
+            self._gate_banks[prefix] = GateBank(gates, encode, known)
         return self._gate_banks[prefix]
 
     def open_gates(
@@ -218,14 +219,28 @@ class Session:
         self._call("predict_noise", step=step)
         return step.prediction
 
-    def check_image(self, pixels: Tensor, prompts: list[str | None]) -> Tensor:
-        """Decoded images [n, 3, h, w] in [0, 1] after every guard's look and the policy's action."""
+    def check_image(
+        self, pixels: Tensor, prompts: list[str | None], again: Callable[[int], Tensor] | None = None
+    ) -> Tensor:
+        """Decoded images [n, 3, h, w] in [0, 1] after every guard's look and the policy's action.
+
+        again: draws all of them once more for the n-th time, from other seeds; None where that cannot be
+        """
+        images = self._look(pixels, prompts)
+        if images.flagged:
+            self.receipt.action = self.policy.on_violation
+        if self.policy.on_violation == "retry" and again is not None:
+            while images.flagged and self.receipt.retries < self.policy.retries:
+                self.receipt.retries += 1
+                self._moment, self._now = Moment(), float("nan")
+                images = images.mended(self._look(again(self.receipt.retries), prompts))
+        self.receipt.verdicts = images.verdicts
+        return act(images, self.policy.on_violation)
+
+    def _look(self, pixels: Tensor, prompts: list[str | None]) -> Images:
         images = Images(pixels, prompts)
         self._call("check_image", images=images)
-        self.receipt.verdicts = images.verdicts
-        if any(v.flagged for v in images.verdicts):
-            self.receipt.action = self.policy.on_violation
-        return act(images, self.policy.on_violation)
+        return images
 
     def on_step_end(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         """For ``callback_on_step_end``: stops a generation whose denoiser went past the guards."""

@@ -19,6 +19,7 @@ import conceptguard
 from conceptguard import Method, hookimpl
 from conceptguard.errors import BaseMismatch, GuardError, PolicyError, Refused, SessionError
 from conceptguard.generation import Images, Step, Verdict
+from conceptguard.method import Settings
 from conceptguard.testing.kit_guards import Beside, Failing, offered
 
 OPENS, UNRELATED = "a cigarette", "a red apple"
@@ -220,6 +221,47 @@ def test_pictures_that_pass_are_bit_identical(tiny: Any, output_type: str) -> No
                 generate(tiny, prompts, output_type=output_type)
             with pytest.raises(GuardError, match="looks at images"):
                 generate(tiny, prompts, output_type="latent")
+
+
+class FlagsDark(Method):
+    """Flags every picture that is darker than its threshold, whatever it shows."""
+
+    name = "flags-dark"
+    needs = "nothing"
+
+    class Settings(Settings):
+        below: float
+
+    @hookimpl
+    def check_image(self, images: Images) -> None:
+        for i, mean in enumerate(images.pixels.mean((1, 2, 3)).tolist()):
+            images.verdicts.append(Verdict(i, self.name, "dark", mean, mean < self.settings.below))
+
+
+def test_retry_draws_flagged_pictures_from_other_seeds(tiny: Any) -> None:
+    prompts = ["a small dog", UNRELATED, "a house"]
+    bare = generate(tiny, prompts, output_type="np")
+    means = sorted(float(image.mean()) for image in bare)
+    below = (means[0] + means[1]) / 2  # the darkest of the three is flagged
+    with offered(FlagsDark) as guard:
+        policy = {"on_violation": "retry", "retries": 20, "guards": [{**guard, "below": below}]}
+        with conceptguard.attach(tiny, policy) as session:
+            got = generate(tiny, prompts, output_type="np")
+            receipt = session.receipt
+            again = generate(tiny, prompts, output_type="np")
+        changed = [not np.array_equal(a, b) for a, b in zip(got, bare)]
+        assert sum(changed) == 1 and float(bare[changed.index(True)].mean()) < below <= float(min(map(np.mean, got)))
+        assert receipt.action == "retry" and 1 <= receipt.retries <= 20
+        assert len(receipt.verdicts) == 3 and not any(v.flagged for v in receipt.verdicts)
+        assert np.array_equal(got, again)  # the new seeds are a function of the caller's
+        hopeless = {**policy, "retries": 2, "guards": [{**guard, "below": 2.0}]}
+        with conceptguard.attach(tiny, hopeless) as session:
+            with pytest.raises(Refused, match="dark"):
+                generate(tiny, prompts, output_type="np")
+            assert session.receipt.retries == 2
+            with pytest.raises(Refused, match="dark"):  # these latents give the same picture again
+                tiny("a dog", latents=torch.zeros(1, 4, 8, 8), num_inference_steps=1, output_type="np")
+            assert session.receipt.retries == 0
 
 
 def test_image_to_image_and_inpainting(tiny: Any, policy: dict[str, Any]) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..encodings import Known, known_to
 from ..errors import BaseMismatch, GuardError, SessionError
 from ..generation import Branch, Conditions, Encoded, Moment, Prompts
 from ..lowrank import LayerIndex, running
@@ -106,6 +107,11 @@ class DiffusersHost:
             running.reset(token)
         pooled = out[2] if len(out) == 4 else None
         return Encoded(out[0], self.tokens(texts), pooled)
+
+    def known(self) -> Known:
+        """Concept prompts that this pipeline's encoder has read, for this session or an earlier one."""
+        encoder = next(iter(self._encoders().values()), None)
+        return Known() if encoder is None else known_to(encoder, "prompt", self.encode, self.tokens)
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""
@@ -210,24 +216,33 @@ class DiffusersHost:
             extra = bound.pop("kwargs", {})
             args, kwargs = (), {**bound, **extra, "output_type": "pt", "return_dict": True}
 
-        def generation() -> Any:  # one at a time: all that is remembered of a call is remembered in here
+        def draw(**changed: Any) -> Any:
             self._last = None
             self._calls += 1
             try:
-                result = original(*args, **kwargs)
+                return original(*args, **{**kwargs, **changed})
             finally:
                 self._last = None
+
+        def generation() -> Any:  # one at a time: all that is remembered of a call is remembered in here
+            result = draw()
             if not self.session.receipt.steps:
                 raise GuardError(
                     "the denoiser ran past the guards, compiled before they were there: attach, then compile"
                 )
-            return self._looked_at(result, bound, output_type) if looks else result
+            return self._looked_at(result, bound, output_type, draw) if looks else result
 
         return self.session.run(generation, float(bound.get("guidance_scale") or 0.0))
 
-    def _looked_at(self, result: Any, bound: dict[str, Any], output_type: str) -> Any:
+    def _looked_at(self, result: Any, bound: dict[str, Any], output_type: str, draw: Callable[..., Any]) -> Any:
         """A pipeline's result after every guard has seen its images, as the caller wants it."""
-        pixels = self.session.check_image(result.images, _texts(bound.get("prompt"), len(result.images)))
+
+        def again(attempt: int) -> Tensor:
+            return draw(generator=_reseeded(bound.get("generator"), attempt)).images  # type: ignore[no-any-return]
+
+        texts = _texts(bound.get("prompt"), len(result.images))
+        # From latents that the caller gave, the same image would come again.
+        pixels = self.session.check_image(result.images, texts, again if bound.get("latents") is None else None)
         result.images = self.pipe.image_processor.postprocess(pixels * 2 - 1, output_type=output_type)
         if bound.get("return_dict", True):
             return result
@@ -348,13 +363,23 @@ class DiffusersHost:
             added["text_embeds"] = conditions.pooled.to(sample).expand(len(rows), -1)
         token = running.set(self)
         try:
-            return module(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
+            # Never compiled: each number of rows would be another graph.
+            return module._call_impl(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
         finally:
             running.reset(token)
 
 
 def _timestep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return kwargs["timestep"] if "timestep" in kwargs else args[1]
+
+
+def _reseeded(generator: Any, attempt: int) -> Any:
+    """Generators for the n-th retry, a function of the caller's seeds; without a caller's, noise is new anyway."""
+    if isinstance(generator, list):
+        return [_reseeded(one, attempt) for one in generator]
+    if generator is None:
+        return None
+    return torch.Generator(generator.device).manual_seed((generator.initial_seed() + 1_000_003 * attempt) % 2**63)
 
 
 def _pick(value: Any, rows: list[int], total: int) -> Any:
