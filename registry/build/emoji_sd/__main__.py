@@ -17,7 +17,7 @@ from PIL import Image
 from . import data, diffusion, export, judge, measure, packs, vae
 from .suite import Suite, load_suite, pairs
 
-STAGES = ("packs", "vae", "diffusion", "decoder", "export", "judge", "measure")
+STAGES = ("packs", "vae", "diffusion", "export", "judge", "measure")
 REGISTRY = Path(__file__).resolve().parents[2]
 
 
@@ -32,9 +32,9 @@ def run_vae(suite: Suite, args: argparse.Namespace) -> None:
     # Fewer views than the diffusion model gets: the autoencoder needs strokes and colours, not poses.
     views = _views(suite, args.cache, 6)
     model = vae.train_vae(views.images, vae.VaeRecipe(steps=args.vae_steps), args.work)
-    std = float(vae.encode(model, views.images[::4]).std())
-    model.register_to_config(scaling_factor=round(1 / std, 5))
-    model.save_pretrained(folder)
+    test = data.draw_views(suite, packs.load_packs(args.cache), 1, seed=2)
+    print(f"PSNR on views that were not trained on: {vae.mean_psnr(model, test.images):.2f} dB")
+    vae.standardise(model, views.images).save_pretrained(folder)
 
 
 def run_diffusion(suite: Suite, args: argparse.Namespace) -> None:
@@ -49,21 +49,8 @@ def run_diffusion(suite: Suite, args: argparse.Namespace) -> None:
     diffusion.train_diffusion(cached, diffusion.DiffusionRecipe(steps=args.steps), args.work, args.processes)
 
 
-def run_decoder(suite: Suite, args: argparse.Namespace) -> None:
-    folder = args.work / "vae_final"
-    if folder.exists():
-        return
-    views = _views(suite, args.cache, args.views)
-    model = AutoencoderKL.from_pretrained(args.work / "vae")
-    z = torch.load(args.work / "latents.pt", weights_only=True)[0] / model.config.scaling_factor
-    model = vae.finetune_decoder(model, views.images, z, vae.DecoderRecipe(steps=args.decoder_steps), args.work)
-    test = data.draw_views(suite, packs.load_packs(args.cache), 1, seed=2)
-    print(f"PSNR on views that were not trained on: {vae.mean_psnr(model, test.images):.2f} dB")
-    model.save_pretrained(folder)
-
-
 def run_export(suite: Suite, args: argparse.Namespace) -> None:
-    export.export(AutoencoderKL.from_pretrained(args.work / "vae_final"), args.work, args.out / "emoji-sd")
+    export.export(AutoencoderKL.from_pretrained(args.work / "vae"), args.work, args.out / "emoji-sd")
 
 
 def run_judge(suite: Suite, args: argparse.Namespace) -> None:
@@ -101,7 +88,6 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=diffusion.DiffusionRecipe.steps, help="diffusion steps, of batch 32"
     )
-    parser.add_argument("--decoder-steps", type=int, default=vae.DecoderRecipe.steps)
     parser.add_argument("--judge-steps", type=int, default=judge.JudgeRecipe.steps)
     parser.add_argument(
         "--processes", type=int, help="training processes (default: one per core, at most four; one on a GPU)"

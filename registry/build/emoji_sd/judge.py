@@ -345,12 +345,12 @@ def evaluate(model: Judge, test: Renderings, none: int, recipe: JudgeRecipe) -> 
     sharp = model.judge(test.images.float() / 255)
     soft = model.judge(augment(test.images, model.size, gen))
     blank = model.judge(nothing(400, model.size, gen))
-    every = [True] * len(names)
     figures = {
         "object_sharp": share(sharp.objects, names, known),
         "object_soft": share(soft.objects, names, known),
-        "style_sharp": share(sharp.styles, styles, every),
-        "style_soft": share(soft.styles, styles, every),
+        "style_sharp": share(sharp.styles, styles, known),
+        "style_soft": share(soft.styles, styles, known),
+        "style_of_other_emojis": share(sharp.styles, styles, ~known),
         "other_emoji_is_none": share(sharp.objects, names, ~known),
         "nothing_is_none": float(np.mean([o == NONE for o in blank.objects])),
     }
