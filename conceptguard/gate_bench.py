@@ -44,8 +44,8 @@ def measure(name: str, subjects: Sequence[Subject], encode: Encode, repeats: int
     """One row: all ``subjects`` in one policy.
 
     false_open: share of (kept text, concept) pairs in which the gate opens; any_open: share of captions kept apart
-    that open any gate at all; missed_open: share of own texts that leave their concept's gate shut; the same
-    ``_unread``, where only embeddings are known. gates_ms: all gates, per prompt, once embeddings are there.
+    that open any gate at all; missed_open: share of own texts that leave their concept's gate shut; ``_unread``: the
+    same where only embeddings are known. gates_ms: all gates, per prompt, once embeddings are there.
     """
     known = Known()
     gates = [s.gate for s in subjects]
@@ -60,6 +60,7 @@ def measure(name: str, subjects: Sequence[Subject], encode: Encode, repeats: int
     encoded = encode_all(texts, encode)
     read, unread = bank(encoded.embeds, encoded.ids) > 0, bank(encoded.embeds, [None] * len(texts)) > 0
     false = torch.cat([_column(read, at, s.kept, i) for i, s in enumerate(subjects)])
+    false_unread = torch.cat([_column(unread, at, s.kept, i) for i, s in enumerate(subjects)])
     own = torch.cat([_column(read, at, s.own, i) for i, s in enumerate(subjects)])
     own_unread = torch.cat([_column(unread, at, s.own, i) for i, s in enumerate(subjects)])
     plain = [c for c in captions_apart() if all(not _names(s.gate, c) for s in subjects)]
@@ -73,6 +74,7 @@ def measure(name: str, subjects: Sequence[Subject], encode: Encode, repeats: int
         "false_open": _share(false),
         "any_open": _share((bank(captions.embeds, captions.ids) > 0).any(1)),
         "missed_open": _share(~own),
+        "false_open_unread": _share(false_unread),
         "missed_open_unread": _share(~own_unread),
         "kept": len(false),
         "own": len(own),
