@@ -155,7 +155,10 @@ class Step(Drawn):
 
 @dataclass
 class Verdict:
-    """What a guard found in one image. score in [0, 1]; boxes in pixels (left, top, right, bottom)."""
+    """What a guard found in one image. score in [0, 1]; boxes in pixels (left, top, right, bottom).
+
+    detector: what looked, with a hash of its weights, where scores depend on it
+    """
 
     image: int
     guard: str
@@ -163,6 +166,7 @@ class Verdict:
     score: float
     flagged: bool
     boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    detector: str = ""
 
 
 @dataclass

@@ -69,25 +69,23 @@ class NudeNet(Method):
     @hookimpl
     def check_image(self, images: Images) -> None:
         """One verdict an image: the best score of any label, boxes of all that count. Score 0 where nothing is seen."""
-        detector, digest = _detector()
+        network, detector = _detector()
         pictures = (images.pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         # Blue first, as the library reads files: published thresholds and counts are for that.
-        found = detector.detect_batch([np.ascontiguousarray(p[:, :, ::-1]) for p in pictures], batch_size=BATCH)
+        found = network.detect_batch([np.ascontiguousarray(p[:, :, ::-1]) for p in pictures], batch_size=BATCH)
         for i, detections in enumerate(found):
             mine = sorted((d for d in detections if d["class"] in self.labels), key=lambda d: -d["score"])
             score, label = (mine[0]["score"], mine[0]["class"]) if mine else (0.0, "nothing")
             counting = [d["box"] for d in mine if d["score"] >= self.settings.threshold]
             boxes = [(left, top, left + width, top + height) for left, top, width, height in counting]
-            images.verdicts.append(Verdict(i, self.guard.label, label, score, bool(counting), boxes))
-        self.act.notes.append(
-            f"{len(pictures)} images, {WEIGHTS} sha256 {digest[:16]}, threshold {self.settings.threshold:g}"
-        )
+            images.verdicts.append(Verdict(i, self.guard.label, label, score, bool(counting), boxes, detector))
 
 
 @cache
 def _detector() -> tuple[Any, str]:
-    """The detector and its weights' hash, loaded at the first image of a process."""
+    """The network and what receipts call it, loaded at the first image of a process."""
     import nudenet
 
     weights = Path(nudenet.__file__).parent / WEIGHTS
-    return nudenet.NudeDetector(str(weights)), hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return nudenet.NudeDetector(str(weights)), f"{WEIGHTS} sha256 {digest[:16]}"
