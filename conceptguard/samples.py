@@ -28,7 +28,7 @@ class Recipe:
     """How pictures are made. batch: pictures at once; guidance: what the embedded model's card was measured at."""
 
     steps: int = 25
-    guidance: float = 5.0
+    guidance: float = 3.5
     batch: int = 8
 
 

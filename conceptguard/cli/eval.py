@@ -35,7 +35,7 @@ def eval_(
     seeds: int = typer.Option(1, min=1, help="Sets of seeds; each gives every prompt a new picture."),
     n: int = typer.Option(12, "--n", min=1, help="Prompts per concept; as many neighbours, twice as many others."),
     steps: int = typer.Option(25, min=1, help="Denoising steps."),
-    guidance: float = typer.Option(5.0, min=0, help="Guidance scale."),
+    guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
     suite: str | None = typer.Option(None, help="A suite file; default: the one named like the model."),
     check: bool = typer.Option(False, help="Exit with status 1 when a method's mean misses the bars."),

@@ -30,13 +30,13 @@ from .tokenizer import write_tokenizer
 class DiffusionRecipe:
     """`minutes`, if given, ends the schedule by the clock instead of after `steps`."""
 
-    steps: int = 6000
+    steps: int = 6200
     minutes: float | None = None
     batch: int = 32  # over all processes
     lr: float = 1e-3
     warmup: int = 100
     min_snr: float = 5.0
-    ema: float = 0.996
+    ema: float = 0.998
     seed: int = 0
     save_every: float = 180.0  # seconds
 

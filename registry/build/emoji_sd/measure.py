@@ -18,7 +18,7 @@ from .export import load
 from .suite import Object, Suite, pairs
 
 STEPS = 25
-GUIDANCE = 5.0
+GUIDANCE = 3.5
 
 
 @dataclass

@@ -22,7 +22,7 @@ from . import models
 
 @dataclass(frozen=True)
 class VaeRecipe:
-    steps: int = 4500
+    steps: int = 10_000
     minutes: float | None = None  # ends the schedule by the clock instead
     batch: int = 6  # steps count for more than samples do
     lr: float = 1e-3
