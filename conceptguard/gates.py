@@ -69,12 +69,17 @@ class GateBank:
         lengths = torch.tensor([len(p) for p in parts], device=device)
         self._prompt_of = torch.repeat_interleave(torch.arange(len(parts), device=device), lengths)
         self._weights = torch.tensor([w for row in weights for w in row], device=device)
-        self._postings: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        postings: dict[int, list[tuple[int, float]]] = defaultdict(list)
         for i, row in enumerate(ids):
             distinct = dict(zip(row, weights[i]))
             for token, weight in distinct.items():
                 share = 1 / len(distinct) if official[i] else weight / sum(distinct.values())
-                self._postings[token].append((i, share))
+                postings[token].append((i, share))
+        # Which prompts have a token, and how much of each it is.
+        self._postings = {
+            token: (torch.tensor([i for i, _ in found]), torch.tensor([share for _, share in found]))
+            for token, found in postings.items()
+        }
         self._official = torch.tensor(official)
         self._flat = None
         if any(official):  # whole encodings, which nothing else needs
@@ -112,8 +117,8 @@ class GateBank:
         overlap = torch.zeros(len(ids), len(self._owner))
         for row, known in enumerate(ids):
             for token in set(known or ()):
-                for prompt, share in self._postings.get(token, ()):
-                    overlap[row, prompt] += share
+                if token in self._postings:
+                    overlap[row].index_add_(0, *self._postings[token])
         return overlap
 
     def __call__(self, embeds: Tensor, ids: Sequence[Sequence[int] | None]) -> Tensor:
