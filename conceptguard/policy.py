@@ -60,12 +60,15 @@ class Policy(BaseModel):
     """A list of guards, and what happens to an image that violates it.
 
     retries: for ``retry``, how often a flagged image is drawn again from another seed before it is rejected
+    unread: embeddings that were encoded while the policy was not attached carry no text, so that gates have less to
+    go by: ``compare`` them alone, or ``refuse`` them
     """
 
     model_config = ConfigDict(extra="forbid")
     name: str = "policy"
     on_violation: Action = "reject"
     retries: int = Field(default=3, ge=1)
+    unread: Literal["compare", "refuse"] = "compare"
     guards: list[Guard] = Field(default_factory=list)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import plugins
 from .actions import act
-from .errors import ConceptGuardError, GuardError, SessionError
+from .errors import ConceptGuardError, GuardError, Refused, SessionError
 from .gates import GateBank
 from .generation import Branch, Conditions, Drawn, Encoded, Images, Moment, Prompts, Step
 from .hosts import host_for
@@ -154,6 +154,11 @@ class Session:
         branches: Sequence[Branch | None],
     ) -> None:
         """New conditions reached a component: embeds [rows, tokens, width]. Sets the gates of every row."""
+        if self.policy.unread == "refuse" and None in ids:
+            raise Refused(
+                f"row {list(ids).index(None)} is an embedding whose text policy '{self.policy.name}' has not seen: "
+                "pass the text, or encode it with this pipeline while the policy is attached"
+            )
         self._branches = list(branches)
         gates = self._gate_banks[prefix](embeds, ids)
         for column, (_, terms) in enumerate(self._terms):

@@ -223,6 +223,23 @@ def test_pictures_that_pass_are_bit_identical(tiny: Any, output_type: str) -> No
                 generate(tiny, prompts, output_type="latent")
 
 
+def test_embeddings_that_nobody_read_are_refused_where_the_policy_says_so(tiny: Any, policy: dict[str, Any]) -> None:
+    names = ("prompt_embeds", "negative_prompt_embeds")
+
+    def encode() -> dict[str, torch.Tensor]:
+        return dict(zip(names, tiny.encode_prompt(OPENS, "cpu", 1, True)))
+
+    before = encode()
+    with conceptguard.attach(tiny, {**policy, "unread": "refuse"}):
+        assert torch.isfinite(generate(tiny, OPENS)).all()
+        assert torch.isfinite(generate(tiny, None, **encode())).all()  # encoded under the policy
+    unseen = pytest.raises(Refused, match="row 0 is an embedding whose text policy 'test' has not seen")
+    with conceptguard.attach(tiny, {**policy, "unread": "refuse"}), unseen:
+        generate(tiny, None, **{name: embeds * 1.01 for name, embeds in before.items()})
+    with conceptguard.attach(tiny, policy):
+        assert torch.isfinite(generate(tiny, None, **before)).all()
+
+
 class FlagsDark(Method):
     """Flags every picture that is darker than its threshold, whatever it shows."""
 
