@@ -103,8 +103,15 @@ class Open(NamedTuple):
     down: Tensor
     up: Tensor
     gates: Tensor | None  # [rows in `where`, ranks]; None where every such row has the same, folded into `up`
-    where: slice | Tensor
+    where: slice | Tensor | None  # None: every row
     rows: int
+
+    def view(self, y: Tensor) -> Tensor | None:
+        """The open rows of ``y`` where they can take a product in place: in one piece, not picked out one by one."""
+        if isinstance(self.where, Tensor):
+            return None
+        rows = y if self.where is None else y[self.where]
+        return rows if rows.is_contiguous() else None
 
 
 # Which session is generating in this thread. Another session's banks on a shared layer stay closed meanwhile.
@@ -177,7 +184,10 @@ class Bank:
         if alike:  # one prompt: one operation less at every layer
             stacked = stacked * own[0][:, None]
         stack = down[0] if len(down) == 1 else torch.cat(down)
-        self.open = Open(stack, stacked, None if alike else own, where, len(gates))
+        if alike and self._conv is None:
+            stack, stacked = _padded(stack), _padded(stacked)
+        everywhere = len(opened) == len(gates)
+        self.open = Open(stack, stacked, None if alike else own, None if everywhere else where, len(gates))
 
     def _mix(
         self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]
@@ -215,21 +225,11 @@ class Bank:
             gates = o.gates if o.gates is None else o.gates.to(x)
             o = self.open = o._replace(down=o.down.to(x), up=o.up.to(x), gates=gates)
         self.calls += 1
-        part = x[o.where]
+        part = x if o.where is None else x[o.where]
         if self._conv is None:
-            inner = F.linear(part, o.down)
-            if o.gates is not None:
-                inner = inner * o.gates.view(len(o.gates), *(1,) * (x.ndim - 2), -1)
-            target = y[o.where] if isinstance(o.where, slice) else None
-            if target is not None and target.is_contiguous():
-                target.view(-1, target.shape[-1]).addmm_(inner.flatten(0, -2), o.up)
-            else:
-                y[o.where] += inner @ o.up
+            _add_linear(o, part, y)
         else:
-            inner = self._conv(part, o.down)
-            if o.gates is not None:
-                inner = inner * o.gates[:, :, None, None]
-            y[o.where] += F.conv2d(inner, o.up.T[:, :, None, None])
+            _add_conv(o, self._conv(part, o.down), y)
 
     def detach(self) -> None:
         """Remove the hook and let go of the factors."""
@@ -238,12 +238,47 @@ class Bank:
         _banks.pop(self.key, None)
 
 
+def _add_linear(o: Open, x: Tensor, y: Tensor) -> None:
+    """x: the open rows [rows, ..., in]; y: [batch, ..., out], changed in place."""
+    inner = F.linear(x.flatten(0, -2), o.down)
+    if o.gates is not None:
+        inner = (inner.unflatten(0, (len(o.gates), -1)) * o.gates[:, None]).flatten(0, 1)
+    target = o.view(y)
+    if target is not None:
+        target.view(-1, target.shape[-1]).addmm_(inner, o.up)
+    else:
+        y[slice(None) if o.where is None else o.where] += (inner @ o.up).view(len(x), *y.shape[1:])
+
+
+def _add_conv(o: Open, inner: Tensor, y: Tensor) -> None:
+    """inner: the open rows [rows, ranks, height, width]; y: [batch, out, height, width], changed in place.
+
+    Convolving so few channels with 1 x 1 takes several times as long as the same sum as a product of matrices.
+    """
+    inner = inner.flatten(2)
+    if o.gates is not None:
+        inner = inner * o.gates[:, :, None]
+    target = o.view(y)
+    if target is not None:
+        target.flatten(2).baddbmm_(o.up.T.expand(len(inner), -1, -1), inner)
+    else:
+        y[slice(None) if o.where is None else o.where] += (o.up.T @ inner).view(len(inner), *y.shape[1:])
+
+
+def _padded(factor: Tensor) -> Tensor:
+    """Rows of zeros up to the next multiple of 16: matrix kernels take twice as long for 10 ranks as for 16."""
+    rank = len(factor)
+    return factor if rank == 1 or not rank % 16 else F.pad(factor, (0, 0, 0, -rank % 16))
+
+
 def _convolution(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
     if not isinstance(layer, nn.Conv2d):
         return None
     if layer.groups != 1:
         raise BaseMismatch("terms beside a grouped convolution are not supported: leave this layer out")
     stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    if layer.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0):
+        return lambda x, w: (w.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:])
     return lambda x, w: F.conv2d(x, w, None, stride, padding, dilation)
 
 

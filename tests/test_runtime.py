@@ -154,7 +154,7 @@ def test_only_open_rows_and_ranks_are_multiplied(monkeypatch: pytest.MonkeyPatch
     banks.set("unet", gates)
     monkeypatch.setattr(F, "linear", linear)
     model(torch.randn(8, 5, 12))
-    assert seen == [(2, 2)]  # two rows of eight, two ranks of a hundred
+    assert seen == [(2 * 5, 2)]  # two rows of eight with their five positions, two ranks of a hundred
     banks.set("unet", torch.zeros(8, 100))
     model(torch.randn(8, 5, 12))
     assert len(seen) == 1  # nothing at all for closed gates
