@@ -51,7 +51,8 @@ def jobs(suite: Suite) -> Iterator[Job]:
     for method, options in (("uce", UCE), ("spm", SPM)):
         for it in objects[:10]:
             yield _object_job(suite, method, it, options)
-    yield Job("uce", _several(objects[:10]), _others(suite, objects[:10]), {**UCE, "templates": _templates(suite)})
+    ten = objects[:10]
+    yield Job("uce", _several(suite, ten), _others(suite, ten), {**UCE, "templates": _templates(suite)})
     for style in suite.concept_styles:
         yield _style_job(suite, style)
     for it in [*objects[10:], *(suite.object(n) for n in EXTRA)]:
@@ -59,12 +60,12 @@ def jobs(suite: Suite) -> Iterator[Job]:
 
 
 def _object_job(suite: Suite, method: str, it: Object, options: dict[str, Any]) -> Job:
-    concept = {"name": it.name, "prompts": _words(it)}
+    concept = {"name": it.name, "prompts": suite.words(it.name)}
     return Job(method, concept, _others(suite, [it]), {**options, "templates": _templates(suite)})
 
 
-def _several(objects: list[Object]) -> dict[str, Any]:
-    return {"name": "ten objects", "prompts": [w for it in objects for w in _words(it)]}
+def _several(suite: Suite, objects: list[Object]) -> dict[str, Any]:
+    return {"name": "ten objects", "prompts": [w for it in objects for w in suite.words(it.name)]}
 
 
 def _style_job(suite: Suite, style: str) -> Job:
@@ -89,20 +90,16 @@ def _templates(suite: Suite) -> list[str]:
     return [t.replace("{thing}", "{a}").replace("{noun}", "{}") for t in ["{noun}", *styled, "{thing}"]]
 
 
-def _words(it: Object) -> list[str]:
-    return [it.name, *it.synonyms, *it.phrases]
-
-
 def _others(suite: Suite, erased: list[Object]) -> tuple[str, ...]:
     """Everything else the suite can draw, near things first, unless it contains a word of what is erased."""
     from conceptguard.errors import PolicyError
     from conceptguard.making import as_concept, check_preserve
 
-    concept = as_concept({"name": "erased", "prompts": [w for it in erased for w in _words(it)]})
+    concept = as_concept({"name": "erased", "prompts": [w for it in erased for w in suite.words(it.name)]})
     near = [suite.object(n) for it in erased for n in it.neighbours]
     kept = []
     for it in [*near, *suite.objects]:
-        for word in _words(it):
+        for word in suite.words(it.name):
             try:
                 check_preserve(concept, [word])
             except PolicyError:

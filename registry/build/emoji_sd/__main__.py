@@ -62,7 +62,7 @@ def run_judge(suite: Suite, args: argparse.Namespace) -> None:
 
 def run_measure(suite: Suite, args: argparse.Namespace) -> None:
     found = measure.measure(
-        suite, args.out / "emoji-sd", args.out / "emoji-judge", rounds=args.rounds, guidance=args.guidance
+        suite, args.out / "emoji-sd", args.out / "emoji-judge", args.seed, args.rounds, args.guidance
     )
     for name, figures in found.items():
         print(f"{name}: {figures}")
@@ -93,6 +93,7 @@ def main() -> None:
         "--processes", type=int, help="training processes (default: one per core, at most four; one on a GPU)"
     )
     parser.add_argument("--rounds", type=int, default=3, help="samples of each pair when measuring")
+    parser.add_argument("--seed", type=int, default=500_000, help="of the first measured sample")
     parser.add_argument("--guidance", type=float, default=measure.GUIDANCE)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of 48 samples to this PNG")
     args = parser.parse_args()

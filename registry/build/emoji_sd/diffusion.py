@@ -30,7 +30,7 @@ from .tokenizer import write_tokenizer
 class DiffusionRecipe:
     """`minutes`, if given, ends the schedule by the clock instead of after `steps`."""
 
-    steps: int = 6200
+    steps: int = 10_000
     minutes: float | None = None
     batch: int = 32  # over all processes
     lr: float = 1e-3
