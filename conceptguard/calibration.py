@@ -17,16 +17,16 @@ class Calibration:
     """A measured gate.
 
     floor, full: similarities where it starts to open and is fully open
+    unread: similarity where it is fully open for embeddings that came without their text
     false_open: share of texts to keep that open it at all; missed_open: share of the concept's own that leave it shut
-    missed_open_unread: the same where only embeddings are known, so that no word can be recognised
     kept, own: how many texts were measured
     """
 
     floor: float
     full: float
+    unread: float
     false_open: float = 0.0
     missed_open: float = 0.0
-    missed_open_unread: float = 0.0
     kept: int = 0
     own: int = 0
 
@@ -59,11 +59,10 @@ def calibrate(
     ordinary = [c for c in (captions or ordinary_captions()) if not any(p.lower() in c.lower() for p in prompts)]
     kept = bank.similarity_of_content(*known.read([*ordinary, *keep], encode)).amax(1)
     mine = bank.similarity_of_content(*known.read(own or prompts, encode)).amax(1)
-    unread = _unread(bank, encode, own or prompts)
-    floor, full = between(float(kept.max()), float(unread.min()))
-    return Calibration(
-        floor, full, _share(kept > floor), _share(mine <= floor), _share(unread <= floor), len(kept), len(mine)
-    )
+    unread = float(_unread(bank, encode, own or prompts).min())
+    floor, full = between(float(kept.max()), unread)
+    weakest = round(unread - MARGIN, 4)
+    return Calibration(floor, full, weakest, _share(kept > floor), _share(mine <= floor), len(kept), len(mine))
 
 
 def between(shut: float, own: float) -> tuple[float, float]:

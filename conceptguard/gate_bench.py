@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calibration import between
+from .calibration import MARGIN, between
 from .encodings import Encode, Known, ordinary_captions
 from .gates import Gate, GateBank
 from .generation import Encoded, stack
@@ -93,7 +93,7 @@ def shipped(suite: Suite) -> list[Subject]:
             continue
         manifest = default_registry().load(entry.ref).manifest
         measured = manifest.gate or {}
-        gate = Gate(tuple(manifest.concept.prompts), floor=measured["floor"], full=measured["full"])
+        gate = Gate(tuple(manifest.concept.prompts), 1.0, measured["floor"], measured["full"], measured.get("unread"))
         far = [s.prompt for s in others(suite, 60, without=[concept])] + captions_apart()
         near = [s.prompt for s in neighbours(suite, concept, 40)]
         kept = [text for text in dict.fromkeys([*near, *far]) if not _names(gate, text)]
@@ -111,9 +111,10 @@ def vocabulary(words: Sequence[str], encode: Encode) -> list[Subject]:
     seen = _best(bank, own.embeds, [None] * len(own.ids))
     found = []
     for i, texts in enumerate(prompts):
-        floor, full = between(float(shut[:, i].max()), float(seen[2 * i : 2 * i + 2, i].min()))
+        unread = float(seen[2 * i : 2 * i + 2, i].min())
+        floor, full = between(float(shut[:, i].max()), unread)
         paraphrases = [template.format(texts[0]) for template in APART]
-        found.append(Subject(Gate(texts, floor=floor, full=full), paraphrases, captions_apart()))
+        found.append(Subject(Gate(texts, 1.0, floor, full, unread - MARGIN), paraphrases, captions_apart()))
     return found
 
 

@@ -23,6 +23,8 @@ from torch.nn.functional import normalize
 
 from .encodings import Encode, Known
 
+UNREAD_SPAN = 0.04  # from shut to fully open, for embeddings without their text
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -31,6 +33,8 @@ class Gate:
     prompts: what evokes the concept; empty opens always
     strength: what a fully open gate is worth
     floor, full: similarities where the gate starts to open and where it is fully open
+    unread: similarity at which it is fully open for embeddings that came without their text, if below ``full``. No
+    word can be recognised in those, so they are held to the weakest sight of the concept: rather opened once too often
     metric: "token" as above, or "official", the arithmetic of the SPM repository
     """
 
@@ -38,7 +42,15 @@ class Gate:
     strength: float = 1.0
     floor: float = 0.0
     full: float = 1.0
+    unread: float | None = None
     metric: Literal["token", "official"] = "token"
+
+    @property
+    def range_unread(self) -> tuple[float, float]:
+        """Floor and full for embeddings that came without their text."""
+        if self.unread is None or self.unread >= self.full:
+            return self.floor, self.full
+        return min(self.floor, self.unread - UNREAD_SPAN), self.unread
 
 
 class GateBank:
@@ -53,8 +65,10 @@ class GateBank:
         prompts = [(g, p) for g, gate in enumerate(self.gates) for p in gate.prompts]
         self._fixed = torch.tensor([0.0 if gate.prompts else gate.strength for gate in self.gates])
         self._owner = torch.tensor([g for g, _ in prompts], dtype=torch.long)
-        self._floor = torch.tensor([gate.floor for gate in self.gates])
-        self._span = torch.tensor([max(gate.full - gate.floor, 1e-6) for gate in self.gates])
+        # [2, guards]: for rows whose text is known, and for those that came as embeddings alone.
+        ranges = [[(g.floor, g.full) for g in self.gates], [g.range_unread for g in self.gates]]
+        self._floor = torch.tensor([[floor for floor, _ in row] for row in ranges])
+        self._span = torch.tensor([[max(full - floor, 1e-6) for floor, full in row] for row in ranges])
         self._strength = torch.tensor([gate.strength if gate.prompts else 0.0 for gate in self.gates])
         if not prompts:
             return
@@ -129,4 +143,5 @@ class GateBank:
             return out
         best = torch.full((rows, len(self.gates)), -1.0)
         best.scatter_reduce_(1, self._owner.expand(rows, -1), self.similarity(embeds, ids), "amax")
-        return out + ((best - self._floor) / self._span).clamp(0, 1) * self._strength
+        which = torch.tensor([int(known is None) for known in ids])
+        return out + ((best - self._floor[which]) / self._span[which]).clamp(0, 1) * self._strength

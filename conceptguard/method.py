@@ -71,6 +71,4 @@ class Method:
         if not {"floor", "full"} <= set(measured):
             # An imported file carries no calibration: measure it against this base's own encoder.
             measured = calibrate(concept.prompts, self.host.encode, known=self.host.known()).as_dict()
-        return Gate(
-            prompts=tuple(concept.prompts), strength=guard.strength, floor=measured["floor"], full=measured["full"]
-        )
+        return Gate(tuple(concept.prompts), guard.strength, measured["floor"], measured["full"], measured.get("unread"))

@@ -48,7 +48,7 @@ class SPM(Method):
 
     def _official_gate(self) -> Gate:
         gate = self.gate()
-        return replace(gate, metric="official", floor=0.0, full=1.0) if gate.prompts else gate
+        return replace(gate, metric="official", floor=0.0, full=1.0, unread=None) if gate.prompts else gate
 
     @classmethod
     def make(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from conceptguard import attach
+from conceptguard.calibration import calibrate
 from conceptguard.encodings import Known, content, known_to, ordinary_captions
 from conceptguard.gate_bench import captions_apart, measure, shipped, vocabulary, words_of
 from conceptguard.gates import Gate, GateBank
@@ -120,7 +121,29 @@ def test_shipped_membranes_open_for_their_concept_and_for_nothing_else(pipe: Any
     assert len(subjects) >= 10
     row = measure("shipped", subjects[:10], DiffusersHost(pipe).encode, 1, time.perf_counter)
     assert row["false_open"] <= 0.01 and row["missed_open"] <= 0.05
+    assert row["missed_open_unread"] <= 0.05  # embeddings that were encoded before anything was attached
     assert row["kept"] > 1000 and row["own"] > 200
+
+
+def test_embeddings_without_their_text_are_held_to_the_weakest_sight_of_the_concept(pipe: Any) -> None:
+    host = DiffusersHost(pipe)
+    words = ("pistol", "gun")
+    texts = ["a pistol, noto style", "mono style: someone with a gun"]
+    measured = calibrate(words, host.encode, own=texts)
+    bank = GateBank([Gate(words, 1.0, measured.floor, measured.full, measured.unread)], host.encode)
+    encoded = host.encode(texts)
+    assert (bank(encoded.embeds, [None, None]) == 1).all()
+    assert (bank(encoded.embeds, encoded.ids) == 1).all()
+    # With its text, a prompt is not held to that: what only resembles the concept stays shut.
+    other = host.encode(["a quiet street in the morning"])
+    assert (bank(other.embeds, other.ids) == 0).all()
+
+
+def test_a_gate_without_that_measure_takes_all_embeddings_alike() -> None:
+    assert Gate(("a",), floor=0.5, full=0.9).range_unread == (0.5, 0.9)
+    assert Gate(("a",), floor=0.5, full=0.9, unread=0.95).range_unread == (0.5, 0.9)
+    low, high = Gate(("a",), floor=0.5, full=0.9, unread=0.3).range_unread
+    assert low < high == 0.3
 
 
 def test_gates_of_words_that_nobody_calibrated_together(pipe: Any) -> None:
