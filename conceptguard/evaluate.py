@@ -8,17 +8,19 @@ fail on erasure, a guard that blanks every picture must fail on retention.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from . import plugins
 from . import suite as suites
 from .errors import RegistryError
 from .judge import Judge
-from .policy import Guard, Policy
+from .policy import Policy, load_policy
 from .registry import default_registry, shipped_folder
+from .registry.paths import slug
 from .samples import Pictures, Recipe, Tick, make, make_once
 from .session import attach
 from .suite import Sample, Suite
@@ -86,13 +88,23 @@ def case(
     return found
 
 
-def policy_for(family: str, method: str, concepts: Iterable[str], gate: str = "prompt") -> Policy:
-    """A policy of one method's artifacts from the registry. Raises RegistryError for one that is missing."""
-    from .registry.paths import slug
+def policy_for(
+    suite: Suite, method: str, concepts: Iterable[str], gate: str = "prompt", settings: Mapping[str, Any] | None = None
+) -> Policy:
+    """A policy of one method about the suite's concepts: artifacts from the registry where the method needs them, else
+    the suite's words for each concept. settings: the method's own, for every guard.
 
-    refs = [default_registry().find(f"{family}/{method}/{slug(concept)}").ref for concept in concepts]
-    guards = [Guard.model_validate({"method": method, "artifact": ref, "gate": gate}) for ref in refs]
-    return Policy(name=f"{method} {gate}", guards=guards)
+    Raises RegistryError for an artifact that is missing, PolicyError for a setting that the method does not know.
+    """
+    found = []
+    for concept in concepts:
+        about = (
+            {"artifact": default_registry().find(f"{suite.base}/{method}/{slug(concept)}").ref}
+            if plugins.method(method).needs == "artifact"
+            else {"concept": {"name": concept, "prompts": suite.words(concept)}}
+        )
+        found.append({"method": method, "gate": gate, **about, **(settings or {})})
+    return load_policy({"name": f"{method} {gate}", "guards": found})
 
 
 def concepts_of(policy: Policy) -> list[str]:
@@ -106,14 +118,15 @@ def concepts_of(policy: Policy) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def available(family: str, method: str, suite: Suite, anything: bool = False) -> list[str]:
-    """The suite's concepts for which the registry has an artifact of a method, in the suite's order.
+def available(suite: Suite, method: str, anything: bool = False) -> list[str]:
+    """The suite's concepts that a method can be judged on, in the suite's order: those with an artifact in the
+    registry, or all where the method needs none.
 
     anything: then also whatever else the model can draw and an artifact is about
     """
-    from .registry.paths import slug
-
-    there = {entry.name for entry in default_registry().entries() if (entry.base, entry.method) == (family, method)}
+    if plugins.method(method).needs != "artifact":
+        return suite.all_concepts
+    there = {entry.name for entry in default_registry().entries() if (entry.base, entry.method) == (suite.base, method)}
     more = [it.name for it in suite.objects] if anything else []
     return [concept for concept in dict.fromkeys([*suite.all_concepts, *more]) if slug(concept) in there]
 

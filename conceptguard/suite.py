@@ -78,6 +78,13 @@ class Suite(_Strict):
         """One object by name; raises KeyError."""
         return next(o for o in self.objects if o.name == name)
 
+    def words(self, concept: str) -> list[str]:
+        """What evokes a concept: an object's name, synonyms and phrases, or the name of a style."""
+        if self.is_style(concept):
+            return [concept]
+        it = self.object(concept)
+        return [it.name, *it.synonyms, *it.phrases]
+
     def is_style(self, concept: str) -> bool:
         """Whether a concept is a style and not an object."""
         return concept in self.styles

@@ -11,7 +11,7 @@ import torch
 
 from conceptguard import evaluate, suite
 from conceptguard.cli import run
-from conceptguard.errors import RegistryError
+from conceptguard.errors import PolicyError, RegistryError
 from conceptguard.judge import Judge
 from conceptguard.policy import Policy
 from conceptguard.samples import Pictures, Recipe, make, make_once
@@ -43,7 +43,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def guarded() -> Policy:
     """The shipped membrane about spiders, a thing that the model draws well."""
-    return evaluate.policy_for("emoji-sd", "spm", ["spider"])
+    return evaluate.policy_for(load_suite("emoji-sd"), "spm", ["spider"])
+
+
+def test_a_method_without_artifacts_is_judged_on_the_suites_words(emoji: Suite) -> None:
+    rules = evaluate.policy_for(emoji, "safree", ["beer"], settings={"schedule": False})
+    assert rules.guards[0].concept is not None and "lager" in rules.guards[0].concept.prompts
+    assert rules.guards[0].settings == {"schedule": False}
+    assert evaluate.available(emoji, "safree") == emoji.all_concepts
+    with pytest.raises(PolicyError, match="did you mean 'schedule'"):
+        evaluate.policy_for(emoji, "safree", ["beer"], settings={"shedule": False})
 
 
 def test_prompts_are_kept_apart_from_training(emoji: Suite) -> None:

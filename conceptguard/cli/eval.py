@@ -31,6 +31,9 @@ def eval_(
     policy: list[str] | None = typer.Option(None, help="A policy to judge as a whole; may be repeated."),
     concepts: str = typer.Option("all", metavar="A,B|all", help="Which concepts; all: those with an artifact."),
     gate: str = typer.Option("prompt", metavar="prompt|always", help="When the guards of --method open."),
+    set_: list[str] | None = typer.Option(
+        None, "--set", metavar="KEY=VALUE", help="A setting of --method's guards; may be repeated."
+    ),
     together: int = typer.Option(1, min=1, metavar="N", help="Guards at once: N concepts in one policy."),
     seeds: int = typer.Option(1, min=1, help="Sets of seeds; each gives every prompt a new picture."),
     n: int = typer.Option(12, "--n", min=1, help="Prompts per concept; as many neighbours, twice as many others."),
@@ -51,6 +54,7 @@ def eval_(
     conceptguard eval --method spm --method uce --concepts all --json eval.json
     conceptguard eval --method spm --concepts pistol,bomb --seeds 3
     conceptguard eval --method spm --together 10
+    conceptguard eval --method safree --set schedule=false
     conceptguard eval --policy school.yaml
     conceptguard eval --method spm --card my-registry/
 
@@ -69,13 +73,16 @@ def eval_(
     begin = time.perf_counter()
     if gate not in ("prompt", "always"):
         raise ConceptGuardError(f"--gate {gate}: write prompt or always")
+    settings = dict(_setting(given) for given in set_ or [])
     prompts = load_suite(suite or model)
     judge = load_judge(prompts.base)
     cases = [
         one
         for seed in range(seeds)
         for one in [
-            *_of_methods(prompts, method or ([] if policy else ["spm", "uce"]), concepts, gate, together, n, seed),
+            *_of_methods(
+                prompts, method or ([] if policy else ["spm", "uce"]), concepts, gate, settings, together, n, seed
+            ),
             *_of_policies(prompts, policy or [], n, seed),
         ]
     ]
@@ -93,12 +100,23 @@ def eval_(
         _write_cards(card, judged, f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}")
     means = rows[len(cases) :] or rows
     checks = controls(pipe, judge, cases, recipe, model)
-    settings = {"steps": steps, "guidance": guidance, "batch": batch, "seeds": seeds, "gate": gate}
-    report("eval", [*rows, *checks], time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **settings)
+    made = {"steps": steps, "guidance": guidance, "batch": batch, "seeds": seeds, "gate": gate, "set": settings}
+    report("eval", [*rows, *checks], time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **made)
     if json != "-":
         _verdict(means, checks)
     if check and not (all(r["passes"] for r in means) and not any(c["passes"] for c in checks)):
         raise typer.Exit(1)
+
+
+def _setting(given: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value as YAML reads it."""
+    from ..errors import ConceptGuardError
+    from ..yaml import parse
+
+    key, equals, value = given.partition("=")
+    if not (key and equals):
+        raise ConceptGuardError(f"--set {given}: write KEY=VALUE")
+    return key, parse(value)[0]
 
 
 def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:
@@ -120,16 +138,15 @@ def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:
 
 
 def _of_methods(
-    suite: Suite, methods: list[str], wanted: str, gate: str, together: int, n: int, seed: int
+    suite: Suite, methods: list[str], wanted: str, gate: str, settings: dict[str, Any], together: int, n: int, seed: int
 ) -> list[Case]:
-    from .. import plugins
     from ..errors import RegistryError
     from ..evaluate import available, case, policy_for
 
     found = []
     for name in methods:
-        plugins.method(name)
-        concepts = available(suite.base, name, suite, together > 1) if wanted == "all" else suite.check(split(wanted))
+        label = " ".join([name, *(f"{key}={value}" for key, value in settings.items())])
+        concepts = available(suite, name, together > 1) if wanted == "all" else suite.check(split(wanted))
         if len(concepts) < together:
             raise RegistryError(
                 f"{len(concepts)} artifacts of method '{name}' for {suite.base}, {together} asked for: "
@@ -140,8 +157,8 @@ def _of_methods(
         groups = [[c] for c in concepts] if together == 1 else [concepts[:together]]
         for group in groups:
             each = n if together == 1 else max(2, round(n / together**0.5))
-            rules = policy_for(suite.base, name, group, gate)
-            found.append(case(suite, name, group, rules, each, 2 * n, seed=seed, gated=gate == "prompt"))
+            rules = policy_for(suite, name, group, gate, settings)
+            found.append(case(suite, label, group, rules, each, 2 * n, seed=seed, gated=gate == "prompt"))
     return found
 
 
