@@ -1,5 +1,9 @@
 """Every error a user can meet: one line that says what is wrong and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class ConceptGuardError(Exception):
     """Base of all errors raised on purpose; catching it catches every guard failure."""
@@ -34,3 +38,14 @@ class GuardError(ConceptGuardError):
 
 class Refused(ConceptGuardError):
     """A guard looked at the prompt or the image and the policy says to return nothing."""
+
+
+class Clarification(Refused):
+    """A prompt that could mean a guarded concept or something else: nothing was generated, but a question is asked.
+
+    question: for the person who wrote the prompt; readings: the answers offered, each a phrase to say instead
+    """
+
+    def __init__(self, question: str, readings: Sequence[str]):
+        super().__init__(f"{question} {' / '.join(readings)}")
+        self.question, self.readings = question, list(readings)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+TIMESTEPS = 1000  # of every noise schedule that diffusers' pipelines use
 Branch = Literal["conditional", "negative", "unconditional"]
 
 
@@ -151,6 +152,11 @@ class Step(Drawn):
     guidance_scale: float | None
     moment: Moment = field(default_factory=Moment)
     denoise: Callable[[Encoded, Sequence[int]], torch.Tensor] | None = None
+
+    @property
+    def noise(self) -> float:
+        """Where on the noise schedule this is, from 1, nothing but noise, to 0; timesteps count to 1,000."""
+        return float(torch.as_tensor(self.timestep).max()) / TIMESTEPS
 
 
 @dataclass

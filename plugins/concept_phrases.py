@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from conceptguard.errors import PolicyError
 from conceptguard.hosts import Host
 from conceptguard.method import Method
+from conceptguard.policy import Concept
+from conceptguard.registry.manifest import Concept as Listed
 
 
-def phrases_of(method: Method) -> tuple[str, ...]:
-    """The prompts of the guard's concept. Raises PolicyError when it has none: it would guard nothing, silently."""
+def concept_of(method: Method) -> Concept | Listed:
+    """The concept of a guard. Raises PolicyError when it has no prompts: it would guard nothing, silently."""
     concept = method.artifact.manifest.concept if method.artifact else method.guard.concept
     if concept is None or not concept.prompts:
         name = concept.name if concept else "..."
@@ -18,7 +20,12 @@ def phrases_of(method: Method) -> tuple[str, ...]:
             f"guard '{method.guard.label}': the concept has no prompts, so nothing would be guarded: "
             f"give concept: {{name: {name}, prompts: [a phrase, another one]}}"
         )
-    return tuple(concept.prompts)
+    return concept
+
+
+def phrases_of(method: Method) -> tuple[str, ...]:
+    """The prompts of the guard's concept. Raises PolicyError when it has none."""
+    return tuple(concept_of(method).prompts)
 
 
 def as_windows(host: Host, phrases: Sequence[str]) -> list[list[int]]:

@@ -28,6 +28,8 @@ test_safree_schedule = contract_tests(lambda: _case(**{**_SAFREE, "schedule": Tr
 _GUIDANCE = {
     "sld": {"method": "sld"},
     "negative_guidance": {"method": "negative_guidance"},
+    "ant": {"method": "ant"},
+    "trce": {"method": "trce", "early": 1.0},
     "safree negative prompt": {"method": "safree", "projection": False, "negative_prompt": True},
 }
 # They cannot work without classifier-free guidance and say so; the kit's check wants a picture there.

@@ -60,10 +60,16 @@ def _predict(pipe: Any, latents: torch.Tensor, t: int, text: str) -> torch.Tenso
         return pipe.unet(latents, t, encoder_hidden_states=pipe.encode_prompt(text, "cpu", 1, False)[0]).sample
 
 
+GUIDANCES = ["sld", "negative_guidance", "ant", "trce"]
+
+
 @pytest.mark.parametrize("negative", ["", "blurry"])
-@pytest.mark.parametrize("method", ["sld", "negative_guidance"])
+@pytest.mark.parametrize("method", GUIDANCES)
 def test_the_guided_prediction_is_the_formula(tiny: Any, method: str, negative: str) -> None:
-    with conceptguard.attach(tiny, policy(method, gate="always")) as session, combined(tiny) as seen:
+    whole = {"ant": {"early": 0.0}, "trce": {"early": 1.0}}.get(method, {})
+    rules = policy(method, gate="always", **whole)
+    rules["guards"][0]["concept"] = {**CONCEPT, "replacement": "a candle"}
+    with conceptguard.attach(tiny, rules) as session, combined(tiny) as seen:
         generate(tiny, PROMPT, negative_prompt=negative, num_inference_steps=3, guidance_scale=5.0)
         assert session.receipt.acts[0].steps == [0, 1, 2] and session.receipt.steps == 3
     momentum = torch.zeros(1, 4, 8, 8)
@@ -72,10 +78,20 @@ def test_the_guided_prediction_is_the_formula(tiny: Any, method: str, negative: 
         u, p, s = (_predict(tiny, latents, t, text) for text in (negative, PROMPT, "cigarette, smoking"))
         if method == "sld":
             g, momentum = safety_guidance(p, s, u, momentum, LEVELS["max"])
+        elif method == "trce":
+            g = s - _predict(tiny, latents, t, "a candle")
         else:
-            g = s - u
+            g = (2 if method == "ant" else 1) * (s - u)
         assert torch.allclose(got, u + 5.0 * ((p - u) - g), atol=near)
         assert not torch.allclose(got, u + 5.0 * (p - u), atol=2 * near)
+
+
+@pytest.mark.parametrize(("method", "steps"), [("ant", [1, 2, 3, 4, 5, 6, 7, 8, 9]), ("trce", [0, 1, 2, 3, 4])])
+def test_which_steps_are_steered(tiny: Any, method: str, steps: list[int]) -> None:
+    """Early ones shape the picture, late ones its details: ANT leaves the first seventh, TRCE takes the first half."""
+    with conceptguard.attach(tiny, policy(method)) as session:
+        generate(tiny, PROMPT, num_inference_steps=10)
+        assert session.receipt.acts[0].steps == steps
 
 
 def test_warm_up_is_counted_in_steps_and_momentum_begins_anew(tiny: Any) -> None:
@@ -85,7 +101,7 @@ def test_warm_up_is_counted_in_steps_and_momentum_begins_anew(tiny: Any) -> None
         assert torch.equal(generate(tiny, PROMPT, num_inference_steps=9), first)
 
 
-@pytest.mark.parametrize("method", ["sld", "negative_guidance"])
+@pytest.mark.parametrize("method", GUIDANCES)
 def test_without_guidance_it_says_so(tiny: Any, method: str) -> None:
     bare = generate(tiny, "a red apple", guidance_scale=1.0)
     with conceptguard.attach(tiny, policy(method)):
@@ -95,7 +111,7 @@ def test_without_guidance_it_says_so(tiny: Any, method: str) -> None:
         assert torch.equal(generate(tiny, "a red apple", guidance_scale=1.0), bare)
 
 
-@pytest.mark.parametrize("method", ["sld", "negative_guidance"])
+@pytest.mark.parametrize("method", GUIDANCES)
 def test_a_batch_in_which_one_row_is_guarded(tiny: Any, method: str) -> None:
     prompts = ["a red apple", PROMPT, "a small dog"]
     bare = generate(tiny, prompts)
@@ -152,7 +168,7 @@ def test_the_extra_prediction_is_the_models_own(tiny: Any) -> None:
 
 def test_sdxl() -> None:
     pipe = tiny_sdxl(clip_tokenizer())
-    for method in ("sld", "negative_guidance"):
+    for method in GUIDANCES:
         bare = generate(pipe, ["a red apple", PROMPT])
         with conceptguard.attach(pipe, policy(method)):
             got = generate(pipe, ["a red apple", PROMPT])
