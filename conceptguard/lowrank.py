@@ -4,7 +4,8 @@
 
 Membranes (rank 1), LoRAs and closed-form edits are all terms. One bank per layer stacks the factors of every guard; a
 prompt opens a few gates; only the open ranks are gathered and multiplied, and only on the rows that opened them. The
-base weight is never touched. With nothing open a layer runs one ``if``.
+base weight is never touched. With nothing open a layer is as it was, unless the model is compiled: a graph must find
+the hooks when it is traced, so there they stay for as long as the session.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .errors import BaseMismatch, GuardError
 from .gates import Gate
@@ -127,7 +129,7 @@ class Bank:
     """
 
     def __init__(self, name: str, layer: nn.Module, factors: Mapping[int, Factors], session: object):
-        self.name, self._session = name, session
+        self.name, self._layer, self._session = name, layer, session
         self._conv = _convolution(layer)
         shape = layer_shape(layer)
         downs, ups, start = [], [], 0
@@ -150,7 +152,8 @@ class Bank:
         self.calls = 0
         self.key = id(self)
         _banks[self.key] = self
-        self._handle = layer.register_forward_hook(self._hook)
+        self.resident = False
+        self._handle: RemovableHandle | None = None
 
     @property
     def nbytes(self) -> int:
@@ -161,7 +164,7 @@ class Bank:
         """Open the ranks of ``guards``. gates: [rows, all guards], on any device."""
         here = [g for g in guards if g in self.spans]
         if not here:
-            self.open = None
+            self.close()
             return
         down, up, columns = [], [], []
         for g in here:
@@ -188,6 +191,19 @@ class Bank:
             stack, stacked = _padded(stack), _padded(stacked)
         everywhere = len(opened) == len(gates)
         self.open = Open(stack, stacked, None if alike else own, None if everywhere else where, len(gates))
+        self.listen()
+
+    def listen(self) -> None:
+        """Be called after the layer. An idle hook costs a small model one or two per cent, so none stays idle."""
+        if self._handle is None:
+            self._handle = self._layer.register_forward_hook(self._hook)
+
+    def close(self) -> None:
+        """Add nothing, and unless ``resident``, leave the layer alone."""
+        self.open = None
+        if self._handle is not None and not self.resident:
+            self._handle.remove()
+            self._handle = None
 
     def _mix(
         self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]
@@ -233,8 +249,8 @@ class Bank:
 
     def detach(self) -> None:
         """Remove the hook and let go of the factors."""
-        self._handle.remove()
-        self.open = None
+        self.resident = False
+        self.close()
         _banks.pop(self.key, None)
 
 
@@ -278,7 +294,7 @@ def _convolution(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
         raise BaseMismatch("terms beside a grouped convolution are not supported: leave this layer out")
     stride, padding, dilation = layer.stride, layer.padding, layer.dilation
     if layer.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0):
-        return lambda x, w: (w.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return lambda x, w: torch.bmm(w.flatten(1).expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
     return lambda x, w: F.conv2d(x, w, None, stride, padding, dilation)
 
 
@@ -343,8 +359,18 @@ class Banks:
             if guards and gates is not None:
                 bank.set(gates, guards, self.coupled)
             else:
-                bank.open = None
+                bank.close()
         (self._open.add if guards else self._open.discard)(prefix)
+
+    def stay(self, resident: bool) -> None:
+        """Whether hooks stay on layers with nothing open: for a compiled model, whose graphs never look again."""
+        for bank in self.banks.values():
+            if bank.resident != resident:
+                bank.resident = resident
+                if resident:
+                    bank.listen()
+                elif bank.open is None:
+                    bank.close()
 
     def start(self, prefix: str) -> None:
         """Before a forward pass: nothing has run yet."""
@@ -360,7 +386,8 @@ class Banks:
             if bank.open is not None and not bank.calls:
                 raise GuardError(
                     f"layer {bank.name} did not run, so its guard had no effect: undo what replaced it "
-                    "(pipe.unfuse_qkv_projections(), for one) or attach after replacing it"
+                    "(pipe.unfuse_qkv_projections(), for one) or attach after replacing it; where the model was "
+                    "compiled and run before attaching, call torch.compiler.reset() once"
                 )
 
     def detach(self) -> None:

@@ -81,7 +81,8 @@ def test_worker_processes(how: str, tokenizer: Any, tmp_path: Path) -> None:
     picture, gates = queue.get(timeout=250)
     worker.join(60)
     assert worker.exitcode == 0 and gates == [0, 1]
-    torch.testing.assert_close(torch.tensor(picture), want, rtol=1e-5, atol=1e-5)
+    # One thread adds up in another order.
+    torch.testing.assert_close(torch.tensor(picture), want, rtol=1e-4, atol=1e-4)
     assert torch.equal(generate(pipe, PROMPTS[0]), bare)
 
 
@@ -103,5 +104,5 @@ def test_fork_under_an_attached_session(tiny: Any, tmp_path: Path) -> None:
         worker.start()
         got = torch.tensor(queue.get(timeout=120))
         worker.join(60)
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
         assert session.attached and torch.equal(generate(tiny, PROMPTS[0]), want)

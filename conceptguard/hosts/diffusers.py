@@ -77,6 +77,11 @@ class DiffusersHost:
         """Linear and convolution layers of the UNet and the text encoders under diffusers names."""
         return LayerIndex(self.components())
 
+    def compiled(self) -> bool:
+        """Whole or in part, by ``torch.compile(pipe.unet)`` or ``pipe.unet.compile()``."""
+        parts = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
+        return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for p in parts for m in p.modules())
+
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the pipeline runs, also under offload."""
         return self.pipe._execution_device, self.unet.dtype  # type: ignore[return-value]
