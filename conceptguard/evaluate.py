@@ -104,7 +104,8 @@ def policy_for(
             else {"concept": {"name": concept, "prompts": suite.words(concept)}}
         )
         found.append({"method": method, "gate": gate, **about, **(settings or {})})
-    return load_policy({"name": f"{method} {gate}", "guards": found})
+    # What an image guard flags is not to be recognised; nothing else is asked of it here.
+    return load_policy({"name": f"{method} {gate}", "on_violation": "black", "guards": found})
 
 
 def concepts_of(policy: Policy) -> list[str]:

@@ -167,14 +167,15 @@ def write(
     tensors: Mapping[str, Tensor],
     made: Mapping[str, Any],
     keep: Sequence[str],
-    own: Sequence[str],
+    own: Sequence[str] | None,
     *,
     filename: str,
     metadata: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Measure the gate and write the artifact to ``out/<family>/<method>/<name>``.
 
-    keep: texts for which the gate must stay closed, beside ordinary captions; own: texts that must open it.
+    keep: texts for which the gate must stay closed, beside ordinary captions; own: texts that must open it, None for a
+    guard that prompts do not open.
     """
     fields = {
         "name": slug(concept.name),
@@ -182,6 +183,7 @@ def write(
         "concept": concept.model_dump(),
         "base": {"family": family_of(host), "fingerprint": host.fingerprint()},
         "made": {"with": f"conceptguard {__version__}", "weights": weights_mark(host), **made},
-        "gate": calibrate(concept.prompts, host.encode, keep=keep, own=own).as_dict(),
     }
+    if own is not None:
+        fields["gate"] = calibrate(concept.prompts, host.encode, keep=keep, own=own).as_dict()
     return write_artifact(place(method, host, concept, out), fields, tensors, filename=filename, metadata=metadata)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .options import DEVICE, JSON, MODEL, split
+from .options import DEVICE, JSON, MODEL, SETTINGS, settings_of, split
 
 if TYPE_CHECKING:
     from ..evaluate import Case, Judged
@@ -31,9 +31,7 @@ def eval_(
     policy: list[str] | None = typer.Option(None, help="A policy to judge as a whole; may be repeated."),
     concepts: str = typer.Option("all", metavar="A,B|all", help="Which concepts; all: those with an artifact."),
     gate: str = typer.Option("prompt", metavar="prompt|always", help="When the guards of --method open."),
-    set_: list[str] | None = typer.Option(
-        None, "--set", metavar="KEY=VALUE", help="A setting of --method's guards; may be repeated."
-    ),
+    settings: list[str] | None = SETTINGS,
     together: int = typer.Option(1, min=1, metavar="N", help="Guards at once: N concepts in one policy."),
     seeds: int = typer.Option(1, min=1, help="Sets of seeds; each gives every prompt a new picture."),
     n: int = typer.Option(12, "--n", min=1, help="Prompts per concept; as many neighbours, twice as many others."),
@@ -73,7 +71,7 @@ def eval_(
     begin = time.perf_counter()
     if gate not in ("prompt", "always"):
         raise ConceptGuardError(f"--gate {gate}: write prompt or always")
-    settings = dict(_setting(given) for given in set_ or [])
+    given = settings_of(settings)
     prompts = load_suite(suite or model)
     judge = load_judge(prompts.base)
     cases = [
@@ -81,7 +79,7 @@ def eval_(
         for seed in range(seeds)
         for one in [
             *_of_methods(
-                prompts, method or ([] if policy else ["spm", "uce"]), concepts, gate, settings, together, n, seed
+                prompts, method or ([] if policy else ["spm", "uce"]), concepts, gate, given, together, n, seed
             ),
             *_of_policies(prompts, policy or [], n, seed),
         ]
@@ -100,23 +98,12 @@ def eval_(
         _write_cards(card, judged, f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}")
     means = rows[len(cases) :] or rows
     checks = controls(pipe, judge, cases, recipe, model)
-    made = {"steps": steps, "guidance": guidance, "batch": batch, "seeds": seeds, "gate": gate, "set": settings}
+    made = {"steps": steps, "guidance": guidance, "batch": batch, "seeds": seeds, "gate": gate, "set": given}
     report("eval", [*rows, *checks], time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **made)
     if json != "-":
         _verdict(means, checks)
     if check and not (all(r["passes"] for r in means) and not any(c["passes"] for c in checks)):
         raise typer.Exit(1)
-
-
-def _setting(given: str) -> tuple[str, Any]:
-    """KEY=VALUE, the value as YAML reads it."""
-    from ..errors import ConceptGuardError
-    from ..yaml import parse
-
-    key, equals, value = given.partition("=")
-    if not (key and equals):
-        raise ConceptGuardError(f"--set {given}: write KEY=VALUE")
-    return key, parse(value)[0]
 
 
 def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:

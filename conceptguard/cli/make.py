@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from .options import DEVICE, JSON, MODEL, split
+from .options import DEVICE, JSON, MODEL, SETTINGS, settings_of, split
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +32,7 @@ def make(
     model: str = MODEL,
     seed: int = typer.Option(0, help="The same seed gives the same artifact."),
     steps: int | None = typer.Option(None, min=1, help="Training steps; default: the method's own."),
-    settings: list[str] | None = typer.Option(
-        None, "--set", metavar="KEY=VALUE", help="A setting of the method; may be repeated."
-    ),
+    settings: list[str] | None = SETTINGS,
     device: str | None = DEVICE,
     json: str | None = JSON,
 ) -> None:
@@ -54,7 +52,7 @@ def make(
 
     begin = time.perf_counter()
     chosen = plugins.method(method)
-    given = _settings(settings or [])
+    given = settings_of(settings)
     takes_steps = "steps" in chosen.MakeSettings.model_fields
     # Everything that can be wrong is found before the model is loaded.
     make_settings(chosen, given, **({"steps": steps} if takes_steps or steps else {}))
@@ -74,20 +72,6 @@ def make(
         print(card(artifact))
         print(f"\nmade in {seconds:.1f} s; use it: conceptguard generate --policy FILE with "
               f"{{method: {method}, artifact: {artifact.folder}}}")  # fmt: skip
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """``key=value`` pairs, values read as YAML. Raises PolicyError for what is none."""
-    from ..errors import PolicyError
-    from ..yaml import parse
-
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise PolicyError(f"--set {pair}: write KEY=VALUE")
-        found[key.strip()] = parse(value, name=f"--set {key}", error=PolicyError)[0]
-    return found
 
 
 def _preserve(text: str | None) -> list[str]:

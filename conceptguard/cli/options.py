@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 JSON = typer.Option(None, "--json", metavar="FILE", help="Write one JSON object to FILE; - is standard output.")
 MODEL = typer.Option("emoji-sd", metavar="MODEL", help="An embedded model, a diffusers folder, or a Hub id.")
 DEVICE = typer.Option(None, help="cuda, mps or cpu; default: the best there is.")
+SETTINGS = typer.Option(None, "--set", metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
 DTYPE = typer.Option("fp32", help="fp32, fp16 or bf16.")
 
 
 def split(text: str | None) -> list[str]:
     """The parts of a comma-separated option, blanks left out."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def settings_of(pairs: list[str] | None) -> dict[str, Any]:
+    """``key=value`` pairs, values read as YAML. Raises PolicyError for what is none."""
+    from ..errors import PolicyError
+    from ..yaml import parse
+
+    found = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise PolicyError(f"--set {pair}: write KEY=VALUE")
+        found[key.strip()] = parse(value, name=f"--set {key}", error=PolicyError)[0]
+    return found
