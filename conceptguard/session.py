@@ -13,11 +13,11 @@ from torch import Tensor
 
 from . import plugins
 from .actions import act
+from .banks import Banks, running
 from .errors import ConceptGuardError, GuardError, Refused, SessionError
 from .gates import GateBank
 from .generation import Branch, Conditions, Drawn, Encoded, Images, Moment, Prompts, Step
 from .hosts import host_for
-from .lowrank import Banks, running
 from .method import Method
 from .policy import Guard, Policy, load_policy
 from .receipt import Act, Receipt, Row

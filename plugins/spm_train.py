@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from conceptguard.banks import Banks
 from conceptguard.encodings import ordinary_captions
 from conceptguard.errors import ArtifactError
 from conceptguard.gates import Gate
 from conceptguard.generation import Encoded, pick, stack
-from conceptguard.lowrank import Banks, Factors, Terms
+from conceptguard.lowrank import Factors, Terms
 from conceptguard.making import TEMPLATES, check_templates, check_window, encode_all, fill, weights_mark
 from conceptguard.method import Settings
 from conceptguard.policy import Concept

@@ -13,10 +13,11 @@ from conceptguard_plugins.uce_solve import Rows, solve
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from conceptguard.banks import Banks
 from conceptguard.encodings import Known, Ordinary
 from conceptguard.gates import Gate, GateBank
 from conceptguard.generation import Encoded
-from conceptguard.lowrank import Banks, Factors, LayerIndex, Terms
+from conceptguard.lowrank import Factors, LayerIndex, Terms
 
 DATA = Path(__file__).parent / "data"
 KINDS = ("linear", "conv1", "conv3")

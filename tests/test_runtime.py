@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from random_artifacts import random_factors
 from torch import Tensor, nn
 
+from conceptguard.banks import Banks
 from conceptguard.errors import BaseMismatch, GuardError
 from conceptguard.gates import Gate
-from conceptguard.lowrank import Banks, Factors, LayerIndex, Terms
+from conceptguard.lowrank import Factors, LayerIndex, Terms
 
 LAYERS = {
     "linear": lambda: nn.Linear(12, 20),

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..banks import running
 from ..encodings import Known, known_to
 from ..errors import BaseMismatch, GuardError, SessionError
 from ..generation import Branch, Conditions, Encoded, Moment, Prompts
-from ..lowrank import LayerIndex, running
+from ..lowrank import LayerIndex
 from ..registry.fingerprint import fingerprint
 from .denoiser import Denoiser
 from .encoder_gates import EncoderGates

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..banks import running
 from ..generation import Encoded
-from ..lowrank import running
 
 if TYPE_CHECKING:
     from .diffusers import DiffusersHost
