@@ -11,7 +11,7 @@ import re
 
 from pydantic import field_validator
 
-from conceptguard.errors import Clarification
+from conceptguard.errors import Clarification, GuardError
 from conceptguard.gates import GateBank
 from conceptguard.generation import Prompts
 from conceptguard.hookspecs import hookimpl
@@ -58,14 +58,16 @@ class Clarify(Method):
 
     @hookimpl
     def encode_prompt(self, prompts: Prompts) -> None:
-        """Reads every prompt that a picture is drawn towards; embeddings without text leave a note that none was."""
+        """Reads every prompt that a picture is drawn towards. Raises GuardError for embeddings without their text."""
         rows = [row for row, branch in enumerate(prompts.branches) if branch == "conditional"]
         gates = self._bank(prompts.embeds[rows], [prompts.ids[row] for row in rows])[:, 0].tolist()
         for text, gate in dict.fromkeys((prompts.texts[row], gate) for row, gate in zip(rows, gates)):
             if text is None:
-                self.act.notes.append("embeddings came without their text: nothing was read, and nothing asked")
-            else:
-                self._ask(text, gate)
+                raise GuardError(
+                    "clarify reads the words of a prompt, and embeddings came without theirs: pass the prompt as text, "
+                    "or leave clarify out of the policy"
+                )
+            self._ask(text, gate)
 
     def _ask(self, text: str, gate: float) -> None:
         for word, readings in self.settings.words.items():
