@@ -13,7 +13,6 @@ from conceptguard.hosts import host_for
 from conceptguard.plugins import method
 from conceptguard.testing import Case, contract_tests
 
-
 FOLDER = tempfile.TemporaryDirectory()  # goes with the process
 
 
