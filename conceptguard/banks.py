@@ -4,8 +4,7 @@
 
 One bank per layer stacks the factors of every guard; a prompt opens a few gates; only the open ranks are gathered and
 multiplied, and only on the rows that opened them. The base weight is never touched. With nothing open a layer is as it
-was, unless the model is compiled: a graph must find the hooks when it is traced, so there they stay for as long as the
-session.
+was. A compiled model has two graphs, then: the bare one, and one for anything open.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from .beside import beside
 from .errors import BaseMismatch, GuardError
 from .lowrank import Factors, LayerIndex, Terms, layer_shape
 
@@ -55,8 +54,8 @@ class Bank:
     """
 
     def __init__(self, name: str, layer: nn.Module, factors: Mapping[int, Factors], session: object):
-        self.name, self._layer, self._session = name, layer, session
-        self._conv = _convolution(layer)
+        self.name, self._session = name, session
+        self._add = _way_to_add(layer)
         shape = layer_shape(layer)
         downs, ups, start = [], [], 0
         self.spans: dict[int, tuple[int, int]] = {}
@@ -78,8 +77,7 @@ class Bank:
         self.calls = 0
         self.key = id(self)
         _banks[self.key] = self
-        self.resident = False
-        self._handle: RemovableHandle | None = None
+        self._beside = beside(layer)
 
     @property
     def nbytes(self) -> int:
@@ -113,26 +111,24 @@ class Bank:
         if alike:  # one prompt: one operation less at every layer
             stacked = stacked * own[0][:, None]
         stack = down[0] if len(down) == 1 else torch.cat(down)
-        if alike and self._conv is None:
+        if self._add is _add_pointwise:
+            stack = stack.flatten(1)
+        if self._add is not _add_linear:
+            stacked = stacked.T
+        elif alike:
             stack, stacked = _padded(stack), _padded(stacked)
         everywhere = len(opened) == len(gates)
         self.open = Open(stack, stacked, None if alike else own, None if everywhere else where, len(gates))
-        self.listen()
+        self.join()
 
-    def listen(self) -> None:
-        """Be called after the layer, before whoever else looks at its output.
-
-        An idle hook costs a small model one or two per cent, so none stays idle.
-        """
-        if self._handle is None:
-            self._handle = self._layer.register_forward_hook(self._hook, prepend=True)
+    def join(self) -> None:
+        """Take part in the layer's forward."""
+        self._beside.join(self)
 
     def close(self) -> None:
-        """Add nothing, and unless ``resident``, leave the layer alone."""
+        """Add nothing, and leave the layer alone."""
         self.open = None
-        if self._handle is not None and not self.resident:
-            self._handle.remove()
-            self._handle = None
+        self._beside.part(self)
 
     def _mix(
         self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]
@@ -149,12 +145,13 @@ class Bank:
             up.append(sum(w.item() * self.up[slice(*self.spans[g])] for w, g in zip(weight, guards)))  # type: ignore[arg-type]
             columns.append((row_of == i).to(gates.dtype)[:, None].expand(-1, ranks.pop()))
 
-    def _hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def beside(self, x: Tensor, y: Tensor) -> None:
+        """Add the open terms to ``y``, or have the graph that is being traced call an operator that does."""
         if torch.compiler.is_compiling():
             # An opaque operator keeps gates out of the graph: opening and closing them never recompiles.
-            torch.ops.conceptguard.add_terms(args[0], output, self.key)
+            torch.ops.conceptguard.add_terms(x, y, self.key)
         elif self.open is not None:
-            self.add(args[0], output)
+            self.add(x, y)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add the open terms to ``y`` in place. Raises GuardError when the batch is not the one the gates are for."""
@@ -170,21 +167,16 @@ class Bank:
             gates = o.gates if o.gates is None else o.gates.to(x)
             o = self.open = o._replace(down=o.down.to(x), up=o.up.to(x), gates=gates)
         self.calls += 1
-        part = x if o.where is None else x[o.where]
-        if self._conv is None:
-            _add_linear(o, part, y)
-        else:
-            _add_conv(o, self._conv(part, o.down), y)
+        self._add(o, x if o.where is None else x[o.where], y)
 
     def detach(self) -> None:
-        """Remove the hook and let go of the factors."""
-        self.resident = False
+        """Leave the layer and let go of the factors."""
         self.close()
         _banks.pop(self.key, None)
 
 
 def _add_linear(o: Open, x: Tensor, y: Tensor) -> None:
-    """x: the open rows [rows, ..., in]; y: [batch, ..., out], changed in place."""
+    """x: the open rows [rows, ..., in]; y: [batch, ..., out], changed in place; up: [ranks, out]."""
     inner = F.linear(x.flatten(0, -2), o.down)
     if o.gates is not None:
         inner = (inner.unflatten(0, (len(o.gates), -1)) * o.gates[:, None]).flatten(0, 1)
@@ -195,36 +187,41 @@ def _add_linear(o: Open, x: Tensor, y: Tensor) -> None:
         y[slice(None) if o.where is None else o.where] += (inner @ o.up).view(len(x), *y.shape[1:])
 
 
-def _add_conv(o: Open, inner: Tensor, y: Tensor) -> None:
-    """inner: the open rows [rows, ranks, height, width]; y: [batch, out, height, width], changed in place.
+def _add_pointwise(o: Open, x: Tensor, y: Tensor) -> None:
+    """As beside a convolution, for 1 x 1; down: [ranks, in]."""
+    _add_inner(o, torch.bmm(o.down.expand(x.shape[0], -1, -1), x.flatten(2)), y)
+
+
+def _add_inner(o: Open, inner: Tensor, y: Tensor) -> None:
+    """inner: [rows, ranks, height * width]; y: [batch, out, height, width], changed in place; up: [out, ranks].
 
     Convolving so few channels with 1 x 1 takes several times as long as the same sum as a product of matrices.
     """
-    inner = inner.flatten(2)
     if o.gates is not None:
         inner = inner * o.gates[:, :, None]
     target = o.view(y)
     if target is not None:
-        target.flatten(2).baddbmm_(o.up.T.expand(len(inner), -1, -1), inner)
+        target.flatten(2).baddbmm_(o.up.expand(inner.shape[0], -1, -1), inner)
     else:
-        y[slice(None) if o.where is None else o.where] += (o.up.T @ inner).view(len(inner), *y.shape[1:])
+        y[slice(None) if o.where is None else o.where] += (o.up @ inner).view(len(inner), *y.shape[1:])
+
+
+def _way_to_add(layer: nn.Module) -> Callable[[Open, Tensor, Tensor], None]:
+    """Adds the product of an Open's factors with the open rows of a layer's input to its output."""
+    if not isinstance(layer, nn.Conv2d):
+        return _add_linear
+    if layer.groups != 1:
+        raise BaseMismatch("terms beside a grouped convolution are not supported: leave this layer out")
+    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    if layer.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0):
+        return _add_pointwise
+    return lambda o, x, y: _add_inner(o, F.conv2d(x, o.down, None, stride, padding, dilation).flatten(2), y)
 
 
 def _padded(factor: Tensor) -> Tensor:
     """Rows of zeros up to the next multiple of 16: matrix kernels take twice as long for 10 ranks as for 16."""
     rank = len(factor)
     return factor if rank == 1 or not rank % 16 else F.pad(factor, (0, 0, 0, -rank % 16))
-
-
-def _convolution(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
-    if not isinstance(layer, nn.Conv2d):
-        return None
-    if layer.groups != 1:
-        raise BaseMismatch("terms beside a grouped convolution are not supported: leave this layer out")
-    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
-    if layer.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0):
-        return lambda x, w: torch.bmm(w.flatten(1).expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
-    return lambda x, w: F.conv2d(x, w, None, stride, padding, dilation)
 
 
 def _home(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -236,20 +233,33 @@ def _home(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
     return device, weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else torch.float32
 
 
-@torch.library.custom_op("conceptguard::add_terms", mutates_args=("output",))
+# Defined by hand: what ``torch.library.custom_op`` wraps around a function takes five times as long as the call.
+_library = torch.library.Library("conceptguard", "DEF")
+_library.define("add_terms(Tensor x, Tensor(a!) output, int bank) -> ()")
+
+
 def _add_terms(x: Tensor, output: Tensor, bank: int) -> None:
     found = _banks.get(bank)
     if found is not None:
         found.add(x, output)
 
 
+_library.impl("add_terms", _add_terms, "CompositeExplicitAutograd")
+torch.library.register_fake("conceptguard::add_terms", lambda x, output, bank: None, lib=_library)
+
+
 @dataclass
 class Banks:
-    """The banks of one session: build, open by gates, verify that what was opened also ran, detach."""
+    """The banks of one session: build, open by gates, verify that what was opened also ran, detach.
+
+    traced: the model is compiled. All banks then join their layers together, so that a graph is traced once for
+    anything open, whatever it is, and the bare one remains for nothing open.
+    """
 
     layers: LayerIndex
     terms: list[Terms]
     session: object
+    traced: bool = False
     banks: dict[str, Bank] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -287,19 +297,11 @@ class Banks:
         for bank in self._of.get(prefix, ()):
             if guards and gates is not None:
                 bank.set(gates, guards, self.coupled)
+                if self.traced:
+                    bank.join()
             else:
                 bank.close()
         (self._open.add if guards else self._open.discard)(prefix)
-
-    def stay(self, resident: bool) -> None:
-        """Whether hooks stay on layers with nothing open: for a compiled model, whose graphs never look again."""
-        for bank in self.banks.values():
-            if bank.resident != resident:
-                bank.resident = resident
-                if resident:
-                    bank.listen()
-                elif bank.open is None:
-                    bank.close()
 
     def start(self, prefix: str) -> None:
         """Before a forward pass: nothing has run yet."""
@@ -315,12 +317,11 @@ class Banks:
             if bank.open is not None and not bank.calls:
                 raise GuardError(
                     f"layer {bank.name} did not run, so its guard had no effect: undo what replaced it "
-                    "(pipe.unfuse_qkv_projections(), for one) or attach after replacing it; where the model was "
-                    "compiled and run before attaching, call torch.compiler.reset() once"
+                    "(pipe.unfuse_qkv_projections(), for one) or attach after replacing it"
                 )
 
     def detach(self) -> None:
-        """Remove every hook."""
+        """Leave every layer as it was."""
         for bank in self.banks.values():
             bank.detach()
         self.banks.clear()

@@ -160,7 +160,7 @@ class Session:
                 "pass the text, or encode it with this pipeline while the policy is attached"
             )
         self._branches = list(branches)
-        self.banks.stay(self.host.compiled())
+        self.banks.traced = self.host.compiled()
         gates = self._gate_banks[prefix](embeds, ids)
         for column, (_, terms) in enumerate(self._terms):
             if terms.coupled:

@@ -42,7 +42,7 @@ class Host(Protocol):
         """Widths of the encoders whose states stand side by side in an embedding."""
 
     def compiled(self) -> bool:
-        """Whether any part of the model is compiled: layers are then hooked before they are traced, open or not."""
+        """Whether any part of the model is compiled: its graphs should then be few."""
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the host runs, and in what it computes."""

@@ -27,7 +27,7 @@ class EncoderGates:
             return
         self._busy = True
         try:
-            session.banks.stay(self._host.compiled())
+            session.banks.traced = self._host.compiled()
             session.banks.set(self._name, None)
             with torch.no_grad():
                 session.gate_bank(self._name, self._encode)
