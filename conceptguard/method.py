@@ -10,7 +10,10 @@ from .errors import PolicyError
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from torch import Tensor
 
     from .gates import Gate
     from .hosts import Host
@@ -55,6 +58,11 @@ class Method:
     def make(cls, host: Host, concept: Any, out: Path, **options: Any) -> Artifact:
         """Learn or solve an artifact about a concept for this base model and write it below ``out``."""
         raise PolicyError(f"method '{cls.name}' makes no artifacts: name it in a policy as it is")
+
+    @classmethod
+    def peers(cls) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
+        """Work to be timed beside published code: its name, and (ours, theirs), which give the same tensor."""
+        return {}
 
     def gate(self) -> Gate:
         """The gate the policy asks for: by prompt (the default where the concept has prompts), or fixed."""

@@ -86,11 +86,14 @@ class Subject:
         return type(self.pipe)(**{**self.pipe.components, "unet": unet}, requires_safety_checker=False)
 
 
-def subject(size: str, device: str, dtype: torch.dtype) -> Subject:
-    """``emoji-sd``, or ``sd15``: a UNet of Stable Diffusion 1.5's size at 64 x 64 latents with random weights."""
+def subject(size: str, device: str, dtype: torch.dtype, text_layers: int = 1) -> Subject:
+    """``emoji-sd``, or ``sd15``: a UNet of Stable Diffusion 1.5's size at 64 x 64 latents with random weights.
+
+    text_layers: of the ``sd15`` text encoder, which has 12 and matters only where reading a prompt is timed
+    """
     pipe = load_model("emoji-sd", torch_dtype=dtype)
     if size == "sd15":
-        pipe = _stable_diffusion(pipe, dtype)
+        pipe = _stable_diffusion(pipe, dtype, text_layers)
     pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     config = pipe.unet.config
@@ -101,8 +104,8 @@ def subject(size: str, device: str, dtype: torch.dtype) -> Subject:
     return Subject(pipe, {k: v.to(device, dtype) for k, v in inputs.items()} | {"timestep": torch.tensor(500)})
 
 
-def _stable_diffusion(small: Any, dtype: torch.dtype) -> Any:
-    """The UNet has Stable Diffusion 1.5's own configuration; the text encoder only its width."""
+def _stable_diffusion(small: Any, dtype: torch.dtype, text_layers: int) -> Any:
+    """The UNet and the layers of the text encoder have Stable Diffusion 1.5's own configuration."""
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -112,7 +115,10 @@ def _stable_diffusion(small: Any, dtype: torch.dtype) -> Any:
         attention_head_dim=8,
     )  # fmt: skip
     words = small.text_encoder.config.vocab_size
-    text = CLIPTextConfig(vocab_size=words, hidden_size=768, intermediate_size=768, num_hidden_layers=1)
+    text = CLIPTextConfig(
+        vocab_size=words, hidden_size=768, intermediate_size=3072, num_hidden_layers=text_layers,
+        num_attention_heads=12, eos_token_id=small.text_encoder.config.eos_token_id,
+    )  # fmt: skip
     parts = {**small.components, "unet": unet.eval().to(dtype), "text_encoder": CLIPTextModel(text).eval().to(dtype)}
     return type(small)(**parts, requires_safety_checker=False)
 

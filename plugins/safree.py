@@ -6,7 +6,7 @@ published figures also pass the concept as negative prompt; here that is a switc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from conceptguard.method import Method, Settings
 
 from .concept_phrases import as_one, as_windows, phrases_of
 from .safree_math import basis, beta, distances, projected, safe_steps, triggers
+from .safree_official import side_by_side
 
 _ROWS = 512  # sequences per encoder call: 30 prompts of ordinary length, and bounded memory for longer ones
 
@@ -90,6 +91,11 @@ class SAFREE(Method):
         self._prompts: dict[tuple[int, ...], _Prompt] = {}
         self._safe: dict[tuple[tuple[int, ...], ...], _Safe] = {}
         self._negative: dict[str, Encoded] = {}
+
+    @classmethod
+    def peers(cls) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
+        """The projection of 32 prompts by 17 phrases at the width of Stable Diffusion 1.5."""
+        return {"official projection": side_by_side()}
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:

@@ -157,6 +157,16 @@ def test_bench_overhead_adds_the_same_terms_as_its_peers(
     assert len(same) == 3 and max(same) < 1e-5
 
 
+def test_bench_overhead_of_one_method_times_images_and_its_peer(
+    model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("conceptguard.overhead.load_model", lambda name, **options: model)
+    words = ["bench", "overhead", "--method", "safree", "--set", "schedule=false", "--repeats", 1]
+    named, other, peer = reported(capsys, *words)["rows"]
+    assert (named["open"], named["acted"]) == (1, 25) and (other["open"], other["acted"]) == (0, 0)
+    assert named["ratio_bare"] > 0 and peer["ratio_peer"] < 1 and peer["difference"] < 1e-5
+
+
 # Bad input: each is one line on standard error that says what to do, and status 1.
 
 GENERATE = ["generate", "-p", "a cigarette", "--steps", "1", "--out"]
@@ -265,6 +275,8 @@ WRONG = {
     "demo --policy nonesuch": "no policy file",
     "bench overhead --size sd3": "emoji-sd or sd15",
     "bench overhead --n many": "whole numbers",
+    "bench overhead --method spm --size sd15": "there is none for sd15",
+    "bench overhead --method smp": "unknown method",
 }
 
 

@@ -7,12 +7,26 @@ from typing import Any
 
 import typer
 
-from .options import DEVICE, JSON, split
+from .options import DEVICE, JSON, SETTINGS, settings_of, split
 
 COLUMNS = [
     "n", "open", "ratio_bare", "ratio_peer", "peer", "peer_ratio_bare", "ms", "ms_bare", "attach_seconds", "gates_ms",
     "bytes",
 ]  # fmt: skip
+
+PER_IMAGE = [
+    "method",
+    "open",
+    "acted",
+    "ratio_bare",
+    "peer",
+    "ratio_peer",
+    "ms",
+    "ms_bare",
+    "ms_peer",
+    "difference",
+    "prompt",
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +51,8 @@ def overhead(
     threads: int | None = typer.Option(None, min=1, help="CPU threads; default: torch's own choice."),
     dtype: str | None = typer.Option(None, help="fp32, fp16 or bf16; default: bf16 on a GPU, fp32 elsewhere."),
     clock: str = typer.Option("wall", metavar="wall|cpu", help="cpu: processor time, for a machine that others share."),
+    method: str | None = typer.Option(None, metavar="M", help="Time whole images under one guard of this method."),
+    settings: list[str] | None = SETTINGS,
     device: str | None = DEVICE,
     json: str | None = JSON,
 ) -> None:
@@ -46,8 +62,13 @@ def overhead(
     (up to 50), and the official SPM way, which rewrites one set of weights for every prompt; that cost is spread over
     25 steps. gates_ms is the cost of all N gates, once per prompt.
 
+    With --method: images of 25 steps under one guard about the suite's first concept, one prompt that names it and one
+    that does not; then what the method does its own way, against the published way on the same tensors. --n, --open,
+    --compile and --clock do not apply.
+
     \b
     conceptguard bench overhead
+    conceptguard bench overhead --method safree
     conceptguard bench overhead --size sd15 --n 1,1000 --open 0,1,10 --repeats 5
     """
     import torch
@@ -68,16 +89,43 @@ def overhead(
         torch.set_num_threads(threads)
     place = pick_device(device)
     kind = dtype or ("bf16" if place.startswith("cuda") else "fp32")
+    if method:
+        rows = _per_image(method, settings_of(settings), size, place, pick_dtype(kind), repeats)
+        made = {"threads": torch.get_num_threads(), "repeats": repeats, "dtype": kind}
+        return report("bench overhead", rows, time.perf_counter() - begin, json, place, columns=PER_IMAGE, **made)
     of = subject(size, place, pick_dtype(kind))
     reading = time.process_time if clock == "cpu" else time.perf_counter
-    rows: list[dict[str, Any]] = []
+    rows = []
     with progress("rounds", repeats * len(counts)) as tick:
         for count in counts:
             opens = sorted({count if text == "all" else _count(text, "--open") for text in split(opened)})
             for row in measure(of, count, [k for k in opens if k <= count], repeats, compiled, reading, tick):
                 rows.append({"model": size, "dtype": kind, **row})
-    settings = {"threads": torch.get_num_threads(), "repeats": repeats, "clock": clock}
-    report("bench overhead", rows, time.perf_counter() - begin, json, place, columns=COLUMNS, **settings)
+    made = {"threads": torch.get_num_threads(), "repeats": repeats, "clock": clock}
+    report("bench overhead", rows, time.perf_counter() - begin, json, place, columns=COLUMNS, **made)
+
+
+def _per_image(
+    method: str, settings: dict[str, Any], size: str, device: str, dtype: Any, repeats: int
+) -> list[dict[str, Any]]:
+    from .. import plugins
+    from ..errors import ConceptGuardError
+    from ..evaluate import policy_for
+    from ..image_bench import against_peers, measure
+    from ..overhead import subject
+    from ..suite import load_suite
+    from .progress import progress
+
+    if plugins.method(method).needs == "artifact" and size != "emoji-sd":
+        raise ConceptGuardError(f"--method {method} acts by an artifact, and there is none for {size}: use emoji-sd")
+    suite = load_suite("emoji-sd")
+    concept, other = suite.concepts[0], next(o.name for o in suite.objects if o.name not in suite.concepts)
+    policy = policy_for(suite, method, [concept], settings=settings)
+    pipe = subject(size, device, dtype, text_layers=12).pipe
+    with progress("rounds", 2 * repeats + len(plugins.method(method).peers())) as tick:
+        rows = measure(pipe, policy, [f"a {concept}, noto style", f"a {other}, noto style"], repeats, tick=tick)
+        rows += against_peers(method, repeats, tick)
+    return [{"model": size, "method": method, **row} for row in rows]
 
 
 def gates(
