@@ -137,11 +137,13 @@ class Conditions(Drawn):
 
 @dataclass
 class Step(Drawn):
-    """One call of the denoiser. prediction: [rows, channels, height, width], rows as in ``latents``.
+    """One call of the denoiser. prediction: [rows, channels, height, width] or as the model has it (video has
+    frames, FLUX has patches in a row), rows as in ``latents``.
 
     guidance_scale: None where the caller calls the denoiser itself
     denoise: (conditions, rows) -> what the model itself, without any guard, predicts for the latents of these rows
     under other conditions, one each or one for all: [len(rows), channels, height, width]
+    separate: whether guidance takes a call for each branch, so that the other one's rows are not in this call
     """
 
     index: int
@@ -152,6 +154,7 @@ class Step(Drawn):
     guidance_scale: float | None
     moment: Moment = field(default_factory=Moment)
     denoise: Callable[[Encoded, Sequence[int]], torch.Tensor] | None = None
+    separate: bool = False
 
     @property
     def noise(self) -> float:

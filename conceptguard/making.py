@@ -185,5 +185,5 @@ def write(
         "made": {"with": f"conceptguard {__version__}", "weights": weights_mark(host), **made},
     }
     if own is not None:
-        fields["gate"] = calibrate(concept.prompts, host.encode, keep=keep, own=own).as_dict()
+        fields["gate"] = calibrate(concept.prompts, host.read, keep=keep, own=own).as_dict()
     return write_artifact(place(method, host, concept, out), fields, tensors, filename=filename, metadata=metadata)

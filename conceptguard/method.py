@@ -78,5 +78,5 @@ class Method:
         measured = (self.artifact.manifest.gate or {}) if self.artifact else {}
         if not {"floor", "full"} <= set(measured):
             # An imported file carries no calibration: measure it against this base's own encoder.
-            measured = calibrate(concept.prompts, self.host.encode, known=self.host.known()).as_dict()
+            measured = calibrate(concept.prompts, self.host.read, known=self.host.known()).as_dict()
         return Gate(tuple(concept.prompts), guard.strength, measured["floor"], measured["full"], measured.get("unread"))

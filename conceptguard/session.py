@@ -42,6 +42,7 @@ class Session:
         self._moment, self._now = Moment(), float("nan")
         self._branches: list[Branch | None] = []
         self._open: list[Act] = []
+        self._told: dict[tuple[tuple[str | None, str | None], ...], list[list[float]]] = {}
         self.layers = self.host.layers()
         for guard in policy.guards:
             self.methods.append(self._load(guard))
@@ -53,7 +54,7 @@ class Session:
         self._terms = sorted(found, key=lambda pair: pair[0])
         self.banks = Banks(self.layers, [terms for _, terms in self._terms], self)
         try:
-            self.gate_bank("unet", self.host.encode)
+            self.gate_bank(self.host.denoiser_name, self.host.read)
             self.start()
             self.host.attach(self)
         except BaseException:
@@ -103,12 +104,13 @@ class Session:
             finally:
                 running.reset(token)
                 self.close()
+                self._tell()
                 self.receipt.seconds = time.perf_counter() - started
             return result
 
     def start(self, guidance_scale: float | None = None) -> None:
         """A fresh receipt. guidance_scale: None where nobody says, as in a caller's own loop."""
-        self._guidance, self._open = guidance_scale, []
+        self._guidance, self._open, self._told = guidance_scale, [], {}
         self._moment, self._now = Moment(), float("nan")
         device, dtype = self.host.device_dtype()
         self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
@@ -123,6 +125,13 @@ class Session:
         self._open, self._guidance = [], None
         for prefix in self.banks.prefixes():
             self.banks.set(prefix, None)
+
+    def _tell(self) -> None:
+        """Where a step is several calls of the denoiser, the receipt tells of the rows of all of them."""
+        if len(self._told) > 1:
+            self.receipt.rows = [Row(text, branch) for rows in self._told for text, branch in rows]
+            for i, act in enumerate(self.receipt.acts):
+                act.gates = [gate for gates in self._told.values() for gate in gates[i]]
 
     @property
     def guidance_scale(self) -> float | None:
@@ -141,7 +150,9 @@ class Session:
         """The gates of all guards as one component's encoder sees them, built on first use."""
         if prefix not in self._gate_banks:
             gates = [terms.gate for _, terms in self._terms]
-            known = self.host.known() if prefix == "unet" and any(gate.prompts for gate in gates) else None
+            known = (
+                self.host.known() if prefix == self.host.denoiser_name and any(gate.prompts for gate in gates) else None
+            )
             self._gate_banks[prefix] = GateBank(gates, encode, known)
         return self._gate_banks[prefix]
 
@@ -180,7 +191,7 @@ class Session:
         self, timestep: Any, conditions: Callable[[float | None, Moment], Conditions]
     ) -> Conditions | None:
         """A denoiser call begins. Gives what guards made of its conditions, None where no guard reads them."""
-        self.banks.start("unet")
+        self.banks.start(self.host.denoiser_name)
         if not (self.has("condition") or self.has("predict_noise")):
             return None
         self._count(float(timestep.max() if isinstance(timestep, Tensor) else timestep))
@@ -207,23 +218,26 @@ class Session:
         latents: Tensor,
         prediction: Tensor,
         denoise: Callable[[Encoded, Sequence[int]], Tensor] | None = None,
+        separate: bool = False,
     ) -> Tensor:
         """A denoiser call ended: what was open must have run; guards may change the prediction.
 
-        denoise: see ``Step``
+        denoise, separate: see ``Step``
         """
-        self.banks.verify("unet")
+        self.banks.verify(self.host.denoiser_name)
         index = self.receipt.steps
         self.receipt.steps += 1
         for opened in self._open:
             opened.steps.append(index)
-        if not self.has("predict_noise"):
-            return prediction
-        step = Step(
-            index, timestep, latents, prediction, self._branches, self._guidance, self._moment, denoise
-        )  # fmt: skip
-        self._call("predict_noise", step=step)
-        return step.prediction
+        if self.has("predict_noise"):
+            step = Step(
+                index, timestep, latents, prediction, self._branches, self._guidance, self._moment, denoise, separate
+            )  # fmt: skip
+            self._call("predict_noise", step=step)
+            prediction = step.prediction
+        rows = tuple((row.text, row.branch) for row in self.receipt.rows)
+        self._told[rows] = [act.gates for act in self.receipt.acts]
+        return prediction
 
     def check_image(
         self, pixels: Tensor, prompts: list[str | None], again: Callable[[int], Tensor] | None = None

@@ -53,7 +53,7 @@ class Clarify(Method):
         """No terms; at attach, the gate that tells how near a text is to the concept."""
         self.concept = concept_of(self)
         gate = self.gate()
-        self._bank = GateBank([gate], self.host.encode, self.host.known())
+        self._bank = GateBank([gate], self.host.read, self.host.known())
         return Terms(self, {}, gate, towards=True)
 
     @hookimpl
@@ -84,7 +84,7 @@ class Clarify(Method):
         clauses = [part.strip() for part in re.split(r"[.,;:!?\n]+", text) if part.strip()]
         if len(clauses) < 2:
             return
-        encoded = self.host.encode(clauses)
+        encoded = self.host.read(clauses)
         opened = (self._bank(encoded.embeds, encoded.ids)[:, 0] > 0).tolist()
         about, beside = ([c for c, o in zip(clauses, opened) if o is which] for which in (True, False))
         if about and beside:

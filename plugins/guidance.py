@@ -55,7 +55,8 @@ class Guidance(Method):
             return
         assert step.denoise is not None
         bare = [row for row in rows if against[row] is None]
-        if bare and step.guidance_scale is not None:
+        guided = step.guidance_scale is None or (step.separate and step.guidance_scale > 1)
+        if bare and not guided:
             raise GuardError(
                 f"guard '{self.guard.label}' needs classifier-free guidance, and this generation has none "
                 f"(guidance_scale {step.guidance_scale:g}, or a distilled model): set guidance_scale above 1, or use a "
@@ -69,7 +70,7 @@ class Guidance(Method):
         g = self.push(step, rows, prompt, concept, torch.stack([nothing[row] for row in rows]).float())
         if g is None:
             return
-        strength = torch.tensor([self.act.gates[row] for row in rows], device=g.device).view(-1, 1, 1, 1)
+        strength = torch.tensor([self.act.gates[row] for row in rows], device=g.device).view(-1, *[1] * (g.dim() - 1))
         changed = step.prediction.clone()
         changed[rows] = (prompt - strength * g).to(changed.dtype)
         step.prediction = changed

@@ -23,6 +23,7 @@ class Host(Protocol):
 
     name: str
     target: Any
+    denoiser_name: str
 
     def layers(self) -> LayerIndex:
         """Linear and convolution layers under canonical names."""
@@ -30,8 +31,11 @@ class Host(Protocol):
     def encode(self, texts: list[str]) -> Encoded:
         """Texts as the denoiser sees them."""
 
+    def read(self, texts: list[str]) -> Encoded:
+        """Texts as gates read them: a begin token, then the text's own."""
+
     def known(self) -> Known:
-        """What ``encode`` was asked before, on this encoder as it is now."""
+        """What ``read`` was asked before, on this encoder as it is now."""
 
     @property
     def window(self) -> int:

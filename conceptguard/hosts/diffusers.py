@@ -1,8 +1,9 @@
-"""The diffusers host: Stable Diffusion 1.x, 2.x and SDXL pipelines, text to image, image to image, inpainting.
+"""The diffusers host: text to image, image to image, inpainting; which pipelines, and their differences, ``families``.
 
 A guarded pipeline is of a subclass of its own class, so that two methods pass through the session: ``__call__``, around
-everything, and ``encode_prompt``. What the UNet receives is guarded at the UNet itself: gates are computed from the
-conditioning that arrives there, whoever made it, so embeddings and custom loops are guarded like text.
+everything, and ``encode_prompt``. What the denoiser, a UNet or a transformer, receives is guarded at the denoiser
+itself: gates are computed from the conditioning that arrives there, whoever made it, so embeddings and custom loops are
+guarded like text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,18 +19,22 @@ from torch import Tensor, nn
 
 from ..banks import running
 from ..encodings import Known, known_to
-from ..errors import BaseMismatch, GuardError, SessionError
+from ..errors import BaseMismatch, GuardError, Refused, SessionError
 from ..generation import Branch, Conditions, Encoded, Moment, Prompts
 from ..lowrank import LayerIndex
 from ..registry.fingerprint import fingerprint
 from .denoiser import Denoiser
 from .encoder_gates import EncoderGates
+from .families import family_of
 
 if TYPE_CHECKING:
     from ..registry import Artifact
     from ..session import Session
 
-_ENCODERS = ("text_encoder", "text_encoder_2")
+_REQUIRED = inspect.Parameter.empty
+_NOT_ROWS = ("txt_ids", "img_ids")  # positions, the same for every row
+_PARTS = ("", "prompt"), ("negative_", "negative_prompt")  # of what encode_prompt returns, and what was typed
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class _Seen(NamedTuple):
@@ -46,10 +51,7 @@ class DiffusersHost:
     """Host adapter for one pipeline. Raises SessionError for pipelines it cannot guard."""
 
     def __init__(self, pipe: Any):
-        if not (hasattr(pipe, "unet") and hasattr(pipe, "encode_prompt")):
-            raise SessionError(
-                f"cannot guard a {type(pipe).__name__}: Stable Diffusion 1.x, 2.x and SDXL pipelines can be guarded"
-            )
+        self._family = family_of(pipe)
         if (other := getattr(pipe, "_conceptguard", None)) is not None:
             raise SessionError(
                 f"this pipeline is already guarded by policy '{other.session.policy.name}': detach that session first"
@@ -57,25 +59,32 @@ class DiffusersHost:
         self.pipe = self.target = pipe
         self._own_class = type(pipe)
         self.name = f"diffusers {type(pipe).__name__}"
-        self.unet: nn.Module = pipe.unet
+        self.denoiser_name = self._family.denoiser
+        self.model: nn.Module = getattr(pipe, self.denoiser_name)
+        self._arguments = list(inspect.signature(type(getattr(self.model, "_orig_mod", self.model)).forward).parameters)
         self._parts = self.components()
         self._session: Session | None = None
         self._handles: list[Any] = []
         self._seen: deque[_Seen] = deque(maxlen=256)
         self._rows: list[_Seen | None] = []
-        self._calls = 0
+        takes = inspect.signature(type(pipe).encode_prompt).parameters
+        # Those of the several prompts that must be given; one row a text, and no guidance where it can be turned off.
+        self._prompts = [n for n in ("prompt", "prompt_2", "prompt_3") if n in takes and takes[n].default is _REQUIRED]
+        plain = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        self._plainly = {name: value for name, value in plain.items() if name in takes}
+        self._calls = self._encoded = 0
         self._last: tuple[Tensor, int | None] | None = None
 
     # What a session and a method may ask.
 
     def components(self) -> dict[str, nn.Module]:
         """The modules that guards may reach, by name."""
-        found = {"unet": self.unet}
+        found = {self.denoiser_name: self.model}
         found.update({n: m for n in _ENCODERS if isinstance(m := getattr(self.pipe, n, None), nn.Module)})
         return found
 
     def layers(self) -> LayerIndex:
-        """Linear and convolution layers of the UNet and the text encoders under diffusers names."""
+        """Linear and convolution layers of the denoiser and the text encoders under diffusers names."""
         return LayerIndex(self.components())
 
     def compiled(self) -> bool:
@@ -85,7 +94,7 @@ class DiffusersHost:
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the pipeline runs, also under offload."""
-        return self.pipe._execution_device, self.unet.dtype  # type: ignore[return-value]
+        return self.pipe._execution_device, self.model.dtype  # type: ignore[return-value]
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
@@ -106,22 +115,28 @@ class DiffusersHost:
         token = running.set(self)  # no session's terms act on what a gate is measured by
         try:
             out = self._own_class.encode_prompt(
-                self.pipe, prompt=list(texts), device=self.pipe._execution_device, num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
+                self.pipe, **{name: list(texts) for name in self._prompts}, device=self.pipe._execution_device,
+                **self._plainly,
             )  # fmt: skip
         finally:
             running.reset(token)
-        pooled = out[2] if len(out) == 4 else None
-        return Encoded(out[0], self.tokens(texts), pooled)
+        by_role = dict(zip(self._family.encoded, out))
+        return Encoded(by_role["embeds"], self.tokens(texts), by_role.get("pooled"))
+
+    def read(self, texts: list[str]) -> Encoded:
+        """Texts as gates read them: a begin token, then the text's own, in one encoder's space."""
+        encoded = self.encode(texts)
+        embeds = self._family.reading(encoded.embeds)
+        return Encoded(embeds, [ids[: embeds.shape[1] - 1] for ids in encoded.ids])
 
     def known(self) -> Known:
         """Concept prompts that this pipeline's encoder has read, for this session or an earlier one."""
         encoder = next(iter(self._encoders().values()), None)
-        return Known() if encoder is None else known_to(encoder, "prompt", self.encode, self.tokens)
+        return Known() if encoder is None else known_to(encoder, "prompt", self.read, self.tokens)
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""
-        tokenizer = getattr(self.pipe, "tokenizer", None) or self.pipe.tokenizer_2
+        tokenizer = self._tokenizer()
         limit = None if whole else self.window
         # verbose: what is longer than the window is our business, not a warning's
         found = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False).input_ids if texts else []
@@ -130,12 +145,14 @@ class DiffusersHost:
     @property
     def window(self) -> int:
         """How many tokens of a text count."""
-        return int((getattr(self.pipe, "tokenizer", None) or self.pipe.tokenizer_2).model_max_length) - 2
+        return self._family.window or int(self._tokenizer().model_max_length) - 2
 
     def words(self, ids: Sequence[int]) -> list[str]:
         """Each token as a reader knows it."""
-        tokenizer = getattr(self.pipe, "tokenizer", None) or self.pipe.tokenizer_2
-        return [tokenizer.decode([i]).strip() for i in ids]
+        return [self._tokenizer().decode([i]).strip() for i in ids]
+
+    def _tokenizer(self) -> Any:
+        return getattr(self.pipe, self._family.tokenizer, None) or self.pipe.tokenizer_2
 
     @property
     def widths(self) -> list[int]:
@@ -149,6 +166,11 @@ class DiffusersHost:
         ids: without special tokens, each at most ``window`` long. The end token of row i is at ``len(ids[i]) + 1``;
         what follows it is padding. CLIP's encoders are causal, so that the padding needs no full window.
         """
+        if self.denoiser_name != "unet":
+            raise SessionError(
+                f"{self.name} has encoders of several kinds: guards that read a prompt token by token, such as safree, "
+                "act on Stable Diffusion 1.x, 2.x and SDXL"
+            )
         longest = max(map(len, ids))
         if longest > self.window:
             raise ValueError(f"{longest} tokens do not fit into the encoder's window of {self.window}")
@@ -171,18 +193,23 @@ class DiffusersHost:
         return {name: part for name, part in self.components().items() if name in _ENCODERS}
 
     def denoiser(self) -> Denoiser:
-        """The UNet as a plain function with its noise schedule, for methods that learn."""
+        """The UNet as a plain function with its noise schedule, for methods that learn; SessionError for others."""
+        if self.denoiser_name != "unet":
+            raise SessionError(f"{self.name} has no UNet: artifacts are made on Stable Diffusion 1.x, 2.x and SDXL")
         return Denoiser(self.pipe)
 
     # Routing.
 
     def attach(self, session: Session) -> None:
-        """Turn the pipeline into its guarded subclass and hook the UNet and, where terms need it, the encoders."""
+        """Turn the pipeline into its guarded subclass and hook the denoiser and, where terms need it, the encoders."""
+        for name in set(_ENCODERS) & session.banks.prefixes():
+            if "CLIP" not in type(self.components()[name]).__name__:
+                raise SessionError(f"terms beside {name} of this pipeline, which is no CLIP, cannot be gated")
         self._session = session
         self.pipe.__class__ = _guarded(self._own_class, self)
         self._handles = [
-            self.unet.register_forward_pre_hook(self._before_unet, with_kwargs=True),
-            self.unet.register_forward_hook(self._after_unet, with_kwargs=True),
+            self.model.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.model.register_forward_hook(self._after, with_kwargs=True),
         ]
         for name in _ENCODERS:
             if name in session.banks.prefixes():
@@ -218,6 +245,8 @@ class DiffusersHost:
         output_type = bound.get("output_type", "pil")
         if looks and output_type == "latent":
             raise GuardError("this policy looks at images, and output_type='latent' returns none: ask for images")
+        if looks and not hasattr(self.pipe, "image_processor"):
+            raise GuardError(f"this policy looks at images, and a {self._own_class.__name__} draws none")
         if looks:
             extra = bound.pop("kwargs", {})
             args, kwargs = (), {**bound, **extra, "output_type": "pt", "return_dict": True}
@@ -225,6 +254,7 @@ class DiffusersHost:
         def draw(**changed: Any) -> Any:
             self._last = None
             self._calls += 1
+            self._encoded = 0
             try:
                 return original(*args, **{**kwargs, **changed})
             finally:
@@ -238,7 +268,15 @@ class DiffusersHost:
                 )
             return self._looked_at(result, bound, output_type, draw) if looks else result
 
-        return self.session.run(generation, float(bound.get("guidance_scale") or 0.0))
+        return self.session.run(generation, self._guidance(bound))
+
+    def _guidance(self, bound: dict[str, Any]) -> float:
+        """The scale of classifier-free guidance. FLUX has its own, which takes effect beside a negative prompt only."""
+        scale = float(bound.get(self._family.guidance) or 0.0)
+        if "negative_embeds" in self._family.encoded:
+            return scale
+        negative = bound.get("negative_prompt"), bound.get("negative_prompt_embeds")
+        return scale if any(given is not None for given in negative) else 1.0
 
     def _looked_at(self, result: Any, bound: dict[str, Any], output_type: str, draw: Callable[..., Any]) -> Any:
         """A pipeline's result after every guard has seen its images, as the caller wants it."""
@@ -263,68 +301,100 @@ class DiffusersHost:
         texts: list[str | None] = []
         ids: list[list[int] | None] = []
         branches: list[Branch] = []
-        slots = [i for i in (0, 1) if isinstance(out[i], Tensor)]  # positive, then negative where guidance is on
-        for i in slots:
-            key = ("prompt", "negative_prompt")[i]
-            typed = _texts(bound.arguments[key], len(out[i])) if bound.arguments[f"{key}_embeds"] is None else None
-            if typed is not None:
-                own = typed if i == 0 else [t or "" for t in typed]
+        at: dict[str, int] = {
+            role: i for i, role in enumerate(self._family.encoded[: len(out)]) if isinstance(out[i], Tensor)
+        }
+        parts = [(part, key) for part, key in _PARTS if f"{part}embeds" in at]
+        # A pipeline without a negative part calls once more for its negative prompt.
+        inside = running.get() is self.session
+        again = inside and self._encoded > 0 and "negative_embeds" not in self._family.encoded
+        self._encoded += inside
+        for part, key in parts:
+            embeds, away = out[at[f"{part}embeds"]], part == "negative_" or again
+            if bound.arguments[f"{key}_embeds"] is None:
+                own = _typed(bound.arguments, key, len(embeds))
+                own = [t or "" for t in own] if away else own
                 ids += [None if t is None else self.tokens([t])[0] for t in own]
             else:  # embeddings, maybe of a text that was encoded under this session
-                known = [self._recall(row, away=i == 1) for row in out[i]]
+                known = [self._recall(row, away) for row in embeds]
                 own = [seen.text if seen else None for seen in known]
                 ids += [seen.ids if seen else None for seen in known]
             texts += own
-            branches += ["conditional" if i == 0 else "unconditional" if t == "" else "negative" for t in own]
-        rows = torch.cat([out[i] for i in slots])
+            branches += ["conditional" if not away else "unconditional" if t == "" else "negative" for t in own]
+        rows = torch.cat([out[at[f"{part}embeds"]] for part, _ in parts])
         if self.session.has("encode_prompt"):
-            pooled = torch.cat([out[i + 2] for i in slots]) if len(out) == 4 else None
+            pools = [at[f"{part}pooled"] for part, _ in parts if f"{part}pooled" in at]
+            pooled = torch.cat([out[i] for i in pools]) if pools else None
             prompts = Prompts(texts, ids, rows, pooled, branches, self.encode)
             self.session.encode_prompt(prompts)
             texts, ids, rows = prompts.texts, prompts.ids, prompts.embeds
-            for i, part in zip(slots, rows.split([len(out[i]) for i in slots])):
-                out[i] = part
+            slots = [at[f"{part}embeds"] for part, _ in parts]
+            for i, changed in zip(slots, rows.split([len(out[i]) for i in slots])):
+                out[i] = changed
             if prompts.pooled is not None:
-                for i, part in zip(slots, prompts.pooled.split([len(out[i]) for i in slots])):
-                    out[i + 2] = part
+                for i, changed in zip(pools, prompts.pooled.split([len(out[i]) for i in pools])):
+                    out[i] = changed
         for row, text, own_ids, branch in zip(rows, texts, ids, branches):
             self._seen.append(_Seen(row.detach().clone(), text, own_ids, branch, self._calls))
         return tuple(out)
 
+    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One argument of a denoiser call, None where it was not given."""
+        place = self._arguments.index(name) - 1  # self
+        return kwargs[name] if name in kwargs else args[place] if place < len(args) else None
+
+    def _changed(self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """(args, kwargs) with one argument of a denoiser call replaced."""
+        place = self._arguments.index(name) - 1
+        if name in kwargs or place >= len(args):
+            return args, {**kwargs, name: value}
+        return (*args[:place], value, *args[place + 1 :]), kwargs
+
+    def _time(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The timestep of a denoiser call, of 1,000."""
+        timestep = self._argument("timestep", args, kwargs)
+        return timestep if self._family.clock == 1 else timestep * self._family.clock
+
     @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
-    def _before_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if running.get() not in (None, self._session):
             return None
-        embeds = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+        embeds = self._argument("encoder_hidden_states", args, kwargs)
         version = None if embeds.is_inference() else embeds._version  # the same tensor may be written to
         if self._last is None or embeds is not self._last[0] or version != self._last[1]:
             self._open(embeds)
             self._last = embeds, version
-        added = kwargs.get("added_cond_kwargs") or {}
-        pooled = added.get("text_embeds")
+        path = self._family.pooled
+        holder = self._argument(path[0], args, kwargs) if path else None
+        pooled = (holder or {}).get(path[1]) if len(path) == 2 else holder
 
         def conditions(guidance: float | None, moment: Moment) -> Conditions:
             rows = self._rows
             texts, ids = [s.text if s else None for s in rows], [s.ids if s else None for s in rows]
             return Conditions(texts, ids, embeds, pooled, [s.branch if s else None for s in rows], guidance, moment)
 
-        given = self.session.before_denoise(_timestep(args, kwargs), conditions)
+        given = self.session.before_denoise(self._time(args, kwargs), conditions)
         if given is None or (given.embeds is embeds and given.pooled is pooled):
             return None
         if given.pooled is not pooled:
-            kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": given.pooled}}
-        if "encoder_hidden_states" in kwargs:
-            return args, {**kwargs, "encoder_hidden_states": given.embeds}
-        return (*args[:2], given.embeds, *args[3:]), kwargs
+            held = {**(holder or {}), path[1]: given.pooled} if len(path) == 2 else given.pooled
+            args, kwargs = self._changed(path[0], held, args, kwargs)
+        return self._changed("encoder_hidden_states", given.embeds, args, kwargs)
 
     def _open(self, embeds: Tensor) -> None:
-        """Gates for the conditions that reached the UNet. The pipelines pass one tensor at every step: once a call."""
-        guided = self.session.guidance_scale is not None
+        """Gates for the conditions that reached the denoiser. The pipelines pass one tensor at every step: once a call,
+        or at every step where branches come one after the other."""
+        guided = self.session.guidance_scale is not None and not self._family.separate
         away = [guided and i < len(embeds) // 2 for i in range(len(embeds))]
         found = self._rows = [self._recall(row, a) for row, a in zip(embeds, away)]
+        if self._family.readable is not None and any(f is None or f.ids is None for f in found):
+            raise Refused(
+                f"an embedding whose text the policy has not seen: what {self.name} adds to it by its other encoders "
+                "cannot be read; pass the text, or encode it with this pipeline while the policy is attached"
+            )
         self.session.open_gates(
-            "unet", embeds, [f[2] if f else None for f in found], [f[1] if f else None for f in found],
-            [f[3] if f else None for f in found],
+            self.denoiser_name, self._family.reading(embeds), [f[2] if f else None for f in found],
+            [f[1] if f else None for f in found], [f[3] if f else None for f in found],
         )  # fmt: skip
 
     def _recall(self, row: Tensor, away: bool) -> _Seen | None:
@@ -339,16 +409,18 @@ class DiffusersHost:
         return next((s for s in alike if s.call == last.call and (s.branch != "conditional") == away), last)
 
     @torch.compiler.disable
-    def _after_unet(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if running.get() not in (None, self._session):
             return None
-        latents = kwargs["sample"] if "sample" in kwargs else args[0]
+        latents = self._argument(self._family.sample, args, kwargs)
         prediction = output[0]
 
         def denoise(conditions: Encoded, rows: Sequence[int]) -> Tensor:
             return self._denoise(module, args, kwargs, conditions, list(rows))
 
-        changed = self.session.after_denoise(_timestep(args, kwargs), latents, prediction, denoise)
+        changed = self.session.after_denoise(
+            self._time(args, kwargs), latents, prediction, denoise, self._family.separate
+        )
         if changed is prediction:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
@@ -361,22 +433,24 @@ class DiffusersHost:
         call = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
         del call["self"]
         call.update(call.pop("kwargs", {}))
-        sample = call["sample"]
-        call = _pick(call, rows, len(sample))
-        call["encoder_hidden_states"] = conditions.embeds.to(sample).expand(len(rows), -1, -1)
-        if "text_embeds" in (added := call.get("added_cond_kwargs") or {}):
-            assert conditions.pooled is not None
-            added["text_embeds"] = conditions.pooled.to(sample).expand(len(rows), -1)
+        sample = call[self._family.sample]
+        embeds, tokens = conditions.embeds.to(sample), call["encoder_hidden_states"].shape[1]
+        if embeds.shape[1] < tokens:
+            raise GuardError(
+                f"this call reads {tokens} tokens a prompt, the guards' own texts are {embeds.shape[1]} long: give a "
+                "smaller max_sequence_length"
+            )
+        call = {name: value if name in _NOT_ROWS else _pick(value, rows, len(sample)) for name, value in call.items()}
+        call["encoder_hidden_states"] = embeds[:, :tokens].expand(len(rows), -1, -1)
+        if conditions.pooled is not None and (path := self._family.pooled):
+            pooled = conditions.pooled.to(sample).expand(len(rows), -1)
+            call[path[0]] = {**call[path[0]], path[1]: pooled} if len(path) == 2 else pooled
         token = running.set(self)
         try:
             # Never compiled: each number of rows would be another graph.
             return module._call_impl(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
         finally:
             running.reset(token)
-
-
-def _timestep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return kwargs["timestep"] if "timestep" in kwargs else args[1]
 
 
 def _reseeded(generator: Any, attempt: int) -> Any:
@@ -402,6 +476,12 @@ def _texts(value: Any, rows: int) -> list[str | None]:
     if value is None or isinstance(value, str):
         return [value] * rows
     return [text for text in value for _ in range(rows // max(len(value), 1))]
+
+
+def _typed(arguments: Mapping[str, Any], key: str, rows: int) -> list[str | None]:
+    """What was typed for each row: where encoders were given different prompts, all of them."""
+    found = [_texts(arguments.get(f"{key}{which}"), rows) for which in ("", "_2", "_3")]
+    return [", ".join(dict.fromkeys(t for t in own if t is not None)) or own[0] for own in zip(*found)]
 
 
 def _guarded(cls: Any, host: DiffusersHost) -> type:

@@ -1,0 +1,148 @@
+"""Stable Diffusion 3, FLUX and video pipelines: the promises, on tiny pipelines with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_transformers import generate, tiny_flux, tiny_sd3, tiny_wan
+from torch import nn
+
+import conceptguard
+from conceptguard import Method, hookimpl
+from conceptguard.errors import ConceptGuardError, GuardError, Refused, SessionError
+from conceptguard.lowrank import Factors, LayerIndex, Terms
+from conceptguard.testing.kit_guards import offered
+
+MAKERS = {"sd3": tiny_sd3, "flux": tiny_flux, "wan": tiny_wan}
+# FLUX is guided in the classic sense only where a negative prompt is given.
+GUIDED: dict[str, dict[str, Any]] = {
+    "sd3": {}, "wan": {}, "flux": {"negative_prompt": ["", ""], "true_cfg_scale": 3.0},
+}  # fmt: skip
+UNRELATED, OPENS = "a red apple", "a cigarette"
+CONCEPT = {"name": "cigarette", "prompts": ["a cigarette", "smoking"]}
+
+
+class RandomTerms(Method):
+    """Rank-2 terms beside every query projection of the denoiser, opened by prompt."""
+
+    name = "random-terms"
+    needs = "concept"
+
+    @hookimpl
+    def cross_attention(self, layers: LayerIndex) -> Terms:
+        random = torch.Generator().manual_seed(0)
+        names = [name for name in layers.shapes() if name.startswith("transformer.") and name.endswith("to_q")]
+        made = {}
+        for name in names:
+            out, width = layers.shapes()[name]
+            made[name] = Factors(torch.randn(2, width, generator=random), torch.randn(out, 2, generator=random))
+        return Terms(self, made, self.gate())
+
+
+@pytest.fixture(params=MAKERS)
+def family(request: pytest.FixtureRequest, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
+    """A pipeline, and what makes a call of it guided."""
+    return MAKERS[request.param](tokenizer), GUIDED[request.param]
+
+
+def policy(method: str, **settings: Any) -> dict[str, Any]:
+    """One guard."""
+    return {"name": "test", "guards": [{"method": method, "concept": CONCEPT, **settings}]}
+
+
+def hooks(pipe: Any) -> int:
+    """How many hooks and forwards of ours the pipeline's modules carry; transformers leaves some of its own."""
+    modules = [m for part in pipe.components.values() if isinstance(part, nn.Module) for m in part.modules()]
+    found = [h for m in modules for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    ours = [h for h in found if getattr(h, "__module__", "").startswith("conceptguard")]
+    return len(ours) + sum("forward" in vars(m) for m in modules)
+
+
+@pytest.mark.parametrize("method", ["random-terms", "sld", "negative_guidance", "ant", "trce"])
+def test_promises(family: tuple[Any, dict[str, Any]], method: str) -> None:
+    """No guard tax, rows separate, true receipts, no trace."""
+    pipe, guided = family
+    settings = {"early": 1.0} if method == "trce" else {}
+    own = type(pipe)
+    with offered(RandomTerms):
+        bare = generate(pipe, [UNRELATED, OPENS], **guided)
+        plain = generate(pipe, [UNRELATED] * 2, **guided)
+        with conceptguard.attach(pipe, policy(method, **settings)) as guard:
+            got = generate(pipe, [UNRELATED, OPENS], **guided)
+            receipt = guard.receipt
+            one = {name: value[:1] if isinstance(value, list) else value for name, value in guided.items()}
+            alone = generate(pipe, [OPENS], [1], **one)
+            assert torch.equal(generate(pipe, [UNRELATED] * 2, **guided), plain)
+            assert not guard.receipt.opened
+    assert torch.equal(got[0], bare[0])
+    assert not torch.allclose(got[1], bare[1], atol=1e-4)
+    torch.testing.assert_close(alone[0], got[1], atol=1e-4, rtol=1e-3)
+    gates = {(row.text, row.branch): gate for row, gate in zip(receipt.rows, receipt.acts[0].gates)}
+    assert gates[OPENS, "conditional"] == 1 and gates[UNRELATED, "conditional"] == 0
+    assert not any(gate for (_, branch), gate in gates.items() if branch == "unconditional")
+    assert receipt.opened and "open 1.00 on 'a cigarette'" in str(receipt)
+    assert type(pipe) is own and not hooks(pipe)
+    assert torch.equal(generate(pipe, [UNRELATED, OPENS], **guided), bare)
+
+
+def test_every_prompt_of_a_call_is_read(tokenizer: Any) -> None:
+    """FLUX reads prompt by CLIP and prompt_2 by T5; a concept in either opens the gate."""
+    pipe = tiny_flux(tokenizer)
+    with offered(RandomTerms), conceptguard.attach(pipe, policy("random-terms")) as guard:
+        for first, second in [(UNRELATED, OPENS), (OPENS, UNRELATED)]:
+            generate(pipe, [first], prompt_2=[second])
+            assert guard.receipt.acts[0].gates == [1.0]
+            assert guard.receipt.rows[0].text == f"{first}, {second}"
+
+
+@pytest.mark.parametrize("make", [tiny_sd3, tiny_flux])
+def test_embeddings_encoded_under_the_session_are_known(make: Callable[..., Any], tokenizer: Any) -> None:
+    pipe = make(tokenizer)
+    with offered(RandomTerms), conceptguard.attach(pipe, policy("random-terms")) as guard:
+        wide = {"prompt_3": [OPENS]} if make is tiny_sd3 else {}
+        out = pipe.encode_prompt(prompt=[OPENS], prompt_2=[OPENS], max_sequence_length=32, **wide)
+        pooled = out[2] if make is tiny_sd3 else out[1]
+        given = {"prompt_embeds": out[0], "pooled_prompt_embeds": pooled}
+        off = {"guidance_scale": 1.0} if make is tiny_sd3 else {}
+        pipe(**given, **off, num_inference_steps=2, height=32, width=32, output_type="latent", max_sequence_length=32)
+        assert guard.receipt.acts[0].gates == [1.0]
+
+
+def test_unread_embeddings_are_refused_where_no_gate_can_read_them(tokenizer: Any) -> None:
+    """Half of a Stable Diffusion 3 embedding is T5's, which the gates of CLIP's half know nothing about."""
+    pipe = tiny_sd3(tokenizer)
+    out = pipe.encode_prompt(prompt=[UNRELATED], prompt_2=[UNRELATED], prompt_3=[OPENS], max_sequence_length=32)
+    given = {"prompt_embeds": out[0], "pooled_prompt_embeds": out[2], "guidance_scale": 1.0}
+    with offered(RandomTerms), conceptguard.attach(pipe, policy("random-terms")), pytest.raises(Refused, match="text"):
+        pipe(**given, num_inference_steps=2, height=32, width=32, output_type="latent")
+
+
+@pytest.mark.parametrize("make", [tiny_flux, tiny_wan])
+def test_guidance_off_is_an_error_where_the_guard_opens(make: Callable[..., Any], tokenizer: Any) -> None:
+    pipe = make(tokenizer)
+    off = {"guidance_scale": 1.0} if make is tiny_wan else {}
+    bare = generate(pipe, [UNRELATED], **off)
+    with conceptguard.attach(pipe, policy("sld")):
+        with pytest.raises(GuardError, match="needs classifier-free guidance"):
+            generate(pipe, [OPENS], **off)
+        assert torch.equal(generate(pipe, [UNRELATED], **off), bare)
+
+
+def test_what_does_not_fit_attaches_nothing(family: tuple[Any, dict[str, Any]], tokenizer: Any) -> None:
+    pipe, _ = family
+    own = type(pipe)
+    with pytest.raises(SessionError, match="token by token"):
+        conceptguard.attach(pipe, policy("safree"))
+    with pytest.raises(ConceptGuardError):
+        conceptguard.attach(pipe, {"name": "t", "guards": [{"method": "spm", "artifact": "emoji-sd/spm/cigarette"}]})
+    assert type(pipe) is own and not hooks(pipe)
+
+
+def test_a_guard_that_looks_at_images_refuses_video(tokenizer: Any) -> None:
+    pipe = tiny_wan(tokenizer)
+    looks = conceptguard.attach(pipe, {"name": "t", "guards": [{"method": "nudenet"}]})
+    with looks, pytest.raises(GuardError, match="draws none"):
+        generate(pipe, [UNRELATED], output_type="np")
