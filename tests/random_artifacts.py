@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from conceptguard.formats import to_kohya
+from conceptguard.hosts import host_for
 from conceptguard.lowrank import Factors, LayerIndex
 from conceptguard.registry import write_artifact
 from conceptguard.registry.fingerprint import fingerprint
@@ -18,10 +19,7 @@ ATTENTION = ("attn1.", "attn2.", "proj_in", "proj_out", "ff.net")
 
 def layers_of(pipe: Any) -> LayerIndex:
     """The layers of a pipeline under canonical names."""
-    parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
-    if getattr(pipe, "text_encoder_2", None) is not None:
-        parts["text_encoder_2"] = pipe.text_encoder_2
-    return LayerIndex(parts)
+    return host_for(pipe).layers()
 
 
 def random_factors(shape: Sequence[int], rank: int, size: float, generator: torch.Generator) -> Factors:

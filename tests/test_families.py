@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from random_artifacts import random_terms, write_terms
 from tiny_transformers import generate, tiny_flux, tiny_sd3, tiny_wan
 from torch import nn
 
 import conceptguard
 from conceptguard import Method, hookimpl
-from conceptguard.errors import ConceptGuardError, GuardError, Refused, SessionError
+from conceptguard.errors import Clarification, ConceptGuardError, GuardError, Refused, SessionError
+from conceptguard.generation import Images, Verdict
 from conceptguard.lowrank import Factors, LayerIndex, Terms
 from conceptguard.testing.kit_guards import offered
 
@@ -139,6 +142,47 @@ def test_what_does_not_fit_attaches_nothing(family: tuple[Any, dict[str, Any]], 
     with pytest.raises(ConceptGuardError):
         conceptguard.attach(pipe, {"name": "t", "guards": [{"method": "spm", "artifact": "emoji-sd/spm/cigarette"}]})
     assert type(pipe) is own and not hooks(pipe)
+
+
+def test_an_erased_lora_is_a_guard(family: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    """As a file, for a transformer: opened by prompt, nothing where it stays shut."""
+    pipe, _ = family
+    terms = random_terms(pipe, component="transformer", names=("to_q", "to_k"), rank=4)
+    folder = write_terms(tmp_path / "lora", pipe, terms, method="lora")
+    bare = generate(pipe, [UNRELATED, OPENS])
+    with conceptguard.attach(pipe, {"name": "t", "guards": [{"method": "lora", "artifact": str(folder)}]}) as guard:
+        got = generate(pipe, [UNRELATED, OPENS])
+    assert torch.equal(got[0], bare[0]) and not torch.allclose(got[1], bare[1], atol=1e-4)
+    assert guard.receipt.acts[0].layers == len(terms) > 0
+
+
+def test_clarify_asks(family: tuple[Any, dict[str, Any]]) -> None:
+    pipe, _ = family
+    words = {"smoke": {"a cigarette": ["man"], "a chimney": ["house"]}}
+    with conceptguard.attach(pipe, policy("clarify", words=words)), pytest.raises(Clarification, match="smoke"):
+        generate(pipe, ["some smoke"])
+
+
+class SecondLooksBad(Method):
+    """Flags the second image of a call."""
+
+    name = "second-looks-bad"
+    needs = "nothing"
+
+    @hookimpl
+    def check_image(self, images: Images) -> None:
+        images.verdicts += [Verdict(i, self.guard.label, "second", float(i), i == 1) for i in range(len(images.pixels))]
+
+
+@pytest.mark.parametrize("make", [tiny_sd3, tiny_flux])
+def test_flagged_images_go_black(make: Callable[..., Any], tokenizer: Any) -> None:
+    pipe = make(tokenizer)
+    bare = generate(pipe, [UNRELATED, OPENS], output_type="np")
+    looks = {"name": "t", "on_violation": "black", "guards": [{"method": "second-looks-bad"}]}
+    with offered(SecondLooksBad), conceptguard.attach(pipe, looks):
+        got = generate(pipe, [UNRELATED, OPENS], output_type="np")
+    torch.testing.assert_close(got[0], bare[0], atol=1e-6, rtol=0)
+    assert bare[1].any() and not got[1].any()
 
 
 def test_a_guard_that_looks_at_images_refuses_video(tokenizer: Any) -> None:
