@@ -162,6 +162,8 @@ class WideHost:
             rows.append(torch.stack(parts))
         return Encoded(torch.stack(rows), self.tokens(texts), torch.zeros(len(texts), 16))
 
+    read = encode
+
     def fingerprint(self) -> str:
         return "arch:0123456789abcdef"
 
