@@ -113,13 +113,14 @@ class Moment:
 class Conditions(Drawn):
     """What one denoiser call is conditioned on, one row each. A change holds for this call only.
 
-    texts, ids: as in Prompts; None for embeddings that were not encoded under the session
+    texts: as in Prompts; prompts: what each text encoder was given, in the order of ``prompt``, ``prompt_2``,
+    ``prompt_3``; both None for embeddings that were not encoded under the session
     embeds: [rows, tokens, width]; pooled: [rows, width] or None
     guidance_scale: None where the caller calls the denoiser itself
     """
 
     texts: list[str | None]
-    ids: list[list[int] | None]
+    prompts: list[tuple[str, ...] | None]
     embeds: torch.Tensor
     pooled: torch.Tensor | None
     branches: list[Branch | None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conceptguard.errors import PolicyError
-from conceptguard.hosts import Host
 from conceptguard.method import Method
 from conceptguard.policy import Concept
 from conceptguard.registry.manifest import Concept as Listed
@@ -26,14 +25,6 @@ def concept_of(method: Method) -> Concept | Listed:
 def phrases_of(method: Method) -> tuple[str, ...]:
     """The prompts of the guard's concept. Raises PolicyError when it has none."""
     return tuple(concept_of(method).prompts)
-
-
-def as_windows(host: Host, phrases: Sequence[str]) -> list[list[int]]:
-    """Token ids of the phrases; one that is longer than the encoder's window becomes several."""
-    found = []
-    for ids in host.tokens(list(phrases), whole=True):
-        found += [ids[i : i + host.window] for i in range(0, len(ids), host.window)]
-    return found
 
 
 def as_one(method: Method, phrases: Sequence[str], before: str = "") -> str:

@@ -29,7 +29,7 @@ class Guidance(Method):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        if not hasattr(self.host, "encode_ids"):
+        if not hasattr(self.host, "denoiser_name"):
             raise PolicyError(f"guard '{self.guard.label}' acts on noise predictions, and {self.host.name} makes none")
         self.text = as_one(self, phrases_of(self))
 

@@ -20,11 +20,10 @@ from conceptguard.hookspecs import hookimpl
 from conceptguard.lowrank import LayerIndex, Terms
 from conceptguard.method import Method, Settings
 
-from .concept_phrases import as_one, as_windows, phrases_of
-from .safree_math import basis, beta, distances, projected, safe_steps, triggers
+from .concept_phrases import as_one, phrases_of
+from .safree_math import beta, projected, safe_steps
 from .safree_official import side_by_side
-
-_ROWS = 512  # sequences per encoder call: 30 prompts of ordinary length, and bounded memory for longer ones
+from .safree_triggers import Part, concept_subspaces, read
 
 
 class SAFREESettings(Settings):
@@ -49,16 +48,14 @@ class SAFREESettings(Settings):
     k: float = 2.5
 
 
+Prompt = tuple[str, ...]  # what each text encoder is given
+
+
 @dataclass
-class _Prompt:
-    """What is known of one prompt.
+class _Reading:
+    """What is known of one prompt: for each encoder one part per space, and the trigger tokens."""
 
-    inputs: per vector space the subspace of its masked encodings [n, width]; tokens: per space the trigger positions
-    (bool [window + 2]); words: the trigger tokens
-    """
-
-    inputs: list[Tensor]
-    tokens: list[Tensor]
+    parts: list[list[Part]]
     words: list[str]
 
 
@@ -85,11 +82,11 @@ class SAFREE(Method):
             raise PolicyError(
                 f"guard '{self.guard.label}': projection and negative_prompt are both off, so nothing would be guarded"
             )
-        if not hasattr(self.host, "encode_ids"):
-            raise PolicyError(f"guard '{self.guard.label}': {self.host.name} cannot encode token ids, as safree must")
+        if not hasattr(self.host, "encoders"):
+            raise PolicyError(f"guard '{self.guard.label}': {self.host.name} has no text encoders, which safree reads")
         self.phrases = phrases_of(self)
-        self._prompts: dict[tuple[int, ...], _Prompt] = {}
-        self._safe: dict[tuple[tuple[int, ...], ...], _Safe] = {}
+        self._readings: dict[Prompt, _Reading] = {}
+        self._safe: dict[tuple[Prompt, ...], _Safe] = {}
         self._negative: dict[str, Encoded] = {}
 
     @classmethod
@@ -100,14 +97,14 @@ class SAFREE(Method):
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """No terms; at attach, the concept's subspaces. The gate is the policy's, ``gate: always`` is the paper's."""
-        ids = as_windows(self.host, self.phrases)
-        self._concepts = [basis(space[:, 0]) for space in self._spaces([[i] for i in ids])]
-        for concept in self._concepts:
+        self._encoders = self.host.encoders()
+        self._concepts = [concept_subspaces(encoder, self.phrases) for encoder in self._encoders]
+        for concept in [concept for concepts in self._concepts for concept in concepts]:
             rank, width = int(concept.any(-1).sum()), concept.shape[-1]
             if rank >= width - 1:  # a layer norm takes one dimension
                 raise PolicyError(
-                    f"guard '{self.guard.label}': {len(ids)} phrases span all {width} dimensions of the text encoder, "
-                    "so nothing of any prompt would be left: give fewer phrases"
+                    f"guard '{self.guard.label}': {len(concept)} phrases span all {width} dimensions of a text "
+                    "encoder, so nothing of any prompt would be left: give fewer phrases"
                 )
         if self.settings.negative_prompt:
             as_one(self, self.phrases)
@@ -119,13 +116,13 @@ class SAFREE(Method):
         rows = [row for row in conditions.towards if self.act.gates[row]]
         if not rows:
             return
-        if any(conditions.ids[row] is None for row in rows):
+        if any(conditions.prompts[row] is None for row in rows):
             raise GuardError(
                 f"guard '{self.guard.label}' reads the words of a prompt, and a condition came as embeddings that were "
                 "not encoded under it: give texts, or encode with the pipeline's encode_prompt after attaching"
             )
-        if conditions.moment.call == 0 or len(self._prompts) > 256:
-            self._prompts.clear()
+        if conditions.moment.call == 0 or len(self._readings) > 256:
+            self._readings.clear()
             self._safe.clear()
         acted = bool(self._project(conditions, rows)) if self.settings.projection else False
         if self.settings.negative_prompt:
@@ -136,9 +133,9 @@ class SAFREE(Method):
 
     def _project(self, conditions: Conditions, rows: list[int]) -> list[int]:
         """Changes the rows whose prompts have triggers and whose steps are not over; gives these rows."""
-        keys = {row: tuple(conditions.ids[row] or ()) for row in rows}
-        self._read([key for key in dict.fromkeys(keys.values()) if key not in self._prompts])
-        named = [row for row in rows if self._prompts[keys[row]].words]
+        keys: dict[int, Prompt] = {row: conditions.prompts[row] for row in rows}  # type: ignore[misc]
+        self._read([key for key in dict.fromkeys(keys.values()) if key not in self._readings])
+        named = [row for row in rows if self._readings[keys[row]].words]
         if not self.settings.negative_prompt:
             for row in set(rows) - set(named):
                 self.act.gates[row] = 0.0  # the receipt tells of open gates only where something was done
@@ -156,7 +153,7 @@ class SAFREE(Method):
         if step == 0:
             for row, until in [(row, until) for row, until in zip(named, safe.until) if until != 0]:
                 steps = "in every step" if until is None else f"in at most {until} steps"
-                words = ", ".join(repr(word) for word in self._prompts[keys[row]].words)
+                words = ", ".join(repr(word) for word in self._readings[keys[row]].words)
                 self._note(f"trigger {words} in {conditions.texts[row]!r}, projected {steps}")
         return now
 
@@ -164,58 +161,21 @@ class SAFREE(Method):
         if note not in self.act.notes:
             self.act.notes.append(note)
 
-    def _read(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Find the triggers of prompts (token ids), all at once."""
-        official = self.settings.compat == "official"
-        for empty in [p for p in prompts if not p]:
-            self._prompts[empty] = _Prompt([], [], [])
-        prompts = [p for p in prompts if p]
-        if not prompts:
-            return
-        # A word that stands twice hides itself if only one of the two is masked, so equal tokens go together.
-        groups = [[[i] for i in range(len(p))] if official else _groups(p) for p in prompts]
-        variants = [
-            [[0 if i in group else token for i, token in enumerate(p)] for group in own] + [list(p)]
-            for p, own in zip(prompts, groups)
-        ]
-        real = torch.arange(max(map(len, groups))) < torch.tensor([[len(own)] for own in groups])
-        inputs, found = [], []
-        for space, concept in zip(self._spaces(variants), self._concepts):
-            unmasked = torch.stack([v[len(own)] for v, own in zip(space, groups)])
-            mask = real.to(space.device)
-            masked = space[:, : mask.shape[1]] * mask.unsqueeze(-1)
-            whole = None if official else distances(unmasked.unsqueeze(1), concept)[:, 0]
-            found.append(triggers(distances(masked, concept), mask, self.settings.alpha, whole).cpu())
-            inputs.append(basis(masked))
-        for p, prompt in enumerate(prompts):
-            tokens, carriers = [], set()
-            for trigger in found:
-                position = torch.zeros(self.host.window + 2, dtype=torch.bool)
-                for g in trigger[p].nonzero()[:, 0].tolist():
-                    position[[1 + i for i in groups[p][g]]] = True
-                    carriers.add(prompt[groups[p][g][0]])
-                if self.settings.positions == "all" and position.any():
-                    position[1 + len(prompt) :] = True
-                tokens.append(position)
-            words = self.host.words([token for token in dict.fromkeys(prompt) if token in carriers])
-            self._prompts[prompt] = _Prompt([space[p] for space in inputs], tokens, words)
+    def _read(self, prompts: Sequence[Prompt]) -> None:
+        """Find the triggers of prompts, all at once for each encoder."""
+        found = [_Reading([], []) for _ in prompts]
+        settings = self.settings
+        for encoder, concepts in zip(self._encoders, self._concepts):
+            texts = [prompt[encoder.number] for prompt in prompts]
+            read_by = read(
+                encoder, concepts, texts, settings.alpha, settings.compat == "official", settings.positions == "all"
+            )
+            for reading, (parts, words) in zip(found, read_by):
+                reading.parts.append(parts)
+                reading.words += [word for word in words if word not in reading.words]
+        self._readings.update(zip(prompts, found))
 
-    def _spaces(self, sequences: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
-        """Sequences of token ids, some per prompt, as vectors in each encoder's space: [prompts, most, width], padded.
-
-        An encoder's vector of a text is its state at the end token, in the layer that the denoiser reads; a pooled
-        vector that the denoiser reads too is a space of its own, the last one.
-        """
-        flat = [ids for own in sequences for ids in own]
-        parts = [self.host.encode_ids(flat[i : i + _ROWS]) for i in range(0, len(flat), _ROWS)]
-        ends = torch.cat([e.embeds[range(len(e.ids)), [len(ids) + 1 for ids in e.ids]] for e in parts]).float()
-        spaces = list(ends.split(self.host.widths, dim=-1))
-        if parts[0].pooled is not None:
-            spaces.append(torch.cat([e.pooled for e in parts]).float())  # type: ignore[misc]
-        counts = [len(own) for own in sequences]
-        return [torch.nn.utils.rnn.pad_sequence(list(s.split(counts)), batch_first=True) for s in spaces]
-
-    def _safe_for(self, conditions: Conditions, rows: list[int], keys: tuple[tuple[int, ...], ...]) -> _Safe:
+    def _safe_for(self, conditions: Conditions, rows: list[int], keys: tuple[Prompt, ...]) -> _Safe:
         """The safe embeddings of rows; made once, and again should another guard have changed what came in."""
         source = conditions.embeds[rows]
         pooled = None if conditions.pooled is None else conditions.pooled[rows]
@@ -223,32 +183,35 @@ class SAFREE(Method):
         if known is not None and torch.equal(known.source, source):
             return known
         official = self.settings.compat == "official"
-        prompts = [self._prompts[key] for key in keys]
         strength = torch.tensor([self.act.gates[row] for row in rows], device=source.device).view(-1, 1, 1)
-        window = torch.arange(source.shape[1], device=source.device)
-        attended = window < torch.tensor([[len(key) + 2] for key in keys], device=source.device)
-        parts, taken = [], []
-        widths = self.host.widths
-        for s, embeds in enumerate(source.float().split(widths, dim=-1)):
-            inputs = torch.nn.utils.rnn.pad_sequence([p.inputs[s] for p in prompts], batch_first=True).to(embeds)
-            new = projected(embeds, inputs, self._concepts[s].to(embeds), official)
-            taken.append(beta(embeds, new, attended))
-            where = torch.stack([p.tokens[s] for p in prompts])[:, : source.shape[1]].to(source.device)
-            parts.append(torch.where(where.unsqueeze(-1), embeds + strength * (new - embeds), embeds))
-        if pooled is not None and len(self._concepts) > len(widths):
-            own = pooled.float().unsqueeze(1)
-            inputs = torch.nn.utils.rnn.pad_sequence([p.inputs[-1] for p in prompts], batch_first=True).to(own)
-            new = projected(own, inputs, self._concepts[-1].to(own), official)
-            where = torch.stack([p.tokens[-1].any() for p in prompts]).to(own.device).view(-1, 1, 1)
-            pooled = torch.where(where, own + strength * (new - own), own)[:, 0].to(pooled.dtype)
+        embeds = source.float().clone()
+        pools = None if pooled is None else pooled.float().clone()
+        taken = []
+        for e, (encoder, concepts) in enumerate(zip(self._encoders, self._concepts)):
+            parts = [self._readings[key].parts[e] for key in keys]
+            lengths = [[encoder.length(ids)] for ids in encoder.ids([key[encoder.number] for key in keys])]
+            if encoder.width is not None:
+                own = embeds[:, encoder.tokens, encoder.width]
+                inputs, where = _together([p[0] for p in parts], own)
+                new = projected(own, inputs, concepts[0].to(own), official)
+                attended = torch.arange(own.shape[1], device=own.device) < torch.tensor(lengths, device=own.device)
+                taken.append(beta(own, new, attended) * inputs.any(-1).any(-1))
+                where = torch.nn.functional.pad(where, (0, max(own.shape[1] - where.shape[1], 0)))[:, : own.shape[1]]
+                embeds[:, encoder.tokens, encoder.width] += strength * (new - own) * where.unsqueeze(-1)
+            if encoder.pooled is not None and pools is not None:
+                own = pools[:, encoder.pooled].unsqueeze(1)
+                inputs, where = _together([p[-1] for p in parts], own)
+                new = projected(own, inputs, concepts[-1].to(own), official)
+                pools[:, encoder.pooled] += (strength * (new - own) * where.any(1).view(-1, 1, 1))[:, 0]
         until: list[int | None] = [None] * len(rows)
         if self.settings.schedule:
             steps = safe_steps(torch.stack(taken).amax(0), self.settings.up_t, self.settings.t0, self.settings.k)
             until = [int(n) + official for n in steps.tolist()]  # the authors' loop counts from 0 and includes t'
         if known is not None:
             until = known.until
-        self._safe[keys] = _Safe(source.clone(), torch.cat(parts, dim=-1).to(source.dtype), pooled, until)
-        return self._safe[keys]
+        safe = _Safe(source.clone(), embeds.to(source.dtype), None if pools is None else pools.to(source.dtype), until)
+        self._safe[keys] = safe
+        return safe
 
     def _steer(self, conditions: Conditions, rows: list[int]) -> None:
         """The concept joins the negative prompt of the rows."""
@@ -273,9 +236,7 @@ class SAFREE(Method):
             self._note(f"{', '.join(self.phrases)!r} in the negative prompt of {conditions.texts[row]!r}")
 
 
-def _groups(ids: Sequence[int]) -> list[list[int]]:
-    """Positions of each distinct token."""
-    found: dict[int, list[int]] = {}
-    for i, token in enumerate(ids):
-        found.setdefault(token, []).append(i)
-    return list(found.values())
+def _together(parts: Sequence[Part], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs [prompts, most, width] and trigger positions [prompts, window + 2] of one space, padded."""
+    inputs = torch.nn.utils.rnn.pad_sequence([part.inputs for part in parts], batch_first=True)
+    return inputs.to(like), torch.stack([part.positions for part in parts]).to(like.device)

@@ -90,15 +90,17 @@ def test_one_word_is_compared_with_the_whole_prompt() -> None:
 def test_token_ids_are_encoded_as_the_pipeline_encodes_text(tiny: Any) -> None:
     for pipe in (tiny, tiny_sdxl(clip_tokenizer())):
         with conceptguard.attach(pipe, {"guards": []}) as session:
-            host, texts = session.host, ["a small dog", "a", "a very long sentence about a bridge, and ships"]
-            ids = host.tokens(texts)
-            own, asked = host.encode(texts), host.encode_ids(ids)
-            assert sum(host.widths) == own.embeds.shape[-1]
-            for row, tokens in enumerate(ids):
-                end = len(tokens) + 2
-                assert torch.allclose(own.embeds[row, :end], asked.embeds[row, :end], atol=1e-5)
-            if own.pooled is not None:
-                assert torch.allclose(own.pooled, asked.pooled, atol=1e-5)
+            texts = ["a small dog", "a", "a very long sentence about a bridge, and ships"]
+            own, encoders = session.host.encode(texts), session.host.encoders()
+            assert sum(e.width.stop - e.width.start for e in encoders) == own.embeds.shape[-1]
+            for encoder in encoders:
+                ids = encoder.ids(texts)
+                states, pooled = encoder.encode(ids)
+                for row, tokens in enumerate(ids):
+                    end = len(tokens) + 2
+                    assert torch.allclose(own.embeds[row, :end, encoder.width], states[row, :end], atol=1e-5)
+                if encoder.pooled is not None:
+                    assert torch.allclose(own.pooled[:, encoder.pooled], pooled, atol=1e-5)
 
 
 def test_safe_embeddings_for_the_first_steps_only(tiny: Any) -> None:
@@ -153,10 +155,10 @@ def test_all_positions(tiny: Any) -> None:
 def test_a_word_cannot_hide_behind_its_repetition(tiny: Any) -> None:
     with conceptguard.attach(tiny, safree()) as session:
         method = session.methods[0]
-        ids = session.host.tokens(["cigarette cigarette cigarette"])[0]
-        method._read([tuple(ids), tuple(ids[:1])])
-        alone, often = method._prompts[tuple(ids[:1])], method._prompts[tuple(ids)]
-    assert bool(alone.tokens[0][1]) == bool(often.tokens[0][1:4].all()) == bool(often.tokens[0][1:4].any())
+        alone, often = ("cigarette",), ("cigarette cigarette cigarette",)
+        method._read([often, alone])
+        first, third = (method._readings[prompt].parts[0][0].positions for prompt in (alone, often))
+    assert bool(first[1]) == bool(third[1:4].all()) == bool(third[1:4].any())
 
 
 def test_negative_prompt_joins_the_callers_own(tiny: Any) -> None:
@@ -228,7 +230,7 @@ def test_long_phrases_are_split_and_long_lists_told(tiny: Any) -> None:
     guard = {"method": "safree", "gate": "always", "concept": {"name": "x", "prompts": [long, "smoke"]}}
     with conceptguard.attach(tiny, {"guards": [guard]}) as session:
         method = session.methods[0]
-        assert method._concepts[0].shape[0] == -(-200 // session.host.window) + 1
+        assert method._concepts[0][0].shape[0] == -(-200 // session.host.window) + 1
         generate(tiny, "a man")
     for other in ({**guard, "negative_prompt": True}, {"method": "sld", "concept": guard["concept"]}):
         with pytest.raises(PolicyError, match=r"20[12] tokens"):

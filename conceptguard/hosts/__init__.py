@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..registry import Artifact
     from ..session import Session
     from .denoiser import Denoiser
+    from .text_encoders import TextEncoder
 
 
 class Host(Protocol):
@@ -28,8 +29,8 @@ class Host(Protocol):
     def layers(self) -> LayerIndex:
         """Linear and convolution layers under canonical names."""
 
-    def encode(self, texts: list[str]) -> Encoded:
-        """Texts as the denoiser sees them."""
+    def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
+        """Texts as the denoiser sees them; a tuple has one for each encoder."""
 
     def read(self, texts: list[str]) -> Encoded:
         """Texts as gates read them: a begin token, then the text's own."""
@@ -40,10 +41,6 @@ class Host(Protocol):
     @property
     def window(self) -> int:
         """How many tokens of a text the encoder reads, special tokens not counted."""
-
-    @property
-    def widths(self) -> list[int]:
-        """Widths of the encoders whose states stand side by side in an embedding."""
 
     def compiled(self) -> bool:
         """Whether any part of the model is compiled: its graphs should then be few."""
@@ -57,11 +54,8 @@ class Host(Protocol):
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids of texts without special tokens, cut at the encoder's window unless ``whole``."""
 
-    def words(self, ids: Sequence[int]) -> list[str]:
-        """Each token as a reader knows it."""
-
-    def encode_ids(self, ids: Sequence[Sequence[int]]) -> Encoded:
-        """Token ids, without special tokens, as the denoiser sees them; the end token is at ``len(ids) + 1``."""
+    def encoders(self) -> list[TextEncoder]:
+        """The text encoders one by one, each with its own tokens and its part of an embedding."""
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""

@@ -26,6 +26,7 @@ from ..registry.fingerprint import fingerprint
 from .denoiser import Denoiser
 from .encoder_gates import EncoderGates
 from .families import family_of
+from .text_encoders import TextEncoder, as_one, text_encoders
 
 if TYPE_CHECKING:
     from ..registry import Artifact
@@ -35,6 +36,7 @@ _REQUIRED = inspect.Parameter.empty
 _NOT_ROWS = ("txt_ids", "img_ids")  # positions, the same for every row
 _PARTS = ("", "prompt"), ("negative_", "negative_prompt")  # of what encode_prompt returns, and what was typed
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_TYPED = ("prompt", "prompt_2", "prompt_3")  # what each of them is given
 
 
 class _Seen(NamedTuple):
@@ -45,13 +47,14 @@ class _Seen(NamedTuple):
     ids: list[int] | None
     branch: Branch
     call: int
+    prompts: tuple[str, ...] | None
 
 
 class DiffusersHost:
     """Host adapter for one pipeline. Raises SessionError for pipelines it cannot guard."""
 
     def __init__(self, pipe: Any):
-        self._family = family_of(pipe)
+        self.family = family_of(pipe)
         if (other := getattr(pipe, "_conceptguard", None)) is not None:
             raise SessionError(
                 f"this pipeline is already guarded by policy '{other.session.policy.name}': detach that session first"
@@ -59,7 +62,7 @@ class DiffusersHost:
         self.pipe = self.target = pipe
         self._own_class = type(pipe)
         self.name = f"diffusers {type(pipe).__name__}"
-        self.denoiser_name = self._family.denoiser
+        self.denoiser_name = self.family.denoiser
         self.model: nn.Module = getattr(pipe, self.denoiser_name)
         self._arguments = list(inspect.signature(type(getattr(self.model, "_orig_mod", self.model)).forward).parameters)
         self._parts = self.components()
@@ -68,8 +71,8 @@ class DiffusersHost:
         self._seen: deque[_Seen] = deque(maxlen=256)
         self._rows: list[_Seen | None] = []
         takes = inspect.signature(type(pipe).encode_prompt).parameters
-        # Those of the several prompts that must be given; one row a text, and no guidance where it can be turned off.
-        self._prompts = [n for n in ("prompt", "prompt_2", "prompt_3") if n in takes and takes[n].default is _REQUIRED]
+        # Of the several prompts those that it knows; one row a text, and no guidance where it can be turned off.
+        self._prompts = [name for name in _TYPED if name in takes]
         plain = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
         self._plainly = {name: value for name, value in plain.items() if name in takes}
         self._calls = self._encoded = 0
@@ -110,23 +113,26 @@ class DiffusersHost:
             )
 
     @torch.no_grad()
-    def encode(self, texts: list[str]) -> Encoded:
-        """Texts as the UNet sees them: embeds [rows, 77, width], ids without special tokens."""
+    def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
+        """Texts as the denoiser sees them: embeds [rows, tokens, width], ids without special tokens.
+
+        texts: one for all encoders, or one for each, as in ``Conditions.prompts``
+        """
+        columns = list(zip(*(t if isinstance(t, tuple) else (t,) * len(_TYPED) for t in texts)))
+        given = {name: list(column) for name, column in zip(_TYPED, columns) if name in self._prompts}
         token = running.set(self)  # no session's terms act on what a gate is measured by
         try:
-            out = self._own_class.encode_prompt(
-                self.pipe, **{name: list(texts) for name in self._prompts}, device=self.pipe._execution_device,
-                **self._plainly,
-            )  # fmt: skip
+            out = self._own_class.encode_prompt(self.pipe, **given, device=self.pipe._execution_device, **self._plainly)
         finally:
             running.reset(token)
-        by_role = dict(zip(self._family.encoded, out))
-        return Encoded(by_role["embeds"], self.tokens(texts), by_role.get("pooled"))
+        by_role = dict(zip(self.family.encoded, out))
+        whole = [as_one(t) if isinstance(t, tuple) else t for t in texts]
+        return Encoded(by_role["embeds"], self.tokens(whole), by_role.get("pooled"))
 
     def read(self, texts: list[str]) -> Encoded:
         """Texts as gates read them: a begin token, then the text's own, in one encoder's space."""
         encoded = self.encode(texts)
-        embeds = self._family.reading(encoded.embeds)
+        embeds = self.family.reading(encoded.embeds)
         return Encoded(embeds, [ids[: embeds.shape[1] - 1] for ids in encoded.ids])
 
     def known(self) -> Known:
@@ -145,49 +151,14 @@ class DiffusersHost:
     @property
     def window(self) -> int:
         """How many tokens of a text count."""
-        return self._family.window or int(self._tokenizer().model_max_length) - 2
-
-    def words(self, ids: Sequence[int]) -> list[str]:
-        """Each token as a reader knows it."""
-        return [self._tokenizer().decode([i]).strip() for i in ids]
+        return self.family.window or int(self._tokenizer().model_max_length) - 2
 
     def _tokenizer(self) -> Any:
-        return getattr(self.pipe, self._family.tokenizer, None) or self.pipe.tokenizer_2
+        return getattr(self.pipe, self.family.tokenizer, None) or self.pipe.tokenizer_2
 
-    @property
-    def widths(self) -> list[int]:
-        """The widths of the encoders whose states stand side by side in an embedding, e.g. [768, 1280] for SDXL."""
-        return [int(encoder.config.hidden_size) for encoder in self._encoders().values()]  # type: ignore[union-attr,arg-type]
-
-    @torch.no_grad()
-    def encode_ids(self, ids: Sequence[Sequence[int]]) -> Encoded:
-        """Token ids in one call of each encoder, as the UNet sees them: embeds [rows, longest + 2, width].
-
-        ids: without special tokens, each at most ``window`` long. The end token of row i is at ``len(ids[i]) + 1``;
-        what follows it is padding. CLIP's encoders are causal, so that the padding needs no full window.
-        """
-        if self.denoiser_name != "unet":
-            raise SessionError(
-                f"{self.name} has encoders of several kinds: guards that read a prompt token by token, such as safree, "
-                "act on Stable Diffusion 1.x, 2.x and SDXL"
-            )
-        longest = max(map(len, ids))
-        if longest > self.window:
-            raise ValueError(f"{longest} tokens do not fit into the encoder's window of {self.window}")
-        parts, pooled = [], None
-        xl = hasattr(self.pipe, "text_encoder_2")
-        token = running.set(self)
-        try:
-            for name, encoder in self._encoders().items():
-                tokenizer = getattr(self.pipe, name.replace("text_encoder", "tokenizer"))
-                begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-                rows = torch.tensor([[begin, *row, end, *[pad] * (longest - len(row))] for row in ids])
-                out = encoder(rows.to(self.pipe._execution_device), output_hidden_states=xl)
-                parts.append(out.hidden_states[-2] if xl else out[0])
-                pooled = out[0] if xl else None
-        finally:
-            running.reset(token)
-        return Encoded(torch.cat(parts, dim=-1), [list(row) for row in ids], pooled)
+    def encoders(self) -> list[TextEncoder]:
+        """The text encoders one by one, each with its own tokens and its part of an embedding."""
+        return text_encoders(self.pipe, self, self.family)
 
     def _encoders(self) -> dict[str, nn.Module]:
         return {name: part for name, part in self.components().items() if name in _ENCODERS}
@@ -272,8 +243,8 @@ class DiffusersHost:
 
     def _guidance(self, bound: dict[str, Any]) -> float:
         """The scale of classifier-free guidance. FLUX has its own, which takes effect beside a negative prompt only."""
-        scale = float(bound.get(self._family.guidance) or 0.0)
-        if "negative_embeds" in self._family.encoded:
+        scale = float(bound.get(self.family.guidance) or 0.0)
+        if "negative_embeds" in self.family.encoded:
             return scale
         negative = bound.get("negative_prompt"), bound.get("negative_prompt_embeds")
         return scale if any(given is not None for given in negative) else 1.0
@@ -300,33 +271,40 @@ class DiffusersHost:
         out = list(original(*args, **kwargs))
         texts: list[str | None] = []
         ids: list[list[int] | None] = []
+        typed: list[tuple[str, ...] | None] = []
         branches: list[Branch] = []
         at: dict[str, int] = {
-            role: i for i, role in enumerate(self._family.encoded[: len(out)]) if isinstance(out[i], Tensor)
+            role: i for i, role in enumerate(self.family.encoded[: len(out)]) if isinstance(out[i], Tensor)
         }
         parts = [(part, key) for part, key in _PARTS if f"{part}embeds" in at]
         # A pipeline without a negative part calls once more for its negative prompt.
         inside = running.get() is self.session
-        again = inside and self._encoded > 0 and "negative_embeds" not in self._family.encoded
+        again = inside and self._encoded > 0 and "negative_embeds" not in self.family.encoded
         self._encoded += inside
         for part, key in parts:
             embeds, away = out[at[f"{part}embeds"]], part == "negative_" or again
             if bound.arguments[f"{key}_embeds"] is None:
-                own = _typed(bound.arguments, key, len(embeds))
-                own = [t or "" for t in own] if away else own
+                given = _typed(bound.arguments, key, len(embeds))
+                given = [t or ("",) * len(_TYPED) for t in given] if away else given
+                own = [None if t is None else as_one(t) for t in given]
                 ids += [None if t is None else self.tokens([t])[0] for t in own]
             else:  # embeddings, maybe of a text that was encoded under this session
                 known = [self._recall(row, away) for row in embeds]
+                given = [seen.prompts if seen else None for seen in known]
                 own = [seen.text if seen else None for seen in known]
                 ids += [seen.ids if seen else None for seen in known]
             texts += own
+            typed += given
             branches += ["conditional" if not away else "unconditional" if t == "" else "negative" for t in own]
         rows = torch.cat([out[at[f"{part}embeds"]] for part, _ in parts])
         if self.session.has("encode_prompt"):
             pools = [at[f"{part}pooled"] for part, _ in parts if f"{part}pooled" in at]
             pooled = torch.cat([out[i] for i in pools]) if pools else None
-            prompts = Prompts(texts, ids, rows, pooled, branches, self.encode)
+            before, prompts = list(texts), Prompts(texts, ids, rows, pooled, branches, self.encode)
             self.session.encode_prompt(prompts)
+            for i, text in enumerate(prompts.texts):
+                if text is not None and text != before[i]:
+                    typed[i] = (text,) * len(_TYPED)
             texts, ids, rows = prompts.texts, prompts.ids, prompts.embeds
             slots = [at[f"{part}embeds"] for part, _ in parts]
             for i, changed in zip(slots, rows.split([len(out[i]) for i in slots])):
@@ -334,8 +312,8 @@ class DiffusersHost:
             if prompts.pooled is not None:
                 for i, changed in zip(pools, prompts.pooled.split([len(out[i]) for i in pools])):
                     out[i] = changed
-        for row, text, own_ids, branch in zip(rows, texts, ids, branches):
-            self._seen.append(_Seen(row.detach().clone(), text, own_ids, branch, self._calls))
+        for row, text, own_ids, branch, asked in zip(rows, texts, ids, branches, typed):
+            self._seen.append(_Seen(row.detach().clone(), text, own_ids, branch, self._calls, asked))
         return tuple(out)
 
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -353,7 +331,7 @@ class DiffusersHost:
     def _time(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The timestep of a denoiser call, of 1,000."""
         timestep = self._argument("timestep", args, kwargs)
-        return timestep if self._family.clock == 1 else timestep * self._family.clock
+        return timestep if self.family.clock == 1 else timestep * self.family.clock
 
     @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -364,14 +342,14 @@ class DiffusersHost:
         if self._last is None or embeds is not self._last[0] or version != self._last[1]:
             self._open(embeds)
             self._last = embeds, version
-        path = self._family.pooled
+        path = self.family.pooled
         holder = self._argument(path[0], args, kwargs) if path else None
         pooled = (holder or {}).get(path[1]) if len(path) == 2 else holder
 
         def conditions(guidance: float | None, moment: Moment) -> Conditions:
             rows = self._rows
-            texts, ids = [s.text if s else None for s in rows], [s.ids if s else None for s in rows]
-            return Conditions(texts, ids, embeds, pooled, [s.branch if s else None for s in rows], guidance, moment)
+            texts, asked = [s.text if s else None for s in rows], [s.prompts if s else None for s in rows]
+            return Conditions(texts, asked, embeds, pooled, [s.branch if s else None for s in rows], guidance, moment)
 
         given = self.session.before_denoise(self._time(args, kwargs), conditions)
         if given is None or (given.embeds is embeds and given.pooled is pooled):
@@ -384,16 +362,16 @@ class DiffusersHost:
     def _open(self, embeds: Tensor) -> None:
         """Gates for the conditions that reached the denoiser. The pipelines pass one tensor at every step: once a call,
         or at every step where branches come one after the other."""
-        guided = self.session.guidance_scale is not None and not self._family.separate
+        guided = self.session.guidance_scale is not None and not self.family.separate
         away = [guided and i < len(embeds) // 2 for i in range(len(embeds))]
         found = self._rows = [self._recall(row, a) for row, a in zip(embeds, away)]
-        if self._family.readable is not None and any(f is None or f.ids is None for f in found):
+        if self.family.readable is not None and any(f is None or f.ids is None for f in found):
             raise Refused(
                 f"an embedding whose text the policy has not seen: what {self.name} adds to it by its other encoders "
                 "cannot be read; pass the text, or encode it with this pipeline while the policy is attached"
             )
         self.session.open_gates(
-            self.denoiser_name, self._family.reading(embeds), [f[2] if f else None for f in found],
+            self.denoiser_name, self.family.reading(embeds), [f[2] if f else None for f in found],
             [f[1] if f else None for f in found], [f[3] if f else None for f in found],
         )  # fmt: skip
 
@@ -412,14 +390,14 @@ class DiffusersHost:
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if running.get() not in (None, self._session):
             return None
-        latents = self._argument(self._family.sample, args, kwargs)
+        latents = self._argument(self.family.sample, args, kwargs)
         prediction = output[0]
 
         def denoise(conditions: Encoded, rows: Sequence[int]) -> Tensor:
             return self._denoise(module, args, kwargs, conditions, list(rows))
 
         changed = self.session.after_denoise(
-            self._time(args, kwargs), latents, prediction, denoise, self._family.separate
+            self._time(args, kwargs), latents, prediction, denoise, self.family.separate
         )
         if changed is prediction:
             return None
@@ -433,7 +411,7 @@ class DiffusersHost:
         call = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
         del call["self"]
         call.update(call.pop("kwargs", {}))
-        sample = call[self._family.sample]
+        sample = call[self.family.sample]
         embeds, tokens = conditions.embeds.to(sample), call["encoder_hidden_states"].shape[1]
         if embeds.shape[1] < tokens:
             raise GuardError(
@@ -442,7 +420,7 @@ class DiffusersHost:
             )
         call = {name: value if name in _NOT_ROWS else _pick(value, rows, len(sample)) for name, value in call.items()}
         call["encoder_hidden_states"] = embeds[:, :tokens].expand(len(rows), -1, -1)
-        if conditions.pooled is not None and (path := self._family.pooled):
+        if conditions.pooled is not None and (path := self.family.pooled):
             pooled = conditions.pooled.to(sample).expand(len(rows), -1)
             call[path[0]] = {**call[path[0]], path[1]: pooled} if len(path) == 2 else pooled
         token = running.set(self)
@@ -478,10 +456,10 @@ def _texts(value: Any, rows: int) -> list[str | None]:
     return [text for text in value for _ in range(rows // max(len(value), 1))]
 
 
-def _typed(arguments: Mapping[str, Any], key: str, rows: int) -> list[str | None]:
-    """What was typed for each row: where encoders were given different prompts, all of them."""
-    found = [_texts(arguments.get(f"{key}{which}"), rows) for which in ("", "_2", "_3")]
-    return [", ".join(dict.fromkeys(t for t in own if t is not None)) or own[0] for own in zip(*found)]
+def _typed(arguments: Mapping[str, Any], key: str, rows: int) -> list[tuple[str, ...] | None]:
+    """What was typed for each encoder of each row; who gave none for a later one meant the first one's."""
+    found = [_texts(arguments.get(f"{key}{name.removeprefix('prompt')}"), rows) for name in _TYPED]
+    return [tuple(t or own[0] or "" for t in own) if any(t is not None for t in own) else None for own in zip(*found)]
 
 
 def _guarded(cls: Any, host: DiffusersHost) -> type:

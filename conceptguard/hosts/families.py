@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SessionError
+from .text_encoders import EncoderPlace
 
 Role = Literal["embeds", "negative_embeds", "pooled", "negative_pooled", "other"]
 
@@ -20,6 +21,7 @@ Role = Literal["embeds", "negative_embeds", "pooled", "negative_pooled", "other"
 class Family:
     """One kind of pipeline.
 
+    encoders: where each text encoder's answer stands
     denoiser: the component that predicts noise or velocity
     sample, pooled: its arguments for latents and, as a path, for pooled embeddings; () where it takes none
     encoded: what ``encode_prompt`` returns, in order; a negative part is there only where guidance is on
@@ -31,6 +33,7 @@ class Family:
     clock: timesteps per unit of the denoiser's own time
     """
 
+    encoders: tuple[EncoderPlace, ...]
     denoiser: str = "transformer"
     sample: str = "hidden_states"
     pooled: tuple[str, ...] = ()
@@ -50,15 +53,28 @@ class Family:
         return embeds[:, : self.readable]
 
 
+_XL = Family(
+    (EncoderPlace("text_encoder", "penultimate"), EncoderPlace("text_encoder_2", "penultimate", pooled=True)),
+    denoiser="unet", sample="sample", pooled=("added_cond_kwargs", "text_embeds"),
+)  # fmt: skip
 _FAMILIES = {
-    "UNet2DConditionModel": Family("unet", "sample", ("added_cond_kwargs", "text_embeds")),
+    "UNet2DConditionModel": Family((EncoderPlace("text_encoder"),), denoiser="unet", sample="sample"),
     # CLIP's 77 positions, then T5's: a text is cut where T5 cuts it.
-    "SD3Transformer2DModel": Family(pooled=("pooled_projections",), window=254, readable=77),
+    "SD3Transformer2DModel": Family(
+        (
+            EncoderPlace("text_encoder", "penultimate", pooled=True),
+            EncoderPlace("text_encoder_2", "penultimate", pooled=True),
+            EncoderPlace("text_encoder_3", start=77),
+        ),
+        pooled=("pooled_projections",), window=254, readable=77,
+    ),
     "FluxTransformer2DModel": Family(
+        (EncoderPlace("text_encoder", None, pooled=True), EncoderPlace("text_encoder_2")),
         pooled=("pooled_projections",), encoded=("embeds", "pooled", "other"), guidance="true_cfg_scale",
         separate=True, tokenizer="tokenizer_2", window=511, begins=False, clock=1000.0,
     ),
     "WanTransformer3DModel": Family(
+        (EncoderPlace("text_encoder"),),
         encoded=("embeds", "negative_embeds"), separate=True, window=511, begins=False,
     ),
 }  # fmt: skip
@@ -74,5 +90,6 @@ def family_of(pipe: Any) -> Family:
                 if cls.__name__ in _FAMILIES:
                     if getattr(pipe, "transformer_2", None) is not None:
                         raise SessionError(f"cannot guard this {type(pipe).__name__}: it has a second denoiser")
-                    return _FAMILIES[cls.__name__]
+                    two = name == "unet" and hasattr(pipe, "text_encoder_2")
+                    return _XL if two else _FAMILIES[cls.__name__]
     raise SessionError(f"cannot guard a {type(pipe).__name__}: {GUARDED}")
