@@ -91,16 +91,17 @@ def case(
 def policy_for(
     suite: Suite, method: str, concepts: Iterable[str], gate: str = "prompt", settings: Mapping[str, Any] | None = None
 ) -> Policy:
-    """A policy of one method about the suite's concepts: artifacts from the registry where the method needs them, else
-    the suite's words for each concept. settings: the method's own, for every guard.
+    """A policy of one method about the suite's concepts: artifacts where the registry has them or the method needs
+    them, else the suite's words for each concept. settings: the method's own, for every guard.
 
     Raises RegistryError for an artifact that is missing, PolicyError for a setting that the method does not know.
     """
-    found = []
+    found, there = [], {entry.ref for entry in default_registry().entries()}
     for concept in concepts:
+        ref = f"{suite.base}/{method}/{slug(concept)}"
         about = (
-            {"artifact": default_registry().find(f"{suite.base}/{method}/{slug(concept)}").ref}
-            if plugins.method(method).needs == "artifact"
+            {"artifact": default_registry().find(ref).ref}
+            if plugins.method(method).needs == "artifact" or ref in there
             else {"concept": {"name": concept, "prompts": suite.words(concept)}}
         )
         found.append({"method": method, "gate": gate, **about, **(settings or {})})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -109,6 +109,16 @@ class Moment:
     within: int = 0
 
 
+Skips = tuple[torch.Tensor, ...]
+
+
+class SkipChange(NamedTuple):
+    """Rows, and for up blocks by number what becomes of their skip features."""
+
+    rows: list[int]
+    blocks: Mapping[int, Callable[[Skips], Skips]]
+
+
 @dataclass
 class Conditions(Drawn):
     """What one denoiser call is conditioned on, one row each. A change holds for this call only.
@@ -117,6 +127,9 @@ class Conditions(Drawn):
     ``prompt_3``; both None for embeddings that were not encoded under the session
     embeds: [rows, tokens, width]; pooled: [rows, width] or None
     guidance_scale: None where the caller calls the denoiser itself
+    skips: rows -> what the model itself, without any guard, hands to each of its up blocks for these rows as they are
+    conditioned now: one tuple of [rows, channels, height, width] a block. None where the denoiser is no UNet
+    skip_changes: what guards make of these features in this call, see ``change_skips``
     """
 
     texts: list[str | None]
@@ -126,6 +139,8 @@ class Conditions(Drawn):
     branches: list[Branch | None]
     guidance_scale: float | None
     moment: Moment
+    skips: Callable[[Sequence[int]], list[Skips]] | None = None
+    skip_changes: list[SkipChange] = field(default_factory=list)
 
     def change(self, rows: list[int], embeds: torch.Tensor, pooled: torch.Tensor | None = None) -> None:
         """Other embeddings [rows, tokens, width] for some rows; the caller's own tensors stay as they are."""
@@ -134,6 +149,10 @@ class Conditions(Drawn):
         if self.pooled is not None and pooled is not None:
             self.pooled = self.pooled.clone()
             self.pooled[rows] = pooled.to(self.pooled)
+
+    def change_skips(self, rows: Sequence[int], changes: Mapping[int, Callable[[Skips], Skips]]) -> None:
+        """Other skip features for some rows at up blocks by number, from those that the guarded call itself has."""
+        self.skip_changes.append(SkipChange(list(rows), changes))
 
 
 @dataclass

@@ -171,11 +171,12 @@ def write(
     *,
     filename: str,
     metadata: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Measure the gate and write the artifact to ``out/<family>/<method>/<name>``.
 
     keep: texts for which the gate must stay closed, beside ordinary captions; own: texts that must open it, None for a
-    guard that prompts do not open.
+    guard that prompts do not open; settings: of the guard at run time, where a policy says nothing else.
     """
     fields = {
         "name": slug(concept.name),
@@ -183,6 +184,7 @@ def write(
         "concept": concept.model_dump(),
         "base": {"family": family_of(host), "fingerprint": host.fingerprint()},
         "made": {"with": f"conceptguard {__version__}", "weights": weights_mark(host), **made},
+        "settings": dict(settings or {}),
     }
     if own is not None:
         fields["gate"] = calibrate(concept.prompts, host.read, keep=keep, own=own).as_dict()

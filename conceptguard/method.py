@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import PolicyError
+from .errors import ArtifactError, PolicyError
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -46,7 +46,13 @@ class Method:
 
     def __init__(self, guard: Guard, artifact: Artifact | None, host: Host):
         self.guard, self.artifact, self.host = guard, artifact, host
-        self.settings = self.Settings(**guard.settings)
+        # An artifact brings the settings it was measured with; the policy has the last word.
+        brought = artifact.manifest.settings if artifact else {}
+        try:
+            self.settings = self.Settings(**{**brought, **guard.settings})
+        except ValidationError as error:
+            what = error.errors()[0]["msg"]
+            raise ArtifactError(f"guard '{guard.label}': {what} in the artifact's own settings") from None
 
     @hookimpl
     @classmethod

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,24 +22,35 @@ from conceptguard.lowrank import LayerIndex, Terms
 from conceptguard.method import Method, Settings
 
 from .concept_phrases import as_one, phrases_of
-from .safree_math import beta, projected, safe_steps
+from .safree_make import SAFREEMakeSettings, make, subspaces_of
+from .safree_math import safe_steps
 from .safree_official import side_by_side
+from .safree_projection import of_pooled, of_states
+from .safree_reattention import reattend
 from .safree_triggers import Part, concept_subspaces, read
+
+if TYPE_CHECKING:
+    from conceptguard.hosts import Host
+    from conceptguard.registry import Artifact
 
 
 class SAFREESettings(Settings):
     """projection: take the concept out of trigger tokens
     schedule: the self-validating filter: for the first steps only, the more the projection takes the longer
+    reattention: damp low frequencies of skip features that grew by the projection; UNets only, one more row each
     negative_prompt: guide away from the concept's phrases, beside the caller's own negative prompt
     positions: "triggers", as the paper does, or "all": also the end token and the padding, into which CLIP writes most
     of what a prompt says
     compat: "paper", or "official" for the order of projections, the tokens and the last step of the authors' code
     alpha: how much farther from the concept the prompt must be without a token, to call it a trigger
-    up_t, t0, k: most steps, midpoint and steepness of the schedule; the authors' for nudity (artists: t0 5.5, k 3.5)
+    up_t, t0, k: most steps, midpoint and steepness of the schedule; the authors' for nudity (artists: t0 5.5, k 3.5).
+    They depend on the text encoder: an artifact brings measured ones
+    s1, s2: what reattention multiplies with at the widest up blocks, and at the next narrower ones
     """
 
     projection: bool = True
     schedule: bool = True
+    reattention: bool = False
     negative_prompt: bool = False
     positions: Literal["triggers", "all"] = "triggers"
     compat: Literal["paper", "official"] = "paper"
@@ -46,6 +58,8 @@ class SAFREESettings(Settings):
     up_t: int = Field(default=10, ge=0)
     t0: float = 5.333
     k: float = 2.5
+    s1: float = Field(default=0.9, ge=0)
+    s2: float = Field(default=0.2, ge=0)
 
 
 Prompt = tuple[str, ...]  # what each text encoder is given
@@ -75,6 +89,7 @@ class SAFREE(Method):
     name = "safree"
     needs = "concept"
     Settings = SAFREESettings
+    MakeSettings = SAFREEMakeSettings
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -84,6 +99,11 @@ class SAFREE(Method):
             )
         if not hasattr(self.host, "encoders"):
             raise PolicyError(f"guard '{self.guard.label}': {self.host.name} has no text encoders, which safree reads")
+        if self.settings.reattention and self.host.denoiser_name != "unet":
+            raise PolicyError(
+                f"guard '{self.guard.label}': reattention acts on a UNet's skip connections, and {self.host.name} has "
+                "none: set reattention: false"
+            )
         self.phrases = phrases_of(self)
         self._readings: dict[Prompt, _Reading] = {}
         self._safe: dict[tuple[Prompt, ...], _Safe] = {}
@@ -94,11 +114,19 @@ class SAFREE(Method):
         """The projection of 32 prompts by 17 phrases at the width of Stable Diffusion 1.5."""
         return {"official projection": side_by_side()}
 
+    @classmethod
+    def make(cls, host: Host, concept: Any, out: Path, **options: Any) -> Artifact:
+        """The concept's subspaces and a measured schedule, see ``safree_make.make``."""
+        return make(cls, host, concept, out, **options)
+
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """No terms; at attach, the concept's subspaces. The gate is the policy's, ``gate: always`` is the paper's."""
         self._encoders = self.host.encoders()
-        self._concepts = [concept_subspaces(encoder, self.phrases) for encoder in self._encoders]
+        if self.artifact is not None:
+            self._concepts = subspaces_of(self.artifact, self._encoders)
+        else:
+            self._concepts = [concept_subspaces(encoder, self.phrases) for encoder in self._encoders]
         for concept in [concept for concepts in self._concepts for concept in concepts]:
             rank, width = int(concept.any(-1).sum()), concept.shape[-1]
             if rank >= width - 1:  # a layer norm takes one dimension
@@ -149,6 +177,8 @@ class SAFREE(Method):
         now = [i for i, until in enumerate(safe.until) if until is None or step < until]
         if now:
             changed = [named[i] for i in now]
+            if self.settings.reattention:
+                reattend(conditions, changed, self.settings.s1, self.settings.s2)
             conditions.change(changed, safe.embeds[now], None if safe.pooled is None else safe.pooled[now])
         if step == 0:
             for row, until in [(row, until) for row, until in zip(named, safe.until) if until != 0]:
@@ -183,26 +213,21 @@ class SAFREE(Method):
         if known is not None and torch.equal(known.source, source):
             return known
         official = self.settings.compat == "official"
-        strength = torch.tensor([self.act.gates[row] for row in rows], device=source.device).view(-1, 1, 1)
+        strength = torch.tensor([self.act.gates[row] for row in rows], device=source.device).unsqueeze(1)
         embeds = source.float().clone()
         pools = None if pooled is None else pooled.float().clone()
         taken = []
         for e, (encoder, concepts) in enumerate(zip(self._encoders, self._concepts)):
             parts = [self._readings[key].parts[e] for key in keys]
-            lengths = [[encoder.length(ids)] for ids in encoder.ids([key[encoder.number] for key in keys])]
             if encoder.width is not None:
+                lengths = [encoder.length(ids) for ids in encoder.ids([key[encoder.number] for key in keys])]
                 own = embeds[:, encoder.tokens, encoder.width]
-                inputs, where = _together([p[0] for p in parts], own)
-                new = projected(own, inputs, concepts[0].to(own), official)
-                attended = torch.arange(own.shape[1], device=own.device) < torch.tensor(lengths, device=own.device)
-                taken.append(beta(own, new, attended) * inputs.any(-1).any(-1))
-                where = torch.nn.functional.pad(where, (0, max(own.shape[1] - where.shape[1], 0)))[:, : own.shape[1]]
-                embeds[:, encoder.tokens, encoder.width] += strength * (new - own) * where.unsqueeze(-1)
+                change = of_states(encoder, concepts[0], [p[0] for p in parts], lengths, own, official)
+                embeds[:, encoder.tokens, encoder.width] += strength.unsqueeze(-1) * change.difference
+                taken.append(change.beta)
             if encoder.pooled is not None and pools is not None:
-                own = pools[:, encoder.pooled].unsqueeze(1)
-                inputs, where = _together([p[-1] for p in parts], own)
-                new = projected(own, inputs, concepts[-1].to(own), official)
-                pools[:, encoder.pooled] += (strength * (new - own) * where.any(1).view(-1, 1, 1))[:, 0]
+                own = pools[:, encoder.pooled]
+                pools[:, encoder.pooled] += strength * of_pooled(concepts[-1], [p[-1] for p in parts], own, official)
         until: list[int | None] = [None] * len(rows)
         if self.settings.schedule:
             steps = safe_steps(torch.stack(taken).amax(0), self.settings.up_t, self.settings.t0, self.settings.k)
@@ -234,9 +259,3 @@ class SAFREE(Method):
             new = self._negative[own]
             conditions.change([other], new.embeds, new.pooled)
             self._note(f"{', '.join(self.phrases)!r} in the negative prompt of {conditions.texts[row]!r}")
-
-
-def _together(parts: Sequence[Part], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs [prompts, most, width] and trigger positions [prompts, window + 2] of one space, padded."""
-    inputs = torch.nn.utils.rnn.pad_sequence([part.inputs for part in parts], batch_first=True)
-    return inputs.to(like), torch.stack([part.positions for part in parts]).to(like.device)

@@ -32,6 +32,22 @@ _GUIDANCE = {
     "trce": {"method": "trce", "early": 1.0},
     "safree negative prompt": {"method": "safree", "projection": False, "negative_prompt": True},
 }
+# A compiled model's skip connections cannot be read, and the guard says so.
+_REATTENTION = [
+    pytest.param(check, id=what, marks=[pytest.mark.slow] if what == "fp16" else [])
+    for what, check in contract_checks(lambda: _case(**_SAFREE, positions="all", reattention=True, s2=0.0), slow=True)
+    if what != "compiled"
+]
+
+
+@pytest.mark.parametrize("check", _REATTENTION)
+def test_safree_reattention(check: Any) -> None:
+    try:
+        check()
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
+
+
 # They cannot work without classifier-free guidance and say so; the kit's check wants a picture there.
 _CHECKS = [
     pytest.param(check, id=f"{name}-{what}", marks=[pytest.mark.slow] if what in ("compiled", "fp16") else [])

@@ -47,12 +47,19 @@ def guarded() -> Policy:
 
 
 def test_a_method_without_artifacts_is_judged_on_the_suites_words(emoji: Suite) -> None:
-    rules = evaluate.policy_for(emoji, "safree", ["beer"], settings={"schedule": False})
+    rules = evaluate.policy_for(emoji, "negative_guidance", ["beer"], settings={"scale": 2.0})
     assert rules.guards[0].concept is not None and "lager" in rules.guards[0].concept.prompts
-    assert rules.guards[0].settings == {"schedule": False}
-    assert evaluate.available(emoji, "safree") == emoji.all_concepts
-    with pytest.raises(PolicyError, match="did you mean 'schedule'"):
-        evaluate.policy_for(emoji, "safree", ["beer"], settings={"shedule": False})
+    assert rules.guards[0].settings == {"scale": 2.0}
+    assert evaluate.available(emoji, "negative_guidance") == emoji.all_concepts
+    with pytest.raises(PolicyError, match="did you mean 'scale'"):
+        evaluate.policy_for(emoji, "negative_guidance", ["beer"], settings={"scael": 2.0})
+
+
+def test_artifacts_come_first(emoji: Suite) -> None:
+    rules = evaluate.policy_for(emoji, "safree", ["beer", "cocktail"])
+    assert [(guard.artifact, guard.concept is None) for guard in rules.guards] == [
+        ("emoji-sd/safree/beer", True), (None, False),
+    ]  # fmt: skip
 
 
 def test_prompts_are_kept_apart_from_training(emoji: Suite) -> None:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from ..banks import running
 from ..encodings import Known, known_to
 from ..errors import BaseMismatch, GuardError, Refused, SessionError
-from ..generation import Branch, Conditions, Encoded, Moment, Prompts
+from ..generation import Branch, Conditions, Encoded, Moment, Prompts, Skips
 from ..lowrank import LayerIndex
 from ..registry.fingerprint import fingerprint
 from .denoiser import Denoiser
 from .encoder_gates import EncoderGates
 from .families import family_of
+from .skips import change, recorded
 from .text_encoders import TextEncoder, as_one, text_encoders
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class DiffusersHost:
         self._parts = self.components()
         self._session: Session | None = None
         self._handles: list[Any] = []
+        self._skip_handles: list[Any] = []
         self._seen: deque[_Seen] = deque(maxlen=256)
         self._rows: list[_Seen | None] = []
         takes = inspect.signature(type(pipe).encode_prompt).parameters
@@ -195,6 +197,7 @@ class DiffusersHost:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._leave_skips()
         self._seen.clear()
         self._rows.clear()
         self._last = self._session = None
@@ -230,6 +233,7 @@ class DiffusersHost:
                 return original(*args, **{**kwargs, **changed})
             finally:
                 self._last = None
+                self._leave_skips()
 
         def generation() -> Any:  # one at a time: all that is remembered of a call is remembered in here
             result = draw()
@@ -349,15 +353,37 @@ class DiffusersHost:
         def conditions(guidance: float | None, moment: Moment) -> Conditions:
             rows = self._rows
             texts, asked = [s.text if s else None for s in rows], [s.prompts if s else None for s in rows]
-            return Conditions(texts, asked, embeds, pooled, [s.branch if s else None for s in rows], guidance, moment)
+            branches = [s.branch if s else None for s in rows]
+            made = Conditions(texts, asked, embeds, pooled, branches, guidance, moment)
+            if hasattr(module, "up_blocks"):
+                made.skips = lambda rows: self._skips(module, args, kwargs, made, list(rows))
+            return made
 
+        self._leave_skips()
         given = self.session.before_denoise(self._time(args, kwargs), conditions)
+        if given is not None and given.skip_changes:
+            self._skip_handles = change(module, given.skip_changes)
         if given is None or (given.embeds is embeds and given.pooled is pooled):
             return None
         if given.pooled is not pooled:
             held = {**(holder or {}), path[1]: given.pooled} if len(path) == 2 else given.pooled
             args, kwargs = self._changed(path[0], held, args, kwargs)
         return self._changed("encoder_hidden_states", given.embeds, args, kwargs)
+
+    def _skips(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], given: Conditions, rows: list[int]
+    ) -> list[Skips]:
+        if self.compiled():
+            raise GuardError("a compiled model's skip connections cannot be read: leave it uncompiled")
+        pooled = None if given.pooled is None else given.pooled[rows]
+        with recorded(module) as found:
+            self._denoise(module, args, kwargs, Encoded(given.embeds[rows], [], pooled), rows)
+        return found
+
+    def _leave_skips(self) -> None:
+        for handle in self._skip_handles:
+            handle.remove()
+        self._skip_handles = []
 
     def _open(self, embeds: Tensor) -> None:
         """Gates for the conditions that reached the denoiser. The pipelines pass one tensor at every step: once a call,
@@ -390,6 +416,7 @@ class DiffusersHost:
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if running.get() not in (None, self._session):
             return None
+        self._leave_skips()
         latents = self._argument(self.family.sample, args, kwargs)
         prediction = output[0]
 
