@@ -89,14 +89,20 @@ def case(
 
 
 def policy_for(
-    suite: Suite, method: str, concepts: Iterable[str], gate: str = "prompt", settings: Mapping[str, Any] | None = None
+    suite: Suite,
+    method: str,
+    concepts: Iterable[str],
+    gate: str = "prompt",
+    settings: Mapping[str, Any] | None = None,
+    artifacts: bool = True,
 ) -> Policy:
     """A policy of one method about the suite's concepts: artifacts where the registry has them or the method needs
-    them, else the suite's words for each concept. settings: the method's own, for every guard.
+    them, else the suite's words for each concept. settings: the method's own, for every guard; artifacts: false for
+    another base model than the suite's.
 
     Raises RegistryError for an artifact that is missing, PolicyError for a setting that the method does not know.
     """
-    found, there = [], {entry.ref for entry in default_registry().entries()}
+    found, there = [], {entry.ref for entry in default_registry().entries()} if artifacts else set()
     for concept in concepts:
         ref = f"{suite.base}/{method}/{slug(concept)}"
         about = (

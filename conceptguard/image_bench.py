@@ -25,34 +25,36 @@ def measure(
     policy: Policy,
     prompts: Sequence[str],
     repeats: int,
-    steps: int = STEPS,
     tick: Callable[[int], None] = lambda k: None,
 ) -> list[Row]:
     """One row per prompt: the median ratio of ``repeats`` rounds, in which bare and guarded take turns.
 
     Attaching is not counted; reading the prompt is. open: how many guards opened; acted: in how many calls of the
-    denoiser they did something.
+    denoiser they did something; looks: how many verdicts there were. Images are decoded only where a guard looks at
+    them, bare ones then too.
     """
     rows = []
-    with attach(pipe, policy):
-        pipe(prompts[0], num_inference_steps=1, output_type="latent")  # whatever is done only once
+    with attach(pipe, policy) as session:
+        kind = "pt" if session.has("check_image") else "latent"
+        pipe(prompts[0], num_inference_steps=1, output_type=kind)  # whatever is done only once
     for text in prompts:
         bare, guarded = [], []
         for i in range(repeats):
             if i % 2 == 0:  # neither always goes first
-                bare.append(_image(pipe, text, steps))
+                bare.append(_image(pipe, text, STEPS, kind))
             with attach(pipe, policy) as session:
-                guarded.append(_image(pipe, text, steps))
-                acts = session.receipt.acts
+                guarded.append(_image(pipe, text, STEPS, kind))
+                receipt, acts = session.receipt, session.receipt.acts
             if i % 2:
-                bare.append(_image(pipe, text, steps))
+                bare.append(_image(pipe, text, STEPS, kind))
             tick(1)
         ratio = statistics.median(g / b for g, b in zip(guarded, bare))
         ms, ms_bare = (1000 * statistics.median(times) for times in (guarded, bare))
         rows.append({
             "n": len(acts), "open": sum(any(act.gates) for act in acts),
-            "acted": len({step for act in acts for step in act.steps}), "ratio_bare": round(ratio, 4),
-            "ms": round(ms, 3), "ms_bare": round(ms_bare, 3), "steps": steps, "prompt": text,
+            "acted": len({step for act in acts for step in act.steps}), "looks": len(receipt.verdicts),
+            "ratio_bare": round(ratio, 4),
+            "ms": round(ms, 3), "ms_bare": round(ms_bare, 3), "steps": STEPS, "prompt": text,
         })  # fmt: skip
     return rows
 
@@ -72,9 +74,9 @@ def against_peers(method: str, repeats: int, tick: Callable[[int], None] = lambd
     return rows
 
 
-def _image(pipe: Any, text: str, steps: int) -> float:
+def _image(pipe: Any, text: str, steps: int, kind: str) -> float:
     def run() -> None:
-        pipe(text, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), output_type="latent")
+        pipe(text, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), output_type=kind)
         if pipe._execution_device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -167,6 +167,15 @@ def test_bench_overhead_of_one_method_times_images_and_its_peer(
     assert named["ratio_bare"] > 0 and peer["ratio_peer"] < 1 and peer["difference"] < 1e-5
 
 
+def test_bench_overhead_of_a_guard_that_looks_decodes_images(
+    model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("conceptguard.overhead.load_model", lambda name, **options: model)
+    monkeypatch.setattr("conceptguard.image_bench.STEPS", 2)
+    rows = reported(capsys, "bench", "overhead", "--method", "probe", "--repeats", 1)["rows"]
+    assert [row["looks"] for row in rows] == [1, 1] and all(row["ratio_bare"] > 0 for row in rows)
+
+
 # Bad input: each is one line on standard error that says what to do, and status 1.
 
 GENERATE = ["generate", "-p", "a cigarette", "--steps", "1", "--out"]

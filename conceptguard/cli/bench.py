@@ -15,18 +15,9 @@ COLUMNS = [
 ]  # fmt: skip
 
 PER_IMAGE = [
-    "method",
-    "open",
-    "acted",
-    "ratio_bare",
-    "peer",
-    "ratio_peer",
-    "ms",
-    "ms_bare",
-    "ms_peer",
-    "difference",
+    "method", "open", "acted", "looks", "ratio_bare", "peer", "ratio_peer", "ms", "ms_bare", "ms_peer", "difference",
     "prompt",
-]
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +60,7 @@ def overhead(
     \b
     conceptguard bench overhead
     conceptguard bench overhead --method safree
+    conceptguard bench overhead --method probe
     conceptguard bench overhead --size sd15 --n 1,1000 --open 0,1,10 --repeats 5
     """
     import torch
@@ -120,7 +112,7 @@ def _per_image(
         raise ConceptGuardError(f"--method {method} acts by an artifact, and there is none for {size}: use emoji-sd")
     suite = load_suite("emoji-sd")
     concept, other = suite.concepts[0], next(o.name for o in suite.objects if o.name not in suite.concepts)
-    policy = policy_for(suite, method, [concept], settings=settings)
+    policy = policy_for(suite, method, [concept], settings=settings, artifacts=size == "emoji-sd")
     pipe = subject(size, device, dtype, text_layers=12).pipe
     with progress("rounds", 2 * repeats + len(plugins.method(method).peers())) as tick:
         rows = measure(pipe, policy, [f"a {concept}, noto style", f"a {other}, noto style"], repeats, tick=tick)
