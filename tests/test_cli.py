@@ -158,22 +158,16 @@ def test_bench_overhead_adds_the_same_terms_as_its_peers(
 
 
 def test_bench_overhead_of_one_method_times_images_and_its_peer(
-    model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("conceptguard.overhead.load_model", lambda name, **options: model)
+    monkeypatch.setattr("conceptguard.overhead.load_model", lambda name, **options: pipe)
+    monkeypatch.setattr("conceptguard.image_bench.STEPS", 2)
     words = ["bench", "overhead", "--method", "safree", "--set", "schedule=false", "--repeats", 1]
     named, other, peer = reported(capsys, *words)["rows"]
-    assert (named["open"], named["acted"]) == (1, 25) and (other["open"], other["acted"]) == (0, 0)
+    assert (named["open"], named["acted"]) == (1, 2) and (other["open"], other["acted"]) == (0, 0)
     assert named["ratio_bare"] > 0 and peer["ratio_peer"] < 1 and peer["difference"] < 1e-5
-
-
-def test_bench_overhead_of_a_guard_that_looks_decodes_images(
-    model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("conceptguard.overhead.load_model", lambda name, **options: model)
-    monkeypatch.setattr("conceptguard.image_bench.STEPS", 2)
-    rows = reported(capsys, "bench", "overhead", "--method", "probe", "--repeats", 1)["rows"]
-    assert [row["looks"] for row in rows] == [1, 1] and all(row["ratio_bare"] > 0 for row in rows)
+    looked = reported(capsys, "bench", "overhead", "--method", "probe", "--repeats", 1)["rows"]
+    assert [row["looks"] for row in looked] == [1, 1] and all(row["ratio_bare"] > 0 for row in looked)
 
 
 # Bad input: each is one line on standard error that says what to do, and status 1.
