@@ -74,9 +74,12 @@ def host_for(target: Any) -> Host:
     """The host adapter for an object. Raises SessionError for what no adapter knows."""
     modules = {cls.__module__.split(".", 1)[0] for cls in type(target).__mro__}
     if "diffusers" in modules:
-        from .diffusers import DiffusersHost
+        from diffusers import ModularPipeline
 
-        return DiffusersHost(target)
+        from .diffusers import DiffusersHost
+        from .modular import ModularHost
+
+        return (ModularHost if isinstance(target, ModularPipeline) else DiffusersHost)(target)
     raise SessionError(
         f"cannot guard a {type(target).__module__}.{type(target).__qualname__}: give a diffusers pipeline"
     )

@@ -11,13 +11,13 @@ from ..banks import running
 from ..generation import Encoded
 
 if TYPE_CHECKING:
-    from .diffusers import DiffusersHost
+    from .pipeline import PipelineHost
 
 
 class EncoderGates:
     """Gates for terms beside a text encoder's layers, from what the encoder itself says without them."""
 
-    def __init__(self, host: DiffusersHost, name: str):
+    def __init__(self, host: PipelineHost, name: str):
         self._host, self._name, self._busy = host, name, False
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -83,13 +83,17 @@ GUARDED = "Stable Diffusion 1.x, 2.x, SDXL, Stable Diffusion 3, FLUX and Wan pip
 
 def family_of(pipe: Any) -> Family:
     """The kind of a pipeline, by its denoiser. Raises SessionError for one that cannot be guarded."""
-    if hasattr(pipe, "encode_prompt"):
-        for name in ("unet", "transformer"):
-            model = getattr(pipe, name, None)
-            for cls in type(getattr(model, "_orig_mod", model)).__mro__:
-                if cls.__name__ in _FAMILIES:
-                    if getattr(pipe, "transformer_2", None) is not None:
-                        raise SessionError(f"cannot guard this {type(pipe).__name__}: it has a second denoiser")
-                    two = name == "unet" and hasattr(pipe, "text_encoder_2")
-                    return _XL if two else _FAMILIES[cls.__name__]
-    raise SessionError(f"cannot guard a {type(pipe).__name__}: {GUARDED}")
+    for name in ("unet", "transformer"):
+        model = getattr(pipe, name, None)
+        for cls in type(getattr(model, "_orig_mod", model)).__mro__:
+            if cls.__name__ in _FAMILIES:
+                if getattr(pipe, "transformer_2", None) is not None:
+                    raise SessionError(f"cannot guard this {type(pipe).__name__}: it has a second denoiser")
+                two = name == "unet" and hasattr(pipe, "text_encoder_2")
+                return _XL if two else _FAMILIES[cls.__name__]
+    raise unguarded(pipe)
+
+
+def unguarded(pipe: Any, why: str = "") -> SessionError:
+    """The error for a pipeline that cannot be guarded."""
+    return SessionError(f"cannot guard a {type(pipe).__name__}: {why}{GUARDED}")

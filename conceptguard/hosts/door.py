@@ -1,0 +1,216 @@
+"""The denoiser's door: gates are computed from the conditioning that arrives there, whoever made it and whoever calls.
+
+So embeddings and custom loops are guarded like text, and a classic pipeline like a modular one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..banks import running
+from ..errors import GuardError, Refused
+from ..generation import Branch, Conditions, Encoded, Moment, Skips
+from .skips import change, recorded
+
+if TYPE_CHECKING:
+    from ..session import Session
+    from .families import Family
+    from .prompts import Memory, Seen
+
+_NOT_ROWS = ("txt_ids", "img_ids")  # positions, the same for every row
+
+
+class Door:
+    """Hooks before and after a denoiser.
+
+    model: the denoiser; name: whose it is, for messages
+    away: rows of a call -> for each whether it stands where the caller puts what a picture is drawn away from, None
+    where nobody knows
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        memory: Memory,
+        name: str,
+        away: Callable[[int], list[bool | None]],
+    ):
+        self._model, self._family, self._memory, self._name, self._away = model, family, memory, name, away
+        plain: Any = getattr(model, "_orig_mod", model)
+        self._arguments = list(inspect.signature(type(plain).forward).parameters)
+        self._session: Session | None = None
+        self._handles: list[Any] = []
+        self._skip_handles: list[Any] = []
+        self._rows: list[tuple[Seen | None, Branch | None]] = []
+        self._last: tuple[Tensor, int | None] | None = None
+
+    def open(self, session: Session) -> None:
+        """Whoever calls the denoiser from now on comes through here."""
+        self._session = session
+        self._handles = [
+            self._model.register_forward_pre_hook(self._before, with_kwargs=True),
+            self._model.register_forward_hook(self._after, with_kwargs=True),
+        ]
+
+    def close(self) -> None:
+        """Remove the hooks and everything that is remembered."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._leave_skips()
+        self._rows.clear()
+        self._last = self._session = None
+
+    def forget(self) -> None:
+        """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor."""
+        self._leave_skips()
+        self._last = None
+
+    @property
+    def session(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One argument of a denoiser call, None where it was not given."""
+        place = self._arguments.index(name) - 1  # self
+        return kwargs[name] if name in kwargs else args[place] if place < len(args) else None
+
+    def _changed(self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """(args, kwargs) with one argument of a denoiser call replaced."""
+        place = self._arguments.index(name) - 1
+        if name in kwargs or place >= len(args):
+            return args, {**kwargs, name: value}
+        return (*args[:place], value, *args[place + 1 :]), kwargs
+
+    def _time(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The timestep of a denoiser call, of 1,000."""
+        timestep = self._argument("timestep", args, kwargs)
+        return timestep if self._family.clock == 1 else timestep * self._family.clock
+
+    @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if running.get() not in (None, self._session):
+            return None
+        embeds = self._argument("encoder_hidden_states", args, kwargs)
+        version = None if embeds.is_inference() else embeds._version  # the same tensor may be written to
+        if self._last is None or embeds is not self._last[0] or version != self._last[1]:
+            self._read(embeds)
+            self._last = embeds, version
+        path = self._family.pooled
+        holder = self._argument(path[0], args, kwargs) if path else None
+        pooled = (holder or {}).get(path[1]) if len(path) == 2 else holder
+
+        def conditions(guidance: float | None, moment: Moment) -> Conditions:
+            texts, asked = zip(*((s.text, s.prompts) if s else (None, None) for s, _ in self._rows))
+            branches = [branch for _, branch in self._rows]
+            made = Conditions(list(texts), list(asked), embeds, pooled, branches, guidance, moment)
+            if hasattr(module, "up_blocks"):
+                made.skips = lambda rows: self._skips(module, args, kwargs, made, list(rows))
+            return made
+
+        self._leave_skips()
+        given = self.session.before_denoise(self._time(args, kwargs), conditions)
+        if given is not None and given.skip_changes:
+            self._skip_handles = change(module, given.skip_changes)
+        if given is None or (given.embeds is embeds and given.pooled is pooled):
+            return None
+        if given.pooled is not pooled:
+            held = {**(holder or {}), path[1]: given.pooled} if len(path) == 2 else given.pooled
+            args, kwargs = self._changed(path[0], held, args, kwargs)
+        return self._changed("encoder_hidden_states", given.embeds, args, kwargs)
+
+    def _skips(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], given: Conditions, rows: list[int]
+    ) -> list[Skips]:
+        if self.session.host.compiled():
+            raise GuardError("a compiled model's skip connections cannot be read: leave it uncompiled")
+        pooled = None if given.pooled is None else given.pooled[rows]
+        with recorded(module) as found:
+            self._denoise(module, args, kwargs, Encoded(given.embeds[rows], [], pooled), rows)
+        return found
+
+    def _leave_skips(self) -> None:
+        for handle in self._skip_handles:
+            handle.remove()
+        self._skip_handles = []
+
+    def _read(self, embeds: Tensor) -> None:
+        """Gates for the conditions that reached the denoiser. The pipelines pass one tensor at every step: once a call,
+        or at every step where branches come one after the other."""
+        away = self._away(len(embeds))
+        found = [self._memory.recall(row, bool(a)) for row, a in zip(embeds, away)]
+        if self._family.readable is not None and any(f is None or f.ids is None for f in found):
+            raise Refused(
+                f"an embedding whose text the policy has not seen: what {self._name} adds to it by its other encoders "
+                "cannot be read; pass the text, or encode it with this pipeline while the policy is attached"
+            )
+        # What was encoded as a negative prompt and stands where the caller puts its prompts is one of these.
+        branches: list[Branch | None] = [
+            None if f is None else "conditional" if a is False else f.branch for f, a in zip(found, away)
+        ]
+        self._rows = list(zip(found, branches))
+        self.session.open_gates(
+            self.session.host.denoiser_name, self._family.reading(embeds), [f.ids if f else None for f in found],
+            [f.text if f else None for f in found], branches,
+        )  # fmt: skip
+
+    @torch.compiler.disable
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if running.get() not in (None, self._session):
+            return None
+        self._leave_skips()
+        latents = self._argument(self._family.sample, args, kwargs)
+        prediction = output[0]
+
+        def denoise(conditions: Encoded, rows: Sequence[int]) -> Tensor:
+            return self._denoise(module, args, kwargs, conditions, list(rows))
+
+        changed = self.session.after_denoise(
+            self._time(args, kwargs), latents, prediction, denoise, self._family.separate
+        )
+        if changed is prediction:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
+
+    @torch.no_grad()
+    def _denoise(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], conditions: Encoded, rows: list[int]
+    ) -> Tensor:
+        """Some rows of this call of the denoiser again, under other conditions, with every guard out of the way."""
+        call = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+        del call["self"]
+        call.update(call.pop("kwargs", {}))
+        sample = call[self._family.sample]
+        embeds, tokens = conditions.embeds.to(sample), call["encoder_hidden_states"].shape[1]
+        if embeds.shape[1] < tokens:
+            raise GuardError(
+                f"this call reads {tokens} tokens a prompt, the guards' own texts are {embeds.shape[1]} long: give a "
+                "smaller max_sequence_length"
+            )
+        call = {name: value if name in _NOT_ROWS else _pick(value, rows, len(sample)) for name, value in call.items()}
+        call["encoder_hidden_states"] = embeds[:, :tokens].expand(len(rows), -1, -1)
+        if conditions.pooled is not None and (path := self._family.pooled):
+            pooled = conditions.pooled.to(sample).expand(len(rows), -1)
+            call[path[0]] = {**call[path[0]], path[1]: pooled} if len(path) == 2 else pooled
+        token = running.set(self)
+        try:
+            # Never compiled: each number of rows would be another graph.
+            return module._call_impl(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
+        finally:
+            running.reset(token)
+
+
+def _pick(value: Any, rows: list[int], total: int) -> Any:
+    """Some rows of whatever goes into the denoiser: of tensors with one entry per row, also in lists and dicts."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == total:
+        return value[rows]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_pick(v, rows, total) for v in value)
+    return {k: _pick(v, rows, total) for k, v in value.items()} if isinstance(value, dict) else value
