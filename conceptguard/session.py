@@ -219,12 +219,13 @@ class Session:
         prediction: Tensor,
         denoise: Callable[[Encoded, Sequence[int]], Tensor] | None = None,
         separate: bool = False,
+        resting: Callable[[str], bool] = lambda name: False,
     ) -> Tensor:
         """A denoiser call ended: what was open must have run; guards may change the prediction.
 
-        denoise, separate: see ``Step``
+        denoise, separate: see ``Step``; resting: see ``Banks.verify``
         """
-        self.banks.verify(self.host.denoiser_name)
+        self.banks.verify(self.host.denoiser_name, resting)
         index = self.receipt.steps
         self.receipt.steps += 1
         for opened in self._open:

@@ -38,7 +38,8 @@ class RandomTerms(Method):
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         random = torch.Generator().manual_seed(0)
-        names = [name for name in layers.shapes() if name.startswith("transformer.") and name.endswith("to_q")]
+        own = f"{self.host.denoiser_name}."
+        names = [name for name in layers.shapes() if name.startswith(own) and name.endswith("to_q")]
         made = {}
         for name in names:
             out, width = layers.shapes()[name]

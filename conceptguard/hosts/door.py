@@ -48,7 +48,7 @@ class Door:
         self._handles: list[Any] = []
         self._skip_handles: list[Any] = []
         self._rows: list[tuple[Seen | None, Branch | None]] = []
-        self._last: tuple[Tensor, int | None] | None = None
+        self._last: list[tuple[Tensor | None, int | None]] = []
 
     def open(self, session: Session) -> None:
         """Whoever calls the denoiser from now on comes through here."""
@@ -65,12 +65,13 @@ class Door:
         self._handles.clear()
         self._leave_skips()
         self._rows.clear()
-        self._last = self._session = None
+        self._last.clear()
+        self._session = None
 
     def forget(self) -> None:
         """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor."""
         self._leave_skips()
-        self._last = None
+        self._last.clear()
 
     @property
     def session(self) -> Session:
@@ -99,13 +100,13 @@ class Door:
         if running.get() not in (None, self._session):
             return None
         embeds = self._argument("encoder_hidden_states", args, kwargs)
-        version = None if embeds.is_inference() else embeds._version  # the same tensor may be written to
-        if self._last is None or embeds is not self._last[0] or version != self._last[1]:
-            self._read(embeds)
-            self._last = embeds, version
         path = self._family.pooled
         holder = self._argument(path[0], args, kwargs) if path else None
         pooled = (holder or {}).get(path[1]) if len(path) == 2 else holder
+        given = [(t, _version(t)) for t in (embeds, pooled)]
+        if not self._last or any(a is not b or v != w for (a, v), (b, w) in zip(given, self._last)):
+            self._read(embeds, pooled)
+            self._last = given
 
         def conditions(guidance: float | None, moment: Moment) -> Conditions:
             texts, asked = zip(*((s.text, s.prompts) if s else (None, None) for s, _ in self._rows))
@@ -116,15 +117,15 @@ class Door:
             return made
 
         self._leave_skips()
-        given = self.session.before_denoise(self._time(args, kwargs), conditions)
-        if given is not None and given.skip_changes:
-            self._skip_handles = change(module, given.skip_changes)
-        if given is None or (given.embeds is embeds and given.pooled is pooled):
+        safe = self.session.before_denoise(self._time(args, kwargs), conditions)
+        if safe is not None and safe.skip_changes:
+            self._skip_handles = change(module, safe.skip_changes)
+        if safe is None or (safe.embeds is embeds and safe.pooled is pooled):
             return None
-        if given.pooled is not pooled:
-            held = {**(holder or {}), path[1]: given.pooled} if len(path) == 2 else given.pooled
+        if safe.pooled is not pooled:
+            held = {**(holder or {}), path[1]: safe.pooled} if len(path) == 2 else safe.pooled
             args, kwargs = self._changed(path[0], held, args, kwargs)
-        return self._changed("encoder_hidden_states", given.embeds, args, kwargs)
+        return self._changed("encoder_hidden_states", safe.embeds, args, kwargs)
 
     def _skips(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], given: Conditions, rows: list[int]
@@ -141,11 +142,12 @@ class Door:
             handle.remove()
         self._skip_handles = []
 
-    def _read(self, embeds: Tensor) -> None:
+    def _read(self, embeds: Tensor, pooled: Tensor | None) -> None:
         """Gates for the conditions that reached the denoiser. The pipelines pass one tensor at every step: once a call,
         or at every step where branches come one after the other."""
         away = self._away(len(embeds))
-        found = [self._memory.recall(row, bool(a)) for row, a in zip(embeds, away)]
+        beside = [None] * len(embeds) if pooled is None else pooled
+        found = [self._memory.recall(row, bool(a), p) for row, a, p in zip(embeds, away, beside)]
         if self._family.readable is not None and any(f is None or f.ids is None for f in found):
             raise Refused(
                 f"an embedding whose text the policy has not seen: what {self._name} adds to it by its other encoders "
@@ -173,11 +175,22 @@ class Door:
             return self._denoise(module, args, kwargs, conditions, list(rows))
 
         changed = self.session.after_denoise(
-            self._time(args, kwargs), latents, prediction, denoise, self._family.separate
+            self._time(args, kwargs), latents, prediction, denoise, self._family.separate, self._resting
         )
         if changed is prediction:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
+
+    def _resting(self, name: str) -> bool:
+        """Whether a layer is in a part of the denoiser that a guider leaves out of this call, as skip-layer guidance
+        does with whole blocks."""
+        part = self._model
+        for step in name.split(".")[1:]:
+            part = getattr(part, step)
+            registry = getattr(part, "_diffusers_hook", None)
+            if registry is not None and any("Skip" in type(hook).__name__ for hook in registry.hooks.values()):
+                return True
+        return False
 
     @torch.no_grad()
     def _denoise(
@@ -205,6 +218,11 @@ class Door:
             return module._call_impl(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
         finally:
             running.reset(token)
+
+
+def _version(tensor: Tensor | None) -> int | None:
+    """The same tensor may be written to."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _pick(value: Any, rows: list[int], total: int) -> Any:

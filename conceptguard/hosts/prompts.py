@@ -7,7 +7,7 @@ encoded while a policy was attached.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ class Seen(NamedTuple):
     """A condition that was encoded, and in which pipeline call."""
 
     embeds: Tensor
+    pooled: Tensor | None
     text: str | None
     ids: list[int] | None
     branch: Branch
@@ -54,24 +55,43 @@ class Memory:
     def add(
         self,
         row: Tensor,
+        pooled: Tensor | None,
         text: str | None,
         ids: list[int] | None,
         branch: Branch,
         prompts: tuple[str, ...] | None,
     ) -> None:
-        """Keep one condition [tokens, width]."""
-        self._seen.append(Seen(row.detach().clone(), text, ids, branch, self._call, prompts))
+        """Keep one condition: [tokens, width] and, where the pipeline has it, a pooled [width]."""
+        kept = None if pooled is None else pooled.detach().clone()
+        self._seen.append(Seen(row.detach().clone(), kept, text, ids, branch, self._call, prompts))
 
-    def recall(self, row: Tensor, away: bool) -> Seen | None:
+    def recall(self, row: Tensor, away: bool, pooled: Tensor | None = None) -> Seen | None:
         """The last condition with this embedding. Of a prompt and a negative prompt that are alike, the one asked for.
 
         away: whether the row stands where guided pipelines put their negative prompts
+        pooled: what comes with it. Of another text than the embedding's, both are what the row asks for; None is
+        answered where it is of no text that was seen.
         """
-        alike = (s for s in reversed(self._seen) if s.embeds.shape == row.shape and torch.equal(s.embeds.to(row), row))
+        last = self._last(row, away, lambda seen: seen.embeds)
+        if last is None or pooled is None or _alike(last.pooled, pooled):
+            return last
+        other = self._last(pooled, away, lambda seen: seen.pooled)
+        if other is None or other.text is None or last.text is None:
+            return None
+        both = as_one([last.text, other.text])
+        branch = last.branch if last.branch == other.branch else "conditional"
+        return last._replace(text=both, ids=[*(last.ids or []), *(other.ids or [])], branch=branch, prompts=None)
+
+    def _last(self, row: Tensor, away: bool, part: Callable[[Seen], Tensor | None]) -> Seen | None:
+        alike = (seen for seen in reversed(self._seen) if _alike(part(seen), row))
         last = next(alike, None)
         if last is None or (last.branch != "conditional") == away:
             return last
         return next((s for s in alike if s.call == last.call and (s.branch != "conditional") == away), last)
+
+
+def _alike(one: Tensor | None, other: Tensor) -> bool:
+    return one is not None and one.shape == other.shape and torch.equal(one.to(other), other)
 
 
 def texts_of(value: Any, rows: int) -> list[str | None]:
@@ -103,6 +123,10 @@ def guarded(
     encodes it by itself
     """
     out = list(encoded)
+
+    def pooled_of(part: str, count: int) -> Sequence[Tensor | None]:
+        return out[at[f"{part}pooled"]] if f"{part}pooled" in at else [None] * count  # type: ignore[no-any-return]
+
     texts: list[str | None] = []
     ids: list[list[int] | None] = []
     typed: list[tuple[str, ...] | None] = []
@@ -117,7 +141,7 @@ def guarded(
             own = [None if t is None else as_one(t) for t in given]
             ids += [None if t is None else tokens([t])[0] for t in own]
         else:  # embeddings, maybe of a text that was encoded under this session
-            known = [memory.recall(row, negative) for row in embeds]
+            known = [memory.recall(row, negative, p) for row, p in zip(embeds, pooled_of(part, len(embeds)))]
             given = [seen.prompts if seen else None for seen in known]
             own = [seen.text if seen else None for seen in known]
             ids += [seen.ids if seen else None for seen in known]
@@ -140,6 +164,7 @@ def guarded(
         if prompts.pooled is not None:
             for i, changed in zip(pools, prompts.pooled.split([len(out[i]) for i in pools])):
                 out[i] = changed
-    for row, text, own_ids, branch, asked in zip(rows, texts, ids, branches, typed):
-        memory.add(row, text, own_ids, branch, asked)
+    beside = [p for part, _ in parts for p in pooled_of(part, len(out[at[f"{part}embeds"]]))]
+    for row, vector, text, own_ids, branch, asked in zip(rows, beside, texts, ids, branches, typed):
+        memory.add(row, vector, text, own_ids, branch, asked)
     return tuple(out)

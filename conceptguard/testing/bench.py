@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -34,7 +35,8 @@ def embedded_model() -> Any:
 class Bench:
     """Runs a case. Every image of a batch has its own seed: row i of a batch and the same prompt alone are comparable.
 
-    ``generate`` gives latents [rows, 4, h, w], or pixels [rows, 3, h, w] for methods that look at images.
+    ``generate`` gives latents [rows, ...] as the pipeline has them, or pixels [rows, 3, h, w] for methods that look at
+    images.
     """
 
     def __init__(self, case: Case):
@@ -73,13 +75,19 @@ class Bench:
         count = len(prompts) if prompts is not None else len(options["prompt_embeds"])
         count *= options.get("num_images_per_prompt", 1)
         generators = [torch.Generator().manual_seed(s) for s in seeds or range(count)]
-        return pipe(  # type: ignore[no-any-return]
+        given = {**self.case.call, **options}
+        if "negative_prompt_embeds" in given:
+            given.pop("negative_prompt", None)
+        elif isinstance(given.get("negative_prompt"), str):
+            given["negative_prompt"] = [given["negative_prompt"]] * (len(prompts) if prompts is not None else count)
+        out = pipe(
             prompt=None if prompts is None else list(prompts),
             num_inference_steps=self.case.steps,
             generator=generators,
             output_type="pt" if "check_image" in self.hooks else "latent",
-            **options,
-        ).images
+            **given,
+        )
+        return torch.as_tensor(out.frames if hasattr(out, "frames") else out.images)
 
     def bare(self, prompts: Sequence[str], seeds: Sequence[int] = (), **options: Any) -> Tensor:
         """The same without any guard; generated once."""
@@ -97,10 +105,26 @@ class Bench:
         except Refused:
             return None
 
+    @property
+    def denoiser_name(self) -> str:
+        """The component that predicts noise, e.g. "unet"."""
+        return next(name for name in ("unet", "transformer") if getattr(self.pipe, name, None) is not None)
+
+    def takes(self, argument: str) -> bool:
+        """Whether the pipeline's calls know an argument."""
+        if hasattr(self.pipe, "blocks"):
+            return argument in self.pipe.blocks.input_names
+        return argument in inspect.signature(type(self.pipe).__call__).parameters
+
     def copied(self, dtype: torch.dtype | None = None) -> Any:
         """A pipeline with weights of its own, to be cast, adapted or offloaded."""
-        pipe = type(self.pipe)(**{name: copy.deepcopy(part) for name, part in self.pipe.components.items()})
-        pipe.set_progress_bar_config(disable=True)
+        parts = {name: copy.deepcopy(part) for name, part in self.pipe.components.items()}
+        if hasattr(self.pipe, "blocks"):  # a modular one
+            pipe = self.pipe.blocks.init_pipeline()
+            pipe.update_components(**{name: part for name, part in parts.items() if part is not None})
+        else:
+            pipe = type(self.pipe)(**parts)
+            pipe.set_progress_bar_config(disable=True)
         return pipe if dtype is None else pipe.to(dtype)
 
 

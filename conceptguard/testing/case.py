@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -24,6 +24,8 @@ class Case:
     unrelated: prompts that it must leave alone
     load: gives the pipeline to judge it on; the embedded model by default, loaded once for all cases
     steps: denoising steps of every generation
+    call: what else every generation is called with, e.g. a size; a negative prompt given as one text is every row's
+    unguided: what turns classifier-free guidance off in a call; None where a call has no say in that
     """
 
     guard: Mapping[str, Any]
@@ -31,6 +33,8 @@ class Case:
     unrelated: tuple[str, str] = ("a red apple", "a small dog")
     load: Callable[[], Any] | None = None
     steps: int = 2
+    call: Mapping[str, Any] = field(default_factory=dict)
+    unguided: Mapping[str, Any] | None = field(default_factory=lambda: {"guidance_scale": 1.0})
 
 
 def demand(kept: bool, message: str) -> None:

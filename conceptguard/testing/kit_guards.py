@@ -16,7 +16,7 @@ from ..method import Method
 
 
 class Beside(Method):
-    """A small fixed term beside every cross-attention value projection."""
+    """A small fixed term beside every value projection of the denoiser."""
 
     name = "contract-beside"
     needs = "nothing"
@@ -31,7 +31,7 @@ class Beside(Method):
                 torch.randn(shape[0], 1, generator=generator) * 0.5,
             )
             for name, shape in layers.shapes().items()
-            if name.startswith("unet.") and name.endswith("attn2.to_v")
+            if name.startswith(f"{self.host.denoiser_name}.") and name.endswith("to_v")
         }
         return Terms(self, factors, Gate())
 

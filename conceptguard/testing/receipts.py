@@ -47,7 +47,8 @@ def receipt_is_true(bench: Bench) -> None:
     prompts = [bench.case.unrelated[0], bench.case.opens]
     with bench.attached() as session:
         terms = _terms(session)
-        names = [name for name in terms.factors if name.startswith("unet.")][:: max(1, len(terms.factors) // _LAYERS)]
+        own = f"{session.host.denoiser_name}."
+        names = [name for name in terms.factors if name.startswith(own)][:: max(1, len(terms.factors) // _LAYERS)]
         recorders = [_Recorder(session.layers[name], terms.factors[name]) for name in names]
         try:
             demand(bench.attempt(prompts) is not None, "refused")
@@ -55,14 +56,16 @@ def receipt_is_true(bench: Bench) -> None:
             for recorder in recorders:
                 recorder.handle.remove()
         act = session.receipt.acts[0]
-        told = torch.tensor(act.gates, dtype=torch.double)
+        # Where each branch is a call of its own, the receipt tells of the rows of one after the other.
+        told = torch.tensor(act.gates, dtype=torch.double).split(len(recorders[0].shares[0]))
         for name, recorder in zip(names, recorders):
             demand(
                 len(recorder.shares) == session.receipt.steps,
                 f"{name} ran another number of times than the receipt's steps",
             )
             for step, share in enumerate(recorder.shares):
-                said = told if step in act.steps else torch.zeros_like(told)
+                gates = told[step % len(told)]
+                said = gates if step in act.steps else torch.zeros_like(gates)
                 demand(
                     bool((share - said).abs().max() < 1e-3),
                     f"{name}, step {step}: the receipt says {said.tolist()}, its terms ran at {share.tolist()}",
@@ -75,7 +78,7 @@ def receipt_is_true(bench: Bench) -> None:
 def _terms(session: Session) -> Terms:
     hook: Any = getattr(session.methods[0], "cross_attention", None)
     terms = hook(session.layers) if getattr(hook, "conceptguard_impl", None) else None
-    if terms is None or not any(name.startswith("unet.") for name in terms.factors):
+    if terms is None or not any(name.startswith(f"{session.host.denoiser_name}.") for name in terms.factors):
         raise NotApplicable("the guard has no terms in the denoiser")
     if terms.coupled:
         raise NotApplicable("coupled terms have no gate of their own")
@@ -84,8 +87,14 @@ def _terms(session: Session) -> Terms:
 
 def receipt_tells_all(bench: Bench) -> None:
     """Whatever the guard did stands in the receipt, and nothing stands there that it did not do."""
+    calls: list[Any] = []
     for prompt in (bench.case.unrelated[0], bench.case.opens):
-        bare = bench.bare([prompt])
+        calls.clear()
+        hook = getattr(bench.pipe, bench.denoiser_name).register_forward_hook(lambda *_: calls.append(0))
+        try:
+            bare = bench.generate(bench.pipe, [prompt])
+        finally:
+            hook.remove()
         with bench.attached() as session:
             got = bench.attempt([prompt])
             if got is None:
@@ -93,7 +102,7 @@ def receipt_tells_all(bench: Bench) -> None:
             receipt = session.receipt
             act = receipt.acts[0]
             tells = bool(act.steps or act.notes or any(v.flagged for v in receipt.verdicts))
-            demand(receipt.steps == bench.case.steps, f"the receipt says {receipt.steps} steps, {bench.case.steps} ran")
+            demand(receipt.steps == len(calls), f"the receipt says {receipt.steps} steps, {len(calls)} ran")
             if acted(bare, got):
                 demand(tells, f"{prompt!r}: the guard acted, and the receipt does not tell; see Method.act")
             else:

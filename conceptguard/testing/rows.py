@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConceptGuardError
+from ..errors import ConceptGuardError, GuardError
+from ..hosts import host_for
 from .bench import Bench, acted, close
-from .case import demand
+from .case import NotApplicable, demand
 
 
 def _demand_rows(
@@ -30,6 +31,11 @@ def _demand_rows(
             demand(torch.equal(got[i], bare[i]), f"{what}: row {i} is unrelated, and another row changes it")
 
 
+def _needs(bench: Bench, argument: str) -> None:
+    if not bench.takes(argument):
+        raise NotApplicable(f"this pipeline takes no {argument}")
+
+
 def _one_by_one(bench: Bench, rows: list[tuple[str, dict[str, Any]]]) -> list[Tensor | None]:
     return [bench.attempt([prompt], [i], **options) for i, (prompt, options) in enumerate(rows)]
 
@@ -46,8 +52,12 @@ def rows_are_separate(bench: Bench) -> None:
 
 def several_images_per_prompt(bench: Bench) -> None:
     """Two images of each prompt."""
+    _needs(bench, "num_images_per_prompt")
     prompts = [bench.case.unrelated[0], bench.case.opens]
     bare = bench.bare(prompts, num_images_per_prompt=2)
+    for i, prompt in enumerate(p for p in prompts for _ in range(2)):
+        if not close(bare[i], bench.bare([prompt], [i])[0], 1e-3):
+            raise NotApplicable("unguarded, too, several images per prompt are not what they are alone")
     with bench.attached():
         alone = _one_by_one(bench, [(p, {}) for p in prompts for _ in range(2)])
         got = bench.attempt(prompts, num_images_per_prompt=2)
@@ -56,6 +66,7 @@ def several_images_per_prompt(bench: Bench) -> None:
 
 def negative_prompts(bench: Bench) -> None:
     """A negative prompt that names the concept concerns its own row only."""
+    _needs(bench, "negative_prompt")
     prompts, negative = list(bench.case.unrelated), [bench.case.opens, ""]
     bare = bench.bare(prompts, negative_prompt=negative)
     with bench.attached() as session:
@@ -72,22 +83,35 @@ def negative_prompts(bench: Bench) -> None:
 
 
 def guidance_off(bench: Bench) -> None:
-    """Without classifier-free guidance there is one row per image, guarded all the same."""
-    prompts = [bench.case.unrelated[0], bench.case.opens]
-    bare = bench.bare(prompts, guidance_scale=1.0)
+    """Without classifier-free guidance there is one row per image, guarded all the same, or an error says why not."""
+    prompts, off = [bench.case.unrelated[0], bench.case.opens], bench.case.unguided
+    if off is None:
+        raise NotApplicable("this pipeline's calls have no say in guidance")
+    bare = bench.bare(prompts, **off)
     with bench.attached():
-        alone = _one_by_one(bench, [(p, {"guidance_scale": 1.0}) for p in prompts])
-        got = bench.attempt(prompts, guidance_scale=1.0)
+        try:
+            alone = _one_by_one(bench, [(p, dict(off)) for p in prompts])
+            got = bench.attempt(prompts, **off)
+        except GuardError as error:
+            demand("guidance" in str(error), f"guidance off: an error that is not about that: {error}")
+            one = bench.attempt(prompts[:1], **off)
+            demand(close(one, bare[:1]), "guidance off: an unrelated prompt, too, is an error or another picture")
+            return
         _demand_rows(bench, got, bare, alone, {1}, "guidance off")
 
 
 def prompt_embeds(bench: Bench) -> None:
     """Embeddings instead of text are guarded or refused, never let through."""
 
+    _needs(bench, "negative_prompt_embeds")
+    host: Any = host_for(bench.pipe)
+
     def encoded(prompt: str) -> dict[str, Tensor]:
-        both = bench.pipe.encode_prompt(prompt, bench.pipe._execution_device, 1, True)
-        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        return dict(zip(names, both))
+        both = host.encode([prompt, ""])
+        found = {"prompt_embeds": both.embeds[:1], "negative_prompt_embeds": both.embeds[1:]}
+        if both.pooled is not None:
+            found |= {"pooled_prompt_embeds": both.pooled[:1], "negative_pooled_prompt_embeds": both.pooled[1:]}
+        return found
 
     for prompt, opens in ((bench.case.unrelated[0], False), (bench.case.opens, True)):
         embeds = encoded(prompt)

@@ -37,8 +37,9 @@ def lora_beside(bench: Bench) -> None:
 
     def load(pipe: Any) -> Any:
         torch.manual_seed(0)  # peft draws the factors itself
-        pipe.unet.add_adapter(config)
-        pipe.unet.set_adapters("default", 0.1)  # random factors at full weight leave nothing for a guard to see
+        denoiser = getattr(pipe, bench.denoiser_name)
+        denoiser.add_adapter(config)
+        denoiser.set_adapters("default", 0.1)  # random factors at full weight leave nothing for a guard to see
         return pipe
 
     before = _keeps_working(bench, load(bench.copied()), "beside a LoRA")
@@ -55,7 +56,7 @@ def offloaded(bench: Bench) -> None:
     with bench.attached():
         at_home = bench.attempt([bench.case.opens])
     pipe = bench.copied()
-    accelerate.cpu_offload(pipe.unet, execution_device=bench.pipe._execution_device)
+    accelerate.cpu_offload(getattr(pipe, bench.denoiser_name), execution_device=bench.pipe._execution_device)
     demand(close(_keeps_working(bench, pipe, "offloaded"), at_home), "offloaded, the guard gives another picture")
 
 
@@ -67,7 +68,7 @@ def compiled(bench: Bench) -> None:
         eager = bench.attempt([bench.case.opens])
     pipe = bench.copied()
     torch._dynamo.reset()
-    pipe.unet.compile()
+    getattr(pipe, bench.denoiser_name).compile()
     unrelated = bench.generate(pipe, bench.case.unrelated[:1])
     with bench.attached(pipe=pipe):
         leaves_alone(bench, pipe, unrelated, "compiled")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import GuardError
 from .bench import Bench, leaves_alone
 from .case import demand
 
@@ -20,6 +21,7 @@ Snapshot = dict[str, Any]
 def snapshot(pipe: Any) -> Snapshot:
     """Everything a guard could leave on a pipeline: weights by hash; hooks, attributes and classes by identity."""
     found: Snapshot = {"pipe class": type(pipe), "pipe attributes": sorted(vars(pipe))}
+    found["pipe blocks"] = id(getattr(pipe, "_blocks", None))
     for cls in {type(pipe), *(type(part) for part in pipe.components.values() if part is not None)}:
         found[f"class {cls.__name__}"] = {name: id(value) for name, value in _code(cls)}
     for name, part in pipe.components.items():
@@ -99,10 +101,14 @@ def no_trace_after_error(bench: Bench) -> None:
         raise Mine
 
     with bench.attached() as session:
+        hook = getattr(bench.pipe, bench.denoiser_name).register_forward_hook(stop)
         try:
-            bench.attempt([bench.case.opens], callback_on_step_end=stop)
-        except Mine:
-            leaves_alone(bench, bench.pipe, bare, "after an exception in mid-generation")
+            bench.attempt([bench.case.opens])
+        except (Mine, GuardError):  # the latter where a guard was asking the denoiser
+            pass
+        finally:
+            hook.remove()
+        leaves_alone(bench, bench.pipe, bare, "after an exception in mid-generation")
         what = [weakref.ref(thing) for thing in (session, *session.methods)]
     del session
     _demand_no_trace(bench, before, what)
