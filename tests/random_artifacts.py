@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from conceptguard import Method, hookimpl
 from conceptguard.formats import to_kohya
 from conceptguard.hosts import host_for
-from conceptguard.lowrank import Factors, LayerIndex
+from conceptguard.lowrank import Factors, LayerIndex, Terms
 from conceptguard.registry import write_artifact
 from conceptguard.registry.fingerprint import fingerprint
 
@@ -88,3 +89,21 @@ def random_edit(folder: Path, pipe: Any, concept: str = "cigarette") -> dict[str
     }
     write_artifact(folder, fields, tensors)
     return {"method": "uce", "artifact": str(folder)}
+
+
+class RandomTerms(Method):
+    """Rank-2 terms beside every query projection of the denoiser, opened by prompt."""
+
+    name = "random-terms"
+    needs = "concept"
+
+    @hookimpl
+    def cross_attention(self, layers: LayerIndex) -> Terms:
+        random = torch.Generator().manual_seed(0)
+        own = f"{self.host.denoiser_name}."
+        names = [name for name in layers.shapes() if name.startswith(own) and name.endswith("to_q")]
+        made = {}
+        for name in names:
+            out, width = layers.shapes()[name]
+            made[name] = Factors(torch.randn(2, width, generator=random), torch.randn(out, 2, generator=random))
+        return Terms(self, made, self.gate())

@@ -27,12 +27,15 @@ class FirstPromptOnly(Method):
     """What a prompt filter does: it looks at the first prompt of a call and refuses if that names the concept."""
 
     name = "first-prompt-only"
-    needs = "nothing"
+    needs = "concept"
 
     @hookimpl
     def encode_prompt(self, prompts: Prompts) -> None:
-        if "cigarette" in (prompts.texts[0] or ""):
-            raise Refused("the prompt names a cigarette")
+        if any(phrase in (prompts.texts[0] or "") for phrase in self.guard.concept.prompts):
+            raise Refused("the prompt names the concept")
+
+
+NAIVE = {"method": "first-prompt-only", "concept": CONCEPT}
 
 
 def attack(pipe: Any, batched: bool = True, prompts: tuple[str, ...] = (A, B, C)) -> torch.Tensor:
@@ -64,7 +67,7 @@ def guarded(method: str) -> dict[str, Any]:
 
 def test_the_attack_succeeds_against_a_filter_on_the_first_prompt(tiny: Any) -> None:
     bare = attack(tiny)
-    with offered(FirstPromptOnly) as naive, conceptguard.attach(tiny, {"guards": [naive]}):
+    with offered(FirstPromptOnly), conceptguard.attach(tiny, {"guards": [NAIVE]}):
         with pytest.raises(Refused):
             generate(tiny, B)
         assert torch.equal(attack(tiny), bare), "what the concept adds to the picture is all there"

@@ -66,11 +66,12 @@ class DiffusersHost(PipelineHost):
 
         return self.generate(draw, guidance, looked_at)
 
-    def _guidance(self, bound: dict[str, Any]) -> float:
-        """The scale of classifier-free guidance. FLUX has its own, which takes effect beside a negative prompt only."""
+    def _guidance(self, bound: dict[str, Any]) -> float | None:
+        """The scale of classifier-free guidance; None for a pipeline of somebody's own that takes none: it composes
+        predictions as it likes. FLUX has its own, which takes effect beside a negative prompt only."""
         scale = float(bound.get(self.family.guidance) or 0.0)
         if "negative_embeds" in self.family.encoded:
-            return scale
+            return scale if self.family.guidance in bound else None
         negative = bound.get("negative_prompt"), bound.get("negative_prompt_embeds")
         return scale if any(given is not None for given in negative) else 1.0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,14 +97,19 @@ class PipelineHost:
             )
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
+    def encode(self, texts: Sequence[str | tuple[str, ...]], length: int | None = None) -> Encoded:
         """Texts as the denoiser sees them: embeds [rows, tokens, width], ids without special tokens.
 
         texts: one for all encoders, or one for each, as in ``Conditions.prompts``
+        length: a call's ``max_sequence_length``, where it gave one
         """
         count = len(prompts.TYPED)
         columns = list(zip(*(t if isinstance(t, tuple) else (t,) * count for t in texts)))
-        given = {name: list(column) for name, column in zip(prompts.TYPED, columns) if name in self._prompts}
+        given: dict[str, Any] = {
+            name: list(column) for name, column in zip(prompts.TYPED, columns) if name in self._prompts
+        }
+        if length is not None:
+            given["max_sequence_length"] = length
         token = running.set(self)  # no session's terms act on what a gate is measured by
         try:
             out = self._encode_prompt(**given, device=self.pipe._execution_device, **self._plainly)
@@ -228,9 +234,8 @@ class PipelineHost:
         out = original(*args, **kwargs)
         away = self._encodes_negative()
         self._memory.encoded += running.get() is self.session
-        return prompts.guarded(
-            self.session, self.family, self._memory, bound.arguments, out, away, self.tokens, self.encode
-        )
+        encode = partial(self.encode, length=bound.arguments.get("max_sequence_length"))
+        return prompts.guarded(self.session, self.family, self._memory, bound.arguments, out, away, self.tokens, encode)
 
     def _encodes_negative(self) -> bool:
         """Whether this call of ``encode_prompt`` is for a negative prompt, in pipelines that make it by itself."""
