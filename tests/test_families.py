@@ -46,9 +46,9 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any] | None
 }
 METHODS: dict[str, dict[str, Any]] = {
     "random-terms": {}, "safree": {"alpha": 0.0, "schedule": False}, "sld": {},
-    "negative_guidance": {}, "ant": {}, "trce": {"early": 1.0},
+    "negative_guidance": {}, "ant": {"early": 0.0}, "trce": {"early": 1.0},
 }  # fmt: skip
-# Half precision, other LoRAs and offload concern terms; what three methods share is tried with one of them.
+# Half precision, other LoRAs and offload concern terms, and take long; what the noise guards share is tried with one.
 HEAVY = {"bf16", "fp16", "lora_beside", "offloaded", "compiled"}
 SHARED = {"it_acts", "rows_are_separate"}
 
@@ -67,8 +67,9 @@ def _checks() -> Iterator[Any]:
             guard = {"method": method, "concept": CONCEPT, **settings}
             case = Case(guard, opens=OPENS, load=partial(pipeline, kind), call=call, unguided=unguided)
             for name, check in contract_checks(case, slow=True):
-                often = name not in HEAVY if method in ("safree", "sld") else name in SHARED
-                often = name not in ("fp16", "compiled") if method == "random-terms" else often
+                often = name not in HEAVY if method in ("random-terms", "safree", "sld") else name in SHARED
+                if method == "random-terms" and kind in ("sdxl", "sd3"):
+                    often = name not in ("fp16", "compiled")
                 yield pytest.param(check, id=f"{kind}-{method}-{name}", marks=[] if often else [pytest.mark.slow])
 
 

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 import torch
 from diffusers import guiders
+from diffusers.guiders.guider_utils import GuiderOutput
 from diffusers.hooks import LayerSkipConfig
 from diffusers.modular_pipelines import FluxAutoBlocks, FluxModularPipeline, StableDiffusionXLAutoBlocks
 from random_artifacts import RandomTerms, random_terms, write_terms
+from test_composition import FirstPromptOnly
 from test_families import OPENS, UNRELATED, policy
 from tiny_modular import FLUX, SIZE, modular, modular_flux, modular_sdxl
 from tiny_transformers import tiny_flux
 
 import conceptguard
 from conceptguard import Method, hookimpl
-from conceptguard.errors import Clarification, GuardError, SessionError
+from conceptguard.errors import Clarification, GuardError, Refused, SessionError
 from conceptguard.generation import Images, Prompts, Verdict
 from conceptguard.testing.kit_guards import offered
 from conceptguard.testing.traces import differences, snapshot
@@ -299,3 +301,46 @@ def test_a_pooled_vector_of_another_prompt_is_read_too(sdxl: Any) -> None:
     assert texts == [UNRELATED, f"{UNRELATED}, {OPENS}", f"{OPENS}, {UNRELATED}", OPENS]
     assert gates == [0, 1, 1, 1] and torch.equal(got[0], bare[0])
     assert not any(torch.allclose(got[i], bare[i], atol=1e-4) for i in (1, 2, 3))
+
+
+class Arithmetic(guiders.ClassifierFreeGuidance):
+    """Somebody's own guider: one picture from the predictions of three prompts, ε(a) + w(ε(b) − ε(c))."""
+
+    def forward(self, pred_cond: torch.Tensor, pred_uncond: Any = None) -> GuiderOutput:
+        a, b, c = pred_cond.split(1)
+        return GuiderOutput(pred=(a + 4 * (b - c)).expand_as(pred_cond), pred_cond=pred_cond, pred_uncond=None)
+
+
+class Towards(guiders.ClassifierFreeGuidance):
+    """Somebody's own guider that draws what was given as the negative prompt."""
+
+    def forward(self, pred_cond: torch.Tensor, pred_uncond: Any = None) -> GuiderOutput:
+        return GuiderOutput(pred=pred_uncond, pred_cond=pred_cond, pred_uncond=pred_uncond)
+
+
+HARMLESS = "a man"
+COMPOSED: dict[str, tuple[Callable[[], Any], Callable[[str], dict[str, Any]]]] = {
+    "several prompts": (lambda: Arithmetic(guidance_scale=1.0), lambda b: {"prompts": [HARMLESS, b, UNRELATED]}),
+    "negative prompt": (Towards, lambda b: {"prompts": HARMLESS, "negative_prompt": b}),
+}
+
+
+@pytest.mark.parametrize("way", COMPOSED)
+@pytest.mark.parametrize("method", ["random-terms", "safree", "negative_guidance"])
+def test_a_guider_of_ones_own_composes_what_it_likes(way: str, method: str, tokenizer: Any) -> None:
+    """Past a filter of the first prompt the concept gets into the picture, past a guard of every condition it does not."""
+    guider, call = COMPOSED[way]
+    pipe = modular_sdxl(tokenizer, guider())
+    attacked, harmless = draw(pipe, **call(OPENS)), draw(pipe, **call("a small dog"))
+    assert not torch.allclose(attacked, harmless, atol=1e-2)
+    with offered(FirstPromptOnly), conceptguard.attach(pipe, policy("first-prompt-only")):
+        assert torch.equal(draw(pipe, **call(OPENS)), attacked)
+        with pytest.raises(Refused):
+            draw(pipe, [OPENS] * 3)
+    settings = {"alpha": 0.0, "schedule": False, "positions": "all"} if method == "safree" else {}
+    with offered(RandomTerms), conceptguard.attach(pipe, policy(method, **settings)) as guard:
+        got = draw(pipe, **call(OPENS))
+        gates = {row.text: gate for row, gate in zip(guard.receipt.rows, guard.receipt.acts[0].gates)}
+        assert gates[OPENS] == 1 and gates[HARMLESS] == 0
+        assert torch.equal(draw(pipe, **call("a small dog")), harmless)
+    assert not torch.allclose(got, attacked, atol=1e-3)

@@ -119,9 +119,10 @@ class Bench:
     def copied(self, dtype: torch.dtype | None = None) -> Any:
         """A pipeline with weights of its own, to be cast, adapted or offloaded."""
         parts = {name: copy.deepcopy(part) for name, part in self.pipe.components.items()}
-        if hasattr(self.pipe, "blocks"):  # a modular one
+        if hasattr(self.pipe, "blocks"):  # a modular one, which makes its other components itself
             pipe = self.pipe.blocks.init_pipeline()
-            pipe.update_components(**{name: part for name, part in parts.items() if part is not None})
+            own = {*pipe.pretrained_component_names, "guider"}
+            pipe.update_components(**{n: part for n, part in parts.items() if n in own and part is not None})
         else:
             pipe = type(self.pipe)(**parts)
             pipe.set_progress_bar_config(disable=True)
