@@ -81,6 +81,12 @@ class Method:
             return Gate(strength=guard.strength)
         if isinstance(guard.gate, float):
             return Gate(strength=guard.strength * guard.gate)
+        for prompt, ids in zip(concept.prompts, self.host.tokens(list(concept.prompts), whole=True)):
+            if len(ids) > self.host.window:
+                raise PolicyError(
+                    f"guard '{guard.label}': the phrase '{prompt[:40]}...' has {len(ids)} tokens, and the text encoder "
+                    f"reads {self.host.window}: a gate would not know its end. Give shorter phrases, or gate: always"
+                )
         measured = (self.artifact.manifest.gate or {}) if self.artifact else {}
         if not {"floor", "full"} <= set(measured):
             # An imported file carries no calibration: measure it against this base's own encoder.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,8 @@ class Probe(Method):
         assert self.artifact is not None
         net = self.net.to(images.pixels.device)
         scores = net(images.pixels.float().clamp(0, 1)).sigmoid().tolist()
+        if not all(isfinite(score) for score in scores):
+            raise ValueError("an image is not finite, which no score can be given for")
         for i, score in enumerate(scores):
             label, flagged = self.artifact.manifest.concept.name, score >= self.threshold
             images.verdicts.append(Verdict(i, self.guard.label, label, score, flagged, [], self.detector))

@@ -328,7 +328,7 @@ COMPOSED: dict[str, tuple[Callable[[], Any], Callable[[str], dict[str, Any]]]] =
 @pytest.mark.parametrize("way", COMPOSED)
 @pytest.mark.parametrize("method", ["random-terms", "safree", "negative_guidance"])
 def test_a_guider_of_ones_own_composes_what_it_likes(way: str, method: str, tokenizer: Any) -> None:
-    """Past a filter of the first prompt the concept gets into the picture, past a guard of every condition it does not."""
+    """Past a filter of the first prompt the concept gets into the picture; past a guard of every condition, not."""
     guider, call = COMPOSED[way]
     pipe = modular_sdxl(tokenizer, guider())
     attacked, harmless = draw(pipe, **call(OPENS)), draw(pipe, **call("a small dog"))

@@ -25,7 +25,7 @@ from .denoiser import Denoiser
 from .door import Door
 from .encoder_gates import EncoderGates
 from .families import Family
-from .text_encoders import TextEncoder, as_one, text_encoders
+from .text_encoders import TextEncoder, as_one, is_clip, text_encoders
 
 if TYPE_CHECKING:
     from ..registry import Artifact
@@ -161,7 +161,7 @@ class PipelineHost:
     def attach(self, session: Session) -> None:
         """Turn the pipeline into its guarded subclass and hook the denoiser and, where terms need it, the encoders."""
         for name in set(_ENCODERS) & session.banks.prefixes():
-            if "CLIP" not in type(self.components()[name]).__name__:
+            if not is_clip(self.components()[name]):
                 raise SessionError(f"terms beside {name} of this pipeline, which is no CLIP, cannot be gated")
         self._session = session
         self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._routes())

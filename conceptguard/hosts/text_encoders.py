@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..banks import running
+from ..errors import SessionError
 
 if TYPE_CHECKING:
     from .families import Family
@@ -56,7 +57,12 @@ class TextEncoder:
         self.module: nn.Module = getattr(pipe, place.name)
         self.tokenizer = getattr(pipe, place.name.replace("text_encoder", "tokenizer"))
         config: Any = self.module.config
-        self.begins = "CLIP" in type(self.module).__name__
+        self.begins = is_clip(self.module)
+        if not self.begins and not _is(self.module, "T5"):
+            raise SessionError(
+                f"{place.name} of {host.name} is a {type(self.module).__name__}, and a guard of this policy reads "
+                "prompts token by token, which it knows of CLIP and T5: use a guard that acts on noise predictions"
+            )
         self.window = host.family.window or int(self.tokenizer.model_max_length) - 2
         if self.begins:
             self.window = min(self.window, int(self.tokenizer.model_max_length) - 2)
@@ -141,6 +147,15 @@ class TextEncoder:
     def device(self) -> torch.device:
         """Where it is asked, also under offload."""
         return self._host.device_dtype()[0]  # type: ignore[no-any-return]
+
+
+def is_clip(encoder: nn.Module) -> bool:
+    """Whether an encoder, compiled or not, is a CLIP: causal, with a begin token."""
+    return _is(encoder, "CLIP")
+
+
+def _is(encoder: nn.Module, name: str) -> bool:
+    return any(name in cls.__name__ for cls in type(getattr(encoder, "_orig_mod", encoder)).__mro__)
 
 
 def as_one(prompts: Sequence[str]) -> str:
