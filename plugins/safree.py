@@ -161,6 +161,7 @@ class SAFREE(Method):
 
     def _project(self, conditions: Conditions, rows: list[int]) -> list[int]:
         """Changes the rows whose prompts have triggers and whose steps are not over; gives these rows."""
+        self._see(conditions.embeds)
         keys: dict[int, Prompt] = {row: conditions.prompts[row] for row in rows}  # type: ignore[misc]
         self._read([key for key in dict.fromkeys(keys.values()) if key not in self._readings])
         named = [row for row in rows if self._readings[keys[row]].words]
@@ -186,6 +187,14 @@ class SAFREE(Method):
                 words = ", ".join(repr(word) for word in self._readings[keys[row]].words)
                 self._note(f"trigger {words} in {conditions.texts[row]!r}, projected {steps}")
         return now
+
+    def _see(self, embeds: Tensor) -> None:
+        """Read texts padded, and cut, as this call has them: the T5 of FLUX and Stable Diffusion 3 sees that."""
+        changed = [encoder.sees(embeds[:, encoder.tokens].shape[1]) for encoder in self._encoders]
+        if any(changed):
+            self._readings.clear()
+            self._safe.clear()
+            self._concepts = [concept_subspaces(encoder, self.phrases) for encoder in self._encoders]
 
     def _note(self, note: str) -> None:
         if note not in self.act.notes:

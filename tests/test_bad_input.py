@@ -39,8 +39,9 @@ def policy(method: str, **changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_concept_of_nothing_is_an_error(tiny: Any, method: str, prompts: Any) -> None:
     concept = {"name": "x"} if prompts is None else {"name": "x", "prompts": prompts}
-    with pytest.raises(PolicyError, match="prompts"):
+    with pytest.raises(PolicyError, match="prompts") as caught:
         conceptguard.attach(tiny, policy(method, concept=concept))
+    assert "\n" not in str(caught.value)
     assert not hasattr(tiny, "_conceptguard")
 
 
@@ -80,7 +81,7 @@ def test_what_the_encoder_does_not_read_opens_nothing_and_what_it_reads_does(tin
 
 
 @pytest.mark.parametrize("phrase", PHRASES)
-@pytest.mark.parametrize("method", ACTING)
+@pytest.mark.parametrize("method", ["safree", "sld"])
 def test_phrases_in_any_script(tiny: Any, method: str, phrase: str) -> None:
     texts = ["a red apple", phrase]
     bare = generate(tiny, texts)

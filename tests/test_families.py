@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanPipeline
 from random_artifacts import RandomTerms, random_terms, write_terms
 from tiny import clip_tokenizer, tiny_sdxl
 from tiny_modular import FLUX, SIZE, modular_flux, modular_sdxl
@@ -111,25 +110,54 @@ def test_every_prompt_of_a_call_is_read(tokenizer: Any) -> None:
             assert guard.receipt.rows[0].text == f"{first}, {second}"
 
 
-def test_each_encoder_stands_where_it_is_said_to(family: tuple[Any, dict[str, Any]]) -> None:
-    """Asked one by one, encoders say of a text what their part of the pipeline's own embedding says."""
+@pytest.mark.parametrize("length", [None, 24])
+def test_each_encoder_says_what_the_denoiser_is_given(family: tuple[Any, dict[str, Any]], length: int | None) -> None:
+    """Asked one by one, encoders say of a text what their part of the pipeline's own embedding says; of one that is
+    cut, of the part that is read. The T5 of FLUX and Stable Diffusion 3 sees how far a text is padded."""
     pipe, _ = family
+    texts = [OPENS, f"{UNRELATED} on a table " * 8]
     with conceptguard.attach(pipe, {"guards": []}) as session:
-        own, encoders = session.host.encode([OPENS]), session.host.encoders()
+        own, encoders = session.host.encode(texts, length), session.host.encoders()
         for encoder in encoders:
-            ids = encoder.ids([OPENS])
-            states, pooled = encoder.encode(ids)
             if encoder.width is not None:
                 part = own.embeds[:, encoder.tokens, encoder.width]
-                assert part.shape[-1] == states.shape[-1]
-                exact = encoder.begins or isinstance(pipe, WanPipeline)  # the others let T5 see padding
-                if exact:
-                    torch.testing.assert_close(part[:, : encoder.length(ids[0])], states, atol=1e-5, rtol=1e-4)
-            if encoder.pooled is not None:
-                torch.testing.assert_close(own.pooled[:, encoder.pooled], pooled, atol=1e-5, rtol=1e-4)
+                encoder.sees(part.shape[1])
+            ids = encoder.ids(texts)
+            for row, asked in enumerate(ids):
+                states, pooled = encoder.encode([asked])
+                if encoder.width is not None and encoder.length(asked) <= part.shape[1]:
+                    assert part.shape[-1] == states.shape[-1]
+                    torch.testing.assert_close(part[row, : encoder.length(asked)], states[0], atol=1e-5, rtol=1e-4)
+                if encoder.pooled is not None:
+                    torch.testing.assert_close(own.pooled[row, encoder.pooled], pooled[0], atol=1e-5, rtol=1e-4)
         widths = [e.pooled.stop - e.pooled.start for e in encoders if e.pooled is not None]
         assert sum(widths) == (0 if own.pooled is None else own.pooled.shape[-1])
     assert len(encoders) == {"StableDiffusion3Pipeline": 3, "FluxPipeline": 2, "WanPipeline": 1}[type(pipe).__name__]
+
+
+@pytest.mark.parametrize("make", [tiny_sd3, tiny_flux])
+def test_safree_reads_texts_as_the_call_pads_them(make: Callable[..., Any], tokenizer: Any) -> None:
+    """What it puts in a trigger's place lies in the span of what T5 says there of the prompt, padding seen."""
+    pipe = make(tokenizer)
+    start = 77 if make is tiny_sd3 else 0
+    seen: list[torch.Tensor] = []
+    with conceptguard.attach(pipe, policy("safree", alpha=0.0, schedule=False, gate="always")) as session:
+        method = session.methods[0]
+        for length in (32, 48):
+            hook = pipe.transformer.register_forward_pre_hook(
+                lambda m, a, k: seen.append(k["encoder_hidden_states"][-1, start:]), with_kwargs=True
+            )
+            generate(pipe, [OPENS], max_sequence_length=length)
+            hook.remove()
+            t5 = next(encoder for encoder in session.host.encoders() if encoder.padded)
+            t5.sees(length)
+            ids = t5.ids([OPENS])[0]
+            masked = [[0 if i == j else token for j, token in enumerate(ids)] for i in range(len(ids))]
+            span = torch.linalg.qr(t5.vectors(masked)[0].T).Q
+            assert session.receipt.opened
+            (trigger,) = [i for i, moved in enumerate(method._readings[(OPENS,) * 3].parts[-1][0].positions) if moved]
+            safe = seen[-1][trigger].float()
+            torch.testing.assert_close(span @ (span.T @ safe), safe, atol=1e-4, rtol=1e-3)
 
 
 def test_safree_takes_each_encoders_own_prompt(tokenizer: Any) -> None:

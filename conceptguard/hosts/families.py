@@ -64,12 +64,12 @@ _FAMILIES = {
         (
             EncoderPlace("text_encoder", "penultimate", pooled=True),
             EncoderPlace("text_encoder_2", "penultimate", pooled=True),
-            EncoderPlace("text_encoder_3", start=77),
+            EncoderPlace("text_encoder_3", start=77, padded=256),
         ),
         pooled=("pooled_projections",), window=254, readable=77,
     ),
     "FluxTransformer2DModel": Family(
-        (EncoderPlace("text_encoder", None, pooled=True), EncoderPlace("text_encoder_2")),
+        (EncoderPlace("text_encoder", None, pooled=True), EncoderPlace("text_encoder_2", padded=512)),
         pooled=("pooled_projections",), encoded=("embeds", "pooled", "other"), guidance="true_cfg_scale",
         separate=True, tokenizer="tokenizer_2", window=511, begins=False, clock=1000.0,
     ),

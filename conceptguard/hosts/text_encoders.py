@@ -19,7 +19,7 @@ from ..errors import SessionError
 if TYPE_CHECKING:
     from .families import Family
 
-_ROWS = 512  # sequences per call: 30 prompts of ordinary length, and bounded memory for longer ones
+_POSITIONS = 2**14  # per call: 60 prompts of ordinary length, each with every word masked; bounded memory for more
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,15 @@ class EncoderPlace:
     states: which of its states the denoiser is given, None for none
     pooled: whether it is given a pooled vector of it
     start: the first position of the states in an embedding
+    padded: to how many positions a pipeline pads texts by default, where the encoder sees the padding as it sees text;
+    None where no state of a text depends on it
     """
 
     name: str
     states: Literal["last", "penultimate"] | None = "last"
     pooled: bool = False
     start: int = 0
+    padded: int | None = None
 
     @property
     def number(self) -> int:
@@ -50,6 +53,7 @@ class TextEncoder:
     begins: whether a begin token stands before the text's own, as in CLIP; T5 has none
     tokens, width: which part of an embedding [rows, tokens, width] is its states; None where it gives none
     pooled: which part of a pooled embedding [rows, width] is of it; None where it gives none
+    padded: how many positions it sees, padding included; None where padding makes no difference, see ``sees``
     """
 
     def __init__(self, pipe: Any, host: Any, place: EncoderPlace, at: int, pooled_at: int):
@@ -66,12 +70,21 @@ class TextEncoder:
         self.window = host.family.window or int(self.tokenizer.model_max_length) - 2
         if self.begins:
             self.window = min(self.window, int(self.tokenizer.model_max_length) - 2)
+        self._window, self.padded = self.window, place.padded
         hidden = int(config.hidden_size)
         self.tokens = slice(place.start, host.family.readable if place.start == 0 else None)
         self.width = slice(at, at + hidden) if place.states else None
         projected = "Projection" in type(self.module).__name__
         size = int(config.projection_dim) if projected else hidden
         self.pooled = slice(pooled_at, pooled_at + size) if place.pooled else None
+
+    def sees(self, positions: int) -> bool:
+        """A call pads its texts to so many positions, and cuts them there. Whether the encoder then says anything else
+        than before: only one that sees the padding does."""
+        if self.padded in (None, positions):
+            return False
+        self.padded, self.window = positions, min(self._window, positions - 1 - self.begins)
+        return True
 
     def ids(self, texts: Sequence[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the window unless ``whole``."""
@@ -96,28 +109,32 @@ class TextEncoder:
     def encode(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor | None, Tensor | None]:
         """Token ids, none longer than ``window`` -> (states [rows, longest + special tokens, width], pooled).
 
-        What follows a text's end token is padding, which no state of the text sees. ValueError for longer ones.
+        What follows a text's end token is padding, which a state of the text sees where the pipeline has it so, see
+        ``padded``. ValueError for longer ones.
         """
         longest = max(map(len, ids))
         if longest > self.window:
             raise ValueError(f"{longest} tokens do not fit into {self.name}'s window of {self.window}")
         begin, end, pad = (getattr(self.tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad"))
         head = [begin] if self.begins else []
-        rows = torch.tensor([[*head, *row, end, *[pad] * (longest - len(row))] for row in ids])
+        size = self.padded or longest + 1 + self.begins
+        rows = torch.tensor([[*head, *row, end, *[pad] * (size - self.length(row))] for row in ids])
         lengths = torch.tensor([[self.length(row)] for row in ids])
-        # CLIP is causal and is asked as the pipelines ask it; T5 sees both ways, so padding must be told.
-        mask = {} if self.begins else {"attention_mask": (torch.arange(rows.shape[1]) < lengths).to(self.device)}
+        # CLIP is causal and is asked as the pipelines ask it; T5 sees both ways, so they tell it of padding or do not.
+        told = not self.begins and self.padded is None
+        mask = {"attention_mask": (torch.arange(size) < lengths).to(self.device)} if told else {}
+        step = max(1, _POSITIONS // size)
         token = running.set(self._host)  # no session's terms act on what a guard measures
         try:
             parts = [
-                self._read(rows[i : i + _ROWS].to(self.device), {n: m[i : i + _ROWS] for n, m in mask.items()})
-                for i in range(0, len(rows), _ROWS)
+                self._read(rows[i : i + step].to(self.device), {n: m[i : i + step] for n, m in mask.items()})
+                for i in range(0, len(rows), step)
             ]
         finally:
             running.reset(token)
         states, pooled = zip(*parts)
         return (
-            torch.cat(states) if states[0] is not None else None,
+            torch.cat(states)[:, : longest + 1 + self.begins] if states[0] is not None else None,
             torch.cat(pooled) if pooled[0] is not None else None,
         )
 
