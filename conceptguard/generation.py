@@ -130,6 +130,7 @@ class Conditions(Drawn):
     skips: rows -> what the model itself, without any guard, hands to each of its up blocks for these rows as they are
     conditioned now: one tuple of [rows, channels, height, width] a block. None where the denoiser is no UNet
     skip_changes: what guards make of these features in this call, see ``change_skips``
+    separate: whether guidance takes a call for each branch, so that the other one's rows are not in this call
     """
 
     texts: list[str | None]
@@ -141,6 +142,7 @@ class Conditions(Drawn):
     moment: Moment
     skips: Callable[[Sequence[int]], list[Skips]] | None = None
     skip_changes: list[SkipChange] = field(default_factory=list)
+    separate: bool = False
 
     def change(self, rows: list[int], embeds: torch.Tensor, pooled: torch.Tensor | None = None) -> None:
         """Other embeddings [rows, tokens, width] for some rows; the caller's own tensors stay as they are."""

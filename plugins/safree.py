@@ -252,6 +252,11 @@ class SAFREE(Method):
         against = conditions.away_from()
         for row in rows:
             other = against[row]
+            if other is None and conditions.separate:
+                raise GuardError(
+                    f"guard '{self.guard.label}': negative_prompt needs a prompt and its negative prompt in one call, "
+                    "and this pipeline makes one for each: set negative_prompt: false, or use negative_guidance"
+                )
             if other is None:
                 raise GuardError(
                     f"guard '{self.guard.label}': negative_prompt needs classifier-free guidance, and this generation "

@@ -15,7 +15,7 @@ from diffusers import guiders
 from diffusers.guiders.guider_utils import GuiderOutput
 from diffusers.hooks import LayerSkipConfig
 from diffusers.modular_pipelines import FluxAutoBlocks, FluxModularPipeline, StableDiffusionXLAutoBlocks
-from random_artifacts import RandomTerms, random_terms, write_terms
+from random_artifacts import RandomTerms, membrane, random_terms, write_terms
 from test_composition import FirstPromptOnly
 from test_families import OPENS, UNRELATED, policy
 from tiny_modular import FLUX, SIZE, modular, modular_flux, modular_sdxl
@@ -115,6 +115,20 @@ def test_without_guidance_there_is_no_other_branch(tokenizer: Any) -> None:
         assert [row.branch for row in guard.receipt.rows] == ["conditional"]
         with pytest.raises(GuardError, match="needs classifier-free guidance"):
             draw(pipe, OPENS)
+
+
+def test_what_needs_both_branches_in_one_call_says_so(sdxl: Any, tmp_path: Any) -> None:
+    guard = membrane(tmp_path, sdxl)
+    with conceptguard.attach(sdxl, {"guards": [guard]}):
+        draw(sdxl, OPENS)
+    before = snapshot(sdxl)
+    with pytest.raises(SessionError, match="compat: official"):
+        conceptguard.attach(sdxl, {"guards": [{**guard, "compat": "official"}]})
+    assert not differences(before, snapshot(sdxl))
+    with conceptguard.attach(sdxl, policy("safree", negative_prompt=True, projection=False)):
+        with pytest.raises(GuardError, match="in one call"):
+            draw(sdxl, OPENS)
+        draw(sdxl, UNRELATED)
 
 
 def test_flux_has_one_branch(tokenizer: Any) -> None:

@@ -112,6 +112,7 @@ class Door:
             texts, asked = zip(*((s.text, s.prompts) if s else (None, None) for s, _ in self._rows))
             branches = [branch for _, branch in self._rows]
             made = Conditions(list(texts), list(asked), embeds, pooled, branches, guidance, moment)
+            made.separate = self._family.separate
             if hasattr(module, "up_blocks"):
                 made.skips = lambda rows: self._skips(module, args, kwargs, made, list(rows))
             return made

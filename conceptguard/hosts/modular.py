@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -192,7 +193,7 @@ def _blocks(block: Any) -> Iterator[Any]:
 
 
 def _reads_text(block: Any) -> bool:
-    return callable(getattr(type(block), "encode_prompt", None))
+    return isinstance(getattr_static(type(block), "encode_prompt", None), staticmethod)
 
 
 def _decodes(block: Any) -> bool:

@@ -163,6 +163,11 @@ class PipelineHost:
         for name in set(_ENCODERS) & session.banks.prefixes():
             if not is_clip(self.components()[name]):
                 raise SessionError(f"terms beside {name} of this pipeline, which is no CLIP, cannot be gated")
+        if self.family.separate and session.banks.coupled:
+            raise SessionError(
+                f"compat: official opens what a picture is drawn away from as far as its prompt, and {self.name} makes "
+                "a call for each: use compat: paper"
+            )
         self._session = session
         self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._routes())
         self._door.open(session)
