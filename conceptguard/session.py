@@ -302,7 +302,7 @@ def _failed(guard: Guard | None, error: Exception) -> GuardError:
 
 
 def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Session:
-    """Attach a policy to a diffusers pipeline, classic or modular. Use as a context manager, or call ``detach`` yourself.
+    """Attach a policy to a classic or modular diffusers pipeline: a context manager, or call ``detach`` yourself.
 
     Raises PolicyError, RegistryError, ArtifactError or BaseMismatch when a guard cannot be loaded or does not fit:
     nothing is attached then. Raises SessionError when the pipeline is already guarded.
