@@ -6,7 +6,7 @@ Guards that read a prompt token by token take it apart by this.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,6 +137,46 @@ class TextEncoder:
             torch.cat(states)[:, : longest + 1 + self.begins] if states[0] is not None else None,
             torch.cat(pooled) if pooled[0] is not None else None,
         )
+
+    @property
+    def depth(self) -> int:
+        """How many of its layers the denoiser hears: what is changed behind them has no effect."""
+        return len(self._layers()) - (self._place.states == "penultimate")
+
+    @torch.no_grad()
+    def through(
+        self, ids: Sequence[Sequence[int]], layer: int, change: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The same, padded to the whole window as the pipelines pad, with other states behind one of CLIP's layers.
+
+        change: the states that leave the layer, [rows, window + 2, width] -> what the next layer is given; called once
+        for up to 512 rows, in their order. Gives (states [rows, window + 2, width], pooled).
+        """
+        begin, end, pad = (getattr(self.tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad"))
+        rows = torch.tensor([[begin, *row, end, *[pad] * (self.window - len(row))] for row in ids])
+
+        def changed(module: nn.Module, args: Any, output: Any) -> Any:
+            if running.get() is not self._host:  # another pipeline that shares this encoder, in its own thread
+                return None
+            return change(output) if isinstance(output, Tensor) else (change(output[0]), *output[1:])
+
+        token = running.set(self._host)
+        # Before any other hook: those by which transformers collects hidden states must see what is changed.
+        handle = self._layers()[layer].register_forward_hook(changed, prepend=True)
+        try:
+            parts = [self._read(rows[i : i + _ROWS].to(self.device), {}) for i in range(0, len(rows), _ROWS)]
+        finally:
+            handle.remove()
+            running.reset(token)
+        states, pooled = zip(*parts)
+        return (
+            torch.cat(states) if states[0] is not None else None,
+            torch.cat(pooled) if pooled[0] is not None else None,
+        )
+
+    def _layers(self) -> nn.ModuleList:
+        found = [m for n, m in self.module.named_modules() if n.split(".")[-2:] == ["encoder", "layers"]]
+        return found[0]  # type: ignore[return-value]
 
     def _read(self, rows: Tensor, mask: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         out = self.module(rows, output_hidden_states=self._place.states == "penultimate", **mask)
