@@ -105,21 +105,29 @@ def policy_for(
     found, there = [], {entry.ref for entry in default_registry().entries()} if artifacts else set()
     for concept in concepts:
         ref = f"{suite.base}/{method}/{slug(concept)}"
-        about = (
-            {"artifact": default_registry().find(ref).ref}
-            if plugins.method(method).needs == "artifact" or ref in there
-            else {"concept": {"name": concept, "prompts": suite.words(concept)}}
-        )
+        about: dict[str, Any] = {"concept": {"name": concept, "prompts": suite.words(concept)}}
+        if plugins.method(method).any_concept:
+            about["artifact"] = _serving(suite, method)
+        elif plugins.method(method).needs == "artifact" or ref in there:
+            about = {"artifact": default_registry().find(ref).ref}
         found.append({"method": method, "gate": gate, **about, **(settings or {})})
     # What an image guard flags is not to be recognised; nothing else is asked of it here.
     return load_policy({"name": f"{method} {gate}", "on_violation": "black", "guards": found})
+
+
+def _serving(suite: Suite, method: str) -> str:
+    """The artifact of a method that serves any concept. Raises RegistryError when there is none."""
+    made = [e.ref for e in default_registry().entries() if (e.base, e.method) == (suite.base, method)]
+    if not made:
+        raise RegistryError(f"no artifact of method '{method}' for {suite.base}: make one with `conceptguard make`")
+    return made[0]
 
 
 def concepts_of(policy: Policy) -> list[str]:
     """The names of the concepts that a policy guards, each once. Raises RegistryError for a missing artifact."""
     registry = default_registry()
     names = [
-        registry.load(guard.artifact).manifest.concept.name if guard.artifact else guard.concept.name  # type: ignore[union-attr]
+        guard.concept.name if guard.concept else registry.load(guard.artifact).manifest.concept.name  # type: ignore[arg-type]
         for guard in policy.guards
         if guard.artifact or guard.concept
     ]
@@ -128,11 +136,11 @@ def concepts_of(policy: Policy) -> list[str]:
 
 def available(suite: Suite, method: str, anything: bool = False) -> list[str]:
     """The suite's concepts that a method can be judged on, in the suite's order: those with an artifact in the
-    registry, or all where the method needs none.
+    registry, or all where the method needs none of their own.
 
     anything: then also whatever else the model can draw and an artifact is about
     """
-    if plugins.method(method).needs != "artifact":
+    if plugins.method(method).needs != "artifact" or plugins.method(method).any_concept:
         return suite.all_concepts
     there = {entry.name for entry in default_registry().entries() if (entry.base, entry.method) == (suite.base, method)}
     more = [it.name for it in suite.objects] if anything else []
@@ -164,7 +172,7 @@ def evaluate(pipe: Any, judge: Judge, case: Case, recipe: Recipe, model: str, ti
     with attach(pipe, case.policy):
         after = [make(pipe, samples, recipe, tick) for samples in case.groups]
     seconds = time.perf_counter() - guarded_begin
-    size = sum(default_registry().load(g.artifact).size for g in case.policy.guards if g.artifact)
+    size = sum(default_registry().load(ref).size for ref in {g.artifact for g in case.policy.guards if g.artifact})
     figures = row(judge, case, before, after, model) | {
         "seconds": round(seconds, 2),
         "total_seconds": round(time.perf_counter() - begin, 2),

@@ -39,6 +39,7 @@ class Method:
 
     name: ClassVar[str]
     needs: ClassVar[str] = "artifact"  # what a policy must give: "artifact", "concept" or "nothing"
+    any_concept: ClassVar[bool] = False  # whether an artifact serves whatever concept the policy names beside it
     Settings: ClassVar[type[BaseModel]] = Settings
     MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults
     settings: Any  # an instance of the method's own Settings
@@ -76,7 +77,8 @@ class Method:
         from .gates import Gate
 
         guard = self.guard
-        concept = self.artifact.manifest.concept if self.artifact else guard.concept
+        own = guard.concept is None  # the artifact's, which its calibration is about
+        concept = self.artifact.manifest.concept if self.artifact and own else guard.concept
         if guard.gate == "always" or concept is None:
             return Gate(strength=guard.strength)
         if isinstance(guard.gate, float):
@@ -87,7 +89,7 @@ class Method:
                     f"guard '{guard.label}': the phrase '{prompt[:40]}...' has {len(ids)} tokens, and the text encoder "
                     f"reads {self.host.window}: a gate would not know its end. Give shorter phrases, or gate: always"
                 )
-        measured = (self.artifact.manifest.gate or {}) if self.artifact else {}
+        measured = (self.artifact.manifest.gate or {}) if self.artifact and own else {}
         if not {"floor", "full"} <= set(measured):
             # An imported file carries no calibration: measure it against this base's own encoder.
             measured = calibrate(concept.prompts, self.host.read, known=self.host.known()).as_dict()

@@ -53,7 +53,7 @@ class Guard(BaseModel):
     @property
     def label(self) -> str:
         """How errors and receipts call this guard."""
-        return f"{self.method} {self.artifact or (self.concept.name if self.concept else '')}".strip()
+        return " ".join(filter(None, [self.method, self.artifact, self.concept.name if self.concept else None]))
 
 
 class Policy(BaseModel):
@@ -126,6 +126,8 @@ def _method(guard: Guard, where: str, lines: Lines, i: int) -> type[Method]:
         method = plugins.method(guard.method)
         if method.needs == "artifact" and not guard.artifact:
             raise PolicyError(f"method '{guard.method}' needs an artifact: see `conceptguard list`")
+        if guard.artifact and guard.concept and not method.any_concept:
+            raise PolicyError(f"method '{guard.method}' takes an artifact or a concept, not both: leave one out")
         if method.needs == "concept" and not (guard.artifact or guard.concept):
             raise PolicyError(f"method '{guard.method}' needs a concept with prompts, or an artifact")
     except PolicyError as error:

@@ -12,7 +12,7 @@ from conceptguard.registry.manifest import Concept as Listed
 
 def concept_of(method: Method) -> Concept | Listed:
     """The concept of a guard. Raises PolicyError when it has no prompts: it would guard nothing, silently."""
-    concept = method.artifact.manifest.concept if method.artifact else method.guard.concept
+    concept = method.guard.concept or (method.artifact.manifest.concept if method.artifact else None)
     if concept is None or not concept.prompts:
         name = concept.name if concept else "..."
         raise PolicyError(

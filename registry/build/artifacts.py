@@ -30,6 +30,7 @@ LICENCE = "Apache-2.0"
 SPM: dict[str, Any] = {}
 UCE: dict[str, Any] = {"lamb": 1.0, "preserve_scale": 0.1}
 PROBE: dict[str, Any] = {}
+ITD: dict[str, Any] = {}
 SAFREE: dict[str, Any] = {"up_t": 50}  # on this encoder the concept comes back when the prompt's own embeddings do
 
 
@@ -55,6 +56,7 @@ def jobs(suite: Suite) -> Iterator[Job]:
             yield _object_job(suite, method, it, options)
     ten = objects[:10]
     yield Job("uce", _several(suite, ten), _others(suite, ten), {**UCE, "templates": _templates(suite)})
+    yield Job("itd", _several(suite, ten), _others(suite, ten), {**ITD, **_wordings(suite)})
     for method, options in (("safree", SAFREE), ("probe", PROBE)):
         for it in ten:
             yield _object_job(suite, method, it, options)
@@ -93,6 +95,14 @@ def _templates(suite: Suite) -> list[str]:
     texts = list(dict.fromkeys(suite.train_templates))[::2]
     styled = [t.replace("{style}", styles[i % len(styles)]) for i, t in enumerate(texts)]
     return [t.replace("{thing}", "{a}").replace("{noun}", "{}") for t in ["{noun}", *styled, "{thing}"]]
+
+
+def _wordings(suite: Suite) -> dict[str, Any]:
+    """Every training wording in every style; one in six is kept for the threshold of a classifier."""
+    styled = [t.replace("{style}", s) for t in dict.fromkeys(suite.train_templates) for s in suite.styles]
+    texts = [t.replace("{thing}", "{a}").replace("{noun}", "{}") for t in [*styled, *suite.train_templates_plain]]
+    texts = list(dict.fromkeys(texts))
+    return {"templates": [t for i, t in enumerate(texts) if i % 6 != 3], "calibration": texts[3::6]}
 
 
 def _others(suite: Suite, erased: list[Object]) -> tuple[str, ...]:
