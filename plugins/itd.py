@@ -1,4 +1,4 @@
-"""ItD, interpret then deactivate: a sparse autoencoder in the text encoder finds a concept's features and turns them off.
+"""ItD, interpret then deactivate: turns off the features that a sparse autoencoder finds of a concept in a prompt.
 
 Tian et al., "Sparse Autoencoder as a Zero-Shot Classifier for Concept Erasing in Text-to-Image Diffusion Models", 2025.
 One autoencoder serves any number of concepts without further training. In the authors' code, features and threshold
@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.errors import ArtifactError, GuardError, PolicyError, Refused
+from conceptguard.errors import GuardError, PolicyError, Refused
 from conceptguard.gates import Gate
 from conceptguard.generation import Conditions
 from conceptguard.hookspecs import hookimpl
@@ -30,8 +28,7 @@ from .itd_files import load, make
 from .itd_train import ItDMakeSettings
 
 if TYPE_CHECKING:
-    from conceptguard.hosts import Host
-    from conceptguard.registry import Artifact
+    pass
 
 ANOTHER = 0.05  # how far, relatively, the begin token's state may be from the encoder's own before it is another's
 

@@ -131,23 +131,18 @@ def features_of(
     """The features of a concept, [features] bool: of each phrase the ``top`` strongest that are ``ratio`` times as
     strong as in anything kept. Raises PolicyError for a phrase without a feature of its own.
     """
-    chosen = torch.zeros(len(dictionary.sae), dtype=torch.bool)
     others = [i for i, text in enumerate(dictionary.kept) if not about(phrases, text)]
-    kept = dictionary.peaks[others]
-    limit = kept.amax(0) if others else torch.zeros(len(dictionary.sae))
-    texts = wordings(templates)
-    peaks = dictionary.peaks_of([fill(t, phrase) for phrase in phrases for t in texts])
-    mute = []
-    for phrase, own in zip(phrases, peaks.view(len(phrases), len(texts), -1).amax(1)):
+    kept, few = dictionary.peaks[others], wordings(templates)
+    limit = ratio * kept.amax(0) if others else torch.zeros(len(dictionary.sae))
+    peaks = dictionary.peaks_of([fill(t, phrase) for phrase in phrases for t in few])
+    by_phrase = peaks.view(len(phrases), len(few), -1).amax(1)
+    chosen = torch.zeros(len(dictionary.sae), dtype=torch.bool)
+    for own in by_phrase:
         strongest = own.topk(min(top, len(own)))
-        mine = strongest.indices[(strongest.values > 0) & (strongest.values > ratio * limit[strongest.indices])]
-        chosen[mine] = True
-        if not len(mine):
-            mute.append((phrase, strongest.indices[:1]))
-    for phrase, first in mute:
-        # A phrase that says nothing of its own is covered where it has a feature of another phrase.
-        if not bool((peaks.view(len(phrases), len(texts), -1)[phrases.index(phrase)][:, chosen] > 0).any()):
-            near = dictionary.kept[others[int(kept[:, first].argmax())]] if others else "nothing"
+        chosen[strongest.indices[(strongest.values > 0) & (strongest.values > limit[strongest.indices])]] = True
+    for phrase, own in zip(phrases, by_phrase):
+        if not bool((own[chosen] > 0).any()):
+            near = dictionary.kept[others[int(kept[:, own.argmax()].argmax())]] if others else "nothing"
             raise PolicyError(
                 f"guard '{label}': the autoencoder has no feature that '{phrase}' does not share with what is kept, "
                 f"with '{near}' above all: give '{near}' as a prompt too, leave '{phrase}' out, or make an autoencoder "

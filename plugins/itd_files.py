@@ -73,10 +73,14 @@ def make(
     texts = list(dict.fromkeys([*(fill(t, w) for t in settings.templates for w in words), *captions[::2]]))
     apart = [fill(settings.calibration[i % len(settings.calibration)], w) for i, w in enumerate(words)] + captions[1::2]
     check_window(host, [*texts, *apart])
-    folder, tensors, measured = place(cls.name, host, concept, out), {}, {}
+    folder = place(cls.name, host, concept, out)
+    tensors: dict[str, Tensor] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for encoder in encoders_of(host, cls.name):
         if settings.layer >= encoder.depth:
-            raise PolicyError(f"layer {settings.layer}: what leaves {encoder.name} passes {encoder.depth} layers, from 0")
+            raise PolicyError(
+                f"layer {settings.layer}: the denoiser hears of {encoder.name}'s layers 0 to {encoder.depth - 1}"
+            )
         label = f"itd {encoder.name}"
         with progress_bar(f"{label}: reading", len(texts), progress) as tick:
             states = states_behind(encoder, settings.layer, texts, tick)
@@ -150,7 +154,7 @@ def load(artifact: Artifact, encoder: TextEncoder) -> tuple[Dictionary, ItDMakeS
         dictionary = _dictionary(mine, encoder, settings, json.loads(said["kept"]), json.loads(said["apart"]))
         features = torch.zeros(len(dictionary.sae), dtype=torch.bool)
         features[mine["own"].long()] = True
-        width = encoder.module.config.hidden_size
+        width = encoder.hidden
         if len(dictionary.sae.centre) != width or settings.layer >= encoder.depth:
             raise ValueError(f"the encoder is {width} wide and {encoder.depth} layers deep")
         return dictionary, settings, (features, float(made["threshold"][encoder.name]))

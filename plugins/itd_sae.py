@@ -48,7 +48,7 @@ class SAE:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], k: int) -> SAE:
-        """From an artifact's tensors. Raises KeyError for one that is missing, ValueError for shapes that do not fit."""
+        """From an artifact's tensors. Raises KeyError for a missing one, ValueError for shapes that do not fit."""
         encoder, decoder, bias, centre = (tensors[name].float() for name in PARTS)
         if encoder.ndim != 2 or decoder.shape != encoder.shape or (len(bias), len(centre)) != tuple(encoder.shape):
             raise ValueError(f"encoder {tuple(encoder.shape)}, decoder {tuple(decoder.shape)} do not fit together")
@@ -58,7 +58,8 @@ class SAE:
 
     def to(self, device: torch.device) -> SAE:
         """The same on a device."""
-        return SAE(*(t.to(device) for t in (self.encoder, self.decoder, self.bias, self.centre)), self.k)
+        moved = [t.to(device) for t in (self.encoder, self.decoder, self.bias, self.centre)]
+        return SAE(moved[0], moved[1], moved[2], moved[3], self.k)
 
     def __len__(self) -> int:
         return len(self.encoder)

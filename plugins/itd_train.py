@@ -23,6 +23,7 @@ from conceptguard.method import Settings
 from .itd_sae import SAE
 from .spm_state import Snapshot
 
+END = -1  # stands for the end token among ids
 SAVE_EVERY = 250
 AUXILIARY = 1 / 32  # weight of the auxiliary loss, the authors'
 DEAD_AFTER = 100  # steps without being active
@@ -64,8 +65,9 @@ def states_behind(encoder: TextEncoder, layer: int, texts: Sequence[str], tick: 
 
         def keep(states: Tensor, ids: list[list[int]] = ids) -> Tensor:
             for row, own in zip(states, ids):
-                marked = [*own, -1]  # the end token
-                new = [i + 1 for i in range(len(marked)) if (p := tuple(marked[: i + 1])) not in seen and not seen.add(p)]  # type: ignore[func-returns-value]
+                beginnings = [tuple([*own, END][: i + 1]) for i in range(len(own) + 1)]
+                new = [i + 1 for i, beginning in enumerate(beginnings) if beginning not in seen]
+                seen.update(beginnings)
                 first, last = len(own) + 2, row.shape[0]
                 padding = torch.randint(first, last, (2,), generator=random).tolist() if first < last else []
                 found.append(row[[*new, *padding]].float().cpu())

@@ -54,6 +54,7 @@ class TextEncoder:
     tokens, width: which part of an embedding [rows, tokens, width] is its states; None where it gives none
     pooled: which part of a pooled embedding [rows, width] is of it; None where it gives none
     padded: how many positions it sees, padding included; None where padding makes no difference, see ``sees``
+    hidden: how wide its own states are
     """
 
     def __init__(self, pipe: Any, host: Any, place: EncoderPlace, at: int, pooled_at: int):
@@ -71,7 +72,7 @@ class TextEncoder:
         if self.begins:
             self.window = min(self.window, int(self.tokenizer.model_max_length) - 2)
         self._window, self.padded = self.window, place.padded
-        hidden = int(config.hidden_size)
+        self.hidden = hidden = int(config.hidden_size)
         self.tokens = slice(place.start, host.family.readable if place.start == 0 else None)
         self.width = slice(at, at + hidden) if place.states else None
         projected = "Projection" in type(self.module).__name__
