@@ -1,8 +1,8 @@
 """What a sparse autoencoder knows of a concept: its features, and from which score on a text has the concept in it.
 
 A feature is the concept's if it is among the strongest of one of its phrases and clearly weaker in everything that is
-kept. The score of a text is what these features write at its strongest token: per text, whatever the batch and however
-long the text, so that padding a request with other words does not thin it out.
+kept. The score of a text is what these features write at its strongest token, the end included: per text, whatever
+the batch, and not a mean that every other word thins out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from conceptguard.encodings import ordinary_captions
 from conceptguard.errors import PolicyError
 from conceptguard.hosts.text_encoders import TextEncoder
 from conceptguard.making import fill
@@ -28,7 +29,7 @@ Answer = tuple[Tensor | None, Tensor | None]  # states [rows, window + 2, width]
 
 TOP, RATIO = 16, 1.25  # how features are chosen unless a policy says otherwise; see ItDSettings
 WORDINGS = 6  # of the training templates, in which features are looked for
-LEAST_GAP = 0.05  # of the concept's weakest score: the threshold never sinks to the noise below
+LEAST_GAP = 0.02  # of the concept's median score: what is below counts as nothing
 
 
 @dataclass
@@ -116,6 +117,19 @@ def wordings(templates: Sequence[str]) -> list[str]:
     return list(templates[::step][:WORDINGS])
 
 
+def amid(words: Sequence[str], captions: Sequence[str], count: int) -> list[str]:
+    """Each word in ``count`` long texts: before, behind and between ordinary captions."""
+    forms = ("{1}, {0}", "{0}, {1}", "{1}, {0}, {2}", "{1} and {2} with {0}")
+    n = len(captions)
+    return [
+        forms[(i + j) % len(forms)].format(
+            fill("{a}", word), captions[(7 * i + j) % n], captions[(3 * i + 5 * j + 1) % n]
+        )
+        for i, word in enumerate(words)
+        for j in range(count)
+    ]
+
+
 def about(phrases: Sequence[str], text: str) -> bool:
     """Whether a text names a phrase, or a phrase names the text."""
     return any(_within(phrase, text) or _within(text, phrase) for phrase in phrases)
@@ -133,20 +147,24 @@ def features_of(
     """
     others = [i for i, text in enumerate(dictionary.kept) if not about(phrases, text)]
     kept, few = dictionary.peaks[others], wordings(templates)
-    limit = ratio * kept.amax(0) if others else torch.zeros(len(dictionary.sae))
+    limit = kept.amax(0) if others else torch.zeros(len(dictionary.sae))
     peaks = dictionary.peaks_of([fill(t, phrase) for phrase in phrases for t in few])
     by_phrase = peaks.view(len(phrases), len(few), -1).amax(1)
     chosen = torch.zeros(len(dictionary.sae), dtype=torch.bool)
-    for own in by_phrase:
-        strongest = own.topk(min(top, len(own)))
-        chosen[strongest.indices[(strongest.values > 0) & (strongest.values > limit[strongest.indices])]] = True
     for phrase, own in zip(phrases, by_phrase):
-        if not bool((own[chosen] > 0).any()):
-            near = dictionary.kept[others[int(kept[:, own.argmax()].argmax())]] if others else "nothing"
+        for bar in (ratio * limit, limit):  # what the encoder hardly tells from something kept has less to choose from
+            strongest = own.masked_fill(own <= bar, 0.0).topk(min(top, len(own)))
+            mine = strongest.indices[strongest.values > 0]
+            if len(mine):
+                break
+        chosen[mine] = True
+        if not len(mine):
+            best = (own / (limit + 1e-6)).argmax()
+            near = [dictionary.kept[i] for i, peak in zip(others, kept[:, best]) if float(peak) >= own[best]]
             raise PolicyError(
-                f"guard '{label}': the autoencoder has no feature that '{phrase}' does not share with what is kept, "
-                f"with '{near}' above all: give '{near}' as a prompt too, leave '{phrase}' out, or make an autoencoder "
-                "with both among its words"
+                f"guard '{label}': to this autoencoder '{phrase[:60]}' is like {', '.join(map(repr, near[:6]))}"
+                f", which {'is' if len(near) == 1 else 'are'} kept: if it is the same thing, give that as prompts too; "
+                "else leave this one out, or make an autoencoder with more features"
             )
     return chosen
 
@@ -163,18 +181,31 @@ class Threshold:
 def threshold_of(
     dictionary: Dictionary, phrases: Sequence[str], calibration: Sequence[str], features: Tensor
 ) -> Threshold:
-    """Half-way, on a logarithmic scale, between what is kept and the weakest text of the concept; where they overlap,
-    just below that text, as the authors do. On wordings that neither training nor features have seen.
+    """Where fewest calibration texts are on the wrong side: wordings that neither training nor features have seen, short
+    and amid other words.
     """
-    own = dictionary.scores_of([fill(t, phrase) for phrase in phrases for t in calibration], features)
+    texts = [fill(t, phrase) for phrase in phrases for t in calibration]
+    own = dictionary.scores_of([*texts, *amid(phrases, ordinary_captions()[1::2], 4)], features)
     others = [i for i, text in enumerate(dictionary.apart) if not about(phrases, text)]
     codes = Codes(dictionary.codes.index[others], dictionary.codes.value[others])
     kept = score(dictionary.sae, codes, features) if others else torch.zeros(1)
-    weakest, strongest = float(own.min()), float(kept.max())
-    value = 0.99 * weakest
-    if strongest < weakest:
-        value = (weakest * max(strongest, LEAST_GAP * weakest)) ** 0.5
+    value = between(own, kept)
     return Threshold(value, _share(own < value), _share(kept >= value))
+
+
+def between(own: Tensor, kept: Tensor) -> float:
+    """Where the shares of ``own`` [n] below and of ``kept`` [m] above add up to the least, half-way on a logarithmic
+    scale to the next scores: of several such places the widest gap. The authors take 0.99 of the least of ``own``,
+    which one odd text pulls down to anything.
+    """
+    floor = max(LEAST_GAP * float(own.median()), 1e-6)
+    scores = torch.cat([own, kept, own.new_tensor([0.0])]).clamp_min(floor).unique()
+    if len(scores) == 1:
+        return float(scores[0])
+    middles = (scores[:-1] * scores[1:]).sqrt()
+    wrong = (own < middles.view(-1, 1)).float().mean(1) + (kept >= middles.view(-1, 1)).float().mean(1)
+    gaps = (scores[1:] / scores[:-1]).masked_fill(wrong > wrong.min() + 1e-6, 0.0)
+    return float(middles[gaps.argmax()])
 
 
 def _share(hits: Tensor) -> float:
@@ -209,7 +240,8 @@ class Own:
             sizes = written(sae, codes, self.features)
             active = codes.only(self.features.to(codes.index.device)) > 0
             for row, size, index, mine in zip(part, sizes, codes.index, active):
-                tokens = [token for token, s in zip(row, size.tolist()) if s >= self.threshold]
+                told = size[: len(row)].tolist()
+                tokens = [token for token, s in zip(row, told) if s and s >= 0.5 * max(told)]
                 words = encoder.words(list(dict.fromkeys(tokens)))
                 numbers = sorted(set(index[mine].tolist()))
                 found.append(Found(float(size.max()) / max(self.threshold, 1e-12), words, numbers))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import clip_tokenizer, tiny_sd
 
 from conceptguard.errors import GuardError
+from conceptguard.hosts import host_for
+from conceptguard.plugins import method
 from conceptguard.testing import Bench, Case, NotApplicable, contract_checks, contract_tests
 
 _OPENS = "a cigarette"
@@ -24,6 +29,26 @@ _SAFREE = {"method": "safree", "alpha": 0.0, "schedule": False}
 
 test_safree = contract_tests(lambda: _case(**_SAFREE, positions="all"))
 test_safree_schedule = contract_tests(lambda: _case(**{**_SAFREE, "schedule": True}, positions="all", t0=-100.0))
+
+
+@cache
+def _autoencoder() -> tuple[Any, Any]:
+    """A small one on a random encoder, and the folder that it lives in as long as this module does."""
+    home = tempfile.TemporaryDirectory()
+    made = method("itd").make(
+        host_for(tiny_sd(clip_tokenizer())), _CONCEPT, Path(home.name), preserve=["an apple", "a dog", "a house"],
+        features=128, k=4, steps=200, progress=False,
+    )  # fmt: skip
+    return made, home
+
+
+def _itd_case(**guard: Any) -> Case:
+    pipe = tiny_sd(clip_tokenizer())
+    return Case({"method": "itd", "artifact": str(_autoencoder()[0].folder), **guard}, opens=_OPENS, load=lambda: pipe)
+
+
+test_itd = contract_tests(_itd_case)
+test_itd_of_another_concept = contract_tests(lambda: _itd_case(concept=_CONCEPT))
 
 _GUIDANCE = {
     "sld": {"method": "sld"},

@@ -152,7 +152,9 @@ def test_kept_apart_wordings_are_told_apart(pipe: Any) -> None:
     that the model can draw besides."""
     suite = load_suite("emoji-sd")
     dictionary, _, (features, threshold) = load(default_registry().load(SHIPPED), host_for(pipe).encoders()[0])
-    texts = [t.format(thing=it.thing, noun=it.name, style="noto") for it in suite.objects for t in suite.judge_templates]
+    texts = [
+        t.format(thing=it.thing, noun=it.name, style="noto") for it in suite.objects for t in suite.judge_templates
+    ]
     named = [it.name in TEN for it in suite.objects for _ in suite.judge_templates]
     found = (dictionary.scores_of(texts, features) >= threshold).tolist()
     wrong = [text for text, has, ought in zip(texts, found, named) if has != ought]
@@ -209,7 +211,9 @@ def test_any_concept_without_training(pipe: Any) -> None:
 
 def test_two_concepts_of_one_prompt_add_up_in_any_order(pipe: Any) -> None:
     """No guard takes the other one's change back."""
-    one, two = ({"method": "itd", "artifact": SHIPPED, "concept": {"name": n, "prompts": [n]}} for n in ("pistol", "key"))
+    one, two = (
+        {"method": "itd", "artifact": SHIPPED, "concept": {"name": n, "prompts": [n]}} for n in ("pistol", "key")
+    )
     prompt = ["a pistol and a key"]
     results = []
     for guards in ([one, two], [two, one], [one], [two]):
@@ -239,7 +243,7 @@ def test_strength_and_reconstruction(pipe: Any) -> None:
         ({"deactivate": False, "classify": False}, "nothing would be guarded"),
         ({"classify": False, "refuse": True}, "refuse needs the classifier"),
         ({"concept": {"name": "x", "prompts": []}}, "needs prompts"),
-        ({"concept": {"name": "x", "prompts": ["lager"]}}, r"does not share with what is kept.*give 'beer"),
+        ({"concept": {"name": "x", "prompts": ["lager"]}}, "to this autoencoder 'lager' is like .*'beer'.* kept"),
         ({"multiplier": 2}, "multiplier"),
         ({"multiplyer": 2}, "did you mean 'multiplier'"),
     ],
@@ -260,7 +264,7 @@ def test_other_artifacts_and_encoders(pipe: Any, tokenizer: Any) -> None:
 
     with pytest.raises(ArtifactError, match="no autoencoder for text_encoder"):
         conceptguard.attach(pipe, {"guards": [{"method": "itd", "artifact": "emoji-sd/uce/beer"}]})
-    with pytest.raises(PolicyError, match="text_encoder_3 .*T5EncoderModel.*works on CLIP"):
+    with pytest.raises(PolicyError, match=r"text_encoder_3 .*T5EncoderModel.*works on CLIP"):
         method("itd").make(host_for(tiny_sd3(tokenizer)), "x", Path("nowhere"), progress=False)
 
 
