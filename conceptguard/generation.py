@@ -10,6 +10,13 @@ import torch
 
 TIMESTEPS = 1000  # of every noise schedule that diffusers' pipelines use
 Branch = Literal["conditional", "negative", "unconditional"]
+# (rows, loss) -> (maps, gradient); see ``Conditions.attend``
+Attend = Callable[[Sequence[int], Callable[[torch.Tensor], torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
+
+
+def noise_at(timestep: torch.Tensor | float) -> float:
+    """Where on the noise schedule this is, from 1, nothing but noise, to 0; timesteps count to 1,000."""
+    return float(torch.as_tensor(timestep).max()) / TIMESTEPS
 
 
 @dataclass
@@ -131,6 +138,13 @@ class Conditions(Drawn):
     conditioned now: one tuple of [rows, channels, height, width] a block. None where the denoiser is no UNet
     skip_changes: what guards make of these features in this call, see ``change_skips``
     separate: whether guidance takes a call for each branch, so that the other one's rows are not in this call
+    latents: [rows, ...] as the denoiser is given them, without what some models are given beside; None where a host
+    cannot move them
+    last: the timestep with which this schedule ends
+    moves: what guards add to the latents, as these; None while nobody did
+    attend: (rows, loss) -> (maps, gradient): the cross-attention of the model itself, without any guard, for these rows
+    as the caller gave them. maps: [rows, positions, tokens], the mean over heads and over the layers whose resolution
+    is nearest to 16 x 16; loss: maps -> [rows]; gradient: of the loss with respect to the latents, as ``latents[rows]``
     """
 
     texts: list[str | None]
@@ -143,6 +157,16 @@ class Conditions(Drawn):
     skips: Callable[[Sequence[int]], list[Skips]] | None = None
     skip_changes: list[SkipChange] = field(default_factory=list)
     separate: bool = False
+    timestep: torch.Tensor | float = float("nan")
+    latents: torch.Tensor | None = None
+    last: float = 0.0
+    moves: torch.Tensor | None = None
+    attend: Attend | None = None
+
+    @property
+    def noise(self) -> float:
+        """See ``noise_at``."""
+        return noise_at(self.timestep)
 
     def change(self, rows: list[int], embeds: torch.Tensor, pooled: torch.Tensor | None = None) -> None:
         """Other embeddings [rows, tokens, width] for some rows; the caller's own tensors stay as they are."""
@@ -155,6 +179,17 @@ class Conditions(Drawn):
     def change_skips(self, rows: Sequence[int], changes: Mapping[int, Callable[[Skips], Skips]]) -> None:
         """Other skip features for some rows at up blocks by number, from those that the guarded call itself has."""
         self.skip_changes.append(SkipChange(list(rows), changes))
+
+    def move(self, rows: list[int], by: torch.Tensor) -> None:
+        """Add ``by``, as ``latents[rows]``, to what these rows are denoised from, and to what the sampler steps from.
+
+        The rows that guidance takes them away from follow. Moves of several guards add up, each of them made from the
+        latents as they came, so that their order does not matter. Raises ValueError where a host cannot.
+        """
+        if self.latents is None:
+            raise ValueError("the sampler of this host cannot be moved")
+        self.moves = torch.zeros_like(self.latents) if self.moves is None else self.moves
+        self.moves[rows] += by.to(self.moves)
 
 
 @dataclass
@@ -180,8 +215,8 @@ class Step(Drawn):
 
     @property
     def noise(self) -> float:
-        """Where on the noise schedule this is, from 1, nothing but noise, to 0; timesteps count to 1,000."""
-        return float(torch.as_tensor(self.timestep).max()) / TIMESTEPS
+        """See ``noise_at``."""
+        return noise_at(self.timestep)
 
 
 @dataclass

@@ -40,6 +40,14 @@ def load_model(name: str, **options: Any) -> Any:
     return pipe
 
 
+def image_to_image(pipe: Any) -> Any:
+    """The same model, sharing its weights, as a pipeline that starts from a picture."""
+    with _quiet():
+        from diffusers import AutoPipelineForImage2Image
+
+        return AutoPipelineForImage2Image.from_pipe(pipe)
+
+
 def pick_device(name: str | None = None) -> str:
     """``name``, or the best there is: cuda, mps, cpu. Raises RegistryError when the named one is not here."""
     import torch

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..registry import Artifact
     from ..session import Session
     from .denoiser import Denoiser
+    from .noise_levels import NoiseLevels
     from .text_encoders import TextEncoder
 
 
@@ -62,6 +63,12 @@ class Host(Protocol):
 
     def denoiser(self) -> Denoiser:
         """The denoiser as a plain function with its noise schedule, for methods that learn."""
+
+    def noise_levels(self) -> NoiseLevels:
+        """How much picture and how much noise latents hold at a timestep."""
+
+    def attends(self) -> bool:
+        """Whether ``Conditions.attend`` is there: attention to text that can be read token by token."""
 
     def attach(self, session: Session) -> None:
         """Route the host's generation through the session. Raises SessionError when it already goes through one."""

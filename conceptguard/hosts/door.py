@@ -6,7 +6,7 @@ So embeddings and custom loops are guarded like text, and a classic pipeline lik
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from ..banks import running
 from ..errors import GuardError, Refused
 from ..generation import Branch, Conditions, Encoded, Moment, Skips
+from .attention_maps import cross_attentions
+from .denoiser_call import DenoiserCall, latents_of, with_latents
+from .sampler_state import SamplerState
 from .skips import change, recorded
 
 if TYPE_CHECKING:
     from ..session import Session
     from .families import Family
     from .prompts import Memory, Seen
-
-_NOT_ROWS = ("txt_ids", "img_ids")  # positions, the same for every row
 
 
 class Door:
@@ -31,6 +32,7 @@ class Door:
     model: the denoiser; name: whose it is, for messages
     away: rows of a call -> for each whether it stands where the caller puts what a picture is drawn away from, None
     where nobody knows
+    scheduler: gives the scheduler that steps from what the denoiser predicts
     """
 
     def __init__(
@@ -40,10 +42,13 @@ class Door:
         memory: Memory,
         name: str,
         away: Callable[[int], list[bool | None]],
+        scheduler: Callable[[], Any],
     ):
         self._model, self._family, self._memory, self._name, self._away = model, family, memory, name, away
         plain: Any = getattr(model, "_orig_mod", model)
         self._arguments = list(inspect.signature(type(plain).forward).parameters)
+        self._scheduler, self._state = scheduler, SamplerState()
+        self.attends = family.denoiser == "unet" and bool(cross_attentions(model))
         self._session: Session | None = None
         self._handles: list[Any] = []
         self._skip_handles: list[Any] = []
@@ -64,6 +69,7 @@ class Door:
             handle.remove()
         self._handles.clear()
         self._leave_skips()
+        self._state.clear()
         self._rows.clear()
         self._last.clear()
         self._session = None
@@ -71,7 +77,13 @@ class Door:
     def forget(self) -> None:
         """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor."""
         self._leave_skips()
+        self._state.clear()
         self._last.clear()
+
+    def check_stepped(self) -> None:
+        """Raises GuardError where latents were moved at the end of a pipeline call and no step was made from them."""
+        if self._state.pending():
+            raise GuardError("a guard moved the latents, and the pipeline's scheduler never stepped from them")
 
     @property
     def session(self) -> Session:
@@ -108,40 +120,67 @@ class Door:
             self._read(embeds, pooled)
             self._last = given
 
+        time, sample = self._time(args, kwargs), self._argument(self._family.sample, args, kwargs)
+        latents = latents_of(self._model, sample)
+        call = DenoiserCall(self._family, module, args, kwargs, self)
+
         def conditions(guidance: float | None, moment: Moment) -> Conditions:
             texts, asked = zip(*((s.text, s.prompts) if s else (None, None) for s, _ in self._rows))
             branches = [branch for _, branch in self._rows]
-            made = Conditions(list(texts), list(asked), embeds, pooled, branches, guidance, moment)
-            made.separate = self._family.separate
+            schedule = self._scheduler().timesteps
+            made = Conditions(
+                list(texts), list(asked), embeds, pooled, branches, guidance, moment, separate=self._family.separate,
+                timestep=time, latents=latents, last=0.0 if schedule is None else float(schedule[-1]),
+                attend=call.attend if self.attends else None,
+            )  # fmt: skip
             if hasattr(module, "up_blocks"):
-                made.skips = lambda rows: self._skips(module, args, kwargs, made, list(rows))
+                made.skips = lambda rows: self._skips(module, call, made, list(rows))
             return made
 
         self._leave_skips()
-        safe = self.session.before_denoise(self._time(args, kwargs), conditions)
-        if safe is not None and safe.skip_changes:
+        safe = self.session.before_denoise(time, conditions)
+        if safe is None:
+            return None
+        if safe.skip_changes:
             self._skip_handles = change(module, safe.skip_changes)
-        if safe is None or (safe.embeds is embeds and safe.pooled is pooled):
+        by = None
+        if safe.moves is not None or self._state.pending():
+            now, images = float(torch.as_tensor(time).max()), self._images(safe, latents)
+            by = self._state.move(self._scheduler(), now, latents, safe.moves, images)
+        if safe.embeds is embeds and safe.pooled is pooled and by is None:
             return None
         if safe.pooled is not pooled:
             held = {**(holder or {}), path[1]: safe.pooled} if len(path) == 2 else safe.pooled
             args, kwargs = self._changed(path[0], held, args, kwargs)
+        if by is not None:
+            args, kwargs = self._changed(self._family.sample, with_latents(sample, latents + by), args, kwargs)
         return self._changed("encoder_hidden_states", safe.embeds, args, kwargs)
 
-    def _skips(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], given: Conditions, rows: list[int]
-    ) -> list[Skips]:
+    def _skips(self, module: nn.Module, call: DenoiserCall, given: Conditions, rows: list[int]) -> list[Skips]:
         if self.session.host.compiled():
             raise GuardError("a compiled model's skip connections cannot be read: leave it uncompiled")
         pooled = None if given.pooled is None else given.pooled[rows]
         with recorded(module) as found:
-            self._denoise(module, args, kwargs, Encoded(given.embeds[rows], [], pooled), rows)
+            call.denoise(Encoded(given.embeds[rows], [], pooled), rows)
         return found
 
     def _leave_skips(self) -> None:
         for handle in self._skip_handles:
             handle.remove()
         self._skip_handles = []
+
+    def _images(self, conditions: Conditions, latents: Tensor) -> list[int]:
+        """For each row of which image it is. Of a caller's own loop only what guidance takes apart is known."""
+        rows, half = range(len(latents)), len(latents) // 2
+        if conditions.guidance_scale is not None:
+            guided = conditions.guidance_scale > 1 and not self._family.separate  # which a distilled model ignores
+            both = guided and torch.equal(latents[:half], latents[half:])
+            return [row % half if both else row for row in rows]
+        found = list(rows)
+        for row, other in conditions.away_from().items():
+            if other is not None:
+                found[row] = other
+        return found
 
     def _read(self, embeds: Tensor, pooled: Tensor | None) -> None:
         """Gates for the conditions that reached the denoiser. The pipelines pass one tensor at every step: once a call,
@@ -172,11 +211,9 @@ class Door:
         latents = self._argument(self._family.sample, args, kwargs)
         prediction = output[0]
 
-        def denoise(conditions: Encoded, rows: Sequence[int]) -> Tensor:
-            return self._denoise(module, args, kwargs, conditions, list(rows))
-
+        call = DenoiserCall(self._family, module, args, kwargs, self)
         changed = self.session.after_denoise(
-            self._time(args, kwargs), latents, prediction, denoise, self._family.separate, self._resting
+            self._time(args, kwargs), latents, prediction, call.denoise, self._family.separate, self._resting
         )
         if changed is prediction:
             return None
@@ -193,43 +230,7 @@ class Door:
                 return True
         return False
 
-    @torch.no_grad()
-    def _denoise(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], conditions: Encoded, rows: list[int]
-    ) -> Tensor:
-        """Some rows of this call of the denoiser again, under other conditions, with every guard out of the way."""
-        call = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-        del call["self"]
-        call.update(call.pop("kwargs", {}))
-        sample = call[self._family.sample]
-        embeds, tokens = conditions.embeds.to(sample), call["encoder_hidden_states"].shape[1]
-        if embeds.shape[1] < tokens:
-            raise GuardError(
-                f"this call reads {tokens} tokens a prompt, the guards' own texts are {embeds.shape[1]} long: give a "
-                "smaller max_sequence_length"
-            )
-        call = {name: value if name in _NOT_ROWS else _pick(value, rows, len(sample)) for name, value in call.items()}
-        call["encoder_hidden_states"] = embeds[:, :tokens].expand(len(rows), -1, -1)
-        if conditions.pooled is not None and (path := self._family.pooled):
-            pooled = conditions.pooled.to(sample).expand(len(rows), -1)
-            call[path[0]] = {**call[path[0]], path[1]: pooled} if len(path) == 2 else pooled
-        token = running.set(self)
-        try:
-            # Never compiled: each number of rows would be another graph.
-            return module._call_impl(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
-        finally:
-            running.reset(token)
-
 
 def _version(tensor: Tensor | None) -> int | None:
     """The same tensor may be written to."""
     return None if tensor is None or tensor.is_inference() else tensor._version
-
-
-def _pick(value: Any, rows: list[int], total: int) -> Any:
-    """Some rows of whatever goes into the denoiser: of tensors with one entry per row, also in lists and dicts."""
-    if isinstance(value, Tensor) and value.ndim and len(value) == total:
-        return value[rows]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_pick(v, rows, total) for v in value)
-    return {k: _pick(v, rows, total) for k, v in value.items()} if isinstance(value, dict) else value

@@ -25,6 +25,7 @@ from .denoiser import Denoiser
 from .door import Door
 from .encoder_gates import EncoderGates
 from .families import Family
+from .noise_levels import NoiseLevels
 from .text_encoders import TextEncoder, as_one, is_clip, text_encoders
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class PipelineHost:
         self._session: Session | None = None
         self._handles: list[Any] = []
         self._memory = prompts.Memory()
-        self._door = Door(self.model, family, self._memory, self.name, self._away)
+        self._door = Door(self.model, family, self._memory, self.name, self._away, lambda: pipe.scheduler)
         self._encode_prompt = encode_prompt
         takes = inspect.signature(encode_prompt).parameters
         # Of the several prompts those that it knows; one row a text, and no guidance where it can be turned off.
@@ -156,6 +157,14 @@ class PipelineHost:
             raise SessionError(f"{self.name} has no UNet: artifacts are made on Stable Diffusion 1.x, 2.x and SDXL")
         return Denoiser(self.pipe)
 
+    def noise_levels(self) -> NoiseLevels:
+        """How much picture and how much noise latents hold at a timestep of the pipeline's schedule."""
+        return NoiseLevels(self.pipe.scheduler)
+
+    def attends(self) -> bool:
+        """Whether the denoiser's attention to text can be read, token by token: a UNet's can."""
+        return self._door.attends
+
     # Routing.
 
     def attach(self, session: Session) -> None:
@@ -227,7 +236,9 @@ class PipelineHost:
         self._door.forget()
         self._memory.begin()
         try:
-            return draw()
+            result = draw()
+            self._door.check_stepped()
+            return result
         finally:
             self._door.forget()
 

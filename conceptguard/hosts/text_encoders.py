@@ -150,8 +150,8 @@ class TextEncoder:
     ) -> tuple[Tensor | None, Tensor | None]:
         """The same, padded to the whole window as the pipelines pad, with other states behind one of CLIP's layers.
 
-        change: the states that leave the layer, [rows, window + 2, width] -> what the next layer is given; called once
-        for up to 512 rows, in their order. Gives (states [rows, window + 2, width], pooled).
+        change: the states that leave the layer, [rows, window + 2, width] -> what the next layer is given; called with
+        as many rows at a time as are read at a time, in their order. Gives (states [rows, window + 2, width], pooled).
         """
         begin, end, pad = (getattr(self.tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad"))
         rows = torch.tensor([[begin, *row, end, *[pad] * (self.window - len(row))] for row in ids])
@@ -165,7 +165,7 @@ class TextEncoder:
         # Before any other hook: those by which transformers collects hidden states must see what is changed.
         handle = self._layers()[layer].register_forward_hook(changed, prepend=True)
         try:
-            parts = [self._read(rows[i : i + _ROWS].to(self.device), {}) for i in range(0, len(rows), _ROWS)]
+            parts = [self._read(part.to(self.device), {}) for part in rows.split(max(1, _POSITIONS // rows.shape[1]))]
         finally:
             handle.remove()
             running.reset(token)
