@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ _CONCEPT = {"name": "cigarette", "prompts": ["a cigarette", "smoking"]}
 def _case(**guard: Any) -> Case:
     pipe = tiny_sd(clip_tokenizer())
     return Case({"concept": _CONCEPT, **guard}, opens=_OPENS, load=lambda: pipe)
+
+
+def _apart(**guard: Any) -> Case:
+    return replace(_case(**guard), opens="a cigarette and a dog")
 
 
 # On a random encoder the authors' thresholds mean nothing: any token farther from the concept is a trigger.
@@ -98,3 +103,9 @@ def test_guidance_off_is_an_error_where_the_guard_opens_and_nowhere_else(guard: 
         with pytest.raises(GuardError, match="needs classifier-free guidance"):
             bench.attempt([_OPENS], guidance_scale=1.0)
         assert bench.attempt(["a red apple"], guidance_scale=1.0).equal(bare)
+
+
+# A-STAR needs something to keep the concept from; a random encoder's attention is flat, so the latents go far.
+_ASTAR = {"method": "astar", "scale": 8.0}
+test_astar = contract_tests(lambda: _apart(**_ASTAR))
+test_magicmix = contract_tests(lambda: replace(_case(method="magicmix"), steps=6))
