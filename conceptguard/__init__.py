@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .errors import ConceptGuardError
     from .hookspecs import hookimpl
+    from .language import LanguageSession, logits_processor
     from .method import Method, Settings
     from .models import load_model
     from .policy import Policy, load_policy
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ConceptGuardError": "errors",
+    "LanguageSession": "language",
     "Method": "method",
     "Policy": "policy",
     "Session": "session",
@@ -27,10 +29,11 @@ _HOME = {
     "hookimpl": "hookspecs",
     "load_model": "models",
     "load_policy": "policy",
+    "logits_processor": "language",
 }
 __all__ = [
-    "ConceptGuardError", "Method", "Policy", "Session", "Settings",
-    "attach", "hookimpl", "load_model", "load_policy",
+    "ConceptGuardError", "LanguageSession", "Method", "Policy", "Session", "Settings",
+    "attach", "hookimpl", "load_model", "load_policy", "logits_processor",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     import typer
 
+    from .decoding import Asked, Decoding, Sentence
     from .generation import Conditions, Images, Prompts, Step
     from .lowrank import LayerIndex, Terms
     from .method import Method
@@ -58,9 +59,21 @@ class Generation:
         """After decoding: add verdicts about images in [0, 1]."""
 
     @hookspec
-    def process_logits(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor | None:
-        """Every token: ids [rows, tokens], scores [rows, vocabulary]; return changed scores or None."""
+    def read_prompt(self, asked: Asked) -> None:
+        """Once per generation of text, before its first token: read the prompts, tell how, or raise ``Refused``."""
+
+    @hookspec
+    def process_logits(self, decoding: Decoding) -> None:
+        """Every token: forbid, penalise or force tokens, row by row."""
+
+    @hookspec
+    def check_sentence(self, sentence: Sentence) -> None:
+        """Every finished sentence of a text, before it leaves: reject it, and the row goes another way."""
 
     @hookspec
     def hidden_states(self, name: str, states: torch.Tensor) -> torch.Tensor | None:
         """Every forward pass, at the layers a guard names: [rows, tokens, width]; return changed states or None."""
+
+
+GENERATION = frozenset(name for name in vars(Generation) if not name.startswith("_"))
+TEXT = frozenset({"read_prompt", "process_logits", "check_sentence"})  # what language models call; the rest draw

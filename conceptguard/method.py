@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .gates import Gate
-    from .hosts import Host
+    from .hosts import Host, TextHost
     from .policy import Guard
     from .receipt import Act
     from .registry import Artifact
@@ -43,9 +43,10 @@ class Method:
     Settings: ClassVar[type[BaseModel]] = Settings
     MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults
     settings: Any  # an instance of the method's own Settings
+    host: Any  # hosts.Host, or hosts.TextHost where text is generated
     act: Act
 
-    def __init__(self, guard: Guard, artifact: Artifact | None, host: Host):
+    def __init__(self, guard: Guard, artifact: Artifact | None, host: Host | TextHost):
         self.guard, self.artifact, self.host = guard, artifact, host
         # An artifact brings the settings it was measured with; the policy has the last word.
         brought = artifact.manifest.settings if artifact else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from .errors import ConceptGuardError, PolicyError
-from .hookspecs import Generation, SetUp
+from .hookspecs import GENERATION, Generation, SetUp
 
 if TYPE_CHECKING:
     from .method import Method
@@ -56,6 +56,11 @@ def methods() -> dict[str, type[Method]]:
                     f"method '{method.name}' is offered by {other.__module__} and by {method.__module__}: uninstall one"
                 )
     return dict(sorted(found.items()))
+
+
+def hooks(method: type[Method]) -> frozenset[str]:
+    """The generation hooks that a method implements."""
+    return frozenset(n for n in GENERATION if getattr(getattr(method, n, None), "conceptguard_impl", None))
 
 
 def method(name: str) -> type[Method]:

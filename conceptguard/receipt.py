@@ -9,11 +9,45 @@ from .generation import Verdict
 
 
 @dataclass
+class Reading:
+    """How a guard read a prompt. prompt: which of ``Receipt.rows``; score: in [0, 1] where it has one."""
+
+    prompt: int
+    label: str
+    score: float | None = None
+
+
+@dataclass
+class Touch:
+    """Tokens that a guard forbade, penalised or forced where they, or others, were within reach.
+
+    row: of that call; under beam search rows change places
+    position: of the token in the row's text, from 0, the prompt not counted
+    """
+
+    row: int
+    position: int
+    tokens: list[str]
+    change: str
+
+
+@dataclass
+class TakenBack:
+    """A sentence that was unsaid. position: of its first token; what it said is not kept."""
+
+    row: int
+    position: int
+    label: str
+    score: float
+
+
+@dataclass
 class Act:
     """One guard in one generation.
 
     gates: how far it was open, per row of ``Receipt.rows``; steps: the denoiser calls in which its terms ran
     layers: how many layers carry its terms; notes: what else it did, in its own words
+    readings, touched, taken_back: of a language model's prompts, tokens and sentences
     """
 
     guard: str
@@ -22,6 +56,9 @@ class Act:
     gates: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    touched: list[Touch] = field(default_factory=list)
+    taken_back: list[TakenBack] = field(default_factory=list)
 
 
 @dataclass

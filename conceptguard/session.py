@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
-from . import plugins
 from .actions import act
 from .banks import Banks, running
-from .errors import ConceptGuardError, GuardError, Refused, SessionError
+from .errors import GuardError, Refused
 from .gates import GateBank
 from .generation import Branch, Conditions, Drawn, Encoded, Images, Moment, Prompts, Step
-from .hosts import host_for
-from .method import Method
-from .policy import Guard, Policy, load_policy
+from .hookspecs import GENERATION, TEXT
+from .hosts import Host, host_for, is_text
+from .policy import Policy, load_policy
 from .receipt import Act, Receipt, Row
-from .registry import default_registry
+from .roster import Roster
+
+if TYPE_CHECKING:
+    from .language import LanguageSession
 
 
-class Session:
+class Session(Roster):
     """The guards of one policy at work on one host. Made by ``attach``; a context manager that detaches.
 
     ``receipt`` is the record of the last generation, ``methods`` the guards in the order of the policy.
     """
 
+    host: Host
+    calls = GENERATION - TEXT
+
     def __init__(self, target: Any, policy: Policy):
-        self.policy = policy
-        self.host = host_for(target)
-        self.attached = False
-        self._lock = threading.RLock()
-        self._manager = plugins.session_manager()
-        self.methods: list[Method] = []
+        super().__init__(host_for(target), policy)
         self._gate_banks: dict[str, GateBank] = {}
         self._guidance: float | None = None
         self._moment, self._now = Moment(), float("nan")
@@ -44,11 +42,6 @@ class Session:
         self._open: list[Act] = []
         self._told: dict[tuple[tuple[str | None, str | None], ...], list[list[float]]] = {}
         self.layers = self.host.layers()
-        for guard in policy.guards:
-            self.methods.append(self._load(guard))
-        for i, method in reversed(list(enumerate(self.methods))):
-            # Pluggy calls the last registered first; a policy is read from the top.
-            self._manager.register(method, name=f"{i}: {method.guard.label}")
         place = {id(method): i for i, method in enumerate(self.methods)}
         found = [(place[id(terms.owner)], terms) for terms in self._call("cross_attention", layers=self.layers)]
         self._terms = sorted(found, key=lambda pair: pair[0])
@@ -62,34 +55,10 @@ class Session:
             raise
         self.attached = True
 
-    def _load(self, guard: Guard) -> Method:
-        artifact = default_registry().load(guard.artifact) if guard.artifact else None
-        if artifact is not None:
-            self.host.check_base(artifact)
-        try:
-            return plugins.method(guard.method)(guard, artifact, self.host)
-        except ConceptGuardError:
-            raise
-        except Exception as error:
-            raise _failed(guard, error) from error
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.attached:
-            self.detach()
-
     def detach(self) -> None:
         """Remove every hook and reference from the host. Raises SessionError when already detached."""
-        if not self.attached:
-            raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
-        with self._lock:
-            self.attached = False
-            self.host.detach()
-            self.banks.detach()
-            for plugin in list(self._manager.get_plugins()):
-                self._manager.unregister(plugin)
+        super().detach()
+        self.banks.detach()
 
     # What the host calls, in the order of one generation.
 
@@ -114,9 +83,7 @@ class Session:
         self._moment, self._now = Moment(), float("nan")
         device, dtype = self.host.device_dtype()
         self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
-        for method in self.methods:
-            method.act = Act(method.guard.label, method.guard.strength)
-        self.receipt.acts = [method.act for method in self.methods]
+        self.receipt.acts = self.acts()
         for i, terms in self._terms:
             self.receipt.acts[i].layers = len(terms.factors)
 
@@ -137,10 +104,6 @@ class Session:
     def guidance_scale(self) -> float | None:
         """Of the running pipeline call; None outside of one."""
         return self._guidance
-
-    def has(self, hook: str) -> bool:
-        """Whether any active guard implements a hook."""
-        return bool(getattr(self._manager.hook, hook).get_hookimpls())
 
     def encode_prompt(self, prompts: Prompts) -> None:
         """Let every guard see every condition of the call."""
@@ -272,20 +235,6 @@ class Session:
             )
         return values
 
-    def _call(self, hook: str, **arguments: Any) -> list[Any]:
-        """Call a hook on every guard. Whatever one raises stops the generation and names the guard."""
-        try:
-            return getattr(self._manager.hook, hook)(**arguments)
-        except ConceptGuardError:
-            raise
-        except Exception as error:
-            raise _failed(self._culprit(error), error) from error
-
-    def _culprit(self, error: Exception) -> Guard | None:
-        """The guard whose frame is the innermost one on the way to the error."""
-        frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        return next((f.guard for f in reversed(frames) if any(f is m for m in self.methods)), None)
-
 
 def _couple(gate: Tensor, branches: Sequence[Branch | None]) -> None:
     """The official SPM inference opens the unconditional branch as far as the conditional one. gate: [rows]."""
@@ -294,17 +243,24 @@ def _couple(gate: Tensor, branches: Sequence[Branch | None]) -> None:
         gate[:half] = gate[half:]
 
 
-def _failed(guard: Guard | None, error: Exception) -> GuardError:
-    named = f"guard '{guard.label}'" if guard else "a guard"
-    return GuardError(
-        f"{named} failed ({type(error).__name__}: {error}); nothing was generated: mend it or take it out of the policy"
-    )
+@overload
+def attach(target: tuple[Any, Any], policy: str | Path | Mapping[str, Any] | Policy) -> LanguageSession: ...
 
 
-def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Session:
-    """Attach a policy to a classic or modular diffusers pipeline: a context manager, or call ``detach`` yourself.
+@overload
+def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Session: ...
 
+
+def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Roster:
+    """Attach a policy to a diffusers pipeline, classic or modular, a transformers text pipeline, or (model, tokenizer).
+
+    Gives a ``Session``, or a ``LanguageSession`` for text. Use it as a context manager, or call ``detach`` yourself.
     Raises PolicyError, RegistryError, ArtifactError or BaseMismatch when a guard cannot be loaded or does not fit:
-    nothing is attached then. Raises SessionError when the pipeline is already guarded.
+    nothing is attached then. Raises SessionError when the target is already guarded.
     """
-    return Session(target, load_policy(policy))
+    loaded = load_policy(policy)
+    if is_text(target):
+        from .language import LanguageSession
+
+        return LanguageSession(target, loaded, whole=True)
+    return Session(target, loaded)

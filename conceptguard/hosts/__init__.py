@@ -10,6 +10,7 @@ from ..errors import SessionError
 if TYPE_CHECKING:
     import torch
 
+    from ..decoding import Tongue
     from ..encodings import Known
     from ..generation import Encoded
     from ..lowrank import LayerIndex
@@ -77,8 +78,43 @@ class Host(Protocol):
         """Undo ``attach`` to the last reference."""
 
 
+class TextHost(Protocol):
+    """What a session and a method may ask of a language model. ``model`` and ``tokenizer`` are transformers' own."""
+
+    name: str
+    target: Any
+    model: Any
+    tokenizer: Any
+    tongue: Tongue
+
+    def layers(self) -> LayerIndex:
+        """Linear layers under their names in the model, after ``model.``."""
+
+    def pool(self, ids: Sequence[Sequence[int]], layer: int) -> torch.Tensor:
+        """Hidden states of texts (of the encoder where there is one), a mean over tokens: [texts, width]."""
+
+    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """Where the host runs, and in what it computes."""
+
+    def check_base(self, artifact: Artifact) -> None:
+        """Raises BaseMismatch when the artifact was made for another architecture."""
+
+    def fingerprint(self) -> str:
+        """Same for a fine-tuned sibling, different for another architecture."""
+
+    def detach(self) -> None:
+        """Give the model back to the last reference."""
+
+
+def is_text(target: Any) -> bool:
+    """Whether something speaks: a transformers pipeline, or a pair (model, tokenizer)."""
+    one = target[0] if isinstance(target, tuple) and len(target) == 2 else target
+    modules = {cls.__module__.split(".", 1)[0] for cls in type(one).__mro__}
+    return "transformers" in modules and "diffusers" not in modules
+
+
 def host_for(target: Any) -> Host:
-    """The host adapter for an object. Raises SessionError for what no adapter knows."""
+    """The host adapter for an object that draws. Raises SessionError for what no adapter knows."""
     modules = {cls.__module__.split(".", 1)[0] for cls in type(target).__mro__}
     if "diffusers" in modules:
         from diffusers import ModularPipeline
@@ -88,5 +124,6 @@ def host_for(target: Any) -> Host:
 
         return (ModularHost if isinstance(target, ModularPipeline) else DiffusersHost)(target)
     raise SessionError(
-        f"cannot guard a {type(target).__module__}.{type(target).__qualname__}: give a diffusers pipeline"
+        f"cannot guard a {type(target).__module__}.{type(target).__qualname__}: give a diffusers pipeline, a "
+        "transformers pipeline for text, or a pair (language model, tokenizer)"
     )

@@ -58,7 +58,7 @@ class Bench:
     @property
     def hooks(self) -> list[str]:
         """The generation hooks that the method implements."""
-        return [name for name in HOOKS if getattr(getattr(self.method, name, None), "conceptguard_impl", None)]
+        return [name for name in HOOKS if name in plugins.hooks(self.method)]
 
     def policy(self, *guards: Mapping[str, Any]) -> dict[str, Any]:
         """A policy of these guards (by default the case's own) in which a violation can be seen in the pixels."""

@@ -1,0 +1,68 @@
+"""What every token id stands for, in bytes, whatever the tokenizer's kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..decoding import Tongue
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_ANCHOR = "a"  # stands before a token where only decoding tells whether it brings a space
+
+
+def tongue_of(tokenizer: Any, stops: frozenset[int]) -> Tongue:
+    """The tokens of a tokenizer; special ones stand for nothing."""
+    special = frozenset(int(i) for i in tokenizer.all_special_ids)
+
+    def decode(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    return Tongue(_pieces(tokenizer, special, decode), special, stops, decode, encode)
+
+
+def _pieces(tokenizer: Any, special: frozenset[int], decode: Any) -> list[bytes | None]:
+    tokens = tokenizer.get_vocab()
+    found: list[bytes | None] = [None] * (max(tokens.values(), default=-1) + 1)
+    kind, added = _kind(tokenizer), tokenizer.get_added_vocab()
+    letters = _letters() if kind == "bytes" else {}
+    anchor = encode[0] if (encode := tokenizer(_ANCHOR, add_special_tokens=False).input_ids) else None
+    for token, i in tokens.items():
+        if i in special:
+            found[i] = b""
+        elif token in added:
+            found[i] = token.encode()
+        elif kind == "bytes":
+            found[i] = bytes(letters[c] for c in token) if all(c in letters for c in token) else token.encode()
+        elif kind == "sentencepiece":
+            byte = _BYTE.fullmatch(token)
+            found[i] = bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()
+        elif anchor is not None:  # any other kind: what decoding adds behind a letter
+            found[i] = decode([anchor, i]).removeprefix(decode([anchor])).encode()
+        else:
+            found[i] = decode([i]).encode()
+    return found
+
+
+def _kind(tokenizer: Any) -> str:
+    """How the vocabulary writes bytes: as letters (GPT-2 and after), as pieces with a bar for a space, or otherwise."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = str(backend.decoder.__getstate__()) if backend is not None and backend.decoder is not None else ""
+    if "ByteLevel" in state:
+        return "bytes"
+    if "Metaspace" in state or "\u2581" in state:
+        return "sentencepiece"
+    return "other"
+
+
+@lru_cache(maxsize=1)
+def _letters() -> dict[str, int]:
+    """The letter that byte-level vocabularies write for each byte: itself where printable, else the next free one."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}

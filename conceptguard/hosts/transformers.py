@@ -1,0 +1,238 @@
+"""The transformers host: any model that generates text, with its tokenizer.
+
+A session acts as a logits processor, which ``generate`` asks about every token. Attached, the model is of a subclass
+of its own class whose ``generate`` goes through the session; a processor made by ``logits_processor`` touches nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from ..decoding import Asked, Tongue
+from ..errors import BaseMismatch, GuardError, SessionError
+from ..lowrank import LayerIndex
+from ..registry.fingerprint import fingerprint
+from .tokens import tongue_of
+
+if TYPE_CHECKING:
+    from ..language import LanguageSession
+    from ..registry import Artifact
+
+PADDING = 1024  # ids that a model may have beyond its tokenizer's: rows of its embedding for speed, never trained
+_BESIDE = ("generate_batch", "init_continuous_batching")  # other ways to text, which ask no processor
+
+
+class TransformersHost:
+    """Host adapter for one model and its tokenizer. Raises SessionError for what cannot generate, or does not fit."""
+
+    def __init__(self, target: Any):
+        self.target = target
+        self.model: Any
+        model, tokenizer = target if isinstance(target, tuple) else (target.model, target.tokenizer)
+        self.model = model = getattr(model, "_orig_mod", model)
+        if not callable(getattr(self.model, "generate", None)) or not self.model.can_generate():
+            raise SessionError(
+                f"cannot guard a {type(self.model).__name__}: it generates no text; give a causal or encoder-decoder "
+                "language model"
+            )
+        if (other := getattr(self.model, "_conceptguard", None)) is not None:
+            raise SessionError(
+                f"this model is already guarded by policy '{other().policy.name}': detach that session first"
+            )
+        if tokenizer is None:
+            raise SessionError(f"cannot guard a {type(self.model).__name__} without its tokenizer: give both")
+        self.tokenizer = tokenizer
+        self.name = f"transformers {type(self.model).__name__}"
+        self.encodes = bool(self.model.config.is_encoder_decoder)
+        _fits(self.vocabulary, tokenizer, type(self.model).__name__)
+        self.tongue: Tongue = tongue_of(tokenizer, self._stops())
+        self._own_class: type | None = None
+        self._handle: Any = None
+        self._read: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        """How many scores the model gives a row."""
+        head = self.model.get_output_embeddings()
+        weight = getattr(head, "weight", None)
+        return int(self.model.config.get_text_config().vocab_size if weight is None else weight.shape[0])
+
+    def _stops(self) -> frozenset[int]:
+        """Ids after which a row is over, padding included."""
+        config = self.model.generation_config
+        found: list[int] = []
+        for given in (config.eos_token_id, config.pad_token_id, self.tokenizer.eos_token_id):
+            found += given if isinstance(given, list) else [] if given is None else [int(given)]
+        return frozenset(found)
+
+    # What a session and a method may ask.
+
+    def layers(self) -> LayerIndex:
+        """Linear layers under their names in the model, after ``model.``."""
+        return LayerIndex({"model": self.model})
+
+    def fingerprint(self) -> str:
+        """Same for a fine-tuned sibling, different for another architecture."""
+        return fingerprint(self.layers().shapes())
+
+    def check_base(self, artifact: Artifact) -> None:
+        """Raises BaseMismatch when the artifact was made for another architecture."""
+        made_for = artifact.manifest.base
+        if made_for.fingerprint and made_for.fingerprint != self.fingerprint():
+            raise BaseMismatch(
+                f"{artifact.ref} was made for {made_for.family} ({made_for.fingerprint}), this model is "
+                f"{self.fingerprint()}: use an artifact made for this base, see `conceptguard list`"
+            )
+
+    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """Where the model runs, and in what it computes."""
+        return self.model.device, self.model.dtype
+
+    @torch.no_grad()
+    def pool(self, ids: Sequence[Sequence[int]], layer: int) -> Tensor:
+        """Hidden states of texts (of the encoder where there is one), a mean over tokens: [texts, width], float32.
+
+        One text at a time: what a guard makes of a prompt then never depends on its batch.
+        """
+        model = self.model.get_encoder() if self.encodes else self.model
+        more = {} if self.encodes else {"use_cache": False}
+        rows = []
+        for one in ids:
+            given = torch.tensor([list(one) or [self._begin()]], device=self.model.device)
+            states = model(input_ids=given, output_hidden_states=True, return_dict=True, **more).hidden_states
+            rows.append(states[layer][0].float().mean(0))
+        return torch.stack(rows)
+
+    def _begin(self) -> int:
+        """What an empty prompt begins with."""
+        config = self.model.generation_config
+        return int(config.bos_token_id if config.bos_token_id is not None else min(self.tongue.stops, default=0))
+
+    def asked(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Asked, list[int]]:
+        """The prompts among rows of ids [rows, tokens], each once, and for every row which one it is.
+
+        ids: None, or without a column, where the caller passed embeddings
+        mask: [rows, tokens], 0 is padding; without one, leading padding ids are
+        """
+        if ids is None or not ids.shape[1]:
+            rows = 1 if ids is None else len(ids)
+            return Asked([None] * rows, [None] * rows, self._pool_of([None] * rows)), list(range(rows))
+        pads = {self.model.generation_config.pad_token_id, self.tokenizer.pad_token_id} - {None}
+        own: list[tuple[int, ...]] = []
+        for i, row in enumerate(ids.tolist()):
+            if mask is not None and mask.shape == ids.shape:
+                row = [token for token, kept in zip(row, mask[i].tolist()) if kept]
+            else:
+                first = next((at for at, token in enumerate(row) if token not in pads), len(row))
+                last = next((at for at in range(len(row), first, -1) if row[at - 1] not in pads), first)
+                row = row[first : last if self.encodes else len(row)]
+            own.append(tuple(row))
+        distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(own))}
+        prompts: list[list[int] | None] = [list(prompt) for prompt in distinct]
+        texts: list[str | None] = [self.tongue.decode(prompt) for prompt in distinct]
+        return Asked(texts, prompts, self._pool_of(prompts)), [distinct[prompt] for prompt in own]
+
+    def _pool_of(self, prompts: Sequence[list[int] | None]) -> Callable[[int], Tensor]:
+        def pool(layer: int) -> Tensor:
+            known = [ids for ids in prompts if ids is not None]
+            if len(known) < len(prompts):
+                raise GuardError("a prompt came as embeddings, which guards of this policy cannot read: pass token ids")
+            return self.pool(known, layer)
+
+        return pool
+
+    # Routing.
+
+    def listen(self) -> None:
+        """Where the model has an encoder, remember what it reads: a processor is shown the decoder's ids only."""
+        if not self.encodes:
+            return
+        me = weakref.ref(self)
+
+        def reads(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            host, ids = me(), kwargs.get("input_ids", args[0] if args else None)
+            if host is not None:
+                host._read = None if ids is None else (ids, kwargs.get("attention_mask"))
+
+        self._handle = self.model.get_encoder().register_forward_pre_hook(reads, with_kwargs=True)
+        weakref.finalize(self, self._handle.remove)
+
+    def heard(self, rows: int) -> tuple[Asked, list[int]]:
+        """The encoder's prompts, and which one each of the decoder's rows is about."""
+        ids, mask = self._read or (None, None)
+        asked, of = self.asked(ids, mask)
+        each = max(rows // len(of), 1)
+        return asked, [of[min(row // each, len(of) - 1)] for row in range(rows)]
+
+    def attach(self, session: LanguageSession) -> None:
+        """Turn the model into its guarded subclass."""
+        self._own_class = type(self.model)
+        self.model.__class__ = _guarded(self._own_class, session)
+
+    def detach(self) -> None:
+        """Give the model its own class back and forget what its encoder read."""
+        if self._own_class is not None:
+            self.model.__class__, self._own_class = self._own_class, None
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = self._read = None
+
+
+class GuardProcessor(LogitsProcessor):
+    """What ``generate`` asks about every token."""
+
+    def __init__(self, session: LanguageSession):
+        self.session = session
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.session.process(input_ids, scores)
+
+
+class Processors(LogitsProcessorList):
+    """A policy as transformers' own list of processors; more may be appended. Made by ``logits_processor``."""
+
+    session: LanguageSession
+
+    @property
+    def receipt(self) -> Any:
+        """What every guard did to the last generation."""
+        return self.session.receipt
+
+
+def _fits(vocabulary: int, tokenizer: Any, model: str) -> None:
+    """Raises SessionError where ids of the tokenizer are no ids of the model, or too many the other way round."""
+    own = int(tokenizer.vocab_size)
+    if own > vocabulary or vocabulary - len(tokenizer) > max(PADDING, vocabulary // 50):
+        raise SessionError(
+            f"this tokenizer has {len(tokenizer)} tokens and the {model} {vocabulary}: they do not belong together; "
+            "give the model's own tokenizer"
+        )
+
+
+def _guarded(cls: Any, session: LanguageSession) -> type:
+    """A subclass of the model's class with the same name, so that saving sees the original."""
+    me = weakref.ref(session)
+
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        here = me()
+        assert here is not None, "a guarded model keeps its session alive"
+        return here.generate(cls.generate.__get__(self), *args, **kwargs)
+
+    def beside(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise GuardError(
+            "continuous batching asks no logits processor, so that text would leave unguarded: use generate(), or "
+            "detach the policy"
+        )
+
+    body: dict[str, Any] = {name: beside for name in _BESIDE if hasattr(cls, name)}
+    body |= {
+        "generate": generate, "_conceptguard": me,
+        "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__,
+    }  # fmt: skip
+    return type(cls.__name__, (cls,), body)

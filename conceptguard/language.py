@@ -1,0 +1,168 @@
+"""A session for text: one policy at every token that a language model says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .decoding import Decoding
+from .errors import GuardError, Refused, SessionError
+from .hookspecs import TEXT
+from .lineage import Lineage
+from .policy import Policy, load_policy
+from .receipt import Receipt, Row
+from .roster import Roster
+
+if TYPE_CHECKING:
+    from .decoding import Asked
+    from .hosts.transformers import Processors, TransformersHost
+
+
+class LanguageSession(Roster):
+    """The guards of one policy at work on one language model. Made by ``attach`` or ``logits_processor``.
+
+    ``receipt`` is the record of the last generation, ``methods`` the guards in the order of the policy.
+
+    whole: whether the model's ``generate`` goes through the session, so that text can be taken back; else the session
+    is a logits processor only
+    """
+
+    host: TransformersHost
+    calls = TEXT
+
+    def __init__(self, target: Any, policy: Policy, whole: bool):
+        from .hosts.transformers import TransformersHost
+
+        super().__init__(TransformersHost(target), policy)
+        self._asked: Asked | None = None
+        self._begin, self._of = 0, [0]
+        self._whole = whole
+        self.receipt = self._fresh()
+        if not whole and self.has("check_sentence"):
+            named = next(m.guard.label for m in self.methods if hasattr(type(m), "check_sentence"))
+            raise SessionError(
+                f"guard '{named}' takes sentences back, which no logits processor can: use "
+                "conceptguard.attach((model, tokenizer), policy) and the model's own generate()"
+            )
+        self.host.listen()
+        if whole:
+            self.host.attach(self)
+        self.attached = True
+
+    def _fresh(self) -> Receipt:
+        device, dtype = self.host.device_dtype()
+        receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
+        receipt.acts = self.acts()
+        self._lineage, self._asked = Lineage(), None
+        self._started = time.perf_counter()
+        return receipt
+
+    # One generation, in the order of its calls.
+
+    def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A guarded ``model.generate(...)``: one at a time. What no guard has seen does not leave."""
+        from .hosts.transformers import GuardProcessor, Processors
+
+        with self._lock:
+            self.receipt = self._fresh()
+            given = kwargs.pop("logits_processor", None) or []
+            try:
+                out = original(*args, logits_processor=Processors([*given, GuardProcessor(self)]), **kwargs)
+            finally:
+                self.receipt.seconds = time.perf_counter() - self._started
+            if not self.receipt.steps:
+                raise GuardError(
+                    "the text was generated past the guards, by a way that asks no logits processor: use generate() "
+                    "without custom_generate"
+                )
+            return out
+
+    def process(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores of the next tokens, [rows, vocabulary], as the guards leave them. ids: [rows, tokens]."""
+        with self._lock:
+            if not self.attached:
+                raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
+            if self._asked is None or not self._goes_on(ids):
+                self._start(ids)
+            assert self._asked is not None
+            known = ids.detach().cpu().numpy()
+            self._readable(known)
+            decoding = Decoding(
+                ids, scores, self._begin, self._asked, self._of, self._lineage(known), self.host.tongue,
+                self.receipt.steps,
+            )  # fmt: skip
+            self._call("process_logits", decoding=decoding)
+            self.receipt.steps += 1
+            self.receipt.seconds = time.perf_counter() - self._started
+            return self._some_left(decoding)
+
+    def _goes_on(self, ids: Tensor) -> bool:
+        """Whether these rows are of the generation that is running: longer than its prompts, and begun with them."""
+        prompts = self._prompts
+        return (
+            len(ids) == len(prompts)
+            and ids.shape[1] > prompts.shape[1]
+            and bool(torch.equal(ids[:, : prompts.shape[1]], prompts))
+        )
+
+    def _start(self, ids: Tensor) -> None:
+        """Prompts that were not there before. A whole session has its receipt from ``generate``."""
+        if not self._whole or self._asked is not None:
+            self.receipt = self._fresh()
+        self._prompts, self._begin = ids.clone(), ids.shape[1]
+        if self.host.encodes:
+            asked, self._of = self.host.heard(len(ids))
+        else:
+            asked, self._of = self.host.asked(ids, None)
+        if self.policy.unread == "refuse" and None in asked.texts:
+            raise Refused(
+                f"a prompt came as embeddings, whose text policy '{self.policy.name}' has not seen: pass token ids"
+            )
+        self.receipt.rows = [Row(text, None) for text in asked.texts]
+        self._asked = asked
+        self._call("read_prompt", asked=asked)
+
+    def _readable(self, ids: Any) -> None:
+        """Raises GuardError for a token that the tokenizer does not have: nobody knows what it says."""
+        last = ids[:, self._begin :][:, -1:].ravel().tolist()
+        for token in last:
+            if token >= len(self.host.tongue.pieces) or self.host.tongue.pieces[token] is None:
+                raise GuardError(
+                    f"the model said token {token}, which its tokenizer does not have, so that no guard can read it: "
+                    "give the tokenizer that belongs to the model"
+                )
+
+    def _some_left(self, decoding: Decoding) -> Tensor:
+        """Scores in which every row can go on; one that cannot, ends."""
+        if decoding.scores is decoding.original:
+            return decoding.scores
+        stuck = decoding.scores.amax(1) == -torch.inf
+        if bool(stuck.any()):
+            stops = sorted(i for i in self.host.tongue.stops if i < decoding.scores.shape[1])
+            if not stops:
+                raise GuardError(
+                    "the guards leave no token to go on with, and the model has none that ends a text: nothing was "
+                    "generated"
+                )
+            rows = stuck.nonzero()[:, 0]
+            decoding.scores[rows, stops[0]] = 0.0
+        return decoding.scores
+
+
+def logits_processor(model: Any, tokenizer: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Processors:
+    """A policy as a list of processors for ``model.generate(..., logits_processor=...)``; it may be used again.
+
+    Its ``receipt`` is the record of the last generation. Raises as ``attach`` does, and SessionError for guards that
+    take text back, which need ``attach``.
+    """
+    from .hosts.transformers import GuardProcessor, Processors
+
+    session = LanguageSession((model, tokenizer), load_policy(policy), whole=False)
+    made = Processors([GuardProcessor(session)])
+    made.session = session
+    return made
