@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .lineage import Came
     from .method import Method
 
+LISTED = 8  # tokens that a receipt names for one row and call, the likeliest first
 REACH = math.log(100)  # a token this far below its row's best, in nats, would hardly have been said
 
 
@@ -38,7 +39,8 @@ class Asked:
         by.act.readings.append(Reading(prompt, label, score))
 
 
-class Tongue(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Tongue:
     """A language model's tokens. pieces: the bytes that every id stands for, empty for special tokens, None for ids
     that the tokenizer does not have; stops: ids that end a text."""
 
@@ -46,16 +48,16 @@ class Tongue(NamedTuple):
     special: frozenset[int]
     stops: frozenset[int]
     decode: Callable[[Sequence[int]], str]
-    encode: Callable[[str], list[int]]
+    encode: Callable[[Sequence[str]], list[list[int]]]
 
 
-@dataclass
 class Decoding:
     """The next token of every row.
 
     ids: [rows, tokens], prompts (left-padded) included; of the decoder where the model has an encoder too
-    scores: [rows, vocabulary], float32; logits, or log-probabilities under beam search. Change it by the methods
-    below, which tell the receipt.
+    scores: [rows, vocabulary], float32, as the guards so far leave them; logits, or log-probabilities under beam
+    search. Change them by the methods below, which tell the receipt.
+    original: the same before any guard, never changed
     begin: how many of the tokens are prompt, padding included
     prompt_of: for every row its prompt in ``asked``
     came: where every row comes from: beams are reordered, drafts rolled back. ``lineage.Follow`` keeps what a guard
@@ -63,18 +65,19 @@ class Decoding:
     call: the how manieth of this generation, from 0
     """
 
-    ids: Tensor
-    scores: Tensor
-    begin: int
-    asked: Asked
-    prompt_of: list[int]
-    came: Came
-    tongue: Tongue
-    call: int
-    original: Tensor = field(init=False)
+    __slots__ = (
+        "_changes", "asked", "begin", "call", "came", "ids", "original", "prompt_of", "scores", "tongue",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        self.original = self.scores
+    def __init__(
+        self, ids: Tensor, scores: Tensor, begin: int, asked: Asked, prompt_of: list[int], came: Came, tongue: Tongue,
+        call: int,
+    ):  # fmt: skip
+        self.ids, self.scores, self.original = ids, scores, scores
+        self.begin, self.asked, self.prompt_of, self.came, self.tongue, self.call = (
+            begin, asked, prompt_of, came, tongue, call,
+        )  # fmt: skip
+        self._changes: list[tuple[Method, Mapping[int, Tensor] | Tensor, str]] = []
 
     def text(self, row: int) -> str:
         """What a row says so far, without its prompt and special tokens."""
@@ -84,47 +87,59 @@ class Decoding:
         """Whether a row still says something: what comes after its end is padding."""
         return self.ids.shape[1] == self.begin or int(self.ids[row, -1]) not in self.tongue.stops
 
-    def forbid(self, by: Method, tokens: Tensor, rows: Sequence[int] | None = None) -> None:
-        """No row (or none of ``rows``) goes on with one of ``tokens``, int64 [n]."""
-        scores, all_rows = self._own(), rows is None
-        if all_rows:
-            scores.index_fill_(1, tokens, -math.inf)
+    def forbid(self, by: Method, tokens: Tensor | Mapping[int, Tensor]) -> None:
+        """No row goes on with one of ``tokens``, int64 [n]; or with those of its own, row -> [n]."""
+        if isinstance(tokens, Tensor):
+            fill = self.scores.index_fill if self.scores is self.original else self.scores.index_fill_
+            self.scores = fill(1, tokens, -math.inf)
         else:
-            scores[torch.as_tensor(rows, device=tokens.device)[:, None], tokens] = -math.inf
-        self._tell(by, tokens, range(len(scores)) if rows is None else rows, "forbidden")
+            width = self.scores.shape[1]
+            flat = torch.cat([own + row * width for row, own in tokens.items()])
+            self._own().view(-1).index_fill_(0, flat, -math.inf)
+        self._changes.append((by, tokens, "forbidden"))
 
     def penalise(self, by: Method, tokens: Tensor, amount: float | Tensor, row: int) -> None:
         """A row goes on with ``tokens``, int64 [n], less gladly: ``amount``, [n] or one for all, off their scores."""
         self._own()[row, tokens] -= amount
-        self._tell(by, tokens, [row], "penalised")
+        self._changes.append((by, {row: tokens}, "penalised"))
 
     def force(self, by: Method, token: int, row: int) -> None:
         """A row goes on with this token and no other."""
-        scores = self._own()
         kept = float(self.original[row, token])
-        scores[row] = -math.inf
-        scores[row, token] = kept if math.isfinite(kept) else 0.0
-        if int(self.original[row].argmax()) != token:
-            self._touch(by, row, [token], "forced")
+        self._own()[row] = -math.inf
+        self.scores[row, token] = kept if math.isfinite(kept) else 0.0
+        self._changes.append((by, {row: torch.tensor([token], device=self.scores.device)}, "forced"))
 
     def _own(self) -> Tensor:
         if self.scores is self.original:
             self.scores = self.original.clone()  # the caller may keep what it gave
         return self.scores
 
-    def _tell(self, by: Method, tokens: Tensor, rows: Sequence[int], change: str) -> None:
-        """Into the receipt, what would have been in reach: thousands of tokens are no candidates at any rate."""
-        chosen = self.original if len(rows) == len(self.original) else self.original[list(rows)]
-        best = chosen.amax(1)
-        before = chosen[:, tokens]
-        near = before.amax(1) > best - REACH if len(tokens) else torch.zeros(len(rows), dtype=torch.bool)
-        for i in near.nonzero()[:, 0].tolist():
-            if self.live(rows[i]):
-                self._touch(by, rows[i], tokens[before[i] > best[i] - REACH].tolist(), change)
+    def tell(self) -> list[int]:
+        """Put into the receipt what was in reach: thousands of tokens are no candidates at any rate. Gives the rows
+        that no token is left for."""
+        if self.scores is self.original:
+            return []
+        left = self.scores.amax(1).tolist()
+        for by, tokens, change in self._changes:
+            if isinstance(tokens, Tensor):
+                best = self.original.index_select(1, tokens).amax(1).tolist() if len(tokens) else []
+                touched: Iterable[tuple[int, Tensor]] = ((r, tokens) for r, b in enumerate(best) if b > left[r] - REACH)
+            else:
+                touched = tokens.items()
+            for row, own in touched:
+                if self.live(row):
+                    self._touch(by, row, own, left[row], change)
+        return [row for row, score in enumerate(left) if score == -math.inf]
 
-    def _touch(self, by: Method, row: int, tokens: list[int], change: str) -> None:
-        said = [self.tongue.decode([token]) for token in tokens]
-        by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, change))
+    def _touch(self, by: Method, row: int, tokens: Tensor, left: float, change: str) -> None:
+        found = self.original[row, tokens].topk(min(LISTED, len(tokens)))
+        best = found.values.tolist()
+        near = max(best[0], left) - REACH
+        named = [t for t, s in zip(tokens[found.indices].tolist(), best) if s > near or change == "forced"]
+        if named:
+            said = [self.tongue.decode([token]) for token in named]
+            by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, change))
 
 
 @dataclass

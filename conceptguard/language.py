@@ -87,19 +87,22 @@ class LanguageSession(Roster):
         with self._lock:
             if not self.attached:
                 raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
-            if self._asked is None or not self._goes_on(ids):
-                self._start(ids)
-            assert self._asked is not None
             known = ids.detach().cpu().numpy()
+            came = self._lineage(known)
+            if self._asked is None or (came is not None and not self._goes_on(ids)):
+                self._start(ids)
+                came = self._lineage(known)
+            assert self._asked is not None
             self._readable(known)
             decoding = Decoding(
-                ids, scores, self._begin, self._asked, self._of, self._lineage(known), self.host.tongue,
-                self.receipt.steps,
-            )  # fmt: skip
+                ids, scores, self._begin, self._asked, self._of, came, self.host.tongue, self.receipt.steps
+            )
             self._call("process_logits", decoding=decoding)
+            for row in decoding.tell():
+                self._end(decoding, row)
             self.receipt.steps += 1
             self.receipt.seconds = time.perf_counter() - self._started
-            return self._some_left(decoding)
+            return decoding.scores
 
     def _goes_on(self, ids: Tensor) -> bool:
         """Whether these rows are of the generation that is running: longer than its prompts, and begun with them."""
@@ -129,29 +132,25 @@ class LanguageSession(Roster):
 
     def _readable(self, ids: Any) -> None:
         """Raises GuardError for a token that the tokenizer does not have: nobody knows what it says."""
-        last = ids[:, self._begin :][:, -1:].ravel().tolist()
-        for token in last:
-            if token >= len(self.host.tongue.pieces) or self.host.tongue.pieces[token] is None:
+        if ids.shape[1] == self._begin:
+            return
+        pieces = self.host.tongue.pieces
+        for token in ids[:, -1].tolist():
+            if token >= len(pieces) or pieces[token] is None:
                 raise GuardError(
                     f"the model said token {token}, which its tokenizer does not have, so that no guard can read it: "
                     "give the tokenizer that belongs to the model"
                 )
 
-    def _some_left(self, decoding: Decoding) -> Tensor:
-        """Scores in which every row can go on; one that cannot, ends."""
-        if decoding.scores is decoding.original:
-            return decoding.scores
-        stuck = decoding.scores.amax(1) == -torch.inf
-        if bool(stuck.any()):
-            stops = sorted(i for i in self.host.tongue.stops if i < decoding.scores.shape[1])
-            if not stops:
-                raise GuardError(
-                    "the guards leave no token to go on with, and the model has none that ends a text: nothing was "
-                    "generated"
-                )
-            rows = stuck.nonzero()[:, 0]
-            decoding.scores[rows, stops[0]] = 0.0
-        return decoding.scores
+    def _end(self, decoding: Decoding, row: int) -> None:
+        """A row for which the guards leave no token is over."""
+        stops = sorted(i for i in self.host.tongue.stops if i < decoding.scores.shape[1])
+        if not stops:
+            raise GuardError(
+                "the guards leave no token to go on with, and the model has none that ends a text: nothing was "
+                "generated"
+            )
+        decoding.scores[row, stops[0]] = 0.0
 
 
 def logits_processor(model: Any, tokenizer: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Processors:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from . import plugins
 from .errors import PolicyError
@@ -44,6 +44,11 @@ class Guard(BaseModel):
     concept: Concept | None = None
     strength: float = Field(default=1.0, ge=0)
     gate: Literal["prompt", "always"] | float = "prompt"
+    _folder: Path = PrivateAttr(default=Path())
+
+    def beside(self, file: str) -> Path:
+        """A file that a setting names, relative to the policy's own file where there is one."""
+        return self._folder / Path(file).expanduser()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -84,7 +89,10 @@ def load_policy(source: str | Path | Mapping[str, Any] | Policy) -> Policy:
     data, lines = read_yaml(path)
     if not isinstance(data, dict):
         raise PolicyError(f"{path}: a policy is a mapping with 'guards', see `conceptguard generate --help`")
-    return _validate({"name": path.stem, **data}, str(path), lines)
+    policy = _validate({"name": path.stem, **data}, str(path), lines)
+    for guard in policy.guards:
+        guard._folder = path.parent
+    return policy
 
 
 def shipped_policies() -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,15 +14,26 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHOR = "a"  # stands before a token where only decoding tells whether it brings a space
 
 
+_known: weakref.WeakKeyDictionary[Any, tuple[int, Tongue]] = weakref.WeakKeyDictionary()
+
+
 def tongue_of(tokenizer: Any, stops: frozenset[int]) -> Tongue:
-    """The tokens of a tokenizer; special ones stand for nothing."""
+    """The tokens of a tokenizer; special ones stand for nothing. Read once, until the tokenizer has more tokens."""
+    size, known = _known.get(tokenizer, (0, None))
+    if known is None or size != len(tokenizer) or known.stops != stops:
+        known = _read(weakref.proxy(tokenizer), stops)
+        _known[tokenizer] = len(tokenizer), known
+    return known
+
+
+def _read(tokenizer: Any, stops: frozenset[int]) -> Tongue:
     special = frozenset(int(i) for i in tokenizer.all_special_ids)
 
     def decode(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return list(tokenizer(list(texts), add_special_tokens=False).input_ids)
 
     return Tongue(_pieces(tokenizer, special, decode), special, stops, decode, encode)
 
