@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from .grid import grid_of
 from .receipt import Reading, Touch
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ class Decoding:
     """The next token of every row.
 
     ids: [rows, tokens], prompts (left-padded) included; of the decoder where the model has an encoder too
+    last: the last token of every row, [] before there is any
     scores: [rows, vocabulary], float32, as the guards so far leave them; logits, or log-probabilities under beam
     search. Change them by the methods below, which tell the receipt.
-    original: the same before any guard, never changed
     begin: how many of the tokens are prompt, padding included
     prompt_of: for every row its prompt in ``asked``
     came: where every row comes from: beams are reordered, drafts rolled back. ``lineage.Follow`` keeps what a guard
@@ -66,18 +67,18 @@ class Decoding:
     """
 
     __slots__ = (
-        "_changes", "asked", "begin", "call", "came", "ids", "original", "prompt_of", "scores", "tongue",
+        "_grid", "_narrow", "_wide", "asked", "begin", "call", "came", "ids", "last", "prompt_of", "scores", "tongue",
     )  # fmt: skip
 
     def __init__(
-        self, ids: Tensor, scores: Tensor, begin: int, asked: Asked, prompt_of: list[int], came: Came, tongue: Tongue,
-        call: int,
+        self, ids: Tensor, last: list[int], scores: Tensor, begin: int, asked: Asked, prompt_of: list[int], came: Came,
+        tongue: Tongue, call: int,
     ):  # fmt: skip
-        self.ids, self.scores, self.original = ids, scores, scores
-        self.begin, self.asked, self.prompt_of, self.came, self.tongue, self.call = (
-            begin, asked, prompt_of, came, tongue, call,
-        )  # fmt: skip
-        self._changes: list[tuple[Method, Mapping[int, Tensor] | Tensor, str]] = []
+        self.ids, self.last, self.scores, self.begin, self.asked = ids, last, scores, begin, asked
+        self.prompt_of, self.came, self.tongue, self.call = prompt_of, came, tongue, call
+        self._grid = grid_of(scores)
+        self._wide: list[tuple[Method, Tensor, Any]] = []
+        self._narrow: list[tuple[Method, str, Sequence[int], Sequence[int], list[float]]] = []
 
     def text(self, row: int) -> str:
         """What a row says so far, without its prompt and special tokens."""
@@ -85,61 +86,72 @@ class Decoding:
 
     def live(self, row: int) -> bool:
         """Whether a row still says something: what comes after its end is padding."""
-        return self.ids.shape[1] == self.begin or int(self.ids[row, -1]) not in self.tongue.stops
+        return self.ids.shape[1] == self.begin or self.last[row] not in self.tongue.stops
 
-    def forbid(self, by: Method, tokens: Tensor | Mapping[int, Tensor]) -> None:
-        """No row goes on with one of ``tokens``, int64 [n]; or with those of its own, row -> [n]."""
+    def forbid(self, by: Method, tokens: Tensor | Mapping[int, Sequence[int]]) -> None:
+        """No row goes on with one of ``tokens``, int64 [n]; or none with those of its own, row -> ids."""
         if isinstance(tokens, Tensor):
-            fill = self.scores.index_fill if self.scores is self.original else self.scores.index_fill_
-            self.scores = fill(1, tokens, -math.inf)
-        else:
-            width = self.scores.shape[1]
-            flat = torch.cat([own + row * width for row, own in tokens.items()])
-            self._own().view(-1).index_fill_(0, flat, -math.inf)
-        self._changes.append((by, tokens, "forbidden"))
+            if len(tokens):
+                self._wide.append((by, tokens, self._grid.columns(tokens)))
+                self._grid.close(tokens)
+            return
+        rows = [row for row, own in tokens.items() for _ in own]
+        ids = [token for own in tokens.values() for token in own]
+        self._change(by, "forbidden", rows, ids, [-math.inf] * len(ids))
 
-    def penalise(self, by: Method, tokens: Tensor, amount: float | Tensor, row: int) -> None:
-        """A row goes on with ``tokens``, int64 [n], less gladly: ``amount``, [n] or one for all, off their scores."""
-        self._own()[row, tokens] -= amount
-        self._changes.append((by, {row: tokens}, "penalised"))
+    def penalise(self, by: Method, tokens: Sequence[int], amounts: Sequence[float], row: int) -> None:
+        """A row goes on with ``tokens`` less gladly: ``amounts`` come off their scores."""
+        rows = [row] * len(tokens)
+        scores = [score - amount for score, amount in zip(self._grid.at(rows, tokens), amounts)]
+        self._change(by, "penalised", rows, tokens, scores)
 
     def force(self, by: Method, token: int, row: int) -> None:
         """A row goes on with this token and no other."""
-        kept = float(self.original[row, token])
-        self._own()[row] = -math.inf
-        self.scores[row, token] = kept if math.isfinite(kept) else 0.0
-        self._changes.append((by, {row: torch.tensor([token], device=self.scores.device)}, "forced"))
+        before = self._grid.at([row], [token])[0]
+        self.scores[row] = -math.inf
+        self._change(by, "forced", [row], [token], [before if math.isfinite(before) else 0.0])
 
-    def _own(self) -> Tensor:
-        if self.scores is self.original:
-            self.scores = self.original.clone()  # the caller may keep what it gave
-        return self.scores
+    def _change(
+        self, by: Method, kind: str, rows: Sequence[int], tokens: Sequence[int], scores: Sequence[float]
+    ) -> None:
+        self._narrow.append((by, kind, rows, tokens, self._grid.at(rows, tokens)))
+        self._grid.put(rows, tokens, scores)
 
-    def tell(self) -> list[int]:
-        """Put into the receipt what was in reach: thousands of tokens are no candidates at any rate. Gives the rows
-        that no token is left for."""
-        if self.scores is self.original:
+    def stuck(self) -> list[int]:
+        """Rows that the guards leave no token for."""
+        if not (self._wide or self._narrow):
             return []
-        left = self.scores.amax(1).tolist()
-        for by, tokens, change in self._changes:
-            if isinstance(tokens, Tensor):
-                best = self.original.index_select(1, tokens).amax(1).tolist() if len(tokens) else []
-                touched: Iterable[tuple[int, Tensor]] = ((r, tokens) for r, b in enumerate(best) if b > left[r] - REACH)
-            else:
-                touched = tokens.items()
-            for row, own in touched:
-                if self.live(row):
-                    self._touch(by, row, own, left[row], change)
-        return [row for row, score in enumerate(left) if score == -math.inf]
+        probe = next(iter(self.tongue.stops), 0)  # one token that may be said is enough to know that there is one
+        rows = range(len(self.ids))
+        closed = [row for row, score in zip(rows, self._grid.at(rows, [probe] * len(rows))) if score == -math.inf]
+        return [row for row in closed if float(self.scores[row].amax()) == -math.inf]
 
-    def _touch(self, by: Method, row: int, tokens: Tensor, left: float, change: str) -> None:
-        found = self.original[row, tokens].topk(min(LISTED, len(tokens)))
-        best = found.values.tolist()
-        near = max(best[0], left) - REACH
-        named = [t for t, s in zip(tokens[found.indices].tolist(), best) if s > near or change == "forced"]
-        if named:
-            said = [self.tongue.decode([token]) for token in named]
-            by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, change))
+    def tell(self, said: list[int] | None) -> None:
+        """Put into the receipt which of the tokens that guards changed were in reach of what was said instead.
+
+        said: the next token of every row; None where that is not known, for the likeliest one
+        """
+        if not (self._wide or self._narrow):
+            return
+        left = self.scores.amax(1).tolist() if said is None else self._grid.at(range(len(said)), said)
+        for by, tokens, columns in self._wide:
+            for row, best in enumerate(self._grid.best(columns)):
+                if best > (near := left[row] - REACH):
+                    pairs = zip(columns[row].tolist(), tokens.tolist())
+                    self._touch(by, "forbidden", row, [(score, token) for score, token in pairs if score > near])
+        for by, kind, rows, ids, before in self._narrow:
+            touched: dict[int, list[tuple[float, int]]] = {}
+            for row, token, score in zip(rows, ids, before):
+                if kind == "forced" or score > left[row] - REACH:
+                    touched.setdefault(row, []).append((score, token))
+            for row, found in touched.items():
+                self._touch(by, kind, row, found)
+        self._wide, self._narrow = [], []
+
+    def _touch(self, by: Method, kind: str, row: int, found: list[tuple[float, int]]) -> None:
+        if self.live(row):
+            said = [self.tongue.decode([token]) for _, token in heapq.nlargest(LISTED, found)]
+            by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, kind))
 
 
 @dataclass

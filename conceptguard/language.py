@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class LanguageSession(Roster):
     """The guards of one policy at work on one language model. Made by ``attach`` or ``logits_processor``.
 
-    ``receipt`` is the record of the last generation, ``methods`` the guards in the order of the policy.
+    ``methods`` are the guards in the order of the policy.
 
     whole: whether the model's ``generate`` goes through the session, so that text can be taken back; else the session
     is a logits processor only
@@ -40,9 +40,10 @@ class LanguageSession(Roster):
 
         super().__init__(TransformersHost(target), policy)
         self._asked: Asked | None = None
+        self._untold: Decoding | None = None
         self._begin, self._of = 0, [0]
         self._whole = whole
-        self.receipt = self._fresh()
+        self._receipt = self._fresh()
         if not whole and self.has("check_sentence"):
             named = next(m.guard.label for m in self.methods if hasattr(type(m), "check_sentence"))
             raise SessionError(
@@ -54,11 +55,19 @@ class LanguageSession(Roster):
             self.host.attach(self)
         self.attached = True
 
+    @property
+    def receipt(self) -> Receipt:
+        """The record of the last generation."""
+        if self._untold is not None:
+            self._untold.tell(None)
+            self._untold = None
+        return self._receipt
+
     def _fresh(self) -> Receipt:
         device, dtype = self.host.device_dtype()
         receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
         receipt.acts = self.acts()
-        self._lineage, self._asked = Lineage(), None
+        self._lineage, self._asked, self._untold = Lineage(), None, None
         self._started = time.perf_counter()
         return receipt
 
@@ -69,13 +78,13 @@ class LanguageSession(Roster):
         from .hosts.transformers import GuardProcessor, Processors
 
         with self._lock:
-            self.receipt = self._fresh()
+            self._receipt = self._fresh()
             given = kwargs.pop("logits_processor", None) or []
             try:
                 out = original(*args, logits_processor=Processors([*given, GuardProcessor(self)]), **kwargs)
             finally:
-                self.receipt.seconds = time.perf_counter() - self._started
-            if not self.receipt.steps:
+                self._receipt.seconds = time.perf_counter() - self._started
+            if not self._receipt.steps:
                 raise GuardError(
                     "the text was generated past the guards, by a way that asks no logits processor: use generate() "
                     "without custom_generate"
@@ -83,25 +92,33 @@ class LanguageSession(Roster):
             return out
 
     def process(self, ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores of the next tokens, [rows, vocabulary], as the guards leave them. ids: [rows, tokens]."""
+        """The scores of the next tokens, [rows, vocabulary], changed in place. ids: [rows, tokens].
+
+        ``generate`` gives every call scores of its own. Where it also returns them raw (``output_logits``), those are
+        the guarded ones: what was forbidden could be read off them.
+        """
         with self._lock:
             if not self.attached:
                 raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
-            known = ids.detach().cpu().numpy()
+            known = ids.numpy(force=True)
             came = self._lineage(known)
             if self._asked is None or (came is not None and not self._goes_on(ids)):
                 self._start(ids)
                 came = self._lineage(known)
             assert self._asked is not None
-            self._readable(known)
+            last = known[:, -1].tolist() if known.shape[1] > self._begin else []
+            self._readable(last)
+            if self._untold is not None:
+                self._untold.tell(last if came is None else None)
             decoding = Decoding(
-                ids, scores, self._begin, self._asked, self._of, came, self.host.tongue, self.receipt.steps
+                ids, last, scores, self._begin, self._asked, self._of, came, self.host.tongue, self._receipt.steps
             )
             self._call("process_logits", decoding=decoding)
-            for row in decoding.tell():
+            for row in decoding.stuck():
                 self._end(decoding, row)
-            self.receipt.steps += 1
-            self.receipt.seconds = time.perf_counter() - self._started
+            self._untold = decoding
+            self._receipt.steps += 1
+            self._receipt.seconds = time.perf_counter() - self._started
             return decoding.scores
 
     def _goes_on(self, ids: Tensor) -> bool:
@@ -116,7 +133,7 @@ class LanguageSession(Roster):
     def _start(self, ids: Tensor) -> None:
         """Prompts that were not there before. A whole session has its receipt from ``generate``."""
         if not self._whole or self._asked is not None:
-            self.receipt = self._fresh()
+            self._receipt = self._fresh()
         self._prompts, self._begin = ids.clone(), ids.shape[1]
         if self.host.encodes:
             asked, self._of = self.host.heard(len(ids))
@@ -126,16 +143,14 @@ class LanguageSession(Roster):
             raise Refused(
                 f"a prompt came as embeddings, whose text policy '{self.policy.name}' has not seen: pass token ids"
             )
-        self.receipt.rows = [Row(text, None) for text in asked.texts]
+        self._receipt.rows = [Row(text, None) for text in asked.texts]
         self._asked = asked
         self._call("read_prompt", asked=asked)
 
-    def _readable(self, ids: Any) -> None:
+    def _readable(self, last: list[int]) -> None:
         """Raises GuardError for a token that the tokenizer does not have: nobody knows what it says."""
-        if ids.shape[1] == self._begin:
-            return
         pieces = self.host.tongue.pieces
-        for token in ids[:, -1].tolist():
+        for token in last:
             if token >= len(pieces) or pieces[token] is None:
                 raise GuardError(
                     f"the model said token {token}, which its tokenizer does not have, so that no guard can read it: "

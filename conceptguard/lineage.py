@@ -32,7 +32,7 @@ class Lineage:
         """ids: [rows, tokens], of this call."""
         last, self._last = self._last, ids
         rows, length = ids.shape
-        if last.shape == (rows, length - 1) and np.array_equal(ids[:, :-1], last):
+        if last.shape == (rows, length - 1) and (ids[:, :-1] == last).all():
             return None
         if not last.size:
             return [(-1, 0)] * rows
@@ -60,11 +60,11 @@ def _longest(row: np.ndarray, last: np.ndarray, own: int) -> tuple[int, int]:
 class Follow(Generic[State]):
     """What a guard knows of every row, brought up to date by one step a token.
 
-    start: the state before any token; advance: (state, token, place) -> the next state, where place is the token's
-    place in the row's own text, negative inside the prompt. States must not be changed once made: rows share them.
+    start: the state before any token; advance: (state, token, first) -> the next state, where first is whether the
+    token is the first of the row's own text, after its prompt. States must not be changed once made: rows share them.
     """
 
-    def __init__(self, start: Callable[[], State], advance: Callable[[State, int, int], State]):
+    def __init__(self, start: Callable[[], State], advance: Callable[[State, int, bool], State]):
         self._start, self._advance = start, advance
         self._trails: list[list[State]] = []
         self._call = -1
@@ -74,9 +74,9 @@ class Follow(Generic[State]):
         ids, advance, begin = decoding.ids, self._advance, decoding.begin
         followed, self._call = decoding.call == self._call + 1, decoding.call
         if decoding.came is None and followed:
-            place = ids.shape[1] - 1 - begin
-            for trail, token in zip(self._trails, ids[:, -1].tolist()):
-                trail.append(advance(trail[-1], token, place))
+            first = ids.shape[1] == begin + 1
+            for trail, token in zip(self._trails, decoding.last):
+                trail.append(advance(trail[-1], token, first))
             return [trail[-1] for trail in self._trails]
         came = decoding.came if followed and decoding.came is not None else [(-1, 0)] * len(ids)
         self._trails = [
@@ -85,5 +85,5 @@ class Follow(Generic[State]):
         ]
         for trail, row in zip(self._trails, ids.tolist()):
             for at in range(len(trail) - 1, len(row)):
-                trail.append(advance(trail[-1], row[at], at - begin))
+                trail.append(advance(trail[-1], row[at], at == begin))
         return [trail[-1] for trail in self._trails]

@@ -61,8 +61,12 @@ def phrases(count: int, seed: int = 0) -> list[str]:
 
 
 def texts(rows: int, tokens: int, guarded: list[str], seed: int = 1) -> torch.Tensor:
-    """Ids [rows, tokens] of texts that are made of words and, one time in four, of a phrase but for its last word."""
-    chance, tok, vocabulary = random.Random(seed), tokenizer(), words()
+    """Ids [rows, tokens] of texts that are made of words and, one time in four, of a phrase but for its last word.
+
+    What one cannot say under the guard, a phrase of one word, is not among the words.
+    """
+    closed = {phrase for phrase in guarded if " " not in phrase}
+    chance, tok, vocabulary = random.Random(seed), tokenizer(), [word for word in words() if word not in closed]
     found = []
     for _ in range(rows):
         said: list[int] = []

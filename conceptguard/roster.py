@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from . import plugins
 from .errors import ConceptGuardError, GuardError, SessionError
-from .receipt import Act, Receipt
+from .receipt import Act
 from .registry import default_registry
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ class Roster:
     """
 
     calls: ClassVar[frozenset[str]]  # the hooks that this kind of session calls
-    receipt: Receipt
 
     def __init__(self, host: Host | TextHost, policy: Policy):
         self.policy, self.host = policy, host

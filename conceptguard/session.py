@@ -32,6 +32,7 @@ class Session(Roster):
 
     host: Host
     calls = GENERATION - TEXT
+    receipt: Receipt
 
     def __init__(self, target: Any, policy: Policy):
         super().__init__(host_for(target), policy)

@@ -72,17 +72,18 @@ class Bank:
             at += 1
 
     def read(
-        self, folded: str, broken: bool, begun: tuple[Begun, ...], fresh: bool = False
+        self, folded: str, broken: bool, begun: tuple[Begun, ...], fresh: bool | None = False
     ) -> tuple[bool, tuple[Begun, ...]]:
         """What has begun after a piece of folded text, and whether a break is the last thing in it.
 
-        broken, begun: the same before it; fresh: a phrase may also begin here without a break, as where a prompt ends
+        broken, begun: the same before it
+        fresh: whether a phrase may also begin here without a break, as where a prompt ends; None: nothing new begins
         """
         for i, run in enumerate(folded.split(BREAK)):
             if i and not broken:
                 broken, begun = True, self._broken(begun)
             if run:
-                begun, broken = self._run(run, broken, begun, fresh and not i), False
+                begun, broken = self._run(run, broken, begun, fresh if fresh is None else fresh and not i), False
         return broken, begun
 
     def _broken(self, begun: tuple[Begun, ...]) -> tuple[Begun, ...]:
@@ -90,7 +91,7 @@ class Bank:
         kept = [b if b.letters in self.breaks else Begun(b.letters, b.ways & SPELLED) for b in begun]
         return tuple(b for b in kept if b.ways)
 
-    def _run(self, run: str, broken: bool, begun: tuple[Begun, ...], fresh: bool) -> tuple[Begun, ...]:
+    def _run(self, run: str, broken: bool, begun: tuple[Begun, ...], fresh: bool | None) -> tuple[Begun, ...]:
         """Letters without a break among them."""
         found = []
         for letters, ways in begun:
@@ -98,7 +99,7 @@ class Bank:
                 ways &= PLAIN
             if ways and self.begins(letters := letters + run):
                 found.append(Begun(letters, ways))
-        if (broken or fresh) and self.begins(run):
+        if fresh is not None and (broken or fresh) and self.begins(run):
             found.append(Begun(run, PLAIN if len(run) > 1 else PLAIN | SPELLED))
         return tuple(found)
 

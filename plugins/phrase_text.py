@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate
 
 BREAK = " "
 _ACCENTS = ((0x300, 0x36F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x20FF))  # not the vowels of Indic scripts
 # Scripts that write no spaces: every letter is a word of its own.
 _UNSPACED = ((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x31FF), (0x3400, 0x9FFF), (0x20000, 0x3FFFF))
+
+
+_RUN = re.compile(f"{BREAK}{BREAK}+")
 
 
 class _Folding(dict[int, str]):
@@ -33,7 +36,8 @@ def fold(text: str) -> str:
 
     A break at the beginning or the end is kept: what stands beside the text may join it.
     """
-    return re.sub("  +", BREAK, text.translate(_FOLDING))
+    folded = text.translate(_FOLDING)
+    return _RUN.sub(BREAK, folded) if BREAK * 2 in folded else folded
 
 
 def _fold(char: str) -> str:
@@ -88,12 +92,5 @@ def forms(phrase: str) -> set[str]:
 
 def letters_and_breaks(folded: str) -> tuple[str, tuple[int, ...]]:
     """ "new york" -> ("newyork", (3,)): the letters, and after how many of them there is a break."""
-    if BREAK not in folded:
-        return folded, ()
-    breaks, count = [], 0
-    for is_break, run in groupby(folded, BREAK.__eq__):
-        if is_break:
-            breaks.append(count)
-        else:
-            count += sum(1 for _ in run)
-    return folded.replace(BREAK, ""), tuple(breaks)
+    runs = folded.split(BREAK)
+    return "".join(runs), tuple(accumulate(map(len, runs[:-1])))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from conceptguard.decoding import Tongue
 
@@ -43,10 +42,10 @@ class PhraseTokens:
         self._heads, self._tails, self._said = read.heads, read.tails, read.said
         self._openings = self._last_words()
         # Whole phrases inside one token: wherever it stands, or where it follows a break.
-        self.device = torch.device("cpu")
-        self.always = _tensor(self._phrases_in(read.inner), self.device)
+        self.always = torch.tensor(self._phrases_in(read.inner), dtype=torch.long)
         self._after_break = self._phrases_in(read.first)
         self.advance = lru_cache(maxsize=STATES)(self._advance)
+        self._alone = lru_cache(maxsize=STATES)(self._beginning)
         self.forbidden = lru_cache(maxsize=STATES)(self._forbidden)
         self._finish = lru_cache(maxsize=STATES)(self._finishing)
         for letter in sorted({phrase[0] for phrase in bank.letters}):
@@ -55,32 +54,37 @@ class PhraseTokens:
         for letters in sorted({phrase[:2] for phrase in bank.letters}):
             self._finish(Begun(letters, PLAIN), False)
 
-    def to(self, device: torch.device) -> None:
-        """Keep tokens where the scores are."""
-        if device != self.device:
-            self.device, self.always = device, self.always.to(device)
-            self.forbidden.cache_clear()
-
     def _phrases_in(self, heads: Iterable[_Head]) -> list[int]:
         nothing = Begun("", PLAIN | SPELLED)
         found = (h for h in heads if h.letters in self.bank and self.bank.ends(nothing, h.letters, h.breaks, True))
         return sorted({token for head in found for token in head.tokens})
 
-    def _advance(self, place: Place, token: int, at: int) -> Place:
-        """The next place. at: below 0 inside a prompt, at whose end a text of its own may begin."""
+    def _advance(self, place: Place, token: int, first: bool) -> Place:
+        """The next place. first: of a text of its own, which may begin where a prompt ends."""
         said = self._said[token] if token < len(self._said) else None
         if said is None:  # a special token: nothing on paper, and yet a place where something may begin
             return Place(place.broken, True, b"", place.begun)
-        folded, rest = said
-        if place.rest:
-            text, rest = _decode(place.rest + (self.tongue.pieces[token] or b""))
-            folded = fold(text)
-        fresh = place.fresh or at == 0
+        fresh = place.fresh or first
+        if not (place.rest or said[1]):
+            alone = self._alone(token, place.broken, fresh)
+            if not place.begun:
+                return alone
+            _, kept = self.bank.read(said[0], place.broken, place.begun, None)
+            return alone._replace(begun=kept + alone.begun) if kept else alone
+        text, rest = _decode(place.rest + (self.tongue.pieces[token] or b""))
+        folded = fold(text)
         broken, begun = self.bank.read(folded, place.broken, place.begun, fresh)
         return Place(broken, fresh and not folded, rest, begun)
 
-    def _forbidden(self, place: Place) -> Tensor | None:
-        """Tokens that would finish a phrase that has begun here, int64 [n]; None where none has, or can be."""
+    def _beginning(self, token: int, broken: bool, fresh: bool) -> Place:
+        """What a token begins by itself: the same wherever it stands."""
+        said = self._said[token]
+        assert said is not None
+        after, begun = self.bank.read(said[0], broken, (), fresh)
+        return Place(after, fresh and not said[0], b"", begun)
+
+    def _forbidden(self, place: Place) -> tuple[int, ...]:
+        """Tokens that would finish a phrase that has begun here, or begins."""
         found: set[int] = set()
         broken, begun = place.broken, place.begun
         if place.rest:  # completed by the tokens of ``_tails``; before any other it is a letter that nobody can read
@@ -90,7 +94,7 @@ class PhraseTokens:
             found.update(self._finish(one, broken))
         if broken or place.fresh:
             found.update(self._after_break)
-        return _tensor(sorted(found), self.device) if found else None
+        return tuple(sorted(found))
 
     def _finishes(self, place: Place, token: int) -> bool:
         """Whether a token that completes a letter also finishes a phrase at the end of one of its words."""
@@ -115,18 +119,15 @@ class PhraseTokens:
     def _last_words(self) -> dict[str, set[int]]:
         """Tokens that begin a phrase's last word where all before it has been said: the text turns before the word."""
         last = [(before, word) for before, word in self.bank.last_words() if len(before) >= CONTEXT]
-        words = sorted({text for _, word in last for text in (word, f" {word}")})
-        first = {text: next((i for i in ids if self._letters(i)), None) for text, ids in self._encoded(words)}
+        words = sorted({word for _, word in last})
+        first = {word: next((i for i in ids if self._letters(i)), None)
+                 for word, ids in zip(words, self.tongue.encode([f" {word}" for word in words]))}  # fmt: skip
         found: dict[str, set[int]] = {}
         for before, word in last:
-            folded = fold(word).replace(BREAK, "")
-            for token in (first[word], first[f" {word}"]):
-                if token is not None and folded.startswith(self._letters(token)):
-                    found.setdefault(before, set()).add(token)
+            token = first[word]
+            if token is not None and fold(word).replace(BREAK, "").startswith(self._letters(token)):
+                found.setdefault(before, set()).add(token)
         return found
-
-    def _encoded(self, words: list[str]) -> Iterable[tuple[str, list[int]]]:
-        return zip(words, self.tongue.encode(words)) if words else ()
 
     def _letters(self, token: int) -> str:
         said = self._said[token]
@@ -214,7 +215,3 @@ def _may_begin(rest: bytes) -> bool:
     """Whether bytes are the beginning of a longer letter."""
     size = 2 if 0xC2 <= rest[0] < 0xE0 else 3 if 0xE0 <= rest[0] < 0xF0 else 4 if 0xF0 <= rest[0] < 0xF5 else 0
     return len(rest) < size and all(0x80 <= b < 0xC0 for b in rest[1:])
-
-
-def _tensor(tokens: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(list(tokens), dtype=torch.long, device=device)

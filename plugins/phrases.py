@@ -73,10 +73,10 @@ class Phrases(Method):
         places, tokens = self._places(decoding), self.tokens
         if decoding.ids.shape[1] == decoding.begin:
             places = [place._replace(fresh=True) for place in places]
-        tokens.to(decoding.scores.device)
         if len(tokens.always):
+            tokens.always = tokens.always.to(decoding.scores.device)
             decoding.forbid(self, tokens.always)
-        own = {row: closing for row, place in enumerate(places) if (closing := tokens.forbidden(place)) is not None}
+        own = {row: closing for row, place in enumerate(places) if (closing := tokens.forbidden(place))}
         if own:
             decoding.forbid(self, own)
 

@@ -33,7 +33,9 @@ def _read(tokenizer: Any, stops: frozenset[int]) -> Tongue:
         return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
-        return list(tokenizer(list(texts), add_special_tokens=False).input_ids)
+        if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:  # many times faster than its wrapper
+            return [found.ids for found in backend.encode_batch(list(texts), add_special_tokens=False)]
+        return list(tokenizer(list(texts), add_special_tokens=False).input_ids) if texts else []
 
     return Tongue(_pieces(tokenizer, special, decode), special, stops, decode, encode)
 
