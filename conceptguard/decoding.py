@@ -52,6 +52,9 @@ class Tongue:
     encode: Callable[[Sequence[str]], list[list[int]]]
 
 
+Ids = Sequence[int] | Tensor
+
+
 class Decoding:
     """The next token of every row.
 
@@ -88,22 +91,24 @@ class Decoding:
         """Whether a row still says something: what comes after its end is padding."""
         return self.ids.shape[1] == self.begin or self.last[row] not in self.tongue.stops
 
-    def forbid(self, by: Method, tokens: Tensor | Mapping[int, Sequence[int]]) -> None:
+    def forbid(self, by: Method, tokens: Tensor | Mapping[int, Ids]) -> None:
         """No row goes on with one of ``tokens``, int64 [n]; or none with those of its own, row -> ids."""
         if isinstance(tokens, Tensor):
             if len(tokens):
                 self._wide.append((by, tokens, self._grid.columns(tokens)))
                 self._grid.close(tokens)
             return
-        rows = [row for row, own in tokens.items() for _ in own]
-        ids = [token for own in tokens.values() for token in own]
+        rows, ids = [], []
+        for row, own in tokens.items():
+            rows += [row] * len(own)
+            ids += _list(own)
         self._change(by, "forbidden", rows, ids, [-math.inf] * len(ids))
 
-    def penalise(self, by: Method, tokens: Sequence[int], amounts: Sequence[float], row: int) -> None:
+    def penalise(self, by: Method, tokens: Ids, amounts: Sequence[float] | Tensor, row: int) -> None:
         """A row goes on with ``tokens`` less gladly: ``amounts`` come off their scores."""
-        rows = [row] * len(tokens)
-        scores = [score - amount for score, amount in zip(self._grid.at(rows, tokens), amounts)]
-        self._change(by, "penalised", rows, tokens, scores)
+        ids, rows = _list(tokens), [row] * len(tokens)
+        scores = [score - amount for score, amount in zip(self._grid.at(rows, ids), _list(amounts))]
+        self._change(by, "penalised", rows, ids, scores)
 
     def force(self, by: Method, token: int, row: int) -> None:
         """A row goes on with this token and no other."""
@@ -136,9 +141,9 @@ class Decoding:
         left = self.scores.amax(1).tolist() if said is None else self._grid.at(range(len(said)), said)
         for by, tokens, columns in self._wide:
             for row, best in enumerate(self._grid.best(columns)):
-                if best > (near := left[row] - REACH):
-                    pairs = zip(columns[row].tolist(), tokens.tolist())
-                    self._touch(by, "forbidden", row, [(score, token) for score, token in pairs if score > near])
+                if best > left[row] - REACH:
+                    near = self._grid.over(columns, row, left[row] - REACH)
+                    self._touch(by, "forbidden", row, [(score, int(tokens[at])) for score, at in near])
         for by, kind, rows, ids, before in self._narrow:
             touched: dict[int, list[tuple[float, int]]] = {}
             for row, token, score in zip(rows, ids, before):
@@ -154,6 +159,10 @@ class Decoding:
             by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, kind))
 
 
+def _list(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, Tensor) else list(values)
+
+
 @dataclass
 class Sentence:
     """A finished sentence of one row, before anybody reads it. Only sessions that can take text back have these.
@@ -167,7 +176,7 @@ class Sentence:
     prompt: int
     first: int
     asked: Asked
-    rejected: list[tuple[Any, str, float, int]] = field(default_factory=list)
+    rejected: list[tuple[Method, str, float, int]] = field(default_factory=list)
 
     def reject(self, by: Method, label: str, score: float, budget: int) -> None:
         """Say it another way. After ``budget`` sentences taken back, a row ends before the one that was next."""

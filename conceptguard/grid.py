@@ -21,6 +21,9 @@ class Grid(Protocol):
     def best(self, columns: Any) -> list[float]:
         """The highest score of every row of columns."""
 
+    def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
+        """(score, column) of what is above a bound in one row of columns."""
+
     def at(self, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
         """Single scores."""
 
@@ -46,6 +49,10 @@ class _Numpy:
     def best(self, columns: Any) -> list[float]:
         return np.maximum.reduce(columns, axis=1).tolist()  # type: ignore[no-any-return]
 
+    def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
+        found = np.flatnonzero(columns[row] > bound)
+        return list(zip(columns[row, found].tolist(), found.tolist()))
+
     def at(self, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
         return self._scores[rows, tokens].tolist()  # type: ignore[no-any-return]
 
@@ -68,6 +75,10 @@ class _Torch:
 
     def best(self, columns: Any) -> list[float]:
         return columns.amax(1).tolist()  # type: ignore[no-any-return]
+
+    def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
+        found = (columns[row] > bound).nonzero()[:, 0]
+        return list(zip(columns[row, found].tolist(), found.tolist()))
 
     def at(self, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
         return self._scores[self._index(rows, tokens)].tolist()  # type: ignore[no-any-return]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .decoding import Decoding
+from .decoding import Decoding, Sentence
 from .errors import GuardError, Refused, SessionError
 from .hookspecs import TEXT
 from .lineage import Lineage
@@ -41,7 +43,9 @@ class LanguageSession(Roster):
         super().__init__(TransformersHost(target), policy)
         self._asked: Asked | None = None
         self._untold: Decoding | None = None
-        self._begin, self._of = 0, [0]
+        self._begin, self._of, self._prompts = 0, [0], torch.zeros(0, 0, dtype=torch.long)
+        self._row: int | None = None  # the one that is generated again, by itself
+        self._ban: tuple[int, list[int], Any] | None = None
         self._whole = whole
         self._receipt = self._fresh()
         if not whole and self.has("check_sentence"):
@@ -75,21 +79,61 @@ class LanguageSession(Roster):
 
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A guarded ``model.generate(...)``: one at a time. What no guard has seen does not leave."""
-        from .hosts.transformers import GuardProcessor, Processors
+        from .hosts.rewind import Rewind
 
         with self._lock:
             self._receipt = self._fresh()
-            given = kwargs.pop("logits_processor", None) or []
             try:
-                out = original(*args, logits_processor=Processors([*given, GuardProcessor(self)]), **kwargs)
+                if self.has("check_sentence"):
+                    return Rewind(self, original)(args, kwargs)
+                return self.unchecked(partial(original, *args), kwargs)
             finally:
                 self._receipt.seconds = time.perf_counter() - self._started
-            if not self._receipt.steps:
-                raise GuardError(
-                    "the text was generated past the guards, by a way that asks no logits processor: use generate() "
-                    "without custom_generate"
-                )
-            return out
+
+    def unchecked(self, original: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """What ``generate`` gives with the guards at every token."""
+        from .hosts.transformers import GuardProcessor, Processors
+
+        before = self._receipt.steps
+        given = kwargs.get("logits_processor") or []
+        out = original(**{**kwargs, "logits_processor": Processors([*given, GuardProcessor(self)])})
+        if self._receipt.steps <= before and self._asked is None:
+            raise GuardError(
+                "the text was generated past the guards, by a way that asks no logits processor: use generate() "
+                "without custom_generate"
+            )
+        return out
+
+    @contextmanager
+    def resumed(self, row: int, column: int, ban: set[int], by: Any) -> Iterator[None]:
+        """One row goes on by itself from a column, where it may not say what is in ``ban``."""
+        prompts, of = self._prompts, self._of
+        self._prompts, self._of, self._row = prompts[row : row + 1], [of[row]], row
+        self._ban = column, sorted(ban), by
+        try:
+            yield
+        finally:
+            self._prompts, self._of, self._row, self._ban = prompts, of, None, None
+
+    @property
+    def begin(self) -> int:
+        """How many tokens of the rows are prompt."""
+        return self._begin
+
+    def row(self, row: int) -> int:
+        """Which row of the generation a row of this run is."""
+        return row if self._row is None else self._row
+
+    def prompt_of(self, row: int) -> int:
+        """Which prompt a row answers."""
+        return self._of[0] if self._row is not None else self._of[row]
+
+    def sentence(self, text: str, before: str, row: int) -> Sentence:
+        """A finished sentence as every guard has read it."""
+        assert self._asked is not None
+        sentence = Sentence(text, before, row, self.prompt_of(row), 0, self._asked)
+        self._call("check_sentence", sentence=sentence)
+        return sentence
 
     def process(self, ids: Tensor, scores: Tensor) -> Tensor:
         """The scores of the next tokens, [rows, vocabulary], changed in place. ids: [rows, tokens].
@@ -114,6 +158,8 @@ class LanguageSession(Roster):
                 ids, last, scores, self._begin, self._asked, self._of, came, self.host.tongue, self._receipt.steps
             )
             self._call("process_logits", decoding=decoding)
+            if self._ban is not None and ids.shape[1] == self._ban[0]:
+                decoding.forbid(self._ban[2], dict.fromkeys(range(len(ids)), self._ban[1]))
             for row in decoding.stuck():
                 self._end(decoding, row)
             self._untold = decoding
@@ -124,9 +170,12 @@ class LanguageSession(Roster):
     def _goes_on(self, ids: Tensor) -> bool:
         """Whether these rows are of the generation that is running: longer than its prompts, and begun with them."""
         prompts = self._prompts
+        if self._row is not None and len(prompts) != len(ids):  # beams of the one row
+            self._prompts, self._of = prompts[:1].expand(len(ids), -1), self._of[:1] * len(ids)
+            prompts = self._prompts
         return (
             len(ids) == len(prompts)
-            and ids.shape[1] > prompts.shape[1]
+            and (ids.shape[1] > prompts.shape[1] or self._row is not None)
             and bool(torch.equal(ids[:, : prompts.shape[1]], prompts))
         )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .generation import Verdict
+
+SHOWN = 8  # changes of tokens that a printed receipt lists; ``to_dict`` has all of them
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Receipt:
     @property
     def opened(self) -> list[Act]:
         """The guards that acted on at least one row."""
-        return [act for act in self.acts if act.steps]
+        return [act for act in self.acts if act.steps or act.touched or act.taken_back]
 
     def to_dict(self) -> dict[str, Any]:
         """The whole receipt as plain data, ready for JSON."""
@@ -99,12 +102,12 @@ class Receipt:
         lines = [f"policy {self.policy} on {where}: {self.steps} steps, {self.seconds:.2f} s"]
         for act in self.opened:
             for row, gate in zip(self.rows, act.gates):
-                if gate:
+                if gate and act.steps:
                     named = repr(row.text) if row.text is not None else "embeddings"
                     lines.append(
                         f"  {act.guard}: open {gate:.2f} on {named}, {len(act.steps)} steps, {act.layers} layers"
                     )
-        lines += [f"  {act.guard}: {note}" for act in self.acts for note in act.notes]
+        lines += [f"  {act.guard}: {told}" for act in self.acts for told in (*self._text(act), *act.notes)]
         lines += [
             f"  {v.guard}: image {v.image} {v.label} {v.score:.2f}{' -> ' + str(self.action) if v.flagged else ''}"
             for v in self.verdicts
@@ -112,3 +115,16 @@ class Receipt:
         if len(lines) == 1:
             lines.append(f"  none of {len(self.acts)} guards acted")
         return "\n".join(lines)
+
+    def _text(self, act: Act) -> Iterator[str]:
+        """What a guard did to a language model's text, line by line."""
+        for reading in act.readings:
+            score = "" if reading.score is None else f" {reading.score:.2f}"
+            yield f"read {self.rows[reading.prompt].text!r} as {reading.label}{score}"
+        for touch in act.touched[:SHOWN]:
+            tokens = ", ".join(map(repr, touch.tokens))
+            yield f"{touch.change} {tokens} at token {touch.position} of row {touch.row}"
+        if len(act.touched) > SHOWN:
+            yield f"and so on, {len(act.touched)} times in all"
+        for back in act.taken_back:
+            yield f"took back a sentence, {back.label} {back.score:.2f}, at token {back.position} of row {back.row}"

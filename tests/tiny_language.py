@@ -66,6 +66,26 @@ def tiny_llama(tok: Any = None, seed: int = 0, beyond: int = 8, width: int = 32)
     return _silent_beyond(LlamaForCausalLM(config).eval(), len(tok))
 
 
+@cache
+def taught(*lines: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A small Llama that has learned these lines by heart, the earlier ones better, and its tokenizer."""
+    tok = tokenizer()
+    model = tiny_llama(tok, width=64).train()
+    for parameter in model.parameters():
+        parameter.data.mul_(0.2)
+    rows = [[*tok(line).input_ids, tok.eos_token_id] for line in lines for _ in range(1 + (line is lines[0]))]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [tok.pad_token_id] * (longest - len(row)) for row in rows])
+    labels = ids.masked_fill(ids == tok.pad_token_id, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    with torch.random.fork_rng():
+        for _ in range(150):
+            optimizer.zero_grad()
+            model(input_ids=ids, attention_mask=(labels != -100).long(), labels=labels).loss.backward()
+            optimizer.step()
+    return model.eval(), tok
+
+
 def tiny_gpt2(tok: Any = None, seed: int = 0) -> GPT2LMHeadModel:
     """Random weights, and no padding token of its own."""
     tok = tok or tokenizer()

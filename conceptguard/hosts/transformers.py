@@ -63,13 +63,17 @@ class TransformersHost:
         weight = getattr(head, "weight", None)
         return int(self.model.config.get_text_config().vocab_size if weight is None else weight.shape[0])
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end a text."""
+        given = self.model.generation_config.eos_token_id
+        found = given if isinstance(given, list) else [given]
+        return frozenset(int(i) for i in (*found, self.tokenizer.eos_token_id) if i is not None)
+
     def _stops(self) -> frozenset[int]:
         """Ids after which a row is over, padding included."""
-        config = self.model.generation_config
-        found: list[int] = []
-        for given in (config.eos_token_id, config.pad_token_id, self.tokenizer.eos_token_id):
-            found += given if isinstance(given, list) else [] if given is None else [int(given)]
-        return frozenset(found)
+        pad = self.model.generation_config.pad_token_id
+        return self.ends | ({int(pad)} if pad is not None else set())
 
     # What a session and a method may ask.
 

@@ -1,0 +1,227 @@
+"""Taking text back: a sentence that a guard rejects is cut off, and its row goes on from there another way.
+
+``generate`` cannot unsay a token. So a row is stopped where a sentence of it is rejected, and generated again from the
+sentence's first token on, which it may not begin with any more; the other rows are left alone. Beam search is judged
+when it has ended.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from ..decoding import Sentence
+from ..errors import GuardError
+from ..receipt import TakenBack
+
+if TYPE_CHECKING:
+    from ..language import LanguageSession
+
+_ENDS = re.compile(r"(?<=[.!?\u2026])[\"')\]\u201d\u2019]*(?=\s)|(?<=[\u3002\uff01\uff1f])|(?=\n)")
+_OWN = ("past_key_values", "inputs_embeds", "custom_generate", "prompt_lookup_num_tokens")
+
+
+def sentences(text: str, ended: bool) -> Iterator[tuple[int, str]]:
+    """(place of its first character, sentence) of the finished sentences; ``ended``: the last one is finished, too."""
+    begin = 0
+    for match in _ENDS.finditer(text):
+        if found := text[begin : match.end()].strip():
+            yield begin + text[begin:].index(found[0]), found
+        begin = match.end()
+    if ended and (found := text[begin:].strip()):
+        yield begin + text[begin:].index(found[0]), found
+
+
+class Rewind:
+    """One ``generate`` call under guards that read sentences. Rows are lists of ids, without the prompt."""
+
+    def __init__(self, session: LanguageSession, original: Callable[..., Any]):
+        self._session, self._original = session, original
+        self._passed: set[tuple[int, str, str]] = set()
+        self._held: _Held | None = None
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The sequences, as ``generate`` would give them. Raises GuardError for options that cannot be taken back."""
+        if args:
+            kwargs = {"inputs": args[0], **dict(zip(("generation_config",), args[1:])), **kwargs}
+        config = self._configured(kwargs)
+        if (streamer := kwargs.pop("streamer", None)) is not None:
+            self._held = _Held(streamer)
+        out = self._run(config, kwargs)
+        begin = self._session.begin
+        rows = [self._checked(row, ids[begin:].tolist(), ids[:begin], len(out), config, kwargs)
+                for row, ids in enumerate(out)]  # fmt: skip
+        if self._held is not None:
+            self._held.end(rows[0])
+        pad = (
+            config.pad_token_id if config.pad_token_id is not None else min(self._session.host.tongue.stops, default=0)
+        )
+        longest = max(map(len, rows))
+        return torch.cat([out[:, :begin], out.new_tensor([ids + [pad] * (longest - len(ids)) for ids in rows])], 1)
+
+    def _configured(self, kwargs: dict[str, Any]) -> Any:
+        """One generation config of all that was given; what remains in ``kwargs`` goes to the model."""
+        config = copy.deepcopy(kwargs.pop("generation_config", None) or self._session.host.model.generation_config)
+        left = config.update(**kwargs)
+        for name in set(kwargs) - set(left):
+            del kwargs[name]
+        given = [name for name in _OWN if kwargs.get(name) is not None]
+        if config.return_dict_in_generate:
+            given.append("return_dict_in_generate")
+        if given:
+            raise GuardError(
+                f"a guard of policy '{self._session.policy.name}' takes sentences back, which cannot be done with "
+                f"{', '.join(given)}: leave it out"
+            )
+        return config
+
+    def _run(self, config: Any, kwargs: dict[str, Any]) -> Tensor:
+        stopping = StoppingCriteriaList(kwargs.get("stopping_criteria") or [])
+        if (config.num_beams or 1) == 1:
+            stopping.append(_Stop(self))
+        if self._held is not None:
+            self._held.begin()
+        more = {"streamer": self._held} if self._held is not None else {}
+        given = {**kwargs, "stopping_criteria": stopping, "generation_config": config, **more}
+        return self._session.unchecked(self._original, given)  # type: ignore[no-any-return]
+
+    def _checked(
+        self, row: int, ids: list[int], prompt: Tensor, rows: int, config: Any, kwargs: dict[str, Any]
+    ) -> list[int]:
+        """A row without rejected sentences."""
+        taken = 0
+        banned: dict[tuple[int, ...], set[int]] = {}
+        while (bad := self.first_bad(row, ids, ended=True)) is not None:
+            by, label, score, budget = bad.rejected[0]
+            by.act.taken_back.append(TakenBack(row, bad.first, label, score))
+            kept, first = ids[: bad.first], ids[bad.first]
+            taken += 1
+            room = None if config.max_new_tokens is None else config.max_new_tokens - len(kept)
+            if taken > budget or (room is not None and room < 1):
+                by.act.notes.append(f"row {row} ends before a sentence that was rejected, after {taken} taken back")
+                return [*kept, *sorted(self._session.host.ends)[:1]]
+            ban = banned.setdefault(tuple(kept), set())
+            ban.add(first)
+            if self._held is not None:
+                self._held.cut(len(kept))
+            ids = self._again(row, kept, prompt, rows, room, ban, by, config, kwargs)
+        return ids
+
+    def _again(
+        self, row: int, kept: list[int], prompt: Tensor, rows: int, room: int | None, ban: set[int], by: Any,
+        config: Any, kwargs: dict[str, Any],
+    ) -> list[int]:  # fmt: skip
+        """The row generated again after ``kept``."""
+        config = copy.deepcopy(config)
+        config.num_return_sequences, config.max_new_tokens = 1, room
+        if config.min_new_tokens:
+            config.min_new_tokens = max(config.min_new_tokens - len(kept), 0)
+        said = torch.cat([prompt, prompt.new_tensor(kept)])[None]
+        batch = len(next(v for v in kwargs.values() if isinstance(v, Tensor))) if kwargs else rows
+        source = row // max(rows // batch, 1)
+        given = {name: value[source : source + 1] if isinstance(value, Tensor) and len(value) == batch else value
+                 for name, value in kwargs.items()}  # fmt: skip
+        if self._session.host.encodes:
+            given["decoder_input_ids"] = said
+        else:
+            given.pop("inputs", None)
+            given["input_ids"] = said
+            if (mask := given.get("attention_mask")) is not None:
+                given["attention_mask"] = torch.cat([mask, mask.new_ones(1, len(kept))], 1)
+        with self._session.resumed(row, said.shape[1], ban, by):
+            return self._run(config, given)[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
+
+    def first_bad(self, row: int, ids: list[int], ended: bool) -> Sentence | None:
+        """The first sentence of a row that is rejected; tokens before it may leave."""
+        session = self._session
+        stops = session.host.ends
+        end = next((at for at, token in enumerate(ids) if token in stops), len(ids))
+        ids, ended = ids[:end], ended or end < len(ids)
+        text = session.host.tongue.decode(ids)
+        row, safe = session.row(row), 0
+        for place, said in sentences(text, ended):
+            key = session.prompt_of(row), text[:place], said
+            if key not in self._passed:
+                sentence = session.sentence(said, text[:place], row)
+                if sentence.rejected:
+                    sentence.first = self._token_at(ids, place)
+                    return sentence
+                self._passed.add(key)
+            safe = place + len(said)
+        if self._held is not None:
+            self._held.safe = len(ids) if ended else self._token_at(ids, safe)
+        return None
+
+    def _token_at(self, ids: list[int], place: int) -> int:
+        """How many tokens stand wholly before a character of their text."""
+        low, high = 0, len(ids) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self._session.host.tongue.decode(ids[:middle])) <= place:
+                low = middle
+            else:
+                high = middle - 1
+        return max(low, 0)
+
+
+class _Stop(StoppingCriteria):
+    """Ends a row whose last sentence is rejected: what it would say next is for nothing."""
+
+    def __init__(self, rewind: Rewind):
+        self._rewind = rewind
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        session = self._rewind._session
+        bad = []
+        for row, ids in enumerate(input_ids[:, session.begin :].tolist()):
+            piece = session.host.tongue.pieces[ids[-1]] if ids and ids[-1] < len(session.host.tongue.pieces) else b""
+            worth = piece is not None and (not piece.isascii() or piece[:1].isspace() or piece[-1:].isspace())
+            bad.append(worth and self._rewind.first_bad(row, ids, ended=False) is not None)
+        return torch.tensor(bad, device=input_ids.device)
+
+
+class _Held:
+    """A streamer that gets tokens when the sentence they are in has been read. One row, as transformers' streamers."""
+
+    def __init__(self, streamer: Any):
+        self._streamer = streamer
+        self._tokens: list[int] = []
+        self._given = self.safe = 0
+        self._prompt = True  # the next put is what generation begins with
+        self._told = False
+
+    def begin(self) -> None:
+        """Another run of ``generate`` begins."""
+        self._prompt = True
+
+    def put(self, value: Tensor) -> None:
+        """What ``generate`` gives: the prompt, then tokens."""
+        if self._prompt:
+            if not self._told:
+                self._streamer.put(value)
+            self._prompt, self._told = False, True
+            return
+        self._tokens += value.flatten().tolist()
+        self._give(self.safe)
+
+    def cut(self, kept: int) -> None:
+        """Forget tokens from a place on."""
+        del self._tokens[kept:]
+
+    def end(self, row: list[int] | None = None) -> None:
+        """The row as it is at last; ``generate`` ends every run, without one."""
+        if row is not None:
+            self._tokens = row
+            self._give(len(row))
+            self._streamer.end()
+
+    def _give(self, upto: int) -> None:
+        for token in self._tokens[self._given : upto]:
+            self._streamer.put(torch.tensor([token]))
+        self._given = max(self._given, min(upto, len(self._tokens)))
