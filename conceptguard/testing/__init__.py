@@ -6,14 +6,16 @@ With pytest, one line gives one test per promise::
 
     test_contract = contract_tests(Case({"method": "mine", "artifact": "my-artifact"}, opens="a cigarette"))
 
+A method for language models is judged by a ``TextCase`` in the same way.
+
 Without pytest, ``check_contract(case)`` runs the same checks and raises ``ContractBroken`` with all that failed.
 """
 
 from .bench import Bench, embedded_model
-from .case import Case, ContractBroken, NotApplicable
+from .case import Case, ContractBroken, NotApplicable, TextCase
 from .contract import check_contract, check_names, contract_checks, contract_tests
 
 __all__ = [
-    "Bench", "Case", "ContractBroken", "NotApplicable",
+    "Bench", "Case", "ContractBroken", "NotApplicable", "TextCase",
     "check_contract", "check_names", "contract_checks", "contract_tests", "embedded_model",
 ]  # fmt: skip

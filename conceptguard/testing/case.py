@@ -37,6 +37,22 @@ class Case:
     unguided: Mapping[str, Any] | None = field(default_factory=lambda: {"guidance_scale": 1.0})
 
 
+@dataclass(frozen=True)
+class TextCase:
+    """One method to be judged on a language model.
+
+    guard, opens, unrelated: as in ``Case``; what the model says to ``opens`` by itself is what the guard must change
+    load: gives (model, tokenizer); the embedded language model by default, loaded once for all cases
+    tokens: how many are said
+    """
+
+    guard: Mapping[str, Any]
+    opens: str
+    unrelated: tuple[str, str]
+    load: Callable[[], Any] | None = None
+    tokens: int = 24
+
+
 def demand(kept: bool, message: str) -> None:
     """Raise ContractBroken unless a promise is kept. Not ``assert``, which python -O leaves out."""
     if not kept:

@@ -24,7 +24,7 @@ def guard_that_raises(bench: Bench) -> None:
     before = snapshot(bench.pipe)
     for hook in hooks:
         with raising(bench.method, hook):
-            _demand_guard_error(partial(_generate, bench, bench.case.guard), bench.method.name, f"{hook} raises")
+            demand_guard_error(partial(_generate, bench, bench.case.guard), bench.method.name, f"{hook} raises")
         left = differences(before, snapshot(bench.pipe))
         demand(not left, f"{hook} raised, and afterwards these are not what they were: {', '.join(left[:4])}")
 
@@ -34,7 +34,7 @@ def guard_beside_that_raises(bench: Bench) -> None:
     bare = bench.bare(bench.case.unrelated[:1])
     with offered(Failing) as failing:
         for guards in ((bench.case.guard, failing), (failing, bench.case.guard)):
-            _demand_guard_error(partial(_generate, bench, *guards), Failing.name, "another guard raises")
+            demand_guard_error(partial(_generate, bench, *guards), Failing.name, "another guard raises")
     with bench.attached():
         leaves_alone(bench, bench.pipe, bare, "after another guard's failure")
 
@@ -44,7 +44,8 @@ def _generate(bench: Bench, *guards: Any) -> None:
         bench.generate(bench.pipe, [bench.case.unrelated[0]])
 
 
-def _demand_guard_error(run: Callable[[], None], name: str, when: str) -> None:
+def demand_guard_error(run: Callable[[], None], name: str, when: str) -> None:
+    """Demand that a run ends in a GuardError that names guard, cause and mend."""
     try:
         run()
     except GuardError as error:
@@ -55,4 +56,4 @@ def _demand_guard_error(run: Callable[[], None], name: str, when: str) -> None:
         return
     except Exception as error:
         raise ContractBroken(f"{when}: {type(error).__name__} instead of a GuardError: {error}") from error
-    raise ContractBroken(f"{when}, and a picture leaves all the same")
+    raise ContractBroken(f"{when}, and what it should have guarded leaves all the same")

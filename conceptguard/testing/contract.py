@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import acts, closed, compose, files, receipts, rows, terms_of_host, traces
+from . import acts, closed, compose, files, receipts, rows, terms_of_host, text_checks, traces
 from .bench import Bench
-from .case import Case, ContractBroken, NotApplicable
+from .case import Case, ContractBroken, NotApplicable, TextCase
+from .text_bench import TextBench
+
+AnyCase = Case | TextCase | Callable[[], Case | TextCase]
 
 # (promise of the design, check); the name of a check is the name of its function.
 _CHECKS: list[tuple[int, Callable[[Bench], None]]] = [
@@ -38,36 +41,69 @@ _CHECKS: list[tuple[int, Callable[[Bench], None]]] = [
     (9, receipts.receipt_is_true),
     (9, receipts.receipt_tells_all),
 ]
+# The same for language models; what only reads files or policies is the same check.
+_TEXT_CHECKS: list[tuple[int, Callable[[Any], None]]] = [
+    (0, text_checks.it_acts),
+    (1, text_checks.no_guard_tax),
+    (2, text_checks.no_trace),
+    (2, text_checks.no_trace_after_error),
+    (3, text_checks.guard_that_raises),
+    (3, text_checks.guard_beside_that_raises),
+    (3, acts.unknown_setting_refused),
+    (3, files.other_base_refused),
+    (4, text_checks.rows_are_separate),
+    (4, text_checks.beams_are_separate),
+    (4, text_checks.another_batch),
+    (6, text_checks.any_order),
+    (6, text_checks.twice),
+    (7, text_checks.bf16),
+    (7, text_checks.static_cache),
+    (7, text_checks.streaming),
+    (7, text_checks.assisted),
+    (8, files.truncated_file_refused),
+    (8, files.altered_file_refused),
+    (8, files.pickle_refused),
+    (8, files.not_finite_refused),
+    (9, text_checks.receipt_is_true),
+    (9, text_checks.receipt_tells_all),
+]
 _SLOW = {"compiled", "fp16"}
 
 
-def check_names(*, slow: bool = False) -> list[str]:
+def check_names(*, slow: bool = False, text: bool = False) -> list[str]:
     """The names of all checks, in the order of the promises."""
-    return [check.__name__ for _, check in _CHECKS if slow or check.__name__ not in _SLOW]
+    checks = _TEXT_CHECKS if text else _CHECKS
+    return [check.__name__ for _, check in checks if slow or check.__name__ not in _SLOW]
 
 
-def contract_checks(case: Case | Callable[[], Case], *, slow: bool = False) -> list[tuple[str, Callable[[], None]]]:
+def contract_checks(
+    case: AnyCase, *, slow: bool = False, text: bool | None = None
+) -> list[tuple[str, Callable[[], None]]]:
     """(name, check) for every promise. A check returns, raises ContractBroken, or raises NotApplicable.
 
-    case: a Case, or a function that makes one when the first check runs
+    case: a Case or TextCase, or a function that makes one when the first check runs
     slow: with those that take a minute
+    text: whether that function makes a TextCase
     """
-    benches: list[Bench] = []
+    speaks = isinstance(case, TextCase) if text is None else text
+    benches: list[Any] = []
 
-    def bench() -> Bench:
+    def bench() -> Any:
         if not benches:
-            benches.append(Bench(case if isinstance(case, Case) else case()))
+            made = case() if callable(case) else case
+            benches.append(TextBench(made) if isinstance(made, TextCase) else Bench(made))
         return benches[0]
 
-    found = {check.__name__: check for _, check in _CHECKS}
-    return [(name, lambda check=found[name]: check(bench())) for name in check_names(slow=slow)]  # type: ignore[misc]
+    found = {check.__name__: check for _, check in (_TEXT_CHECKS if speaks else _CHECKS)}
+    names = check_names(slow=slow, text=speaks)
+    return [(name, lambda check=found[name]: check(bench())) for name in names]  # type: ignore[misc]
 
 
-def check_contract(case: Case | Callable[[], Case], *, slow: bool = False) -> dict[str, str]:
+def check_contract(case: AnyCase, *, slow: bool = False, text: bool | None = None) -> dict[str, str]:
     """Run every check: name -> "kept" or why it does not apply. Raises ContractBroken that names all broken ones."""
     results: dict[str, str] = {}
     broken: list[str] = []
-    for name, check in contract_checks(case, slow=slow):
+    for name, check in contract_checks(case, slow=slow, text=text):
         try:
             check()
             results[name] = "kept"
@@ -82,11 +118,11 @@ def check_contract(case: Case | Callable[[], Case], *, slow: bool = False) -> di
     return results
 
 
-def contract_tests(case: Case | Callable[[], Case]) -> Callable[..., None]:
+def contract_tests(case: AnyCase, *, text: bool | None = None) -> Callable[..., None]:
     """A pytest test with one case per promise; slow ones carry the mark ``slow``."""
     import pytest
 
-    checks = contract_checks(case, slow=True)
+    checks = contract_checks(case, slow=True, text=text)
     params = [pytest.param(check, id=name, marks=[pytest.mark.slow] if name in _SLOW else []) for name, check in checks]
 
     @pytest.mark.parametrize("check", params)

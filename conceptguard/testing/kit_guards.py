@@ -1,4 +1,4 @@
-"""Two guards of the kit's own, to stand beside the one that is judged: one that always acts, one that always fails."""
+"""Guards of the kit's own, to stand beside the one that is judged: one that always acts, one that always fails."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .. import plugins
+from ..decoding import Decoding
 from ..gates import Gate
 from ..hookspecs import hookimpl
 from ..lowrank import Factors, LayerIndex, Terms
@@ -44,6 +45,30 @@ class Failing(Method):
 
     @hookimpl
     def predict_noise(self) -> None:
+        """What a defect in somebody's guard looks like."""
+        raise ZeroDivisionError("on purpose")
+
+
+class BesideText(Method):
+    """Forbids one token that ends no text, always."""
+
+    name = "contract-beside-text"
+    needs = "nothing"
+
+    @hookimpl
+    def process_logits(self, decoding: Decoding) -> None:
+        """The last of the vocabulary that a tokenizer has."""
+        decoding.forbid(self, torch.tensor([len(self.host.tongue.pieces) - 1], device=decoding.scores.device))
+
+
+class FailingText(Method):
+    """Raises at every token."""
+
+    name = "contract-failing-text"
+    needs = "nothing"
+
+    @hookimpl
+    def process_logits(self) -> None:
         """What a defect in somebody's guard looks like."""
         raise ZeroDivisionError("on purpose")
 
