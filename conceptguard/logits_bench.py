@@ -7,14 +7,18 @@ them, phrases of one to three of these words, and texts in which phrases begin a
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
 from functools import cache
+from statistics import mean, median
 from typing import Any
 
 import torch
 
+from .language import logits_processor
+
 VOCABULARY = 32_000
 PROMPT = 8  # tokens
-LISTED_IN = ("", " of the ", " ")  # what stands between the words of a phrase
+SAID, SPREAD = 14.0, 2.0  # the score of a text's next token, and the spread of all others around 0
 
 
 @cache
@@ -78,15 +82,87 @@ def texts(rows: int, tokens: int, guarded: list[str], seed: int = 1) -> torch.Te
     return torch.tensor(found)
 
 
-class Spoken:
-    """What stands for a language model where only its processors are timed: a vocabulary and a configuration."""
+def speaker(size: str = "tiny") -> Any:
+    """A Llama with random weights and this vocabulary: ``tiny``, for its processors alone, or ``1b`` in bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    def __new__(cls) -> Any:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        tok = tokenizer()
-        config = LlamaConfig(
-            vocab_size=len(tok), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-            bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
-        )  # fmt: skip
+    tok = tokenizer()
+    # 1b has the shape of Llama 3.2 1B, which has a larger vocabulary.
+    shape = (2048, 8192, 16, 32) if size == "1b" else (8, 8, 1, 1)
+    width, inner, layers, heads = shape
+    config = LlamaConfig(
+        vocab_size=len(tok), hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=min(heads, 8), tie_word_embeddings=True,
+        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
+    )  # fmt: skip
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if size == "1b" else torch.float32)
+    try:
         return LlamaForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def policy(guarded: list[str]) -> dict[str, Any]:
+    """One bank of phrases."""
+    return {"guards": [{"method": "phrases", "concept": {"name": "bench", "prompts": guarded}}]}
+
+
+def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
+    """Rows with what ``count`` phrases cost a token in batches of these sizes, ours and the peer's in turn.
+
+    Scores are what a language model's are like: the next token of the text stands out, most others are far below.
+    start: seconds from phrases to a processor that has answered once; ms: a median, so that what others do on the
+    machine counts little; ms_mean: with everything
+    """
+    from transformers import NoBadWordsLogitsProcessor
+
+    guarded, tok, model = phrases(count), tokenizer(), speaker()
+    first, scores = texts(1, PROMPT, guarded), torch.zeros(1, len(tok))
+    begin = clock()
+    ids = tok([f" {phrase}" for phrase in guarded], add_special_tokens=False).input_ids
+    peer = NoBadWordsLogitsProcessor(ids, eos_token_id=tok.eos_token_id)
+    peer(first, scores.clone())
+    middle = clock()
+    ours = logits_processor(model, tok, policy(guarded))[0]
+    ours(first, scores.clone())
+    starts = {"ours": clock() - middle, "peer": middle - begin}
+    for rows in batches:
+        said = texts(rows, PROMPT + tokens, guarded)
+        noise = torch.randn(rows, len(tok), generator=torch.Generator().manual_seed(rows)) * SPREAD
+        taken: dict[str, list[float]] = {"ours": [], "peer": []}
+        for at in range(PROMPT, PROMPT + tokens):
+            for name, processor in (("peer", peer), ("ours", ours)):
+                given = noise.clone().scatter_(1, said[:, at : at + 1], SAID)
+                start = clock()
+                processor(said[:, :at], given)
+                taken[name].append(clock() - start)
+        mine, theirs = taken["ours"][1:], taken["peer"][1:]  # the first is what a generation begins with
+        yield {
+            "phrases": count, "batch": rows, "ms": 1e3 * median(mine), "ms_peer": 1e3 * median(theirs),
+            "ratio_peer": median(mine) / median(theirs),
+            "ms_mean": 1e3 * mean(mine), "ms_peer_mean": 1e3 * mean(theirs),
+            "start_seconds": starts["ours"], "start_seconds_peer": starts["peer"], "peer": "NoBadWords",
+        }  # fmt: skip
+
+
+def share(model: Any, tok: Any, count: int, tokens: int, batch: int, clock: Callable[[], float]) -> dict[str, Any]:
+    """What part of ``generate`` is the processor's: its own time over all of it, in one greedy generation."""
+    ours = logits_processor(model, tok, policy(phrases(count)))
+    inner, spent = ours.session.process, [0.0, 0.0]
+
+    def timed(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        start = clock()
+        out = inner(ids, scores)
+        spent[0] += clock() - start
+        return out
+
+    given = tok(["The history of the"] * batch, return_tensors="pt", return_token_type_ids=False)
+    options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+    model.generate(**given, **{**options, "max_new_tokens": 2, "min_new_tokens": 2}, logits_processor=ours)
+    ours.session.process = timed  # type: ignore[method-assign]
+    start = clock()
+    model.generate(**given, **options, logits_processor=ours)
+    spent[1] = clock() - start
+    return {"phrases": count, "batch": batch, "share": spent[0] / spent[1], "ms": 1e3 * spent[0] / tokens,
+            "ms_generate": 1e3 * spent[1] / tokens}  # fmt: skip

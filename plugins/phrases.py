@@ -9,22 +9,27 @@ as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
+from conceptguard import __version__
 from conceptguard.decoding import Decoding
 from conceptguard.errors import PolicyError
 from conceptguard.hookspecs import hookimpl
 from conceptguard.lineage import Follow
+from conceptguard.making import as_concept, make_settings
 from conceptguard.method import Method, Settings
+from conceptguard.registry import Artifact, write_artifact
+from conceptguard.registry.paths import slug
 
 from .phrase_bank import Bank
 from .phrase_tokens import START, PhraseTokens
 
 TENSOR = "phrases"
+FAMILY = "text"  # of artifacts that serve every language model
 
 
 class PhrasesSettings(Settings):
@@ -33,26 +38,39 @@ class PhrasesSettings(Settings):
     file: str = ""
 
 
+class MakeSettings(Settings):
+    """file: a text file with one phrase a line, as in a policy"""
+
+    file: str = Field(min_length=1)
+
+
 class Phrases(Method):
     """Forbids what would finish a phrase of the concept's prompts, of a file, or of an artifact."""
 
     name = "phrases"
     needs = "nothing"
     Settings = PhrasesSettings
+    MakeSettings = MakeSettings
+
+    @classmethod
+    def make(cls, host: Any, concept: Any, out: Path, **options: Any) -> Artifact:
+        """A bank as an artifact for every language model: the file's phrases, once each. ``host`` plays no part."""
+        settings = make_settings(
+            cls, {name: value for name, value in options.items() if name not in ("preserve", "seed")}
+        )
+        concept = as_concept(concept)
+        found = list(dict.fromkeys(read_phrases(Path(settings.file))))
+        _checked(Bank(found), f"phrases {settings.file}")
+        fields = {
+            "method": cls.name, "concept": concept.model_dump(), "base": {"family": FAMILY},
+            "made": {"with": f"conceptguard {__version__}", "phrases": len(found)},
+        }  # fmt: skip
+        data = torch.frombuffer(bytearray("\n".join(found).encode()), dtype=torch.uint8)
+        return write_artifact(Path(out) / FAMILY / cls.name / slug(concept.name), fields, {TENSOR: data})
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        bank = Bank(self._phrases())
-        if bank.empty:
-            raise PolicyError(
-                f"guard '{self.guard.label}': {_quoted(bank.empty)} without a letter or digit cannot be matched: "
-                "take them out"
-            )
-        if not bank:
-            raise PolicyError(
-                f"guard '{self.guard.label}' has no phrases: give a concept with prompts, a file with one phrase a "
-                "line, or an artifact"
-            )
+        bank = _checked(Bank(self._phrases()), f"guard '{self.guard.label}'")
         self.tokens = PhraseTokens(bank, self.host.tongue)
         self._places = Follow(lambda: START, self.tokens.advance)
 
@@ -92,7 +110,13 @@ def read_phrases(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _quoted(phrases: Iterable[str]) -> str:
-    listed = list(phrases)
-    named = ", ".join(repr(p) for p in listed[:3])
-    return f"phrases {named}" + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+def _checked(bank: Bank, whose: str) -> Bank:
+    """The bank. Raises PolicyError where a phrase of it, or all of it, can match nothing."""
+    if bank.empty:
+        listed = ", ".join(map(repr, bank.empty[:3])) + (f" and {len(bank.empty) - 3} more" if bank.empty[3:] else "")
+        raise PolicyError(f"{whose}: {listed} without a letter or digit cannot be matched: take them out")
+    if not len(bank):
+        raise PolicyError(
+            f"{whose} has no phrases: give a concept with prompts, a file with one phrase a line, or an artifact"
+        )
+    return bank

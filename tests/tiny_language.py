@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -47,7 +48,10 @@ def tokenizer(kind: str = "bytes", size: int = 600) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet)
     inner.train_from_iterator(corpus(), trainer)
     if kind == "sentencepiece":
-        inner.add_tokens([f"<0x{b:02X}>" for b in range(256)])
+        state = json.loads(inner.to_str())
+        vocabulary = state["model"]["vocab"]
+        vocabulary.update({f"<0x{b:02X}>": len(vocabulary) + b for b in range(256)})
+        inner = Tokenizer.from_str(json.dumps(state))
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
         padding_side="left",

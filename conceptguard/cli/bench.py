@@ -14,6 +14,10 @@ COLUMNS = [
     "bytes",
 ]  # fmt: skip
 
+PER_TOKEN = [
+    "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "share", "start_seconds", "start_seconds_peer",
+]  # fmt: skip
+
 PER_IMAGE = [
     "method", "open", "acted", "looks", "ratio_bare", "peer", "ratio_peer", "ms", "ms_bare", "ms_peer", "difference",
     "prompt",
@@ -30,6 +34,7 @@ def register(app: typer.Typer) -> None:
 
     group.command("overhead")(overhead)
     group.command("gates")(gates)
+    group.command("logits")(logits)
     app.add_typer(group, name="bench")
 
 
@@ -163,6 +168,58 @@ def gates(
             rows.append(measure("vocabulary", subjects, encode, repeats, time.perf_counter))
             tick(1)
     report("bench gates", [{"model": size, **row} for row in rows], time.perf_counter() - begin, json, place)
+
+
+def logits(
+    n: str = typer.Option("100,10000,100000", "--n", metavar="N,N", help="Phrases in the bank."),
+    batch: str = typer.Option("1,32", metavar="N,N", help="Rows of a batch."),
+    tokens: int = typer.Option(192, min=2, help="Tokens that every text has."),
+    model: str | None = typer.Option(
+        None, metavar="MODEL", help="Time whole generations too: a language model, or 1b for one with random weights."
+    ),
+    json: str | None = JSON,
+) -> None:
+    """Time what a bank of phrases costs a token, beside NoBadWords of transformers on the same phrases and texts.
+
+    ratio_peer is our time over theirs: below 1 is faster. A vocabulary of 32,000 tokens, one thread, processor time.
+    NoBadWords forbids one spelling of a phrase; the bank all that ``phrases`` finds. start_seconds is from the phrases
+    to the first answer. With --model a last row a count: share, the part of a generation that is the bank's (of 64
+    tokens, with 1b of 8).
+
+    \b
+    conceptguard bench logits
+    conceptguard bench logits --n 10000 --batch 1 --model authors-lm
+    """
+    import torch
+
+    from ..logits_bench import per_token, share, speaker, tokenizer
+    from ..models import load_model
+    from .output import report
+    from .progress import progress
+
+    begin = time.perf_counter()
+    counts, batches = (
+        [_count(text, option) for text in split(given)] for given, option in ((n, "--n"), (batch, "--batch"))
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    try:
+        with progress("vocabulary and banks", 1 + len(counts) * (2 if model else 1)) as tick:
+            tokenizer()
+            tick(1)
+            for count in counts:
+                rows += per_token(count, batches, tokens, time.thread_time)
+                tick(1)
+            if model:
+                spoken, tok = (speaker("1b"), tokenizer()) if model == "1b" else load_model(model)
+                for count in counts:
+                    said = 8 if model == "1b" else 64
+                    rows.append({"model": model, **share(spoken, tok, count, said, batches[0], time.perf_counter)})
+                    tick(1)
+    finally:
+        torch.set_num_threads(before)
+    report("bench logits", rows, time.perf_counter() - begin, json, "cpu", columns=PER_TOKEN, tokens=tokens)
 
 
 def _count(text: str, option: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
 from collections.abc import Sequence
@@ -66,10 +67,11 @@ def _pieces(tokenizer: Any, special: frozenset[int], decode: Any) -> list[bytes 
 def _kind(tokenizer: Any) -> str:
     """How the vocabulary writes bytes: as letters (GPT-2 and after), as pieces with a bar for a space, or otherwise."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = str(backend.decoder.__getstate__()) if backend is not None and backend.decoder is not None else ""
-    if "ByteLevel" in state:
+    decoder = getattr(backend, "decoder", None)
+    state = json.dumps(json.loads(decoder.__getstate__())) if decoder is not None else ""
+    if '"ByteLevel"' in state:
         return "bytes"
-    if "Metaspace" in state or "\u2581" in state:
+    if '"Metaspace"' in state or '"\\u2581"' in state:
         return "sentencepiece"
     return "other"
 

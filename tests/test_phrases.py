@@ -1,0 +1,207 @@
+"""The bank of phrases: what it finds in a text, however it is written and tokenised, and what it leaves alone."""
+
+from __future__ import annotations
+
+import random
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptguard_plugins.phrase_text import fold
+from tiny_language import taught, tiny_llama, tokenizer
+
+import conceptguard
+from conceptguard.errors import GuardError, PolicyError
+from conceptguard.plugins import method
+
+PHRASES = ["Elena Vossberg", "cigarette", "New York", "naïve café", "東京タワー", "don't panic", "Водка"]
+SAID = [
+    "by Elena Vossberg.", "ELENA VOSSBERG", "elena  vossberg", "Elena\nVossberg", "Elena-Vossberg", "ElenaVossberg,",
+    "E l e n a V o s s b e r g", "E.l.e.n.a V.o.s.s.b.e.r.g", "Еlena Vоssberg", "Ｅｌｅｎａ Ｖｏｓｓｂｅｒｇ",
+    "Ele\u200bna Voss\u00adberg", "Éléna Vössberg", "𝐄𝐥𝐞𝐧𝐚 𝐕𝐨𝐬𝐬𝐛𝐞𝐫𝐠", "a (cigarette)", "c i g a r e t t e", "сіgаrеttе",
+    "_New_York_", "NEW YORK's", "Naive Cafe", "naïve café", "在東京タワー上", "Don’t panic", "dont panic", "водка",
+    "ВОДКА",
+]  # fmt: skip
+FREE = [
+    "Elena went home", "Vossberg alone", "cigarettes", "a cigar", "new year, York", "newy ork",
+    "ci garette", "panic", "東京の塔", "the corn is warm", "renew york", "vodka", "Elen a Vossberg",
+]  # fmt: skip
+
+
+def bank(tok: Any, phrases: list[str], **more: Any) -> Any:
+    guard = {"method": "phrases", "concept": {"name": "names", "prompts": phrases}, **more}
+    return conceptguard.logits_processor(_model(tok), tok, {"guards": [guard]})
+
+
+@cache
+def _model(tok: Any) -> Any:
+    return tiny_llama(tok)
+
+
+def forbidden(processor: Any, prompt: list[int], said: list[int], vocabulary: int) -> list[set[int]]:
+    """What may not come next, before every token of ``said``."""
+    found = []
+    for at in range(len(said)):
+        scores = processor[0](torch.tensor([prompt + said[:at]]), torch.zeros(1, vocabulary))
+        found.append(set((scores[0] == -torch.inf).nonzero()[:, 0].tolist()))
+    return found
+
+
+def stopped(processor: Any, prompt: list[int], said: list[int], vocabulary: int) -> bool:
+    closed = forbidden(processor, prompt, said, vocabulary)
+    return any(token in tokens for token, tokens in zip(said, closed))
+
+
+def spelled(tok: Any, text: str, chance: random.Random) -> list[int]:
+    """A text in tokens that nobody's tokenizer would choose: cut anywhere, also amid the bytes of a letter."""
+    ids: list[int] = []
+    pieces = {piece: i for i, piece in enumerate(_pieces(tok)) if piece}
+    data = text.encode()
+    while data:
+        sizes = [size for size in range(1, min(len(data), 8) + 1) if data[:size] in pieces]
+        size = chance.choice(sizes)
+        ids.append(pieces[data[:size]])
+        data = data[size:]
+    return ids
+
+
+def _pieces(tok: Any) -> Any:
+    return conceptguard.logits_processor(_model(tok), tok, {"guards": []}).session.host.tongue.pieces
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+@pytest.mark.parametrize("text", SAID)
+def test_it_is_found_however_it_is_written_and_cut(kind: str, text: str) -> None:
+    tok = tokenizer(kind)
+    processor, chance = bank(tok, PHRASES), random.Random(0)
+    prompt = tok("A man said: ").input_ids
+    ways = [tok(text, add_special_tokens=False).input_ids, *(spelled(tok, text, chance) for _ in range(4))]
+    for ids in ways:
+        assert stopped(processor, prompt, ids, _model(tok).config.vocab_size), [tok.decode([i]) for i in ids]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+@pytest.mark.parametrize("text", FREE)
+def test_what_is_no_phrase_may_be_said(kind: str, text: str) -> None:
+    tok = tokenizer(kind)
+    processor = bank(tok, [p for p in PHRASES if not (p == "cigarette" and "cigarettes" in text)])
+    ids = tok(f" {text}", add_special_tokens=False).input_ids
+    assert not stopped(processor, tok("A man said:").input_ids, ids, _model(tok).config.vocab_size)
+
+
+def test_a_word_that_goes_on_in_another_token_is_closed_as_well() -> None:
+    """The price of not waiting: a token that ends a phrase is closed, though more letters might have followed."""
+    tok = tokenizer()
+    processor, size = bank(tok, PHRASES), _model(tok).config.vocab_size
+    prompt = tok("A man said:").input_ids
+    ends = [tok.get_vocab()[token] for token in ("\u0120New", "\u0120York")]
+    assert stopped(processor, prompt, [*ends, *tok("er", add_special_tokens=False).input_ids], size)
+
+
+def test_a_phrase_begun_in_the_prompt_is_not_finished() -> None:
+    tok = tokenizer()
+    processor, size = bank(tok, PHRASES), _model(tok).config.vocab_size
+    whole = tok("Tell me of Elena Vossberg", add_special_tokens=False).input_ids
+    for cut in range(len(whole) - len(tok(" Vossberg", add_special_tokens=False).input_ids), len(whole)):
+        assert stopped(processor, whole[:cut], whole[cut:], size), tok.decode(whole[:cut])
+
+
+def test_it_turns_before_the_last_word() -> None:
+    """The first token of a name's last word is closed already, so that no half of it is left."""
+    tok = tokenizer()
+    processor, size = bank(tok, ["Elena Vossbergova"]), _model(tok).config.vocab_size
+    first, *rest = tok(" Vossbergova", add_special_tokens=False).input_ids
+    assert rest, "the word is one token: nothing is tested"
+    prompt = tok("It is by", add_special_tokens=False).input_ids
+    said = [*tok(" Elena", add_special_tokens=False).input_ids, first]
+    closed = forbidden(processor, prompt, said, size)
+    assert first in closed[-1]
+    elsewhere = forbidden(processor, prompt, [first], size)
+    assert first not in elsewhere[0]
+
+
+def test_what_is_said_instead_is_whole_words() -> None:
+    lines = ("The book is by Elena Vossberg of Rome.", "The book is by a friend of mine.")
+    model, tok = taught(*lines)
+    given = tok(["The book is"], return_tensors="pt", return_token_type_ids=False)
+
+    def said(**options: Any) -> str:
+        out = model.generate(**given, max_new_tokens=24, do_sample=False, **options)
+        return str(tok.decode(out[0], skip_special_tokens=True))
+
+    assert said() == lines[0]
+    words = set(re.findall(r"\w+", " ".join(lines)))
+    instead = said(logits_processor=bank_of(model, tok, ["Elena Vossberg"]))
+    assert "Vossberg" not in instead and set(re.findall(r"\w+", instead)) <= words, instead
+
+
+def bank_of(model: Any, tok: Any, phrases: list[str]) -> Any:
+    guard = {"method": "phrases", "concept": {"name": "names", "prompts": phrases}}
+    return conceptguard.logits_processor(model, tok, {"guards": [guard]})
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+def test_no_text_of_a_model_that_wants_to_say_them_has_one(kind: str) -> None:
+    """Random models whose favourite tokens are those of the phrases, judged by a search in the finished text."""
+    tok, phrases = tokenizer(kind), ["Elena Vossberg", "cigarette", "new york", "on a", "red", "st Voss"]
+    judge = re.compile("|".join(rf"(?<!\w){' ?'.join(map(re.escape, p.lower().split()))}(?!\w)" for p in phrases))
+    unguarded = 0
+    for seed in range(3):
+        model = tiny_llama(tok, seed)
+        with torch.no_grad():
+            for phrase in phrases:
+                model.lm_head.weight[tok(f" {phrase}", add_special_tokens=False).input_ids] *= 1.4
+        given = tok(["a red apple on", "Elena", "a"], return_tensors="pt", padding=True, return_token_type_ids=False)
+        processor = bank_of(model, tok, phrases)
+        for options in ({}, {"do_sample": True, "num_return_sequences": 4}, {"num_beams": 4}):
+            torch.manual_seed(seed)
+            made = {"max_new_tokens": 32, **options}
+            begin = given.input_ids.shape[1]
+            for row in model.generate(**given, logits_processor=processor, **made)[:, begin:]:
+                text = tok.decode(row, skip_special_tokens=True)
+                assert not judge.search(" ".join(fold(text).split())), repr(text)
+            plain = tok.batch_decode(model.generate(**given, **made)[:, begin:], skip_special_tokens=True)
+            unguarded += sum(bool(judge.search(" ".join(fold(text).split()))) for text in plain)
+    assert unguarded > 5, "the models do not say them by themselves: nothing is tested"
+
+
+def test_a_large_bank_finds_what_a_small_one_finds() -> None:
+    tok, size = tokenizer(), _model(tokenizer()).config.vocab_size
+    chance = random.Random(0)
+    names = ["".join(chance.choices("abcdefghiklmnoprstuvz", k=7)) + f" {i}" for i in range(20_000)]
+    small, large = bank(tok, PHRASES), bank(tok, [*names, *PHRASES])
+    prompt = tok("It is", add_special_tokens=False).input_ids
+    for text in (" by Elena Vossberg in New York", f" by {names[17]} today"):
+        ids = tok(text, add_special_tokens=False).input_ids
+        assert stopped(large, prompt, ids, size)
+    assert not stopped(small, prompt, ids, size)
+
+
+def test_phrases_of_a_file_and_of_an_artifact(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("# names\nElena Vossberg\n\nNew York\n", encoding="utf-8")
+    (tmp_path / "policy.yaml").write_text("guards:\n  - {method: phrases, file: words.txt}\n")
+    tok, size = tokenizer(), _model(tokenizer()).config.vocab_size
+    made = method("phrases").make(None, "names", tmp_path, file=str(tmp_path / "words.txt"))
+    policies: list[Any] = [
+        tmp_path / "policy.yaml", {"guards": [{"method": "phrases", "artifact": str(made.folder)}]}
+    ]  # fmt: skip
+    for policy in policies:
+        processor = conceptguard.logits_processor(_model(tok), tok, policy)
+        for text, found in ((" Elena Vossberg", True), (" New York", True), (" the names", False)):
+            assert stopped(processor, [5], tok(text, add_special_tokens=False).input_ids, size) == found
+
+
+def test_what_cannot_be_matched_is_an_error(tmp_path: Path) -> None:
+    tok = tokenizer()
+    with pytest.raises(PolicyError, match=r"'\?!' without a letter or digit cannot be matched: take them out"):
+        bank(tok, ["Elena", "?!"])
+    with pytest.raises(PolicyError, match="has no phrases: give a concept with prompts"):
+        conceptguard.logits_processor(_model(tok), tok, {"guards": [{"method": "phrases"}]})
+    with pytest.raises(PolicyError, match="cannot be read"):
+        bank(tok, ["Elena"], file=str(tmp_path / "missing.txt"))
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises((PolicyError, GuardError), match="cannot be read"):
+        bank(tok, ["Elena"], file=str(tmp_path / "bytes.txt"))
