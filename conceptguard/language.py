@@ -208,13 +208,13 @@ class LanguageSession(Roster):
 
     def _end(self, decoding: Decoding, row: int) -> None:
         """A row for which the guards leave no token is over."""
-        stops = sorted(i for i in self.host.tongue.stops if i < decoding.scores.shape[1])
-        if not stops:
+        ends = sorted(i for i in self.host.ends if i < decoding.scores.shape[1])
+        if not ends:
             raise GuardError(
                 "the guards leave no token to go on with, and the model has none that ends a text: nothing was "
                 "generated"
             )
-        decoding.scores[row, stops[0]] = 0.0
+        decoding.scores[row, ends[0]] = 0.0
 
 
 def logits_processor(model: Any, tokenizer: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Processors:

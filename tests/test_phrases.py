@@ -31,6 +31,11 @@ FREE = [
 ]  # fmt: skip
 
 
+@cache
+def all_of_them(kind: str) -> Any:
+    return bank(tokenizer(kind), PHRASES)
+
+
 def bank(tok: Any, phrases: list[str], **more: Any) -> Any:
     guard = {"method": "phrases", "concept": {"name": "names", "prompts": phrases}, **more}
     return conceptguard.logits_processor(_model(tok), tok, {"guards": [guard]})
@@ -58,7 +63,7 @@ def stopped(processor: Any, prompt: list[int], said: list[int], vocabulary: int)
 def spelled(tok: Any, text: str, chance: random.Random) -> list[int]:
     """A text in tokens that nobody's tokenizer would choose: cut anywhere, also amid the bytes of a letter."""
     ids: list[int] = []
-    pieces = {piece: i for i, piece in enumerate(_pieces(tok)) if piece}
+    pieces = _pieces(tok)
     data = text.encode()
     while data:
         sizes = [size for size in range(1, min(len(data), 8) + 1) if data[:size] in pieces]
@@ -68,15 +73,17 @@ def spelled(tok: Any, text: str, chance: random.Random) -> list[int]:
     return ids
 
 
-def _pieces(tok: Any) -> Any:
-    return conceptguard.logits_processor(_model(tok), tok, {"guards": []}).session.host.tongue.pieces
+@cache
+def _pieces(tok: Any) -> dict[bytes, int]:
+    pieces = conceptguard.logits_processor(_model(tok), tok, {"guards": []}).session.host.tongue.pieces
+    return {piece: i for i, piece in enumerate(pieces) if piece}
 
 
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
 @pytest.mark.parametrize("text", SAID)
 def test_it_is_found_however_it_is_written_and_cut(kind: str, text: str) -> None:
     tok = tokenizer(kind)
-    processor, chance = bank(tok, PHRASES), random.Random(0)
+    processor, chance = all_of_them(kind), random.Random(0)
     prompt = tok("A man said: ").input_ids
     ways = [tok(text, add_special_tokens=False).input_ids, *(spelled(tok, text, chance) for _ in range(4))]
     for ids in ways:
@@ -87,7 +94,8 @@ def test_it_is_found_however_it_is_written_and_cut(kind: str, text: str) -> None
 @pytest.mark.parametrize("text", FREE)
 def test_what_is_no_phrase_may_be_said(kind: str, text: str) -> None:
     tok = tokenizer(kind)
-    processor = bank(tok, [p for p in PHRASES if not (p == "cigarette" and "cigarettes" in text)])
+    # "cigarettes" is "cigarette" and "s" to these tokenizers: see below
+    processor = bank(tok, PHRASES[:1] + PHRASES[2:]) if "cigarettes" in text else all_of_them(kind)
     ids = tok(f" {text}", add_special_tokens=False).input_ids
     assert not stopped(processor, tok("A man said:").input_ids, ids, _model(tok).config.vocab_size)
 

@@ -34,6 +34,10 @@ class TransformersHost:
     def __init__(self, target: Any):
         self.target = target
         self.model: Any
+        if not isinstance(target, tuple) and not hasattr(target, "tokenizer"):
+            raise SessionError(
+                f"cannot guard a {type(target).__name__} by itself: give a pair (model, tokenizer), or a pipeline"
+            )
         model, tokenizer = target if isinstance(target, tuple) else (target.model, target.tokenizer)
         self.model = model = getattr(model, "_orig_mod", model)
         if not callable(getattr(self.model, "generate", None)) or not self.model.can_generate():
