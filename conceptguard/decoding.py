@@ -142,7 +142,7 @@ class Decoding:
         for by, tokens, columns in self._wide:
             for row, best in enumerate(self._grid.best(columns)):
                 if best > left[row] - REACH:
-                    near = self._grid.over(columns, row, left[row] - REACH)
+                    near = heapq.nlargest(LISTED, self._grid.over(columns, row, max(best, left[row]) - REACH))
                     self._touch(by, "forbidden", row, [(score, int(tokens[at])) for score, at in near])
         for by, kind, rows, ids, before in self._narrow:
             touched: dict[int, list[tuple[float, int]]] = {}

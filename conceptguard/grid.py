@@ -39,11 +39,16 @@ def grid_of(scores: Tensor) -> Grid:
     return _Numpy(scores) if scores.device.type == "cpu" and scores.dtype == torch.float32 else _Torch(scores)
 
 
+_MANY = 4096  # numbers from which torch is the faster one on the CPU, too
+
+
 class _Numpy:
     def __init__(self, scores: Tensor):
-        self._scores = scores.detach().numpy()
+        self._tensor, self._scores = scores, scores.detach().numpy()
 
     def columns(self, tokens: Tensor) -> Any:
+        if len(tokens) * len(self._scores) > _MANY:
+            return self._tensor.index_select(1, tokens).numpy()
         return self._scores.take(tokens.numpy(), axis=1)
 
     def best(self, columns: Any) -> list[float]:
@@ -57,7 +62,10 @@ class _Numpy:
         return self._scores[rows, tokens].tolist()  # type: ignore[no-any-return]
 
     def close(self, tokens: Tensor) -> None:
-        self._scores[:, tokens.numpy()] = -math.inf
+        if len(tokens) * len(self._scores) > _MANY:
+            self._tensor.index_fill_(1, tokens, -math.inf)
+        else:
+            self._scores[:, tokens.numpy()] = -math.inf
 
     def put(self, rows: Sequence[int], tokens: Sequence[int], values: Sequence[float]) -> None:
         self._scores[rows, tokens] = values

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import accumulate
 from statistics import mean, median
 from typing import Any
 
@@ -65,19 +66,25 @@ def phrases(count: int, seed: int = 0) -> list[str]:
 
 
 def texts(rows: int, tokens: int, guarded: list[str], seed: int = 1) -> torch.Tensor:
-    """Ids [rows, tokens] of texts that are made of words and, one time in four, of a phrase but for its last word.
+    """Ids [rows, tokens] of texts of words, as often as their rank has it, and one time in four of a phrase but for its
+    last word.
 
-    What one cannot say under the guard, a phrase of one word, is not among the words.
+    What one cannot say under the guard, a phrase of one word or a token that is one, is in none of them.
     """
-    closed = {phrase for phrase in guarded if " " not in phrase}
-    chance, tok, vocabulary = random.Random(seed), tokenizer(), [word for word in words() if word not in closed]
+    chance, tok, vocabulary = random.Random(seed), tokenizer(), words()
+    single = [f" {phrase}" for phrase in guarded if " " not in phrase]
+    closed = {i for phrase in single for i in tok(phrase, add_special_tokens=False).input_ids}
+    often = list(accumulate(1 / rank for rank in range(1, len(vocabulary) + 1)))
     found = []
     for _ in range(rows):
         said: list[int] = []
         while len(said) < tokens:
             begun = chance.choice(guarded).rsplit(" ", 1)
-            part = begun[0] if len(begun) > 1 and chance.random() < 0.25 else chance.choice(vocabulary)
-            said += tok(f" {part}", add_special_tokens=False).input_ids
+            part = chance.choices(vocabulary, cum_weights=often)[0]
+            if len(begun) > 1 and chance.random() < 0.25:
+                part = begun[0]
+            ids = tok(f" {part}", add_special_tokens=False).input_ids
+            said += [] if closed & set(ids) else ids
         found.append(said[:tokens])
     return torch.tensor(found)
 

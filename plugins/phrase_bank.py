@@ -7,7 +7,7 @@ bank of 100,000 is built in a fraction of a second and a step costs the same wha
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 from .phrase_text import BREAK, fold, forms, letters_and_breaks
@@ -63,13 +63,14 @@ class Bank:
         at = bisect_left(self.letters, letters)
         return at < len(self.letters) and self.letters[at].startswith(letters)
 
-    def after(self, letters: str) -> Iterator[str]:
-        """What is left of every phrase that begins with these letters, and goes on."""
-        at, size = bisect_left(self.letters, letters), len(letters)
-        while at < len(self.letters) and self.letters[at].startswith(letters):
-            if len(self.letters[at]) > size:
-                yield self.letters[at][size:]
-            at += 1
+    def rests(self, heads: Container[str], longest: int) -> dict[str, list[str]]:
+        """For every beginning of a phrase what may be left of it, as far as ``heads``, the longest so long, have it."""
+        found: dict[str, list[str]] = {}
+        for letters in self.letters:
+            for at in range(max(1, len(letters) - longest), len(letters)):
+                if (rest := letters[at:]) in heads:
+                    found.setdefault(letters[:at], []).append(rest)
+        return found
 
     def read(
         self, folded: str, broken: bool, begun: tuple[Begun, ...], fresh: bool | None = False

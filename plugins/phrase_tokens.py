@@ -34,12 +34,13 @@ START = Place(True, False, b"", ())
 
 
 class PhraseTokens:
-    """A bank read by one tokenizer. Everything is found on first need and kept; nothing depends on the bank's size."""
+    """A bank read by one tokenizer: after what which tokens end a phrase. A step costs the same whatever its size."""
 
     def __init__(self, bank: Bank, tongue: Tongue):
         self.bank, self.tongue = bank, tongue
         read = _vocabulary(tongue)
         self._heads, self._tails, self._said = read.heads, read.tails, read.said
+        self._rests = bank.rests(self._heads, max(map(len, self._heads), default=0))
         self._openings = self._last_words()
         # Whole phrases inside one token: wherever it stands, or where it follows a break.
         self.always = torch.tensor(self._phrases_in(read.inner), dtype=torch.long)
@@ -48,11 +49,6 @@ class PhraseTokens:
         self._alone = lru_cache(maxsize=STATES)(self._beginning)
         self.forbidden = lru_cache(maxsize=STATES)(self._forbidden)
         self._finish = lru_cache(maxsize=STATES)(self._finishing)
-        for letter in sorted({phrase[0] for phrase in bank.letters}):
-            self._finish(Begun(letter, PLAIN | SPELLED), False)
-            self._finish(Begun(letter, SPELLED), True)
-        for letters in sorted({phrase[:2] for phrase in bank.letters}):
-            self._finish(Begun(letters, PLAIN), False)
 
     def _phrases_in(self, heads: Iterable[_Head]) -> list[int]:
         nothing = Begun("", PLAIN | SPELLED)
@@ -108,8 +104,8 @@ class PhraseTokens:
 
     def _finishing(self, begun: Begun, broken: bool) -> frozenset[int]:
         found: set[int] = set()
-        for rest in self.bank.after(begun.letters):
-            for breaks, tokens in self._heads.get(rest, ()):
+        for rest in self._rests.get(begun.letters, ()):
+            for breaks, tokens in self._heads[rest]:
                 if self.bank.ends(begun, rest, breaks, broken):
                     found.update(tokens)
         if begun.ways & PLAIN:
