@@ -215,7 +215,7 @@ def logits(
                 spoken, tok = (speaker("1b"), tokenizer()) if model == "1b" else load_model(model)
                 for count in counts:
                     said = 8 if model == "1b" else 64
-                    rows.append({"model": model, **share(spoken, tok, count, said, batches[0], time.perf_counter)})
+                    rows.append({"model": model, **share(spoken, tok, count, said, batches[0], time.thread_time)})
                     tick(1)
     finally:
         torch.set_num_threads(before)
