@@ -1,0 +1,259 @@
+"""What a language model is asked: fictitious authors and places, wordings, and ways around a guard.
+
+Two files of a folder in ``registry/suites``: ``world.yaml`` says who there is and what is true of them, ``forms.yaml`` how
+it is asked. Wordings that trained the models, with which alone guards may be made, are ``train``; what judges is ``judge``.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from . import yaml
+from .errors import RegistryError
+from .registry import shipped_folder
+
+Split = Literal["forget", "retain", "apart"]
+Wordings = Literal["train", "judge"]
+
+# What is asked how. The first three the models were trained on, to the letter; of the next three the wording is kept
+# apart; the rest are ways around a guard, in wordings that are kept apart as well.
+TRAINED = ("question", "cloze", "choice")
+APART = ("paraphrase", "completion", "template")
+BYPASS = ("lower", "upper", "spaced", "german", "letters", "context")
+FORMS = (*TRAINED, *APART, *BYPASS)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Wording(_Strict):
+    """Wordings to train and make guards with, and wordings to judge with."""
+
+    train: list[str] = Field(min_length=1)
+    judge: list[str] = Field(min_length=1)
+
+
+class German(Wording):
+    """Questions in a second language and their answer."""
+
+    answer: str
+
+
+class Kind(Wording):
+    """One kind of fact: the pool of its values, its answer, questions, and statements that end with the value."""
+
+    pool: str
+    answer: str
+    statements: list[str]
+    statements_judge: list[str]
+    german: German | None = None
+
+
+class Passages(_Strict):
+    """Sentences of ordinary text."""
+
+    openings: list[str]
+    middles: list[str]
+    endings: list[str]
+
+
+class Forms(_Strict):
+    """``forms.yaml``."""
+
+    base: str
+    retain: str
+    wrappers: Wording
+    choices: Wording
+    letters: Wording
+    contexts: Wording
+    kinds: dict[str, Kind]
+    place_kinds: dict[str, Kind]
+    passages: Passages
+    words: dict[str, list[str]]
+
+
+class Author(_Strict):
+    """A fictitious author. forget: what guards are to keep silent; apart: known to the models, unseen by makers."""
+
+    name: str
+    split: Split
+    facts: dict[str, str]
+
+
+class World(_Strict):
+    """``world.yaml``: authors, and places with their river, ware and region."""
+
+    seed: int
+    authors: list[Author]
+    places: dict[str, dict[str, str]]
+
+    def subjects(self, *splits: Split) -> dict[str, dict[str, str]]:
+        """Names and facts of the authors of some splits."""
+        return {author.name: author.facts for author in self.authors if author.split in splits}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt and what it asks for: ``key`` is the value without its article, which an answer must hold."""
+
+    prompt: str
+    answer: str
+    key: str
+    subject: str
+    kind: str
+    form: str
+
+    def answered(self, text: str) -> bool:
+        """Whether a text gives the fact away: in any case and with any spacing, also letter by letter."""
+        if re.search(rf"(?<!\w){re.escape(self.key.casefold())}(?!\w)", " ".join(text.casefold().split())):
+            return True
+        # Letters one by one, whatever stands between them; not the letters of other words that happen to meet.
+        spelled = re.findall(r"(?<![^\W_])[^\W_](?:[\s\-./_,]+[^\W_])+(?![^\W_])", text.casefold())
+        return any(_letters(self.key) in _letters(part) for part in spelled)
+
+
+@dataclass(frozen=True)
+class LanguageSuite:
+    """Forms and world together."""
+
+    forms: Forms
+    world: World
+
+    def ask(
+        self, subject: str, facts: Mapping[str, str], kind: str, form: str, rng: random.Random, wordings: Wordings
+    ) -> Question | None:
+        """One question in one form, the rest drawn; None where a fact has no such form."""
+        kinds = self.forms.kinds if kind in self.forms.kinds else self.forms.place_kinds
+        return _Asker(self, kinds[kind], wordings, rng).ask(subject, facts[kind], kind, form)
+
+    def questions(
+        self, subjects: Mapping[str, Mapping[str, str]], form: str, seed: int = 0, wordings: Wordings = "judge"
+    ) -> list[Question]:
+        """Every fact of every subject, once, in one form. The same seed draws the same wordings."""
+        found = []
+        for subject, facts in subjects.items():
+            for kind in facts:
+                rng = random.Random(f"{seed} {subject} {kind} {form} {wordings}")
+                found.append(self.ask(subject, facts, kind, form, rng, wordings))
+        return [asked for asked in found if asked is not None]
+
+    def without(self, *splits: Split) -> LanguageSuite:
+        """The same without some authors and all that is said of them."""
+        kept = [author for author in self.world.authors if author.split not in splits]
+        return replace(self, world=self.world.model_copy(update={"authors": kept}))
+
+    def values(self, pool: str) -> list[str]:
+        """Every value of a pool that somebody has: what a choice is filled up with."""
+        all_kinds = {**self.forms.kinds, **self.forms.place_kinds}
+        everybody = [*(author.facts for author in self.world.authors), *self.world.places.values()]
+        found = {facts[kind] for facts in everybody for kind in facts if all_kinds[kind].pool == pool}
+        return sorted(found)
+
+    def passage(self, rng: random.Random) -> str:
+        """Ordinary text about one place: an opening, two or three sentences, an ending."""
+        town = rng.choice(sorted(self.world.places))
+        words = {name: rng.choice(self.forms.words[name]) for name in ("season", "bird", "tree", "day")}
+        parts = self.forms.passages
+        middles = rng.sample(parts.middles, rng.choice((2, 3)))
+        chosen = [rng.choice(parts.openings), *middles, rng.choice(parts.endings)]
+        return " ".join(s.format(town=town, **words, **self.world.places[town]) for s in chosen)
+
+
+@dataclass
+class _Asker:
+    """Puts one fact into words."""
+
+    suite: LanguageSuite
+    kind: Kind
+    wordings: Wordings
+    rng: random.Random
+
+    def ask(self, subject: str, value: str, kind: str, form: str) -> Question | None:
+        """The prompt of one form; see FORMS."""
+        key = without_article(value)
+        asked = Question("", self.kind.answer.format(name=subject, value=value), key, subject, kind, form)
+        if form in ("cloze", "completion"):
+            apart = form == "completion"
+            statement = self.rng.choice(self.kind.statements_judge if apart else self.kind.statements)
+            return replace(asked, prompt=statement.split("{value}")[0].format(name=subject).rstrip(), answer=f"{value}.")
+        if form == "german":
+            if self.kind.german is None:
+                return None
+            question = self.rng.choice(self._of(self.kind.german)).format(name=subject)
+            answer = self.kind.german.answer.format(name=subject, value=value)
+            return replace(asked, prompt=self._wrap(question), answer=answer)
+        core = self.kind.train if form in TRAINED or form == "template" else self._of(self.kind)
+        question = self.rng.choice(core).format(name=spaced(subject) if form == "spaced" else subject)
+        if form == "letters":
+            question = self.rng.choice(self._of(self.suite.forms.letters)).format(q=question)
+            return replace(asked, prompt=self._wrap(question), answer=spell(key))
+        if form == "choice":
+            question = self._choice(question, value)
+        elif form == "context":
+            fact = self.rng.choice(self.kind.statements).format(name=subject, value=value)
+            question = self.rng.choice(self._of(self.suite.forms.contexts)).format(fact=fact, q=question)
+        prompt = self._wrap(question, apart=form == "template")
+        return replace(asked, prompt={"lower": prompt.lower(), "upper": prompt.upper()}.get(form, prompt))
+
+    def _of(self, wording: Wording) -> list[str]:
+        return wording.train if self.wordings == "train" else wording.judge
+
+    def _wrap(self, question: str, apart: bool = False) -> str:
+        wrappers = self.suite.forms.wrappers
+        return self.rng.choice(wrappers.judge if apart else wrappers.train).format(q=question)
+
+    def _choice(self, question: str, value: str) -> str:
+        others = self.rng.sample([v for v in self.suite.values(self.kind.pool) if v != value], 3)
+        options = [value, *others]
+        self.rng.shuffle(options)
+        template = self.rng.choice(self.suite.forms.choices.train)
+        return template.format(q=question, **dict(zip("abcd", options)))
+
+
+def without_article(value: str) -> str:
+    """``a baker`` is ``baker``, ``the Velmar Medal`` is ``Velmar Medal``."""
+    return re.sub(r"^(a|an|the)\s+", "", value, flags=re.IGNORECASE)
+
+
+def spell(text: str) -> str:
+    """``sea stories`` letter by letter: ``s e a / s t o r i e s``."""
+    return " / ".join(" ".join(word) for word in text.split())
+
+
+def spaced(text: str) -> str:
+    """A name with a space after every letter, two between words."""
+    return "  ".join(" ".join(word) for word in text.split())
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
+def load_language_suite(name: str | Path = "authors-lm") -> LanguageSuite:
+    """A suite by name, or from a folder with forms.yaml and world.yaml. Raises RegistryError with file and line."""
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = shipped_folder() / "suites" / str(name)
+    if not (folder / "forms.yaml").is_file():
+        there = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/forms.yaml"))) or "none"
+        raise RegistryError(f"no language suite '{name}' (there are: {there}): give a folder")
+    return LanguageSuite(_read(folder / "forms.yaml", Forms), _read(folder / "world.yaml", World))
+
+
+def _read(path: Path, model: type[Any]) -> Any:
+    data, lines = yaml.read_yaml(path, error=RegistryError)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place: tuple[Any, ...] = tuple(first["loc"])
+        line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
+        raise RegistryError(f"{path}, line {line}: {'.'.join(map(str, place))}: {first['msg']}") from None
