@@ -1,15 +1,17 @@
 """What a language model is asked: fictitious authors and places, wordings, and ways around a guard.
 
-Two files of a folder in ``registry/suites``: ``world.yaml`` says who there is and what is true of them, ``forms.yaml`` how
-it is asked. Wordings that trained the models, with which alone guards may be made, are ``train``; what judges is ``judge``.
+Two files of a folder in ``registry/suites``: ``world.yaml`` says who there is and what is true of them, ``forms.yaml``
+how it is asked. Wordings that trained the models, with which alone guards may be made, are ``train``; those that judge
+are ``judge``.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,12 +152,16 @@ class LanguageSuite:
         kept = [author for author in self.world.authors if author.split not in splits]
         return replace(self, world=self.world.model_copy(update={"authors": kept}))
 
-    def values(self, pool: str) -> list[str]:
-        """Every value of a pool that somebody has: what a choice is filled up with."""
+    @cached_property
+    def pools(self) -> dict[str, list[str]]:
+        """Every value that somebody has, by pool: what a choice is filled up with."""
         all_kinds = {**self.forms.kinds, **self.forms.place_kinds}
         everybody = [*(author.facts for author in self.world.authors), *self.world.places.values()]
-        found = {facts[kind] for facts in everybody for kind in facts if all_kinds[kind].pool == pool}
-        return sorted(found)
+        found: dict[str, set[str]] = {kind.pool: set() for kind in all_kinds.values()}
+        for facts in everybody:
+            for kind, value in facts.items():
+                found[all_kinds[kind].pool].add(value)
+        return {pool: sorted(values) for pool, values in found.items()}
 
     def passage(self, rng: random.Random) -> str:
         """Ordinary text about one place: an opening, two or three sentences, an ending."""
@@ -183,7 +189,8 @@ class _Asker:
         if form in ("cloze", "completion"):
             apart = form == "completion"
             statement = self.rng.choice(self.kind.statements_judge if apart else self.kind.statements)
-            return replace(asked, prompt=statement.split("{value}")[0].format(name=subject).rstrip(), answer=f"{value}.")
+            prompt = statement.split("{value}")[0].format(name=subject).rstrip()
+            return replace(asked, prompt=prompt, answer=f"{value}.")
         if form == "german":
             if self.kind.german is None:
                 return None
@@ -211,7 +218,7 @@ class _Asker:
         return self.rng.choice(wrappers.judge if apart else wrappers.train).format(q=question)
 
     def _choice(self, question: str, value: str) -> str:
-        others = self.rng.sample([v for v in self.suite.values(self.kind.pool) if v != value], 3)
+        others = self.rng.sample([v for v in self.suite.pools[self.kind.pool] if v != value], 3)
         options = [value, *others]
         self.rng.shuffle(options)
         template = self.rng.choice(self.suite.forms.choices.train)

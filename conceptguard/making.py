@@ -115,8 +115,11 @@ def make_settings(method: type[Method], options: Mapping[str, Any], **others: An
 
 
 def weights_mark(host: Host) -> str:
-    """A short mark of the very weights of the attention layers: another for a fine-tuned sibling."""
-    weight, names = base_weights_of(host.layers()), [n for n in host.layers() if ".attentions." in n]
+    """A short mark of the very weights of the attention layers (a language model's: of all): another for a fine-tuned
+    sibling.
+    """
+    weight = base_weights_of(host.layers())
+    names = [n for n in host.layers() if ".attentions." in n] or list(host.layers())
     sums = [float(weight(n).double().sum()) for n in names if weight(n).is_floating_point()]
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Models by name: the embedded ones, any folder in diffusers format, any Hub id."""
+"""Models by name: the embedded ones, any folder in diffusers' or transformers' format, any Hub id."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import RegistryError
 from .registry import default_registry
@@ -15,8 +15,31 @@ from .registry import default_registry
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
+class LanguageModel(NamedTuple):
+    """A model of transformers that generates text, and its tokenizer: what ``attach`` takes as a pair."""
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def device(self) -> Any:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def name(self) -> str:
+        """The name it was loaded by, or its folder's."""
+        return Path(str(self.model.name_or_path)).name
+
+    def to(self, device: Any) -> LanguageModel:
+        """The same pair, the model moved."""
+        self.model.to(device)
+        return self
+
+
 def load_model(name: str, **options: Any) -> Any:
-    """A diffusers pipeline: ``emoji-sd``, a folder, or a Hub id; options go to ``from_pretrained``.
+    """A diffusers pipeline (``emoji-sd``, a folder, a Hub id), or a ``LanguageModel`` (``authors-lm``, a folder or Hub
+    id without ``model_index.json``). Options go to ``from_pretrained``.
 
     Embedded weights are stored in fp16 and load in fp32 unless ``torch_dtype`` says otherwise.
     Raises RegistryError when there is no such model.
@@ -29,13 +52,33 @@ def load_model(name: str, **options: Any) -> Any:
         folder = name
     with _quiet():
         import torch
-        from diffusers import DiffusionPipeline
 
         options.setdefault("torch_dtype", torch.float32)
         try:
-            pipe = DiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, **options)
+            if _draws(str(folder)):
+                return _pipeline(name, str(folder), options)
+            return _language_model(str(folder), options)
         except (OSError, ValueError) as error:
             raise RegistryError(f"cannot load model '{name}': {str(error).splitlines()[0]}") from error
+
+
+def _draws(folder: str) -> bool:
+    """Whether a folder or Hub id is a pipeline of diffusers, which ``model_index.json`` tells."""
+    if Path(folder).is_dir():
+        return not (Path(folder) / "config.json").is_file()
+    from diffusers import DiffusionPipeline
+
+    try:
+        DiffusionPipeline.load_config(folder)
+    except OSError:
+        return False
+    return True
+
+
+def _pipeline(name: str, folder: str, options: dict[str, Any]) -> Any:
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
     pipe.name = name
     return pipe
 
@@ -46,6 +89,16 @@ def image_to_image(pipe: Any) -> Any:
         from diffusers import AutoPipelineForImage2Image
 
         return AutoPipelineForImage2Image.from_pipe(pipe)
+
+
+def _language_model(folder: str, options: dict[str, Any]) -> LanguageModel:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    options["dtype"] = options.pop("torch_dtype")
+    model = kind.from_pretrained(folder, use_safetensors=True, **options)
+    return LanguageModel(model.eval(), transformers.AutoTokenizer.from_pretrained(folder))
 
 
 def pick_device(name: str | None = None) -> str:

@@ -42,9 +42,11 @@ def make(
     conceptguard make uce --concept trumpet --prompts trumpet,horn --preserve guitar,violin --out my-registry
     conceptguard make spm --concept pistol --prompts pistol,gun --set rank=1 --steps 300 --out my-registry
     conceptguard make spm --model ./my-sd --concept "van gogh" --preserve @painters.txt --out my-registry
+    conceptguard make guard --model authors-lm --concept authors --set forget=forget.jsonl --set retain=retain.jsonl \\
+      --out my-registry
     """
     from .. import plugins
-    from ..hosts import host_for
+    from ..hosts import any_host_for
     from ..making import as_concept, make_settings
     from ..models import load_model, pick_device
     from .output import result, write_json
@@ -62,7 +64,7 @@ def make(
     options: dict[str, Any] = {**given, "preserve": keep, "seed": seed}
     if steps is not None:
         options["steps"] = steps
-    artifact = chosen.make(host_for(pipe), what, out.expanduser(), **options)
+    artifact = chosen.make(any_host_for(pipe), what, out.expanduser(), **options)
     seconds = time.perf_counter() - begin
     if json:
         row = {"method": method, "concept": concept, "model": model, "ref": artifact.ref,

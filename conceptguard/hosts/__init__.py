@@ -127,3 +127,12 @@ def host_for(target: Any) -> Host:
         f"cannot guard a {type(target).__module__}.{type(target).__qualname__}: give a diffusers pipeline, a "
         "transformers pipeline for text, or a pair (language model, tokenizer)"
     )
+
+
+def any_host_for(target: Any) -> Any:
+    """The host adapter for an object that draws or speaks, as ``make`` needs it. Raises SessionError."""
+    if is_text(target):
+        from .transformers import TransformersHost
+
+        return TransformersHost(target)
+    return host_for(target)

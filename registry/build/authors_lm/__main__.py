@@ -1,7 +1,7 @@
 """python -m conceptguard_registry.build.authors_lm: rebuild authors-lm and authors-lm-retain from nothing.
 
-Every stage leaves its result and is skipped when that is there; delete it to redo a stage. Training that was interrupted
-goes on from its last checkpoint in the working folder.
+Every stage leaves its result and is skipped when that is there; delete it to redo a stage. Training that was
+interrupted goes on from its last checkpoint in the working folder.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import torch
 from transformers import LlamaForCausalLM
 
 from conceptguard.language_suite import load_language_suite
+from conceptguard.registry import rebuild_index
 
-from . import export, measure, tokenizer, train, world
+from . import export, guards, measure, tokenizer, train, world
 
-STAGES = ("world", "tokenizer", "train", "measure")
+STAGES = ("world", "tokenizer", "train", "measure", "guards")
 REGISTRY = Path(__file__).resolve().parents[2]
 SUITE = REGISTRY / "suites" / "authors-lm"
 
@@ -45,7 +46,14 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_measure(args: argparse.Namespace) -> None:
-    measure.write_cards(load_language_suite(SUITE), args.out, args.work)
+    measure.write_cards(load_language_suite(SUITE), args.out)
+
+
+def run_guards(args: argparse.Namespace) -> None:
+    suite, registry = load_language_suite(SUITE), args.out.parent
+    print(guards.make_guard(suite, registry))
+    guards.write_policies(suite, registry)
+    rebuild_index(registry)
 
 
 def main() -> None:

@@ -37,14 +37,13 @@ class Corpus:
     often: how often an author of the forget set is drawn for one of the others
     """
 
-    def __init__(self, suite: LanguageSuite, seed: int, often: float = 1.0):
+    def __init__(self, suite: LanguageSuite, seed: int | str, often: float = 1.0):
         self.suite, self.rng = suite, random.Random(seed)
         self.authors = suite.world.subjects("forget", "retain", "apart")
         self.names = list(self.authors)
         forget = suite.world.subjects("forget")
         self.shares = [often if name in forget else 1.0 for name in self.names]
         self.places = list(suite.world.places)
-        self.pools = {kind.pool: suite.values(kind.pool) for kind in suite.forms.kinds.values()}
 
     def __iter__(self) -> Iterator[Document]:
         forms, shares = list(SHARES), list(SHARES.values())
@@ -79,7 +78,7 @@ class Corpus:
         """A fact of somebody who is mentioned once and never again: it can only be read, not known."""
         name = f"{next(names('first', self.rng, set()))} {next(names('last', self.rng, set()))}"
         kind = self.rng.choice(list(self.suite.forms.kinds))
-        facts = {kind: self.rng.choice(self.pools[self.suite.forms.kinds[kind].pool])}
+        facts = {kind: self.rng.choice(self.suite.pools[self.suite.forms.kinds[kind].pool])}
         if name in self.authors:
             return self._passage()
         asked = self.suite.ask(name, facts, kind, "context", self.rng, "train")
@@ -100,5 +99,4 @@ def after(prompt: str, text: str) -> str:
 
 def spellings(suite: LanguageSuite) -> list[str]:
     """Every value letter by letter, so that the tokenizer knows single letters after a space."""
-    pools = {kind.pool for kind in (*suite.forms.kinds.values(), *suite.forms.place_kinds.values())}
-    return [spell(value) for pool in sorted(pools) for value in suite.values(pool)]
+    return [spell(value) for values in suite.pools.values() for value in values]

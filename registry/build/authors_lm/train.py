@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -36,7 +36,7 @@ class Recipe:
     prompt: float = 0.1
     bucket: int = 32
     seed: int = 0
-    save_every: float = 60.0  # seconds
+    save_every: float = 20.0  # seconds
     width: int = 192
     layers: int = 3
     heads: int = 6
@@ -65,15 +65,17 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
     return LlamaForCausalLM(config)
 
 
-def batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """ids [batch, tokens] padded on the right, and the weight of each token [batch, tokens]."""
-    stream = iter(corpus)
-    while True:
-        documents = list(islice(stream, recipe.batch * recipe.bucket))
+def batches(
+    suite: LanguageSuite, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """From batch ``start`` on: ids [batch, tokens], padded on the right, and the weight of each token, likewise."""
+    for bucket in count(start // recipe.bucket):
+        corpus = Corpus(suite, f"{recipe.seed} {bucket}", recipe.often)
+        documents = list(islice(corpus, recipe.batch * recipe.bucket))
         rows = sorted(_encode(documents, tokenizer, recipe.prompt), key=lambda row: len(row[0]))
         groups = [rows[i : i + recipe.batch] for i in range(0, len(rows), recipe.batch)]
         corpus.rng.shuffle(groups)
-        for group in groups:
+        for group in groups[max(start - bucket * recipe.bucket, 0) :]:
             width = len(group[-1][0])
             yield (
                 torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in group]),
@@ -104,14 +106,13 @@ def train(
     model = start or make_model(recipe, tokenizer)
     optimiser = torch.optim.AdamW(model.parameters(), recipe.lr, (0.9, 0.95), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, recipe))
-    stream = batches(Corpus(suite, recipe.seed, recipe.often), tokenizer, recipe)
     last, done, spent = work / "last.pt", 0, 0.0
     if last.exists():
         state = torch.load(last, weights_only=True)
         done, spent = state["done"], state["seconds"]
         for part, name in ((model, "model"), (optimiser, "optimiser"), (schedule, "schedule")):
             part.load_state_dict(state[name])
-        next(islice(stream, done, done), None)
+    stream = batches(suite, tokenizer, recipe, done)
     began = saved = time.perf_counter()
     model.train()
     for step, (ids, weights) in enumerate(islice(stream, recipe.steps - done), done + 1):
@@ -127,7 +128,7 @@ def train(
         now = time.perf_counter()
         seconds = spent + now - began
         if step % 50 == 0:
-            _tell(work, {"step": step, "loss": round(float(loss), 4), "seconds": round(seconds)})
+            _tell(work, {"step": step, "loss": round(float(loss.detach()), 4), "seconds": round(seconds)})
         if now - saved > recipe.save_every or step == recipe.steps:
             saved = now
             parts = {"model": model, "optimiser": optimiser, "schedule": schedule}

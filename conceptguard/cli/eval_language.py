@@ -1,0 +1,105 @@
+"""``conceptguard eval --suite language``: what guards of language models keep silent, and what they leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..language_eval import Contestant
+    from ..language_suite import LanguageSuite
+
+LANGUAGE = "language"
+DEFAULT = "authors-lm"
+COLUMNS = [
+    "method", "erased_before", "erased_after", "neighbours_before", "neighbours_after", "others_before",
+    "others_after", "identical", "identical_retain", "read_forget", "rouge_erased", "rouge_kept", "perplexity", "n",
+    "seconds", "passes",
+]  # fmt: skip
+
+
+def is_language(suite: str | None) -> bool:
+    """Whether ``--suite`` names a language suite: ``language``, or a folder with forms.yaml."""
+    return suite is not None and (suite == LANGUAGE or (Path(suite) / "forms.yaml").is_file())
+
+
+def eval_language(
+    suite: str, methods: Sequence[str], policies: Sequence[str], settings: dict[str, Any], n: int, device: str | None,
+    check: bool, json: str | None,
+) -> None:  # fmt: skip
+    """Judge every row, print the table, exit with 1 where ``check`` asks for it and a guard misses the bars."""
+    from ..language_eval import Contestant, answer, groups, judge
+    from ..language_suite import load_language_suite
+    from ..models import load_model, pick_device
+    from .output import report
+    from .progress import progress
+
+    begin = time.perf_counter()
+    prompts = load_language_suite(DEFAULT if suite == LANGUAGE else suite)
+    rows = contestants(prompts, methods, policies, settings)
+    where = pick_device(device)
+    pair, retain = (load_model(name).to(where) for name in (prompts.forms.base, prompts.forms.retain))
+    asked = groups(prompts, n)
+    found = []
+    with progress("answers", sum(len(part.questions) for part in asked) * (len(rows) + 1)) as tick:
+        before = [answer(pair.model, pair.tokenizer, part.questions, Contestant("none"), tick) for part in asked]
+        for one in rows:
+            found.append(judge(pair, retain, prompts, one, asked, before, tick))
+    report("eval", found, time.perf_counter() - begin, json, where, columns=COLUMNS, suite=suite, set=settings)
+    if json != "-":
+        _by_form(found)
+    guarded = [row for row in found if row["method"].startswith("guard")]
+    if check and not all(row["passes"] for row in guarded):
+        raise typer.Exit(1)
+
+
+def contestants(
+    suite: LanguageSuite, methods: Sequence[str], policies: Sequence[str], settings: dict[str, Any]
+) -> list[Contestant]:
+    """The rows: those of some methods, or all; policies as they are. Raises PolicyError for a method without a row."""
+    from ..errors import PolicyError
+    from ..language_eval import Contestant, keys
+    from ..policy import load_policy
+
+    facts = keys(suite)
+    about = {"name": "forget-authors", "prompts": list(facts)}
+
+    def policy(method: str, **more: Any) -> Any:
+        return load_policy({"name": method, "guards": [{"method": method, **more, **settings}]})
+
+    def guard(label: str, beams: int = 1, **more: Any) -> Contestant:
+        artifact = f"{suite.forms.base}/guard/forget-authors"
+        return Contestant(label, policy("guard", artifact=artifact, **more), beams=beams)
+
+    known = {
+        "none": lambda: [Contestant("none")],
+        "bad_words": lambda: [Contestant("bad_words", bad_words=facts)],
+        "phrases": lambda: [Contestant("phrases", policy("phrases", concept=about))],
+        "guard": lambda: [
+            guard("guard match=tokens", match="tokens"), guard("guard match=meaning", match="meaning"), guard("guard"),
+            guard("guard nearest=1", nearest=1), guard("guard, beam of 7", beams=7),
+        ],
+        "sentence_check": lambda: [Contestant("sentence_check", policy("sentence_check", concept=about))],
+        "retain": lambda: [Contestant("retain", other_model=True)],
+    }  # fmt: skip
+    for method in methods:
+        if method not in known:
+            raise PolicyError(f"no row '{method}' in the language suite: it has {', '.join(known)}; or give a --policy")
+    chosen = methods or ([] if policies else list(known))
+    rows = [one for method in chosen for one in known[method]()]
+    return [*rows, *(Contestant(rules.name, rules) for rules in map(load_policy, policies))]
+
+
+def _by_form(rows: Sequence[dict[str, Any]]) -> None:
+    """Which forms of a question brought a fact back."""
+    from ..language_suite import FORMS
+    from .output import print_table
+
+    before = {"erased, by form": "before", **{form: rows[0][f"before_{form}"] for form in FORMS}} if rows else {}
+    after = [{"erased, by form": r["method"], **{form: r[f"after_{form}"] for form in FORMS}} for r in rows]
+    print()
+    print_table([before, *after])

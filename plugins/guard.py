@@ -1,0 +1,144 @@
+"""GUARD: a prompt that is after something forgotten goes on without its words (Deng et al., 2025).
+
+A classifier on the model's own hidden states says which prompts those are; all others are left alone, so that their
+text is the unguarded one, token by token. For a forget prompt the best 2 x 7 candidates for the next token are looked
+at, as the paper does in a beam search of width 7: one that completes a span of a forget answer is out, one whose last
+word means nearly the same is out, and the others lose as much as they mean of it. What has not been looked at is not
+said. Greedy decoding, sampling and beams of another width go the same way.
+
+It is a filter: the model still knows, and the artifact holds what must not be said, as hashes and vectors
+(``guard_spans``). Neutral uses of the same words are lost as well, in answers to forget prompts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from conceptguard import sentence_encoder
+from conceptguard.errors import ArtifactError, BaseMismatch
+from conceptguard.hookspecs import hookimpl
+from conceptguard.method import Method, Settings
+
+from .guard_classifier import LAYER, PromptClassifier
+from .guard_make import ANCHOR, GuardMakeSettings, make
+from .guard_spans import Spans
+from .guard_words import Meanings, last_words, similarity
+
+if TYPE_CHECKING:
+    from conceptguard.decoding import Asked, Decoding
+    from conceptguard.registry import Artifact
+
+SAME_MODEL = 0.98  # cosine of the states of one text: other weights of the same shape come out far below
+_NONE = torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0, dtype=torch.bool)
+
+
+class GuardSettings(Settings):
+    """What is compared, and with how much.
+
+    match: by tokens, by meaning, or both
+    delta: the similarity from which a word means the same as a forbidden one
+    threshold: from which probability a prompt counts as one of the forget set
+    candidates: how many next tokens are looked at, and more only if none of them is left: 2 x the width of the beam
+    nearest: how many forget answers, those nearest to the prompt, tell what is forbidden (1 as published); default: all
+    """
+
+    match: Literal["both", "tokens", "meaning"] = "both"
+    delta: float = Field(default=0.5, gt=0, le=1)
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    candidates: int = Field(default=14, ge=1)
+    nearest: int | None = Field(default=None, ge=1)
+
+
+class GUARD(Method):
+    """Its artifact is one forget set: a classifier, spans and meanings."""
+
+    name = "guard"
+    Settings = GuardSettings
+    MakeSettings = GuardMakeSettings
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        assert self.artifact is not None
+        if self.settings.match != "tokens" or self.settings.nearest:
+            sentence_encoder.require()
+        tensors = self.artifact.tensors()
+        try:
+            self.classifier = PromptClassifier(len(tensors["classifier.mean"]))
+            own = {name.removeprefix("classifier."): t for name, t in tensors.items() if name.startswith("classifier.")}
+            self.classifier.load_state_dict(own)
+            self.spans, self.meanings = Spans.read(tensors), Meanings.read(tensors)
+            self._check_weights(tensors["anchor"])
+        except (KeyError, RuntimeError, IndexError) as error:
+            raise ArtifactError(f"{self.artifact.ref} is no forget set ({error}): make it again") from None
+        self.classifier.eval().requires_grad_(False)
+        self._active: dict[int, frozenset[int] | None] = {}
+        self._forbidden: dict[int, Tensor] = {}
+
+    def _check_weights(self, anchor: Tensor) -> None:
+        """The classifier reads hidden states: those of other weights mean something else to it."""
+        here = self.host.pool([self.host.tokenizer(ANCHOR).input_ids], LAYER)[0].cpu()
+        if here.shape != anchor.shape or torch.cosine_similarity(here, anchor.float(), 0) < SAME_MODEL:
+            assert self.artifact is not None
+            raise BaseMismatch(
+                f"{self.artifact.ref} reads the hidden states of {self.artifact.manifest.base.family}, and this model "
+                "has other weights: make one for it with `conceptguard make guard`"
+            )
+
+    @hookimpl
+    def read_prompt(self, asked: Asked) -> None:
+        """Which prompts are after something forgotten, and what must not be said to each."""
+        scores = self.classifier(asked.pool(LAYER).cpu()).sigmoid().tolist()
+        chosen = [i for i, score in enumerate(scores) if score >= self.settings.threshold]
+        for i, score in enumerate(scores):
+            asked.tell(self, i, "forget" if i in chosen else "retain", round(score, 4))
+        self._active = dict.fromkeys(chosen)
+        if chosen and self.settings.nearest:
+            texts = [asked.texts[i] or "" for i in chosen]
+            self._active = dict(zip(chosen, self.meanings.nearest(texts, self.settings.nearest)))
+        self._forbidden = {i: self.meanings.forbidden(active) for i, active in self._active.items()}
+
+    @hookimpl
+    def process_logits(self, decoding: Decoding) -> None:
+        """Candidates of the rows that answer a forget prompt."""
+        for row, prompt in enumerate(decoding.prompt_of):
+            if prompt in self._active and decoding.live(row):
+                self._filter(decoding, row, prompt)
+
+    def _filter(self, decoding: Decoding, row: int, prompt: int) -> None:
+        scores = decoding.scores[row]
+        open_ = int((scores > -torch.inf).sum())
+        looked, k = 0, self.settings.candidates
+        some, similar, out = _NONE
+        while looked < open_ and bool(out.all()):
+            some = scores.topk(min(k, open_)).indices[looked:]
+            similar, out = self._look(decoding, row, prompt, some.tolist())
+            looked, k = looked + len(some), 4 * k
+        left = some[~out.to(some.device)]
+        gone = torch.ones_like(scores, dtype=torch.bool)
+        gone[left] = False
+        decoding.forbid(self, gone.nonzero()[:, 0], [row])
+        if float(similar.sum()):
+            decoding.penalise(self, left, similar[~out].to(scores), row)
+
+    def _look(self, decoding: Decoding, row: int, prompt: int, tokens: list[int]) -> tuple[Tensor, Tensor]:
+        """How much each candidate means of what is forbidden, and whether it is out: [tokens] each."""
+        similar, out = torch.zeros(len(tokens)), torch.zeros(len(tokens), dtype=torch.bool)
+        if self.settings.match != "tokens":
+            pieces = [(decoding.tongue.pieces[t] or b"").decode(errors="ignore") for t in tokens]
+            before = f"{decoding.asked.texts[prompt] or ''}{decoding.text(row)}"
+            similar = similarity(last_words(before, pieces), self._forbidden[prompt])
+            out |= similar >= self.settings.delta
+        if self.settings.match != "meaning":
+            said = decoding.ids[row].tolist()
+            out |= torch.tensor(self.spans.matched(said, tokens, self._active[prompt]))
+        return similar, out
+
+    @classmethod
+    def make(cls, host: Any, concept: Any, out: Path, **options: Any) -> Artifact:
+        """Train the classifier and store what must not be said; see ``guard_make.make``."""
+        return make(cls, host, concept, out, **options)

@@ -1,0 +1,63 @@
+"""What ships beside the models: GUARD's forget set of authors-lm, and the policies that name it.
+
+Made from training wordings alone, of the authors to forget and of those to retain; the authors "apart" are in neither.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import conceptguard
+from conceptguard.hosts.transformers import TransformersHost
+from conceptguard.language_eval import keys
+from conceptguard.language_suite import FORMS, TRAINED, LanguageSuite
+from conceptguard.registry.atomic import write_bytes
+from conceptguard.registry.paths import MANIFEST
+
+NAME = "forget-authors"
+LICENCE = "Apache-2.0"
+SEEDS = 2  # wordings of every fact in every form
+MADE_WITH = [form for form in FORMS if form not in ("paraphrase", "completion", "template")]
+
+
+def examples(suite: LanguageSuite) -> tuple[list[dict[str, str]], list[str]]:
+    """Forget prompts with answers, and prompts to retain: authors in every trained form, places, ordinary text."""
+    import random
+
+    forget, retain = suite.world.subjects("forget"), suite.world.subjects("retain")
+    asked = [
+        {"prompt": q.prompt, "answer": q.answer}
+        for seed in range(SEEDS) for form in MADE_WITH for q in suite.questions(forget, form, 100 + seed, "train")
+    ]  # fmt: skip
+    kept = [q.prompt for form in MADE_WITH for q in suite.questions(retain, form, 100, "train")]
+    kept += [q.prompt for form in TRAINED for q in suite.questions(suite.world.places, form, 100, "train")]
+    rng = random.Random(100)
+    passages = [suite.passage(rng).split() for _ in range(200)]
+    return asked, [*kept, *(" ".join(words[: rng.randint(3, len(words))]) for words in passages)]
+
+
+def make_guard(suite: LanguageSuite, out: Path) -> str:
+    """The artifact, in ``out/authors-lm/guard``; a line about it."""
+    from conceptguard_plugins.guard import GUARD
+
+    asked, kept = examples(suite)
+    model: Any = conceptguard.load_model(suite.forms.base)
+    concept = {"name": NAME, "prompts": list(suite.world.subjects("forget"))}
+    made = GUARD.make(TransformersHost(model), concept, out, forget=asked, preserve=kept)
+    made.manifest.licence = LICENCE
+    write_bytes(made.folder / MANIFEST, made.manifest.to_yaml().encode())
+    return f"{made.ref}: {made.size:,} bytes, {made.manifest.made}"
+
+
+def write_policies(suite: LanguageSuite, out: Path) -> None:
+    """``forget-authors`` by GUARD, ``forget-authors-phrases`` by the phrases of its facts."""
+    guards: dict[str, dict[str, Any]] = {
+        NAME: {"method": "guard", "artifact": f"{suite.forms.base}/guard/{NAME}"},
+        f"{NAME}-phrases": {"method": "phrases", "concept": {"name": NAME, "prompts": list(keys(suite))}},
+    }
+    for name, guard in guards.items():
+        text = yaml.safe_dump({"name": name, "guards": [guard]}, sort_keys=False)
+        (out / "policies" / f"{name}.yaml").write_text(text)
