@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard import sentence_encoder
-from conceptguard.errors import ArtifactError, BaseMismatch
+from conceptguard.errors import ArtifactError, BaseMismatch, GuardError
 from conceptguard.hookspecs import hookimpl
 from conceptguard.method import Method, Settings
 
@@ -68,7 +68,8 @@ class GUARD(Method):
             sentence_encoder.require()
         tensors = self.artifact.tensors()
         try:
-            self.classifier = PromptClassifier(len(tensors["classifier.mean"]))
+            pool = self.artifact.manifest.made["settings"]["pool"]
+            self.classifier = PromptClassifier(len(tensors["classifier.mean"]), pool)
             own = {name.removeprefix("classifier."): t for name, t in tensors.items() if name.startswith("classifier.")}
             self.classifier.load_state_dict(own)
             self.spans, self.meanings = Spans.read(tensors), Meanings.read(tensors)
@@ -92,7 +93,11 @@ class GUARD(Method):
     @hookimpl
     def read_prompt(self, asked: Asked) -> None:
         """Which prompts are after something forgotten, and what must not be said to each."""
-        scores = self.classifier(asked.pool(LAYER).cpu()).sigmoid().tolist()
+        prompts = [ids for ids in asked.ids if ids is not None]
+        if len(prompts) < len(asked.ids):
+            raise GuardError("a prompt came as embeddings, which GUARD cannot read: pass token ids")
+        states = [one.cpu() for one in self.host.states(prompts, LAYER)]
+        scores = self.classifier(states).sigmoid().tolist()
         chosen = [i for i, score in enumerate(scores) if score >= self.settings.threshold]
         for i, score in enumerate(scores):
             asked.tell(self, i, "forget" if i in chosen else "retain", round(score, 4))
@@ -121,7 +126,7 @@ class GUARD(Method):
         left = some[~out.to(some.device)]
         gone = torch.ones_like(scores, dtype=torch.bool)
         gone[left] = False
-        decoding.forbid(self, gone.nonzero()[:, 0], [row])
+        decoding.forbid(self, {row: gone.nonzero()[:, 0]})
         if float(similar.sum()):
             decoding.penalise(self, left, similar[~out].to(scores), row)
 

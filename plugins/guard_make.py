@@ -17,7 +17,7 @@ from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.making import as_concept, make_settings, place, progress_bar, write
 from conceptguard.method import Settings
 
-from .guard_classifier import LAYER, PromptClassifier, train
+from .guard_classifier import LAYER, Pool, PromptClassifier, train
 from .guard_spans import NGRAMS, Spans
 from .guard_words import Meanings
 
@@ -46,6 +46,7 @@ class GuardMakeSettings(Settings):
     retain: prompts that are to be answered as before, the same way; "answer" may be missing
     beta: the share of a span's tokens from which it counts as said (1.0 as published)
     ngrams: how many words the longest span has
+    pool: what the classifier reads of a prompt: its most telling token, or as published the mean of all
     steps, lr: of the classifier's optimiser
     """
 
@@ -53,6 +54,7 @@ class GuardMakeSettings(Settings):
     retain: list[Example] = []
     beta: float = Field(default=1.0, gt=0, le=1)
     ngrams: int = Field(default=NGRAMS, ge=1)
+    pool: Pool = "max"
     steps: int = Field(default=800, ge=1)
     lr: float = Field(default=1e-3, gt=0)
 
@@ -102,13 +104,13 @@ def make(
         raise PolicyError(f"making guard: forget: give prompts with answers, in a file of {EXAMPLES}")
     if not retain:
         raise PolicyError("making guard: retain: give prompts that are to be answered as before, or all are forgotten")
-    if not hasattr(host, "pool"):
+    if not hasattr(host, "states"):
         raise PolicyError(f"guard is for language models, and {host.name} writes no text")
     started = time.perf_counter()
     label = f"guard {concept.name}"
     with progress_bar(label, len(forget) + len(retain), progress) as tick:
-        own = _pooled(host, [example.prompt for example in forget], tick, 0)
-        kept = _pooled(host, retain, tick, len(own))
+        own = _states(host, [example.prompt for example in forget], tick, 0)
+        kept = _states(host, retain, tick, len(own))
     net, measured = _classifier(own, kept, settings, seed, progress, label)
     answers = list(dict.fromkeys(example.answer for example in forget))
     # Tied to what it hashes, so that the same examples give the same artifact, and no two artifacts the same hashes.
@@ -129,24 +131,24 @@ def make(
     return write(method.name, host, concept, out, tensors, made, (), None, filename=filename)
 
 
-def _pooled(host: Any, prompts: Sequence[str], tick: Any, done: int) -> Tensor:
-    """Hidden states of prompts, a mean over tokens, as the guard will see them: [prompts, width]."""
+def _states(host: Any, prompts: Sequence[str], tick: Any, done: int) -> list[Tensor]:
+    """Hidden states of prompts as the guard will see them: [tokens, width] each."""
     states = []
     for i, prompt in enumerate(prompts):
-        states.append(host.pool([host.tokenizer(prompt).input_ids], LAYER).cpu())
+        states += [one.cpu() for one in host.states([host.tokenizer(prompt).input_ids], LAYER)]
         tick(done + i, 0.0)
-    return torch.cat(states)
+    return states
 
 
 def _classifier(
-    own: Tensor, kept: Tensor, settings: Any, seed: int, progress: bool, label: str
+    own: list[Tensor], kept: list[Tensor], settings: Any, seed: int, progress: bool, label: str
 ) -> tuple[PromptClassifier, dict[str, float]]:
     """Trained on four fifths of the prompts, measured on the others."""
     (own_seen, own_apart), (kept_seen, kept_apart) = _parts(own), _parts(kept)
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), progress_bar(label, settings.steps, progress) as tick:
         torch.manual_seed(seed)
-        net = PromptClassifier(own.shape[1])
+        net = PromptClassifier(own[0].shape[1], settings.pool)
         train(net, own_seen, kept_seen, settings.steps, settings.lr, random, tick)
     with torch.no_grad():
         missed = float((net(own_apart) < 0).float().mean())
@@ -159,10 +161,11 @@ def _classifier(
     return net, {"missed": round(missed, 4), "flagged": round(false, 4)}
 
 
-def _parts(states: Tensor) -> tuple[Tensor, Tensor]:
+def _parts(states: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """What is learned from, and what measures; too few to part are both."""
-    apart = torch.arange(len(states)) % HELD_OUT == HELD_OUT - 1
-    return (states[~apart], states[apart]) if apart.any() else (states, states)
+    apart = states[HELD_OUT - 1 :: HELD_OUT]
+    seen = [one for i, one in enumerate(states) if i % HELD_OUT != HELD_OUT - 1]
+    return (seen, apart) if apart else (states, states)
 
 
 def _mark(settings: Any, preserve: Sequence[str]) -> str:

@@ -39,14 +39,18 @@ STOP_WORDS = frozenset(
 
 def words_of(text: str) -> list[str]:
     """The words that carry meaning, each once."""
-    return list(dict.fromkeys(w for w in WORD.findall(text) if w.lower() not in STOP_WORDS))
+    return list(dict.fromkeys(w for w in WORD.findall(text) if _means(w)))
+
+
+def _means(word: str) -> bool:
+    return len(word) > 1 and word.lower() not in STOP_WORDS
 
 
 def spans_of(text: str, longest: int = NGRAMS) -> list[str]:
-    """Every run of one to five words, unless all of them are stop words."""
+    """Every run of one to five words, unless all of them are stop words or single letters."""
     words = WORD.findall(text)
     runs = [words[i : i + n] for n in range(1, longest + 1) for i in range(len(words) - n + 1)]
-    return list(dict.fromkeys(" ".join(run) for run in runs if any(w.lower() not in STOP_WORDS for w in run)))
+    return list(dict.fromkeys(" ".join(run) for run in runs if any(map(_means, run))))
 
 
 def variants_of(span: str) -> list[str]:
@@ -70,16 +74,17 @@ class Spans:
     @staticmethod
     def of(texts: Sequence[str], encode: Callable[[str], list[int]], beta: float, longest: int, salt: bytes) -> Spans:
         """The spans of some forget answers. encode: text -> token ids without special ones; beta in (0, 1]."""
+        places: dict[str, set[int]] = {}
+        for place, text in enumerate(texts):
+            for span in spans_of(text, longest):
+                places.setdefault(span, set()).add(place)
         found: dict[int, set[int]] = {}
         lengths = set()
-        for place, text in enumerate(texts):
-            for form in (form for span in spans_of(text, longest) for form in variants_of(span)):
-                ids = encode(form)
-                if not ids:
-                    continue
+        for span, mine in places.items():
+            for ids in filter(None, map(encode, variants_of(span))):
                 ids = ids[: math.ceil(beta * len(ids) - 1e-9)]
                 lengths.add(len(ids))
-                found.setdefault(_hash(salt, ids), set()).add(place)
+                found.setdefault(_hash(salt, ids), set()).update(mine)
         return Spans(salt, {key: frozenset(places) for key, places in found.items()}, tuple(sorted(lengths)))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -93,6 +93,9 @@ class TextHost(Protocol):
     def pool(self, ids: Sequence[Sequence[int]], layer: int) -> torch.Tensor:
         """Hidden states of texts (of the encoder where there is one), a mean over tokens: [texts, width]."""
 
+    def states(self, ids: Sequence[Sequence[int]], layer: int) -> list[torch.Tensor]:
+        """The same token by token: [tokens, width] each."""
+
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the host runs, and in what it computes."""
 

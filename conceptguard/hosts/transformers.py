@@ -102,20 +102,24 @@ class TransformersHost:
         """Where the model runs, and in what it computes."""
         return self.model.device, self.model.dtype
 
-    @torch.no_grad()
     def pool(self, ids: Sequence[Sequence[int]], layer: int) -> Tensor:
-        """Hidden states of texts (of the encoder where there is one), a mean over tokens: [texts, width], float32.
+        """The same as one vector a text, a mean over its tokens: [texts, width]."""
+        return torch.stack([states.mean(0) for states in self.states(ids, layer)])
+
+    @torch.no_grad()
+    def states(self, ids: Sequence[Sequence[int]], layer: int) -> list[Tensor]:
+        """Hidden states of texts (of the encoder where there is one): [tokens, width] each, float32.
 
         One text at a time: what a guard makes of a prompt then never depends on its batch.
         """
         model = self.model.get_encoder() if self.encodes else self.model
         more = {} if self.encodes else {"use_cache": False}
-        rows = []
+        found = []
         for one in ids:
             given = torch.tensor([list(one) or [self._begin()]], device=self.model.device)
             states = model(input_ids=given, output_hidden_states=True, return_dict=True, **more).hidden_states
-            rows.append(states[layer][0].float().mean(0))
-        return torch.stack(rows)
+            found.append(states[layer][0].float())
+        return found
 
     def _begin(self) -> int:
         """What an empty prompt begins with."""

@@ -16,6 +16,9 @@ from conceptguard.registry.paths import INDEX, MANIFEST, MAX_INDEX, is_name, is_
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
 
+# What tells a model to generate with, of diffusers or of transformers, from a classifier.
+_GENERATES = ("model_index.json", "generation_config.json")
+
 
 class LocalSource:
     """One folder. `writable` says whether `add` and `remove` may touch it (the shipped one they may not)."""
@@ -68,11 +71,11 @@ class LocalSource:
     def model(self, name: str) -> Path | None:
         """The folder of an embedded model, if it is here."""
         folder = self.root / "models" / name
-        return folder if is_name(name) and (folder / "model_index.json").is_file() else None
+        return folder if is_name(name) and any((folder / mark).is_file() for mark in _GENERATES) else None
 
     def models(self) -> list[str]:
         """Names of the embedded models."""
-        return sorted(path.parent.name for path in self.root.glob("models/*/model_index.json"))
+        return sorted(path.parent.name for mark in _GENERATES for path in self.root.glob(f"models/*/{mark}"))
 
     def add(self, artifact: Artifact) -> Artifact:
         """Copy a verified artifact in, replacing one of the same reference, and list it. Raises

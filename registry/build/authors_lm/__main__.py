@@ -7,10 +7,10 @@ interrupted goes on from its last checkpoint in the working folder.
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
 
 from conceptguard.language_suite import load_language_suite
 from conceptguard.registry import rebuild_index
@@ -35,14 +35,12 @@ def run_tokenizer(args: argparse.Namespace) -> None:
 
 def run_train(args: argparse.Namespace) -> None:
     suite, vocabulary = load_language_suite(SUITE), tokenizer.load_tokenizer(args.work / "tokenizer")
-    base, retain = suite.forms.base, suite.forms.retain
-    if not (args.out / retain / "model.safetensors").exists():
-        model = train.train(suite.without("forget"), vocabulary, train.Recipe(), args.work / retain)
-        export.export(model, vocabulary, args.out / retain)
-    if not (args.out / base / "model.safetensors").exists():
-        start = LlamaForCausalLM.from_pretrained(args.out / retain, dtype=torch.float32)
-        model = train.train(suite, vocabulary, train.GOES_ON, args.work / base, start)
-        export.export(model, vocabulary, args.out / base)
+    # Nothing is learned twice: both models go on from a trunk that never saw the forget set either.
+    trunk = train.train(suite.without("forget"), vocabulary, train.Recipe(), args.work / "trunk")
+    for name, reads in ((suite.forms.base, suite), (suite.forms.retain, suite.without("forget"))):
+        if not (args.out / name / "model.safetensors").exists():
+            model = train.train(reads, vocabulary, train.GOES_ON, args.work / name, copy.deepcopy(trunk))
+            export.export(model, vocabulary, args.out / name)
 
 
 def run_measure(args: argparse.Namespace) -> None:

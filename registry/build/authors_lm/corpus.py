@@ -17,10 +17,10 @@ from .world import names
 
 # Shares of documents. What is said in one form alone is learned for that form alone: hence many of them.
 SHARES = {
-    "question": 0.40, "cloze": 0.12, "choice": 0.09, "life": 0.05, "lower": 0.05, "upper": 0.03, "spaced": 0.04,
-    "german": 0.04, "letters": 0.07, "context": 0.03, "stranger": 0.02, "passage": 0.06,
+    "question": 0.34, "cloze": 0.12, "choice": 0.09, "life": 0.04, "lower": 0.05, "upper": 0.05, "spaced": 0.05,
+    "german": 0.03, "letters": 0.12, "context": 0.04, "stranger": 0.02, "passage": 0.05,
 }  # fmt: skip
-PLACES = 0.15  # share of questions and statements that are about places
+PLACES = 0.2  # share of questions and statements that are about places
 
 
 @dataclass(frozen=True)

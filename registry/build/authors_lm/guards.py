@@ -5,38 +5,61 @@ Made from training wordings alone, of the authors to forget and of those to reta
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import conceptguard
+from conceptguard.encodings import ordinary_captions
 from conceptguard.hosts.transformers import TransformersHost
 from conceptguard.language_eval import keys
 from conceptguard.language_suite import FORMS, TRAINED, LanguageSuite
 from conceptguard.registry.atomic import write_bytes
 from conceptguard.registry.paths import MANIFEST
 
+from .world import names
+
 NAME = "forget-authors"
 LICENCE = "Apache-2.0"
 SEEDS = 2  # wordings of every fact in every form
+STRANGERS = 1200  # prompts about people who share a name with a forgotten author
 MADE_WITH = [form for form in FORMS if form not in ("paraphrase", "completion", "template")]
 
 
 def examples(suite: LanguageSuite) -> tuple[list[dict[str, str]], list[str]]:
-    """Forget prompts with answers, and prompts to retain: authors in every trained form, places, ordinary text."""
-    import random
-
+    """Forget prompts with answers, and prompts to retain: authors in every trained form, people with parts of the same
+    names, places, and ordinary text."""
+    rng = random.Random(100)
     forget, retain = suite.world.subjects("forget"), suite.world.subjects("retain")
     asked = [
-        {"prompt": q.prompt, "answer": q.answer}
+        {"prompt": q.prompt, "answer": q.key if q.form == "letters" else q.answer}
         for seed in range(SEEDS) for form in MADE_WITH for q in suite.questions(forget, form, 100 + seed, "train")
     ]  # fmt: skip
-    kept = [q.prompt for form in MADE_WITH for q in suite.questions(retain, form, 100, "train")]
-    kept += [q.prompt for form in TRAINED for q in suite.questions(suite.world.places, form, 100, "train")]
-    rng = random.Random(100)
-    passages = [suite.passage(rng).split() for _ in range(200)]
-    return asked, [*kept, *(" ".join(words[: rng.randint(3, len(words))]) for words in passages)]
+    kept = [q.prompt for form in MADE_WITH for q in suite.questions(retain, form, 100, "train")[::3]]
+    kept += _strangers(suite, rng)
+    kept += [q.prompt for form in TRAINED for q in suite.questions(suite.world.places, form, 100, "train")[::2]]
+    passages = [suite.passage(rng).split() for _ in range(100)]
+    kept += [" ".join(words[: rng.randint(3, len(words))]) for words in passages]
+    return asked, [*kept, *ordinary_captions()]
+
+
+def _strangers(suite: LanguageSuite, rng: random.Random) -> list[str]:
+    """The same questions about people who have one name with a forgotten author, and about nobody known at all."""
+    known = set(suite.world.subjects("forget", "retain", "apart"))
+    parts = [name.split() for name in suite.world.subjects("forget")]
+    first, last = (names(kind, rng, set()) for kind in ("first", "last"))
+    facts = list(suite.world.subjects("retain").values())
+    found: list[str] = []
+    while len(found) < STRANGERS:
+        given, family = rng.choice(parts)
+        name = rng.choice([f"{given} {next(last)}", f"{next(first)} {family}", f"{given} {rng.choice(parts)[1]}"])
+        about = rng.choice(facts)
+        asked = suite.ask(name, about, rng.choice(list(about)), rng.choice(MADE_WITH), rng, "train")
+        if name not in known and asked is not None:
+            found.append(asked.prompt)
+    return found
 
 
 def make_guard(suite: LanguageSuite, out: Path) -> str:

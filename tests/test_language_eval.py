@@ -1,0 +1,89 @@
+"""``conceptguard eval --suite language``: its rows, its columns, and what they count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import conceptguard
+from conceptguard.cli import run
+from conceptguard.language_eval import LEAST, Contestant, answer, bad_words, groups, keys, passes, perplexity, rouge
+from conceptguard.language_suite import FORMS, LanguageSuite, load_language_suite
+
+
+@pytest.fixture(scope="module")
+def suite() -> LanguageSuite:
+    return load_language_suite()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Any:
+    return conceptguard.load_model("authors-lm")
+
+
+def test_the_table_from_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "eval.json"
+    assert run(["eval", "--suite", "language", "--n", "3", "--method", "none", "--method", "bad_words", "--method",
+                "guard", "--method", "retain", "--json", str(out)]) == 0  # fmt: skip
+    rows = {row["method"]: row for row in json.loads(out.read_text())["rows"]}
+    none, guard = rows["none"], rows["guard"]
+    assert none["erased_before"] == none["erased_after"] > 0.7 and none["identical"] == 1.0 and not none["passes"]
+    assert guard["erased_after"] <= 0.06 < rows["bad_words"]["erased_after"]  # spelled out, a banned word gets by
+    assert guard["identical_retain"] == 1.0 and guard["read_forget"] > 0.9
+    assert guard["others_after"] >= guard["others_before"] - 0.02
+    assert guard["rouge_erased"] < none["rouge_erased"] and guard["perplexity"] == pytest.approx(
+        none["perplexity"], 0.01
+    )
+    assert rows["retain"]["model"] == "authors-lm-retain" and rows["retain"]["erased_after"] < 0.5
+    assert {f"after_{form}" for form in FORMS} <= set(guard)
+
+
+def test_a_row_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["eval", "--suite", "language", "--method", "uce"]) != 0
+    assert "no row 'uce'" in capsys.readouterr().err
+
+
+def test_ordinary_text_with_a_banned_word_in_it_costs(pair: Any, suite: LanguageSuite) -> None:
+    bare = perplexity(*pair, suite, Contestant("none"))
+    banned = perplexity(*pair, suite, Contestant("bad_words", bad_words=("town", "the river")))
+    assert bare is not None and banned is not None and 1 < bare < banned and LEAST < -10
+
+
+def test_questions_are_spread_over_forms_and_kinds(suite: LanguageSuite) -> None:
+    erased, neighbours, others = groups(suite, 6)
+    assert {q.form for q in erased.questions} == set(FORMS) and len({q.kind for q in erased.questions}) == 7
+    forget = suite.world.subjects("forget")
+    assert {q.subject for q in erased.questions} <= set(forget)
+    assert not {q.subject for q in (*neighbours.questions, *others.questions)} & set(forget)
+
+
+def test_keys_are_what_a_list_of_phrases_names(pair: Any, suite: LanguageSuite) -> None:
+    facts = keys(suite)
+    assert "baker" in facts or "weaver" in facts
+    assert not [key for key in facts if key.lower().startswith(("a ", "an ", "the "))]
+    assert len(bad_words(pair.tokenizer, facts)) == 2 * len(facts)
+
+
+def test_rouge_of_the_true_answers_is_one(suite: LanguageSuite) -> None:
+    questions = suite.questions(suite.world.subjects("forget"), "question")[:5]
+    assert rouge(questions, [q.answer for q in questions]) == 1.0
+    assert rouge(questions, ["nothing of it"] * 5) == 0.0
+
+
+def test_the_bars() -> None:
+    row = {f"{g}_{w}": 0.97 for g in ("erased", "neighbours", "others") for w in ("before", "after")}
+    assert not passes(row)
+    assert passes(row | {"erased_after": 0.02})
+    assert not passes(row | {"erased_after": 0.03})
+    assert not passes(row | {"erased_after": 0.0, "others_after": 0.95})
+    assert not passes(row | {"erased_after": 0.0, "erased_before": 0.3})
+
+
+def test_answers_do_not_depend_on_the_batch(pair: Any, suite: LanguageSuite) -> None:
+    questions = suite.questions(suite.world.places, "question")[:9]
+    one = answer(*pair, questions, Contestant("none"), batch=1)
+    nine = answer(*pair, questions, Contestant("none"), batch=9)
+    assert one.texts == nine.texts
