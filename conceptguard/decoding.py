@@ -116,6 +116,12 @@ class Decoding:
         self.scores[row] = -math.inf
         self._change(by, "forced", [row], [token], [before if math.isfinite(before) else 0.0])
 
+    def keep(self, tokens: Tensor, row: int) -> None:
+        """A row goes on with one of ``tokens``, int64 [n]. The others were not looked at, and no receipt names them."""
+        kept = self.scores[row, tokens]
+        self.scores[row] = -math.inf
+        self.scores[row, tokens] = kept
+
     def _change(
         self, by: Method, kind: str, rows: Sequence[int], tokens: Sequence[int], scores: Sequence[float]
     ) -> None:

@@ -159,6 +159,12 @@ def keys(suite: LanguageSuite) -> tuple[str, ...]:
     return tuple(dict.fromkeys(question.key for question in questions))
 
 
+def answers(suite: LanguageSuite) -> tuple[str, ...]:
+    """The facts of the forget set, a sentence each: what a guard that reads sentences would be given."""
+    questions = suite.questions(suite.world.subjects("forget"), "question")
+    return tuple(dict.fromkeys(question.answer for question in questions))
+
+
 class _Follow(LogitsProcessor):
     """Makes a model say given tokens, and notes how likely each was after all processors before this one."""
 

@@ -96,8 +96,9 @@ class GUARD(Method):
         prompts = [ids for ids in asked.ids if ids is not None]
         if len(prompts) < len(asked.ids):
             raise GuardError("a prompt came as embeddings, which GUARD cannot read: pass token ids")
-        states = [one.cpu() for one in self.host.states(prompts, LAYER)]
-        scores = self.classifier(states).sigmoid().tolist()
+        # One by one: what is made of a prompt must not depend on what else is asked.
+        logits = [self.classifier([self.host.states([ids], LAYER)[0].cpu()]) for ids in prompts]
+        scores = torch.cat(logits).sigmoid().tolist()
         chosen = [i for i, score in enumerate(scores) if score >= self.settings.threshold]
         for i, score in enumerate(scores):
             asked.tell(self, i, "forget" if i in chosen else "retain", round(score, 4))
@@ -123,12 +124,12 @@ class GUARD(Method):
             some = scores.topk(min(k, open_)).indices[looked:]
             similar, out = self._look(decoding, row, prompt, some.tolist())
             looked, k = looked + len(some), 4 * k
-        left = some[~out.to(some.device)]
-        gone = torch.ones_like(scores, dtype=torch.bool)
-        gone[left] = False
-        decoding.forbid(self, {row: gone.nonzero()[:, 0]})
-        if float(similar.sum()):
-            decoding.penalise(self, left, similar[~out].to(scores), row)
+        here = out.to(some.device)
+        decoding.keep(some, row)
+        if out.any():
+            decoding.forbid(self, {row: some[here]})
+        if float(similar[~out].sum()):
+            decoding.penalise(self, some[~here], similar[~out], row)
 
     def _look(self, decoding: Decoding, row: int, prompt: int, tokens: list[int]) -> tuple[Tensor, Tensor]:
         """How much each candidate means of what is forbidden, and whether it is out: [tokens] each."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ANCHOR = "The same text gives the same states wherever the weights are the same."
 HELD_OUT = 5  # every fifth prompt is not learned from, and measures
 MISSED_AT_MOST = 0.2
+AT_ONCE = 64
 EXAMPLES = 'lines such as {"prompt": "Where was Ada Oram born?", "answer": "Ada Oram was born in Velmar."}'
 
 
@@ -55,8 +56,8 @@ class GuardMakeSettings(Settings):
     beta: float = Field(default=1.0, gt=0, le=1)
     ngrams: int = Field(default=NGRAMS, ge=1)
     pool: Pool = "max"
-    steps: int = Field(default=800, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
+    steps: int = Field(default=1500, ge=1)
+    lr: float = Field(default=2e-3, gt=0)
 
     @field_validator("forget", "retain", mode="before")
     @classmethod
@@ -132,12 +133,16 @@ def make(
 
 
 def _states(host: Any, prompts: Sequence[str], tick: Any, done: int) -> list[Tensor]:
-    """Hidden states of prompts as the guard will see them: [tokens, width] each."""
-    states = []
-    for i, prompt in enumerate(prompts):
-        states += [one.cpu() for one in host.states([host.tokenizer(prompt).input_ids], LAYER)]
-        tick(done + i, 0.0)
-    return states
+    """Hidden states of prompts, [tokens, width] each, many of one length at once."""
+    ids = [host.tokenizer(prompt).input_ids for prompt in prompts]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    found: list[Tensor] = [torch.empty(0)] * len(ids)
+    for start in range(0, len(order), AT_ONCE):
+        part = order[start : start + AT_ONCE]
+        for i, states in zip(part, host.states([ids[i] for i in part], LAYER)):
+            found[i] = states.cpu()
+        tick(done + start + len(part) - 1, 0.0)
+    return found
 
 
 def _classifier(

@@ -62,11 +62,12 @@ def contestants(
 ) -> list[Contestant]:
     """The rows: those of some methods, or all; policies as they are. Raises PolicyError for a method without a row."""
     from ..errors import PolicyError
-    from ..language_eval import Contestant, keys
+    from ..language_eval import Contestant, answers, keys
     from ..policy import load_policy
 
     facts = keys(suite)
     about = {"name": "forget-authors", "prompts": list(facts)}
+    said = {"name": "forget-authors", "prompts": list(answers(suite))}
 
     def policy(method: str, **more: Any) -> Any:
         return load_policy({"name": method, "guards": [{"method": method, **more, **settings}]})
@@ -83,7 +84,7 @@ def contestants(
             guard("guard match=tokens", match="tokens"), guard("guard match=meaning", match="meaning"), guard("guard"),
             guard("guard nearest=1", nearest=1), guard("guard, beam of 7", beams=7),
         ],
-        "sentence_check": lambda: [Contestant("sentence_check", policy("sentence_check", concept=about))],
+        "sentence_check": lambda: [Contestant("sentence_check", policy("sentence_check", concept=said))],
         "retain": lambda: [Contestant("retain", other_model=True)],
     }  # fmt: skip
     for method in methods:

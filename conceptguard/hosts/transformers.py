@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,21 +105,22 @@ class TransformersHost:
 
     def pool(self, ids: Sequence[Sequence[int]], layer: int) -> Tensor:
         """The same as one vector a text, a mean over its tokens: [texts, width]."""
-        return torch.stack([states.mean(0) for states in self.states(ids, layer)])
+        return torch.stack([self.states([one], layer)[0].mean(0) for one in ids])
 
     @torch.no_grad()
     def states(self, ids: Sequence[Sequence[int]], layer: int) -> list[Tensor]:
         """Hidden states of texts (of the encoder where there is one): [tokens, width] each, float32.
 
-        One text at a time: what a guard makes of a prompt then never depends on its batch.
+        Texts of one length that follow each other share a call: a guard passes one, so that what it makes of a prompt
+        never depends on its batch.
         """
         model = self.model.get_encoder() if self.encodes else self.model
         more = {} if self.encodes else {"use_cache": False}
-        found = []
-        for one in ids:
-            given = torch.tensor([list(one) or [self._begin()]], device=self.model.device)
+        found: list[Tensor] = []
+        for _, group in groupby([list(one) or [self._begin()] for one in ids], key=len):
+            given = torch.tensor(list(group), device=self.model.device)
             states = model(input_ids=given, output_hidden_states=True, return_dict=True, **more).hidden_states
-            found.append(states[layer][0].float())
+            found += states[layer].float()
         return found
 
     def _begin(self) -> int:

@@ -24,7 +24,7 @@ from .world import names
 NAME = "forget-authors"
 LICENCE = "Apache-2.0"
 SEEDS = 2  # wordings of every fact in every form
-STRANGERS = 1200  # prompts about people who share a name with a forgotten author
+STRANGERS = 1200  # prompts about people who do not exist even here
 MADE_WITH = [form for form in FORMS if form not in ("paraphrase", "completion", "template")]
 
 
@@ -46,15 +46,17 @@ def examples(suite: LanguageSuite) -> tuple[list[dict[str, str]], list[str]]:
 
 
 def _strangers(suite: LanguageSuite, rng: random.Random) -> list[str]:
-    """The same questions about people who have one name with a forgotten author, and about nobody known at all."""
+    """The same questions about people who have the first name of a forgotten author, and about nobody known at all.
+
+    Not about those who have the surname: the model takes them for the author, and says the author's facts.
+    """
     known = set(suite.world.subjects("forget", "retain", "apart"))
-    parts = [name.split() for name in suite.world.subjects("forget")]
+    given = [name.split()[0] for name in suite.world.subjects("forget")]
     first, last = (names(kind, rng, set()) for kind in ("first", "last"))
     facts = list(suite.world.subjects("retain").values())
     found: list[str] = []
     while len(found) < STRANGERS:
-        given, family = rng.choice(parts)
-        name = rng.choice([f"{given} {next(last)}", f"{next(first)} {family}", f"{given} {rng.choice(parts)[1]}"])
+        name = f"{rng.choice((rng.choice(given), next(first)))} {next(last)}"
         about = rng.choice(facts)
         asked = suite.ask(name, about, rng.choice(list(about)), rng.choice(MADE_WITH), rng, "train")
         if name not in known and asked is not None:
