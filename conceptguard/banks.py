@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .beside import beside
 from .errors import BaseMismatch, GuardError
-from .lowrank import Factors, LayerIndex, Terms, layer_shape
+from .lowrank import Factors, LayerIndex, Part, Terms, layer_shape
 
 
 class Open(NamedTuple):
@@ -53,7 +53,7 @@ class Bank:
     spans: guard index -> its ranks in the stack.
     """
 
-    def __init__(self, name: str, layer: nn.Module, factors: Mapping[int, Factors], session: object):
+    def __init__(self, name: str, layer: nn.Module | Part, factors: Mapping[int, Factors], session: object):
         self.name, self._session = name, session
         self._add = _way_to_add(layer)
         shape = layer_shape(layer)
@@ -77,7 +77,8 @@ class Bank:
         self.calls = 0
         self.key = id(self)
         _banks[self.key] = self
-        self._beside = beside(layer)
+        self._outputs = layer.outputs if isinstance(layer, Part) else None
+        self._beside = beside(layer.whole if isinstance(layer, Part) else layer)
 
     @property
     def nbytes(self) -> int:
@@ -147,6 +148,8 @@ class Bank:
 
     def beside(self, x: Tensor, y: Tensor) -> None:
         """Add the open terms to ``y``, or have the graph that is being traced call an operator that does."""
+        if self._outputs is not None:
+            y = y[..., self._outputs]
         if torch.compiler.is_compiling():
             # An opaque operator keeps gates out of the graph: opening and closing them never recompiles.
             torch.ops.conceptguard.add_terms(x, y, self.key)
@@ -206,7 +209,7 @@ def _add_inner(o: Open, inner: Tensor, y: Tensor) -> None:
         y[slice(None) if o.where is None else o.where] += (o.up @ inner).view(len(inner), *y.shape[1:])
 
 
-def _way_to_add(layer: nn.Module) -> Callable[[Open, Tensor, Tensor], None]:
+def _way_to_add(layer: nn.Module | Part) -> Callable[[Open, Tensor, Tensor], None]:
     """Adds the product of an Open's factors with the open rows of a layer's input to its output."""
     if not isinstance(layer, nn.Conv2d):
         return _add_linear
@@ -224,7 +227,7 @@ def _padded(factor: Tensor) -> Tensor:
     return factor if rank == 1 or not rank % 16 else F.pad(factor, (0, 0, 0, -rank % 16))
 
 
-def _home(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
+def _home(layer: nn.Module | Part) -> tuple[torch.device, torch.dtype]:
     """Where the factors live: beside the weight, unless it is on no device (offloaded) or quantised."""
     weight = getattr(layer, "weight", None)
     if weight is None:

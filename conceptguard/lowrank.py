@@ -44,6 +44,22 @@ class Terms:
     towards: bool = False
 
 
+class Part:
+    """Some of the outputs of a linear layer that computes several projections at once, as a layer of its own.
+
+    outputs: which; ``whole`` is the layer that runs
+    """
+
+    def __init__(self, whole: nn.Module, outputs: slice):
+        self.whole, self.outputs = whole, outputs
+        self.in_features, self.out_features = int(whole.in_features), outputs.stop - outputs.start  # type: ignore[arg-type]
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in], a view."""
+        return self.whole.weight[self.outputs]  # type: ignore[index, return-value]
+
+
 class LayerIndex(Mapping[str, nn.Module]):
     """The host's linear and convolution layers under canonical (diffusers) names, e.g. ``unet.mid_block...to_q``."""
 
@@ -62,6 +78,13 @@ class LayerIndex(Mapping[str, nn.Module]):
                 if _is_layer(module):
                     self._layers[f"{prefix}.{name}"] = module  # type: ignore[assignment]
 
+    @classmethod
+    def named(cls, layers: Mapping[str, nn.Module | Part]) -> LayerIndex:
+        """Of layers that already go by their canonical names."""
+        index = cls({})
+        index._layers = {name: layer for name, layer in layers.items() if _is_layer(layer)}  # type: ignore[misc]
+        return index
+
     def __getitem__(self, name: str) -> nn.Module:
         return self._layers[name]
 
@@ -76,12 +99,12 @@ class LayerIndex(Mapping[str, nn.Module]):
         return {name: layer_shape(module) for name, module in self._layers.items()}
 
 
-def _is_layer(module: nn.Module) -> bool:
+def _is_layer(module: nn.Module | Part) -> bool:
     # Quantised layers subclass nn.Linear or keep its two attributes.
     return (hasattr(module, "in_features") and hasattr(module, "out_features")) or isinstance(module, nn.Conv2d)
 
 
-def layer_shape(module: nn.Module) -> tuple[int, ...]:
+def layer_shape(module: nn.Module | Part) -> tuple[int, ...]:
     """[out, in] or [out, in, kh, kw], whatever the storage of the weight."""
     if isinstance(module, nn.Conv2d):
         return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)

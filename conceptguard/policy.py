@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Lines = Mapping[tuple[Any, ...], int]
 Action = Literal["flag", "blur", "black", "reject", "retry"]
+_STRICTNESS: list[Action] = ["flag", "blur", "black", "retry", "reject"]
 
 
 class Concept(BaseModel):
@@ -93,6 +94,23 @@ def load_policy(source: str | Path | Mapping[str, Any] | Policy) -> Policy:
     for guard in policy.guards:
         guard._folder = path.parent
     return policy
+
+
+def acting(policy: Policy, *hooks: str) -> Policy:
+    """The same policy with only those guards that act through one of these hooks."""
+    kept = [g for g in policy.guards if any(hasattr(plugins.method(g.method), hook) for hook in hooks)]
+    return policy.model_copy(update={"guards": kept})
+
+
+def together(*policies: Policy) -> Policy:
+    """One policy of all guards, each once, with the strictest of what the policies do about images."""
+    strictest = max(policies, key=lambda p: _STRICTNESS.index(p.on_violation))
+    guards = list({g.model_dump_json(): g for p in policies for g in p.guards}.values())
+    return Policy(
+        name=" + ".join(dict.fromkeys(p.name for p in policies)), guards=guards, on_violation=strictest.on_violation,
+        retries=min(p.retries for p in policies),
+        unread="refuse" if any(p.unread == "refuse" for p in policies) else "compare",
+    )  # fmt: skip
 
 
 def shipped_policies() -> dict[str, Path]:

@@ -22,6 +22,7 @@ from .roster import Roster
 
 if TYPE_CHECKING:
     from .language import LanguageSession
+    from .models import LanguageModel
 
 
 class Session(Roster):
@@ -100,6 +101,11 @@ class Session(Roster):
             self.receipt.rows = [Row(text, branch) for rows in self._told for text, branch in rows]
             for i, act in enumerate(self.receipt.acts):
                 act.gates = [gate for gates in self._told.values() for gate in gates[i]]
+
+    @property
+    def methods_with_terms(self) -> list[Method]:
+        """The guards that have a gate, in the order of a gate bank's columns."""
+        return [self.methods[i] for i, _ in self._terms]
 
     @property
     def guidance_scale(self) -> float | None:
@@ -245,7 +251,7 @@ def _couple(gate: Tensor, branches: Sequence[Branch | None]) -> None:
 
 
 @overload
-def attach(target: tuple[Any, Any], policy: str | Path | Mapping[str, Any] | Policy) -> LanguageSession: ...
+def attach(target: LanguageModel, policy: str | Path | Mapping[str, Any] | Policy) -> LanguageSession: ...
 
 
 @overload
@@ -253,11 +259,12 @@ def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Sess
 
 
 def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Roster:
-    """Attach a policy to a diffusers pipeline, classic or modular, a transformers text pipeline, or (model, tokenizer).
+    """Attach a policy to a diffusers pipeline, classic or modular, to a language model (its transformers pipeline, or a
+    pair (model, tokenizer)), or in ComfyUI to a (MODEL, CLIP) pair.
 
     Gives a ``Session``, or a ``LanguageSession`` for text. Use it as a context manager, or call ``detach`` yourself.
     Raises PolicyError, RegistryError, ArtifactError or BaseMismatch when a guard cannot be loaded or does not fit:
-    nothing is attached then. Raises SessionError when the target is already guarded.
+    nothing is attached then. Raises SessionError for another kind of target, and for one that is already guarded.
     """
     loaded = load_policy(policy)
     if is_text(target):

@@ -60,6 +60,8 @@ class Clarify(Method):
     def encode_prompt(self, prompts: Prompts) -> None:
         """Reads every prompt that a picture is drawn towards. Raises GuardError for embeddings without their text."""
         rows = [row for row, branch in enumerate(prompts.branches) if branch == "conditional"]
+        if not rows:
+            return
         gates = self._bank(prompts.embeds[rows], [prompts.ids[row] for row in rows])[:, 0].tolist()
         for text, gate in dict.fromkeys((prompts.texts[row], gate) for row, gate in zip(rows, gates)):
             if text is None:

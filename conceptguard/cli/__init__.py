@@ -17,7 +17,7 @@ import typer
 from ..errors import ConceptGuardError
 
 # In the order of the help page.
-_MODULES = ("demo", "generate", "make", "eval", "bench", "registry", "plugins")
+_MODULES = ("demo", "generate", "make", "eval", "bench", "registry", "plugins", "comfyui")
 
 EPILOG = """
 \b

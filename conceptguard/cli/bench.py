@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
     group.command("overhead")(overhead)
     group.command("gates")(gates)
     group.command("logits")(logits)
+    group.command("comfyui")(comfyui)
     app.add_typer(group, name="bench")
 
 
@@ -220,6 +222,33 @@ def logits(
     finally:
         torch.set_num_threads(before)
     report("bench logits", rows, time.perf_counter() - begin, json, "cpu", columns=PER_TOKEN, tokens=tokens)
+
+
+def comfyui(
+    path: Path = typer.Argument(..., envvar="COMFYUI_PATH", help="ComfyUI's folder, with main.py in it."),
+    n: int = typer.Option(100, min=1, help="Membranes in the policy."),
+    steps: int = typer.Option(20, min=1, help="Of each sampling."),
+    repeats: int = typer.Option(7, min=1, help="Rounds; in each, every variant is timed once, in turn."),
+    clock: str = typer.Option("wall", metavar="wall|cpu", help="cpu: processor time, for a machine that others share."),
+    json: str | None = JSON,
+) -> None:
+    """Time whole samplings inside ComfyUI, with its own Python: bare, guarded with none and one of N open, and peers.
+
+    ratio_bare is the time over the bare MODEL's; "bare again" shows what the machine itself varies by. The peers are
+    the same one membrane as a LoRA of ComfyUI's own, in the weights (add_patches), or as a hook on the conditioning.
+
+    \b
+    conceptguard bench comfyui ~/ComfyUI
+    """
+    from ..comfyui_bench import import_core, measure
+    from .output import report
+    from .progress import progress
+
+    begin = time.perf_counter()
+    import_core(path)
+    with progress("rounds", repeats) as tick:
+        rows = measure(n, steps, repeats, time.process_time if clock == "cpu" else time.perf_counter, tick)
+    report("bench comfyui", rows, time.perf_counter() - begin, json, repeats=repeats, clock=clock)
 
 
 def _count(text: str, option: str) -> int:

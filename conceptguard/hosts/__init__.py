@@ -56,7 +56,7 @@ class Host(Protocol):
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids of texts without special tokens, cut at the encoder's window unless ``whole``."""
 
-    def encoders(self) -> list[TextEncoder]:
+    def encoders(self) -> Sequence[TextEncoder]:
         """The text encoders one by one, each with its own tokens and its part of an embedding."""
 
     def fingerprint(self) -> str:
@@ -126,9 +126,17 @@ def host_for(target: Any) -> Host:
         from .modular import ModularHost
 
         return (ModularHost if isinstance(target, ModularPipeline) else DiffusersHost)(target)
+    if type(target).__module__ == f"{__name__}.images":
+        from .images import ImagesHost
+
+        return ImagesHost(target)  # type: ignore[return-value]
+    if isinstance(target, tuple) and len(target) == 2 and hasattr(target[1], "cond_stage_model"):
+        from .comfyui import ComfyHost, Target
+
+        return ComfyHost(Target(*target))
     raise SessionError(
         f"cannot guard a {type(target).__module__}.{type(target).__qualname__}: give a diffusers pipeline, a "
-        "transformers pipeline for text, or a pair (language model, tokenizer)"
+        "transformers pipeline for text, a pair (language model, tokenizer), or in ComfyUI a (MODEL, CLIP) pair"
     )
 
 

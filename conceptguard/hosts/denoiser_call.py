@@ -13,6 +13,7 @@ from ..banks import running
 from ..errors import GuardError
 from ..generation import Encoded
 from .attention_maps import attend
+from .rows import pick_rows
 
 if TYPE_CHECKING:
     from .families import Family
@@ -32,7 +33,7 @@ class DenoiserCall:
         del call["self"]
         call.update(call.pop("kwargs", {}))
         total = len(call[self._family.sample])
-        return {name: value if name in _NOT_ROWS else _pick(value, rows, total) for name, value in call.items()}
+        return {name: value if name in _NOT_ROWS else pick_rows(value, rows, total) for name, value in call.items()}
 
     def _again(self, module: nn.Module, call: dict[str, Any]) -> Tensor:
         token = running.set(self._owner)
@@ -63,7 +64,7 @@ class DenoiserCall:
         """What these rows look at, and how a loss of that changes with the latents; see ``Conditions.attend``."""
         module = getattr(self._module, "_orig_mod", self._module)
         with torch.inference_mode(False):  # tensors of a caller's inference mode take no part in gradients: copies do
-            call = _pick(self._rows(list(rows)), list(range(len(rows))), len(rows))
+            call = pick_rows(self._rows(list(rows)), list(range(len(rows))), len(rows))
         sample = call[self._family.sample]
 
         def again(latents: Tensor) -> None:
@@ -83,12 +84,3 @@ def with_latents(sample: Tensor, latents: Tensor) -> Tensor:
     if latents.shape == sample.shape:
         return latents
     return torch.cat([latents, sample[:, latents.shape[1] :]], 1)
-
-
-def _pick(value: Any, rows: list[int], total: int) -> Any:
-    """Some rows of whatever goes into the denoiser: of tensors with one entry per row, also in lists and dicts."""
-    if isinstance(value, Tensor) and value.ndim and len(value) == total:
-        return value[rows]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_pick(v, rows, total) for v in value)
-    return {k: _pick(v, rows, total) for k, v in value.items()} if isinstance(value, dict) else value

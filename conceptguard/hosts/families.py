@@ -53,11 +53,11 @@ class Family:
         return embeds[:, : self.readable]
 
 
-_XL = Family(
+XL = Family(
     (EncoderPlace("text_encoder", "penultimate"), EncoderPlace("text_encoder_2", "penultimate", pooled=True)),
     denoiser="unet", sample="sample", pooled=("added_cond_kwargs", "text_embeds"),
 )  # fmt: skip
-_FAMILIES = {
+FAMILIES = {
     "UNet2DConditionModel": Family((EncoderPlace("text_encoder"),), denoiser="unet", sample="sample"),
     # CLIP's 77 positions, then T5's: a text is cut where T5 cuts it.
     "SD3Transformer2DModel": Family(
@@ -86,11 +86,11 @@ def family_of(pipe: Any) -> Family:
     for name in ("unet", "transformer"):
         model = getattr(pipe, name, None)
         for cls in type(getattr(model, "_orig_mod", model)).__mro__:
-            if cls.__name__ in _FAMILIES:
+            if cls.__name__ in FAMILIES:
                 if getattr(pipe, "transformer_2", None) is not None:
                     raise SessionError(f"cannot guard this {type(pipe).__name__}: it has a second denoiser")
                 two = name == "unet" and hasattr(pipe, "text_encoder_2")
-                return _XL if two else _FAMILIES[cls.__name__]
+                return XL if two else FAMILIES[cls.__name__]
     raise unguarded(pipe)
 
 
