@@ -22,6 +22,7 @@ from .roster import Roster
 
 if TYPE_CHECKING:
     from .language import LanguageSession
+    from .method import Method
     from .models import LanguageModel
 
 

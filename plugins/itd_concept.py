@@ -79,7 +79,7 @@ class Dictionary:
         return scores.new_zeros(len(texts)).scatter_reduce_(0, owner, scores, "amax")
 
 
-def encoders_of(host: Host, label: str) -> list[TextEncoder]:
+def encoders_of(host: Host, label: str) -> Sequence[TextEncoder]:
     """The text encoders of a model, all of them CLIP's. Raises PolicyError for others."""
     encoders = host.encoders() if hasattr(host, "encoders") else []
     for encoder in encoders:

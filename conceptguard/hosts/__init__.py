@@ -133,7 +133,7 @@ def host_for(target: Any) -> Host:
     if isinstance(target, tuple) and len(target) == 2 and hasattr(target[1], "cond_stage_model"):
         from .comfyui import ComfyHost, Target
 
-        return ComfyHost(Target(*target))
+        return ComfyHost(Target(*target))  # type: ignore[return-value]
     raise SessionError(
         f"cannot guard a {type(target).__module__}.{type(target).__qualname__}: give a diffusers pipeline, a "
         "transformers pipeline for text, a pair (language model, tokenizer), or in ComfyUI a (MODEL, CLIP) pair"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import PolicyError
 from ..generation import Encoded
 from .families import Family
 from .text_encoders import TextEncoder, as_one
@@ -194,7 +195,8 @@ class ComfyEncoder(TextEncoder):
         self.tokenizer = self._own.tokenizer
         self.begins = bool(self._own.tokens_start)
         self.window = host.window if not self.begins else int(module.max_length) - 2
-        hidden = int(module.transformer.get_input_embeddings().weight.shape[1])
+        self._window, self.padded = self.window, None
+        self.hidden = hidden = int(module.transformer.get_input_embeddings().weight.shape[1])
         self.tokens = slice(place.start, host.family.readable if place.start == 0 else None)
         self.width = slice(at, at + hidden) if place.states else None
         self.pooled = slice(pooled_at, pooled_at + hidden) if place.pooled else None
@@ -233,6 +235,13 @@ class ComfyEncoder(TextEncoder):
         return (
             states[:, : longest + 1 + self.begins] if self.width is not None else None,
             torch.stack(pools) if pools and self.pooled is not None else None,
+        )
+
+    def through(self, ids: Any, layer: int, change: Any) -> Any:
+        """Never: ComfyUI encodes a window at a time, its own way."""
+        raise PolicyError(
+            f"a guard of this policy changes states between the layers of {self.name}, which works on diffusers "
+            "pipelines alone: use safree in ComfyUI"
         )
 
 
