@@ -26,18 +26,19 @@ def pair() -> Any:
 
 def test_the_table_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "eval.json"
-    assert run(["eval", "--suite", "language", "--n", "3", "--method", "none", "--method", "bad_words", "--method",
-                "guard", "--method", "retain", "--json", str(out)]) == 0  # fmt: skip
-    rows = {row["method"]: row for row in json.loads(out.read_text())["rows"]}
-    none, guard = rows["none"], rows["guard"]
+    rows = ["--method", "none", "--method", "bad_words", "--method", "retain", "--policy", "forget-authors"]
+    assert run(["eval", "--suite", "language", "--n", "3", *rows, "--json", str(out)]) == 0
+    found = {row["method"]: row for row in json.loads(out.read_text())["rows"]}
+    none, guard, banned, retain = (found[name] for name in ("none", "forget-authors", "bad_words", "retain"))
     assert none["erased_before"] == none["erased_after"] > 0.7 and none["identical"] == 1.0 and not none["passes"]
-    assert guard["erased_after"] <= 0.06 < rows["bad_words"]["erased_after"]  # spelled out, a banned word gets by
-    assert guard["identical_retain"] == 1.0 and guard["read_forget"] > 0.9
+    # Banned words are banned for everybody: what others share with the forget set is lost.
+    assert banned["erased_after"] <= 0.05 and banned["neighbours_after"] < banned["neighbours_before"] - 0.1
+    assert guard["erased_after"] < 0.3 and guard["identical_retain"] == 1.0 and guard["read_forget"] > 0.7
     assert guard["others_after"] >= guard["others_before"] - 0.02
     assert guard["rouge_erased"] < none["rouge_erased"] and guard["perplexity"] == pytest.approx(
         none["perplexity"], 0.01
     )
-    assert rows["retain"]["model"] == "authors-lm-retain" and rows["retain"]["erased_after"] < 0.5
+    assert retain["model"] == "authors-lm-retain" and retain["erased_after"] < 0.3
     assert {f"after_{form}" for form in FORMS} <= set(guard)
 
 
