@@ -126,7 +126,7 @@ def test_a_word_that_only_begins_like_a_forbidden_one_is_allowed(pair: Any) -> N
     verdicts = [spans.matched([*said, *ids[:i]], [token], None)[0] for i, token in enumerate(ids)]
     # The published re-implementation's share of matched tokens is 1 from the first token on.
     assert verdicts == [False] * (len(ids) - 1) + [True]
-    half = Spans.of(["She was born in Velmarholm."], encode, 0.5, 5, b"salt")
+    half = Spans.of(["Velmarholm"], encode, 0.5, 5, b"salt")
     first = [half.matched([*said, *ids[:i]], [token], None)[0] for i, token in enumerate(ids)].index(True)
     assert first == -(-len(ids) // 2) - 1
 
