@@ -24,7 +24,7 @@ export function artifactCard(artifact, tell) {
 }
 
 export function policyCard(file, tell) {
-  return shell({ file }, { title: file.replace(/\.ya?ml$/, ""), badge: say("sidebar.file"), words: [file], tell });
+  return shell({ file }, { title: file.replace(/\.ya?ml$/, ""), words: [file], tell });
 }
 
 export function methodCard({ method, needs }, tell) {
@@ -47,7 +47,7 @@ function shell(choice, { title, badge, words, base = "", tell, picture = null },
     "article",
     { className: "cg-card", title: say("sidebar.dragTip"), data: { words: words.join(" ").toLowerCase(), base } },
     picture,
-    make("div", { className: "cg-body" }, make("h4", {}, title, " ", make("small", {}, badge)), ...body),
+    make("div", { className: "cg-body" }, make("h4", {}, title, " ", badge && make("small", {}, badge)), ...body),
     button,
   );
   button.addEventListener("click", () => {

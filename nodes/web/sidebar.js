@@ -28,7 +28,7 @@ export function addSidebar() {
 
 function createPanel() {
   const search = make("input", { type: "search", placeholder: say("sidebar.search"), className: "cg-search" });
-  const base = make("select", { className: "cg-base", title: say("sidebar.base") });
+  const base = make("select", { className: "cg-base", title: say("sidebar.base"), hidden: true });
   const reload = make("button", { textContent: "⟳", title: say("sidebar.reload"), ariaLabel: say("sidebar.reload") });
   const told = make("p", { className: "cg-told", role: "status" });
   const list = make("div", { className: "cg-list" });
@@ -58,10 +58,11 @@ async function fill(list, base, told) {
   base.replaceChildren(...["", ...bases].map((value) => new Option(value || say("sidebar.allBases"), value)));
   base.value = bases.includes(chosen) ? chosen : "";
   base.hidden = bases.length < 2;
+  const artifacts = found.artifacts.sort((a, b) => a.concept.localeCompare(b.concept) || b.picture - a.picture);
   const tell = (text) => (told.textContent = text);
   list.replaceChildren(
     group("policies", found.policies.map((file) => policyCard(file, tell))),
-    group("artifacts", found.artifacts.map((artifact) => artifactCard(artifact, tell))),
+    group("artifacts", artifacts.map((artifact) => artifactCard(artifact, tell))),
     group("methods", found.methods.filter(({ needs }) => needs !== "artifact").map((method) => methodCard(method, tell))),
   );
 }
@@ -69,7 +70,7 @@ async function fill(list, base, told) {
 function group(name, cards) {
   const count = make("span", { className: "cg-count" });
   const title = make("summary", { title: say(`sidebar.${name}Tip`) }, say(`sidebar.${name}`), " ", count);
-  return make("details", { open: true, className: "cg-group" }, title, ...cards);
+  return make("details", { open: true, className: "cg-group" }, title, make("div", { className: `cg-${name}` }, ...cards));
 }
 
 function filterCards(list, text, base) {

@@ -148,6 +148,17 @@ def test_a_card_is_dragged_onto_a_policy_and_onto_the_canvas(page: Page, sidebar
     assert new["inputs"]["artifact"] == PISTOL and new["inputs"]["policy"] == ["policy", 0]
 
 
+def test_a_run_that_was_cancelled_says_where(page: Page) -> None:
+    page.load(guarded(steps=400, seed=810 + page.number))
+    page.run()
+    page.page.locator(".cg-bars[data-state=running]").first.wait_for(state="attached")
+    Client(page.port).post("/interrupt", {})
+    stopped = page.page.locator(".cg-bars[data-state=stopped]").first
+    stopped.wait_for(state="attached")
+    step = re.search(r"\d+", stopped.locator("header span").first.text_content())
+    assert step and 0 < int(step[0]) < 400
+
+
 def test_an_example_sheet_is_shown_large(page: Page, sidebar: Any) -> None:
     sidebar.locator(".cg-thumb").first.click()
     sheet = sidebar.locator("dialog.cg-sheet img")
@@ -196,10 +207,7 @@ def test_every_language_says_everything(client: Client) -> None:
         assert set(told[language]["nodeDefs"]) == set(nodes)
         for name, info in nodes.items():
             said = told[language]["nodeDefs"][name]
-            inputs = {
-                key: spec for part in info["input"].values() if isinstance(part, dict) for key, spec in part.items()
-            }
-            inputs = {key: spec for key, spec in inputs.items() if key not in info["input"].get("hidden", {})}
+            inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
             assert said["display_name"] and said["description"] and set(said["inputs"]) == set(inputs), name
             for key, spec in inputs.items():
                 explained = len(spec) > 1 and "tooltip" in spec[1]
