@@ -280,6 +280,22 @@ def test_unloaded_and_partly_loaded(parts: Any, conds: Any) -> None:
     management.unload_all_models()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype, comfy: None) -> None:
+    """Texts are recognised by embeddings that were cast on their way."""
+    from conceptguard.hosts.comfyui_demo import load_parts
+
+    own = load_parts("emoji-sd")
+    own.model.model.diffusion_model.to(dtype).dtype = dtype
+    with torch.inference_mode():
+        c = {text: encode(own.clip, text) for text in (SMOKING, APPLE, "")}
+    model, session = guarded(own, CIGARETTE, GUARDS["sld"])
+    assert torch.equal(sample(model, c[APPLE], c[""]), sample(own.model, c[APPLE], c[""]))
+    assert not torch.equal(sample(model, c[SMOKING], c[""]), sample(own.model, c[SMOKING], c[""]))
+    assert len(session.receipt.opened) == 2 and session.receipt.dtype == str(dtype).removeprefix("torch.")
+    assert {row.text for row in session.receipt.rows} == {SMOKING, ""}
+
+
 def test_a_guard_that_raises(parts: Any, conds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from conceptguard_plugins.sld import SLD
 
