@@ -1,15 +1,17 @@
 """What the page is told while something runs, and which receipts belong to which prompt.
 
-``conceptguard.receipt`` after a step of a guarded sampling: {node, receipts, prompt_id, policy, done, step, seconds,
-rows: [{text, branch}], guards, acts: [{guard, strength, open, gates, steps, layers, notes}]}; ``receipts`` are the
-Receipt nodes that tell of ``node``'s model, ``guards`` is how many guards there are, ``acts`` has those that are open;
-``open`` is the most of its gates, ``steps`` in how many steps it acted.
+``conceptguard.receipt`` after a step of a guarded sampling: {node, receipts, prompt_id, policy, done, stopped, step,
+seconds, rows: [{text, branch}], guards, acts: [{guard, strength, open, gates, steps, layers, notes}]}; ``receipts`` are
+the Receipt nodes that tell of ``node``'s model, ``stopped`` tells whether it ended before its time, ``guards`` is how
+many guards there are, ``acts`` has those that are open; ``open`` is the most of its gates, ``steps`` in how many steps
+it acted.
 ``conceptguard.report`` when images were looked at: {node, prompt_id, action, flagged, held, message, verdicts: [{image,
 guard, label, score, flagged}]}; ``held`` tells whether an image was kept from going on.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -91,7 +93,9 @@ def teller(node: str) -> Callable[[Receipt, bool], None]:
         graph, context = _graph(), get_executing_context()
         guard = _guard_of(graph, context.node_id if context else None) or node
         to = {"node": guard, "receipts": _readers(graph, guard), "prompt_id": prompt}
-        send("conceptguard.receipt", {**to, "done": done, **plain(receipt)})
+        # A sampling that was cancelled or failed ends while its exception is on its way.
+        stopped = done and sys.exc_info()[0] is not None
+        send("conceptguard.receipt", {**to, "done": done, "stopped": stopped, **plain(receipt)})
 
     return tell
 

@@ -15,7 +15,6 @@ const VIEWS = {
   ConceptGuardCheckImage: { hint: "report.waiting", height: 64, report: true },
   ConceptGuardExplain: { hint: "report.waiting", height: 96, report: true },
 };
-const running = new Map(); // node -> its last receipt, while it is sampled
 
 export function addView(node) {
   const view = VIEWS[node.comfyClass];
@@ -62,18 +61,10 @@ function showReceipt(node, receipt, state) {
 
 export function watchSampling() {
   api.addEventListener("conceptguard.receipt", ({ detail }) => {
+    const state = detail.stopped ? "stopped" : detail.done ? "done" : "running";
     for (const id of [detail.node, ...detail.receipts]) {
       const node = nodeOf(id);
-      if (!node) continue;
-      showReceipt(node, detail, detail.done ? "done" : "running");
-      if (detail.done) running.delete(node);
-      else running.set(node, detail);
+      if (node) showReceipt(node, detail, state);
     }
   });
-  const stop = () => {
-    for (const [node, receipt] of running) showReceipt(node, receipt, "stopped");
-    running.clear();
-  };
-  api.addEventListener("execution_error", stop);
-  api.addEventListener("execution_interrupted", stop);
 }
