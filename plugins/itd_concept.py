@@ -181,8 +181,8 @@ class Threshold:
 def threshold_of(
     dictionary: Dictionary, phrases: Sequence[str], calibration: Sequence[str], features: Tensor
 ) -> Threshold:
-    """Where fewest calibration texts are on the wrong side: wordings that neither training nor features have seen,
-    short ones and ones amid other words.
+    """Where fewest calibration texts are on the wrong side: wordings that neither training nor features saw, short
+    and amid other words.
     """
     texts = [fill(t, phrase) for phrase in phrases for t in calibration]
     own = dictionary.scores_of([*texts, *amid(phrases, ordinary_captions()[1::2], 4)], features)
