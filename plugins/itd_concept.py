@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptguard.encodings import ordinary_captions
 from conceptguard.errors import PolicyError
 from conceptguard.hosts.text_encoders import TextEncoder
 from conceptguard.making import fill
@@ -117,19 +116,6 @@ def wordings(templates: Sequence[str]) -> list[str]:
     return list(templates[::step][:WORDINGS])
 
 
-def amid(words: Sequence[str], captions: Sequence[str], count: int) -> list[str]:
-    """Each word in ``count`` long texts: before, behind and between ordinary captions."""
-    forms = ("{1}, {0}", "{0}, {1}", "{1}, {0}, {2}", "{1} and {2} with {0}")
-    n = len(captions)
-    return [
-        forms[(i + j) % len(forms)].format(
-            fill("{a}", word), captions[(7 * i + j) % n], captions[(3 * i + 5 * j + 1) % n]
-        )
-        for i, word in enumerate(words)
-        for j in range(count)
-    ]
-
-
 def about(phrases: Sequence[str], text: str) -> bool:
     """Whether a text names a phrase, or a phrase names the text."""
     return any(_within(phrase, text) or _within(text, phrase) for phrase in phrases)
@@ -181,11 +167,9 @@ class Threshold:
 def threshold_of(
     dictionary: Dictionary, phrases: Sequence[str], calibration: Sequence[str], features: Tensor
 ) -> Threshold:
-    """Where fewest calibration texts are on the wrong side: wordings that neither training nor features saw, short
-    and amid other words.
-    """
+    """Where fewest calibration texts are on the wrong side: wordings that neither training nor features saw."""
     texts = [fill(t, phrase) for phrase in phrases for t in calibration]
-    own = dictionary.scores_of([*texts, *amid(phrases, ordinary_captions()[1::2], 4)], features)
+    own = dictionary.scores_of(texts, features)
     others = [i for i, text in enumerate(dictionary.apart) if not about(phrases, text)]
     codes = Codes(dictionary.codes.index[others], dictionary.codes.value[others])
     kept = score(dictionary.sae, codes, features) if others else torch.zeros(1)
@@ -240,8 +224,7 @@ class Own:
             sizes = written(sae, codes, self.features)
             active = codes.only(self.features.to(codes.index.device)) > 0
             for row, size, index, mine in zip(part, sizes, codes.index, active):
-                told = size[: len(row)].tolist()
-                tokens = [token for token, s in zip(row, told) if s and s >= 0.5 * max(told)]
+                tokens = [token for token, s in zip(row, size.tolist()) if s >= self.threshold]
                 words = encoder.words(list(dict.fromkeys(tokens)))
                 numbers = sorted(set(index[mine].tolist()))
                 found.append(Found(float(size.max()) / max(self.threshold, 1e-12), words, numbers))

@@ -27,7 +27,7 @@ from conceptguard.making import (
     write,
 )  # fmt: skip
 
-from .itd_concept import RATIO, TOP, Dictionary, Own, amid, encoders_of, features_of, threshold_of, wordings
+from .itd_concept import RATIO, TOP, Dictionary, Own, encoders_of, features_of, threshold_of, wordings
 from .itd_sae import PARTS, SAE, Codes
 from .itd_train import ItDMakeSettings, Training, inputs_of, states_behind, unexplained
 from .spm_state import Snapshot
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from conceptguard.registry import Artifact
 
 MEASURED = ("threshold", "missed", "flagged", "unexplained", "active")
-AMID = 12  # long texts to train on for each word: it may stand anywhere in a prompt
 PEAKS = 64  # of each kept text: its strongest features
 
 
@@ -71,10 +70,8 @@ def make(
     started = time.perf_counter()
     words = list(dict.fromkeys([*concept.prompts, *preserve]))
     captions = ordinary_captions()
-    filled = [fill(t, w) for t in settings.templates for w in words]
-    texts = list(dict.fromkeys([*filled, *amid(words, captions[::2], AMID), *captions[::2]]))
-    apart = [fill(settings.calibration[i % len(settings.calibration)], w) for i, w in enumerate(words)]
-    apart = [*apart, *amid(words, captions[1::2], 1), *captions[1::2]]
+    texts = list(dict.fromkeys([*(fill(t, w) for t in settings.templates for w in words), *captions[::2]]))
+    apart = [fill(settings.calibration[i % len(settings.calibration)], w) for i, w in enumerate(words)] + captions[1::2]
     check_window(host, [*texts, *apart])
     folder = place(cls.name, host, concept, out)
     tensors: dict[str, Tensor] = {}

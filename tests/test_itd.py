@@ -168,7 +168,7 @@ def test_report_only(pipe: Any) -> None:
     with conceptguard.attach(pipe, guard(deactivate=False)) as session:
         assert torch.equal(latents(pipe, prompts), bare)
         (note,) = session.receipt.acts[0].notes
-    assert "'pistol' " in note and "a photo of a pistol" in note and "times the threshold" in note
+    assert "features (" in note and "in 'a photo of a pistol'" in note and "times the threshold" in note
 
 
 def test_refuse(pipe: Any) -> None:
@@ -243,7 +243,7 @@ def test_strength_and_reconstruction(pipe: Any) -> None:
         ({"deactivate": False, "classify": False}, "nothing would be guarded"),
         ({"classify": False, "refuse": True}, "refuse needs the classifier"),
         ({"concept": {"name": "x", "prompts": []}}, "needs prompts"),
-        ({"concept": {"name": "x", "prompts": ["lager"]}}, "to this autoencoder 'lager' is like .*'beer'.* kept"),
+        ({"concept": {"name": "x", "prompts": ["lager"]}}, "to this autoencoder 'lager' is like .* kept"),
         ({"multiplier": 2}, "multiplier"),
         ({"multiplyer": 2}, "did you mean 'multiplier'"),
     ],

@@ -30,7 +30,7 @@ LICENCE = "Apache-2.0"
 SPM: dict[str, Any] = {}
 UCE: dict[str, Any] = {"lamb": 1.0, "preserve_scale": 0.1}
 PROBE: dict[str, Any] = {}
-ITD: dict[str, Any] = {"features": 2048, "steps": 1200}
+ITD: dict[str, Any] = {}
 SAFREE: dict[str, Any] = {"up_t": 50}  # on this encoder the concept comes back when the prompt's own embeddings do
 
 
