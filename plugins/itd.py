@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
@@ -27,9 +27,7 @@ from .itd_concept import RATIO, TOP, Answer, Own, encoders_of, features_of, thre
 from .itd_files import load, make
 from .itd_train import ItDMakeSettings
 
-if TYPE_CHECKING:
-    pass
-
+MISSED = 0.05  # of calibration texts of the concept: a classifier that misses more is no guard
 ANOTHER = 0.05  # how far, relatively, the begin token's state may be from the encoder's own before it is another's
 
 
@@ -101,6 +99,12 @@ class ItD(Method):
                 dictionary, phrases, settings.templates, self.settings.top, self.settings.ratio, self.guard.label
             )
             threshold = threshold_of(dictionary, phrases, settings.calibration, features)
+            if self.settings.classify and threshold.missed > MISSED:
+                raise PolicyError(
+                    f"guard '{self.guard.label}': the autoencoder would miss {threshold.missed:.0%} of prompts "
+                    "that ask for this: name its synonyms too, make an artifact with it among the concepts, or set "
+                    "classify: false to act wherever a prompt's words say so"
+                )
             self._own.append(Own(dictionary, features, threshold.value))
         if not self.settings.classify:
             return Terms(self, {}, self.gate(), towards=True)

@@ -209,10 +209,17 @@ def test_any_concept_without_training(pipe: Any) -> None:
     assert before.digests[1:] == after.digests[1:]
 
 
+def test_a_concept_that_would_be_missed_is_refused(pipe: Any) -> None:
+    """Its features are those of its synonyms, which are kept."""
+    with pytest.raises(PolicyError, match=r"would miss 100%.*synonyms"):
+        conceptguard.attach(pipe, guard(concept={"name": "pistol", "prompts": ["pistol"]}))
+
+
 def test_two_concepts_of_one_prompt_add_up_in_any_order(pipe: Any) -> None:
     """No guard takes the other one's change back."""
+    words = {"pistol": ["pistol", "gun", "handgun"], "key": ["key"]}
     one, two = (
-        {"method": "itd", "artifact": SHIPPED, "concept": {"name": n, "prompts": [n]}} for n in ("pistol", "key")
+        {"method": "itd", "artifact": SHIPPED, "concept": {"name": n, "prompts": own}} for n, own in words.items()
     )
     prompt = ["a pistol and a key"]
     results = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,16 +19,19 @@ ASK = """guards:
 """
 
 
-@pytest.fixture(scope="session")
-def comfy() -> None:
-    """Makes ``comfy`` importable."""
+@pytest.fixture(scope="module")
+def comfy() -> Iterator[None]:
+    """Makes ``comfy`` importable, here alone: its torchvision is none that processes of other tests could import."""
+    before = list(sys.path)
     try:
         inside()
     except Unavailable as why:
         pytest.skip(f"no ComfyUI core here: {why}")
+    yield
+    sys.path[:] = before
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def parts(comfy: None) -> Any:
     """The embedded model as MODEL, CLIP, VAE."""
     from conceptguard.hosts.comfyui_demo import load_parts

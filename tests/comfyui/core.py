@@ -107,8 +107,6 @@ def define_operators() -> None:
 
 def inside() -> None:
     """Make ``comfy`` importable in this process, on the CPU. Raises Unavailable."""
-    if "comfy" in sys.modules:
-        return
     import site
 
     folder, python = core(), environment()
@@ -116,6 +114,8 @@ def inside() -> None:
 
     site.addsitedir(_ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
     sys.path.append(str(folder))
+    if "comfy" in sys.modules:
+        return
     define_operators()
     import comfy.cli_args
 
