@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conceptguard.errors import PolicyError
+from conceptguard.errors import GuardError, PolicyError
+from conceptguard.generation import Conditions
 from conceptguard.method import Method
 from conceptguard.policy import Concept
 from conceptguard.registry.manifest import Concept as Listed
@@ -37,3 +38,12 @@ def as_one(method: Method, phrases: Sequence[str], before: str = "") -> str:
             f"{count} tokens together, the text encoder reads {method.host.window}: give fewer, or several guards"
         )
     return text
+
+
+def check_read(method: Method, conditions: Conditions, rows: Sequence[int]) -> None:
+    """Raises GuardError where one of these rows has no text, for a guard that reads the words of prompts."""
+    if any(conditions.prompts[row] is None for row in rows):
+        raise GuardError(
+            f"guard '{method.guard.label}' reads the words of a prompt, and a condition came as embeddings that were "
+            "not encoded under it: give texts, or encode with the pipeline's encode_prompt after attaching"
+        )

@@ -22,7 +22,7 @@ from conceptguard.hookspecs import hookimpl
 from conceptguard.lowrank import LayerIndex, Terms
 from conceptguard.method import Method, Settings
 
-from .concept_phrases import concept_of
+from .concept_phrases import check_read, concept_of
 from .itd_concept import RATIO, TOP, Answer, Own, encoders_of, features_of, threshold_of
 from .itd_files import load, make
 from .itd_train import ItDMakeSettings
@@ -117,11 +117,7 @@ class ItD(Method):
         rows = [row for row in conditions.towards if self.act.gates[row]]
         if not rows:
             return
-        if any(conditions.prompts[row] is None for row in rows):
-            raise GuardError(
-                f"guard '{self.guard.label}' reads the words of a prompt, and a condition came as embeddings that were "
-                "not encoded under it: give texts, or encode with the pipeline's encode_prompt after attaching"
-            )
+        check_read(self, conditions, rows)
         if conditions.moment.call == 0 or len(self._readings) > 256:
             self._readings.clear()
         keys: dict[int, Prompt] = {row: conditions.prompts[row] for row in rows}  # type: ignore[misc]

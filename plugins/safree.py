@@ -21,7 +21,7 @@ from conceptguard.hookspecs import hookimpl
 from conceptguard.lowrank import LayerIndex, Terms
 from conceptguard.method import Method, Settings
 
-from .concept_phrases import as_one, phrases_of
+from .concept_phrases import as_one, check_read, phrases_of
 from .safree_make import SAFREEMakeSettings, make, subspaces_of
 from .safree_math import safe_steps
 from .safree_official import side_by_side
@@ -144,11 +144,7 @@ class SAFREE(Method):
         rows = [row for row in conditions.towards if self.act.gates[row]]
         if not rows:
             return
-        if any(conditions.prompts[row] is None for row in rows):
-            raise GuardError(
-                f"guard '{self.guard.label}' reads the words of a prompt, and a condition came as embeddings that were "
-                "not encoded under it: give texts, or encode with the pipeline's encode_prompt after attaching"
-            )
+        check_read(self, conditions, rows)
         if conditions.moment.call == 0 or len(self._readings) > 256:
             self._readings.clear()
             self._safe.clear()

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from ..encodings import Known, known_to
-from ..errors import BaseMismatch, GuardError, SessionError
+from ..errors import GuardError, SessionError
 from ..generation import Encoded
 from ..lowrank import LayerIndex
 from ..receipt import Receipt
-from ..registry.fingerprint import fingerprint
+from ..registry.fingerprint import check_base, fingerprint
 from .comfyui_layers import encoders_of, layers_of
 from .comfyui_sampling import Sampling, closed, guidance_of
 from .comfyui_text import ComfyEncoder, Texts
@@ -95,12 +95,7 @@ class ComfyHost:
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""
-        made_for = artifact.manifest.base
-        if made_for.fingerprint and made_for.fingerprint != self.fingerprint():
-            raise BaseMismatch(
-                f"{artifact.ref} was made for {made_for.family} ({made_for.fingerprint}), this MODEL is "
-                f"{self.fingerprint()}: use an artifact made for this base, see `conceptguard list`"
-            )
+        check_base(artifact, self.fingerprint(), "MODEL")
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:

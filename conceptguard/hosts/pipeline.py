@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ..banks import running
 from ..encodings import Known, known_to
-from ..errors import BaseMismatch, GuardError, SessionError
+from ..errors import GuardError, SessionError
 from ..generation import Encoded
 from ..lowrank import LayerIndex
-from ..registry.fingerprint import fingerprint
+from ..registry.fingerprint import check_base, fingerprint
 from . import prompts
 from .denoiser import Denoiser
 from .door import Door
@@ -90,12 +90,7 @@ class PipelineHost:
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""
-        made_for = artifact.manifest.base
-        if made_for.fingerprint and made_for.fingerprint != self.fingerprint():
-            raise BaseMismatch(
-                f"{artifact.ref} was made for {made_for.family} ({made_for.fingerprint}), this model is "
-                f"{self.fingerprint()}: use an artifact made for this base, see `conceptguard list`"
-            )
+        check_base(artifact, self.fingerprint())
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str | tuple[str, ...]], length: int | None = None) -> Encoded:

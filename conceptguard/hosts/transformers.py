@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..decoding import Asked, Tongue
-from ..errors import BaseMismatch, GuardError, SessionError
+from ..errors import GuardError, SessionError
 from ..lowrank import LayerIndex
-from ..registry.fingerprint import fingerprint
+from ..registry.fingerprint import check_base, fingerprint
 from .tokens import tongue_of
 
 if TYPE_CHECKING:
@@ -92,12 +92,7 @@ class TransformersHost:
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""
-        made_for = artifact.manifest.base
-        if made_for.fingerprint and made_for.fingerprint != self.fingerprint():
-            raise BaseMismatch(
-                f"{artifact.ref} was made for {made_for.family} ({made_for.fingerprint}), this model is "
-                f"{self.fingerprint()}: use an artifact made for this base, see `conceptguard list`"
-            )
+        check_base(artifact, self.fingerprint())
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the model runs, and in what it computes."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from conceptguard.errors import RegistryError
+from conceptguard.errors import BaseMismatch, RegistryError
+
+if TYPE_CHECKING:
+    from conceptguard.registry.artifact import Artifact
 
 _PARTS = ("unet.", "transformer.")
 _BLOCKS = ("attentions", "transformer_blocks")
@@ -34,3 +38,16 @@ def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
         )
     text = json.dumps(sorted(counted.items()), separators=(",", ":"))
     return "arch:" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_base(artifact: Artifact, found: str, what: str = "model") -> None:
+    """Raises BaseMismatch when an artifact was made for another architecture than the fingerprint ``found``.
+
+    what: how the host's users call a model
+    """
+    made_for = artifact.manifest.base
+    if made_for.fingerprint and made_for.fingerprint != found:
+        raise BaseMismatch(
+            f"{artifact.ref} was made for {made_for.family} ({made_for.fingerprint}), this {what} is {found}: use an "
+            "artifact made for this base, see `conceptguard list`"
+        )
