@@ -34,7 +34,8 @@ ANOTHER = 0.05  # how far, relatively, the begin token's state may be from the e
 class ItDSettings(Settings):
     """deactivate: the off-switch: multiply the concept's features
     classify: the zero-shot classifier: leave prompts alone that do not have the concept in them; without ``deactivate``
-    the receipt only reports them
+    the receipt only reports them. A prompt that names the concept word for word has it, whatever the classifier says:
+    it reads the strongest token, and in a crowded prompt that can be another one
     refuse: generate nothing for prompts that the classifier finds the concept in
     multiplier: what features are multiplied by; the authors' is -8
     reconstruct: replace states by the autoencoder's reconstruction, as the authors do, and lose what it does not know;
@@ -56,9 +57,11 @@ Prompt = tuple[str, ...]  # what each text encoder is given
 
 @dataclass
 class _Reading:
-    """What is known of one prompt: how far above the threshold it is (1 is at it), and what changes in each encoder."""
+    """What is known of one prompt: how far above the threshold it is (1 is at it), whether it names the concept word
+    for word, and what changes in each encoder."""
 
     ratio: float
+    named: bool
     words: list[str]
     numbers: list[int]
     changes: list[tuple[Tensor | None, Tensor | None]]
@@ -89,12 +92,13 @@ class ItD(Method):
         """No terms; at attach, the concept's features and threshold. The classifier is the gate where it is on."""
         assert self.artifact is not None
         self._own: list[Own] = []
+        phrases = list(self.concept.prompts)
         for encoder in encoders_of(self.host, self.guard.label):
+            said = encoder.ids(phrases, whole=True)
             dictionary, settings, known = load(self.artifact, encoder)
             if self.guard.concept is None and (self.settings.top, self.settings.ratio) == (TOP, RATIO):
-                self._own.append(Own(dictionary, *known))
+                self._own.append(Own(dictionary, *known, said))
                 continue
-            phrases = list(self.concept.prompts)
             features = features_of(
                 dictionary, phrases, settings.templates, self.settings.top, self.settings.ratio, self.guard.label
             )
@@ -105,7 +109,7 @@ class ItD(Method):
                     "that ask for this: name its synonyms too, make an artifact with it among the concepts, or set "
                     "classify: false to act wherever a prompt's words say so"
                 )
-            self._own.append(Own(dictionary, features, threshold.value))
+            self._own.append(Own(dictionary, features, threshold.value, said))
         if not self.settings.classify:
             return Terms(self, {}, self.gate(), towards=True)
         fixed = self.guard.gate if isinstance(self.guard.gate, float) else 1.0
@@ -137,13 +141,14 @@ class ItD(Method):
 
     def _has(self, reading: _Reading) -> bool:
         """Whether a prompt is to be changed: the classifier's word, else whether there is anything to change."""
-        return reading.ratio >= 1 if self.settings.classify else bool(reading.numbers)
+        return reading.ratio >= 1 or reading.named if self.settings.classify else bool(reading.numbers)
 
     def _says(self, key: Prompt) -> str:
         reading = self._readings[key]
         what = f"{len(reading.numbers)} features ({', '.join(map(str, reading.numbers))}) of {self.concept.name}"
         where = f" at {', '.join(map(repr, reading.words))}" if reading.words else ""
         judged = f", {reading.ratio:.2g} times the threshold" if self.settings.classify else ""
+        judged += ", named word for word" if self.settings.classify and reading.ratio < 1 else ""
         done = f", times {self.settings.multiplier:g}" if self.settings.deactivate else ""
         return what + where + judged + done
 
@@ -166,7 +171,7 @@ class ItD(Method):
 
     def _read(self, prompts: Sequence[Prompt], conditions: Conditions, keys: dict[int, Prompt]) -> None:
         """Find the concept in prompts, all at once, and encode those again that have it, once a generation."""
-        found = [_Reading(0.0, [], [], []) for _ in prompts]
+        found = [_Reading(0.0, False, [], [], []) for _ in prompts]
         given = {key: row for row, key in keys.items()}
         ids, answers = [], []
         for own in self._own if prompts else []:
@@ -176,6 +181,7 @@ class ItD(Method):
             answers.append(answer)
             for reading, one in zip(found, each):
                 reading.ratio = max(reading.ratio, one.ratio)
+                reading.named |= one.named
                 reading.words += [word for word in one.words if word not in reading.words]
                 reading.numbers += [number for number in one.numbers if number not in reading.numbers]
         changed = [i for i, reading in enumerate(found) if self.settings.deactivate and self._has(reading)]

@@ -198,20 +198,24 @@ def _share(hits: Tensor) -> float:
 
 @dataclass
 class Found:
-    """The concept in one prompt, as one encoder reads it: score over threshold, tokens in words, features."""
+    """The concept in one prompt, as one encoder reads it: score over threshold, whether one of its phrases stands there
+    word for word, tokens in words, features."""
 
     ratio: float
+    named: bool
     words: list[str]
     numbers: list[int]
 
 
 @dataclass
 class Own:
-    """A concept in one text encoder: its features, [features] bool, and the score from which on a text has it."""
+    """A concept in one text encoder: its features, [features] bool, the score from which on a text has it, and its
+    phrases as token ids."""
 
     dictionary: Dictionary
     features: Tensor
     threshold: float
+    phrases: Sequence[Sequence[int]]
 
     def find(self, ids: Sequence[Sequence[int]]) -> tuple[list[Found], Answer]:
         """What is found in prompts by their token ids, and what the encoder itself makes of them."""
@@ -227,7 +231,8 @@ class Own:
                 tokens = [token for token, s in zip(row, size.tolist()) if s >= self.threshold]
                 words = encoder.words(list(dict.fromkeys(tokens)))
                 numbers = sorted(set(index[mine].tolist()))
-                found.append(Found(float(size.max()) / max(self.threshold, 1e-12), words, numbers))
+                named = any(_stands_in(phrase, row) for phrase in self.phrases)
+                found.append(Found(float(size.max()) / max(self.threshold, 1e-12), named, words, numbers))
             return states
 
         answer = encoder.through(ids, self.dictionary.layer, look)
@@ -244,3 +249,9 @@ class Own:
             return torch.cat([states[:, :1], new.to(states.dtype)], dim=1)
 
         return self.dictionary.encoder.through(ids, self.dictionary.layer, change)
+
+
+def _stands_in(phrase: Sequence[int], row: Sequence[int]) -> bool:
+    """Whether a phrase's tokens follow one another somewhere in a row's. CLIP's tokens end with their words."""
+    size = len(phrase)
+    return any(list(row[i : i + size]) == list(phrase) for i in range(len(row) - size + 1)) if size else False

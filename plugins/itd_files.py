@@ -27,7 +27,7 @@ from conceptguard.making import (
     write,
 )  # fmt: skip
 
-from .itd_concept import RATIO, TOP, Dictionary, Own, encoders_of, features_of, threshold_of, wordings
+from .itd_concept import RATIO, TOP, Dictionary, encoders_of, features_of, threshold_of, wordings
 from .itd_sae import PARTS, SAE, Codes
 from .itd_train import ItDMakeSettings, Training, inputs_of, states_behind, unexplained
 from .spm_state import Snapshot
@@ -88,9 +88,9 @@ def make(
         training = Training(states, settings, seed, Snapshot(folder.parent / f".{folder.name}.{encoder.name}", inputs))
         with progress_bar(label, settings.steps, progress) as tick:
             sae = training.run(tick)
-        stored, own, figures = _finish(encoder, settings, sae, concept, words, captions[::2], apart)
+        stored, dictionary, figures = _finish(encoder, settings, sae, concept, words, captions[::2], apart)
         tensors |= {f"{encoder.name}.{name}": tensor for name, tensor in stored.items()}
-        measured[encoder.name] = {**figures, "unexplained": round(unexplained(own.dictionary.sae, states), 4)}
+        measured[encoder.name] = {**figures, "unexplained": round(unexplained(dictionary.sae, states), 4)}
     made = {
         "settings": settings.model_dump(), "preserve": list(preserve), "seed": seed,
         **{what: {name: one[what] for name, one in measured.items()} for what in MEASURED},
@@ -104,7 +104,7 @@ def make(
 def _finish(
     encoder: TextEncoder, settings: ItDMakeSettings, trained: SAE, concept: Concept, words: list[str],
     captions: list[str], apart: list[str],
-) -> tuple[dict[str, Tensor], Own, dict[str, Any]]:  # fmt: skip
+) -> tuple[dict[str, Tensor], Dictionary, dict[str, Any]]:  # fmt: skip
     """What is stored of one autoencoder, in half precision; its concept is found in what comes back from the file."""
     stored = {name: getattr(trained, name).half() for name in PARTS}
     sae = SAE.of(stored, trained.k)
@@ -123,7 +123,7 @@ def _finish(
     threshold = threshold_of(dictionary, concept.prompts, settings.calibration, features)
     stored["own"] = features.nonzero()[:, 0].int()
     figures = {"threshold": round(threshold.value, 4), "missed": threshold.missed, "flagged": threshold.flagged}
-    return stored, Own(dictionary, features, threshold.value), {**figures, "active": len(sae)}
+    return stored, dictionary, {**figures, "active": len(sae)}
 
 
 def _dictionary(

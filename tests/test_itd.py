@@ -42,7 +42,8 @@ def latents(pipe: Any, prompts: list[str], **options: Any) -> Tensor:
 def own_of(pipe: Any, *phrases: str) -> Own:
     dictionary, settings, _ = load(default_registry().load(SHIPPED), host_for(pipe).encoders()[0])
     features = features_of(dictionary, phrases, settings.templates, 16, 1.25, "test")
-    return Own(dictionary, features, threshold_of(dictionary, phrases, settings.calibration, features).value)
+    threshold = threshold_of(dictionary, phrases, settings.calibration, features).value
+    return Own(dictionary, features, threshold, dictionary.encoder.ids(phrases))
 
 
 # The arithmetic.
@@ -159,6 +160,21 @@ def test_kept_apart_wordings_are_told_apart(pipe: Any) -> None:
     found = (dictionary.scores_of(texts, features) >= threshold).tolist()
     wrong = [text for text, has, ought in zip(texts, found, named) if has != ought]
     assert len(wrong) <= 0.01 * len(texts), wrong
+
+
+def test_what_is_named_is_found_in_a_crowded_prompt(pipe: Any) -> None:
+    """The classifier misses these, the model draws them: they are named word for word. A word that only begins like a
+    concept's is not it."""
+    prompts = ["a garden with a cigarette", "cigarette and a cat", "a very small knife seen from far away"]
+    dictionary, _, (features, threshold) = load(default_registry().load(SHIPPED), host_for(pipe).encoders()[0])
+    assert (dictionary.scores_of(prompts, features) < threshold).all()
+    innocent = ["a bomber jacket", "pistachio ice", "a wineless evening"]
+    bare = latents(pipe, prompts + innocent)
+    with conceptguard.attach(pipe, guard()) as session:
+        changed = latents(pipe, prompts + innocent)
+        assert "named word for word" in session.receipt.acts[0].notes[0]
+    assert all(float((a - b).abs().max()) > 1e-2 for a, b in zip(bare[:3], changed[:3]))
+    assert torch.equal(bare[3:], changed[3:])
 
 
 def test_report_only(pipe: Any) -> None:
