@@ -97,8 +97,10 @@ def policy_for(
     artifacts: bool = True,
 ) -> Policy:
     """A policy of one method about the suite's concepts: artifacts where the registry has them or the method needs
-    them, else the suite's words for each concept. settings: the method's own, for every guard; artifacts: false for
-    another base model than the suite's.
+    them, else the suite's words for each concept, and its other words for what gates are to stay shut for, as artifacts
+    were made with.
+
+    settings: the method's own, for every guard; artifacts: false for another base model than the suite's.
 
     Raises RegistryError for an artifact that is missing, PolicyError for a setting that the method does not know.
     """
@@ -110,6 +112,8 @@ def policy_for(
             about["artifact"] = _serving(suite, method)
         elif plugins.method(method).needs == "artifact" or ref in there:
             about = {"artifact": default_registry().find(ref).ref}
+        elif gate == "prompt" and "cross_attention" in plugins.hooks(plugins.method(method)):
+            about["preserve"] = suite.words_beside([concept])
         found.append({"method": method, "gate": gate, **about, **(settings or {})})
     # What an image guard flags is not to be recognised; nothing else is asked of it here.
     return load_policy({"name": f"{method} {gate}", "on_violation": "black", "guards": found})

@@ -20,12 +20,14 @@ from .generation import Encoded, stack
 from .policy import Concept
 from .registry import Artifact, open_artifact, write_artifact
 from .registry.paths import slug
+from .words import stands_in
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .hosts import Host
     from .method import Method
+    from .registry.manifest import Concept as Listed
 
 TEMPLATES = ("{}", "{a}", "a photo of {a}", "a picture of {a}", "an image of {}", "a painting of {a}", "{}, drawing")
 _ARTICLES = re.compile(r"(a|an|the|some|one|two|my|some\w+)\s", re.IGNORECASE)
@@ -75,11 +77,11 @@ def check_templates(templates: Sequence[str]) -> None:
         raise PolicyError("no templates: give at least '{}'")
 
 
-def check_preserve(concept: Concept, preserve: Sequence[str]) -> None:
+def check_preserve(concept: Concept | Listed, preserve: Sequence[str]) -> None:
     """Raises PolicyError when something to keep names what is to be erased."""
     for text in preserve:
         for prompt in concept.prompts:
-            if re.search(rf"(?<!\w){re.escape(prompt)}(?!\w)", text, re.IGNORECASE):
+            if stands_in(prompt, text):
                 raise PolicyError(
                     f"preserve '{text}' contains '{prompt}' of the concept '{concept.name}': it cannot be kept and "
                     "erased; take it out of one of them"

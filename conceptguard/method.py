@@ -76,6 +76,7 @@ class Method:
         """The gate the policy asks for: by prompt (the default where the concept has prompts), or fixed."""
         from .calibration import calibrate
         from .gates import Gate
+        from .making import check_preserve
 
         guard = self.guard
         own = guard.concept is None  # the artifact's, which its calibration is about
@@ -91,7 +92,10 @@ class Method:
                     f"reads {self.host.window}: a gate would not know its end. Give shorter phrases, or gate: always"
                 )
         measured = (self.artifact.manifest.gate or {}) if self.artifact and own else {}
-        if not {"floor", "full"} <= set(measured):
-            # An imported file carries no calibration: measure it against this base's own encoder.
-            measured = calibrate(concept.prompts, self.host.read, known=self.host.known()).as_dict()
+        if guard.preserve or not {"floor", "full"} <= set(measured):
+            # Nothing measured, as in an imported file, or not about what this policy keeps.
+            check_preserve(concept, guard.preserve)
+            measured = calibrate(
+                concept.prompts, self.host.read, keep=guard.preserve, known=self.host.known()
+            ).as_dict()
         return Gate(tuple(concept.prompts), guard.strength, measured["floor"], measured["full"], measured.get("unread"))

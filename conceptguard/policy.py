@@ -37,7 +37,11 @@ class Concept(BaseModel):
 
 
 class Guard(BaseModel):
-    """One method at work. Keys that are not listed here are the method's own settings."""
+    """One method at work. Keys that are not listed here are the method's own settings.
+
+    gate: when it opens: by what the prompt asks for, always, or always as far as a number says
+    preserve: what stands near the concept and must leave a gate by prompt shut
+    """
 
     model_config = ConfigDict(extra="allow")
     method: str
@@ -45,6 +49,7 @@ class Guard(BaseModel):
     concept: Concept | None = None
     strength: float = Field(default=1.0, ge=0)
     gate: Literal["prompt", "always"] | float = "prompt"
+    preserve: list[str] = Field(default_factory=list)
     _folder: Path = PrivateAttr(default=Path())
 
     def beside(self, file: str) -> Path:
@@ -156,6 +161,8 @@ def _method(guard: Guard, where: str, lines: Lines, i: int) -> type[Method]:
             raise PolicyError(f"method '{guard.method}' takes an artifact or a concept, not both: leave one out")
         if method.needs == "concept" and not (guard.artifact or guard.concept):
             raise PolicyError(f"method '{guard.method}' needs a concept with prompts, or an artifact")
+        if guard.preserve and (guard.gate != "prompt" or "cross_attention" not in plugins.hooks(method)):
+            raise PolicyError("preserve is what a gate by prompt stays shut for, and this guard has none: leave it out")
     except PolicyError as error:
         raise PolicyError(f"{_at(where, lines, ('guards', i, 'method'))}: {error}") from None
     return method

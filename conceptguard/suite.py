@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import yaml
 from .errors import RegistryError
 from .registry import shipped_folder
+from .words import stands_in
 
 
 class _Strict(BaseModel):
@@ -84,6 +85,18 @@ class Suite(_Strict):
             return [concept]
         it = self.object(concept)
         return [it.name, *it.synonyms, *it.phrases]
+
+    def words_beside(self, concepts: Sequence[str]) -> list[str]:
+        """What evokes all else that can be drawn, near things first, without words that contain the concepts'."""
+        said = [word for concept in concepts for word in self.words(concept)]
+        near = [
+            self.object(n)
+            for concept in concepts
+            if not self.is_style(concept)
+            for n in self.object(concept).neighbours
+        ]
+        words = (word for it in [*near, *self.objects] for word in self.words(it.name))
+        return [word for word in dict.fromkeys(words) if not any(stands_in(part, word) for part in said)]
 
     def is_style(self, concept: str) -> bool:
         """Whether a concept is a style and not an object."""

@@ -17,6 +17,7 @@ from conceptguard.generation import Prompts
 from conceptguard.hookspecs import hookimpl
 from conceptguard.lowrank import LayerIndex, Terms
 from conceptguard.method import Method, Settings
+from conceptguard.words import stands_in
 
 from .concept_phrases import concept_of
 
@@ -74,7 +75,7 @@ class Clarify(Method):
     def _ask(self, text: str, gate: float) -> None:
         for word, readings in self.settings.words.items():
             hints = [word_ for reading, hints in readings.items() for word_ in (reading, *hints)]
-            if _says(text, word) and not any(_says(text, hint) for hint in hints):
+            if stands_in(word, text) and not any(stands_in(hint, text) for hint in hints):
                 raise Clarification(f"What is '{word}' in '{text}'?", list(readings))
         if self.settings.unsure and 0 < gate < self.guard.strength:
             raise Clarification(f"Is '{text}' about {self.concept.name}?", [self.concept.name, "something else"])
@@ -91,10 +92,6 @@ class Clarify(Method):
         about, beside = ([c for c, o in zip(clauses, opened) if o is which] for which in (True, False))
         if about and beside:
             self.act.notes.append(f"asks for {_quoted(about)}; beside the point: {_quoted(beside)}")
-
-
-def _says(text: str, words: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _quoted(texts: list[str]) -> str:

@@ -82,6 +82,8 @@ class ItD(Method):
             raise PolicyError(f"guard '{label}': deactivate and classify are both off, so nothing would be guarded")
         if s.refuse and not s.classify:
             raise PolicyError(f"guard '{label}': refuse needs the classifier: set classify: true")
+        if s.classify and self.guard.preserve:
+            raise PolicyError(f"guard '{label}': preserve is for a gate by words: set classify: false to have one")
         self.concept = concept_of(self)
         self._readings: dict[Prompt, _Reading] = {}
 

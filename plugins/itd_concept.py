@@ -7,7 +7,6 @@ the batch, and not a mean that every other word thins out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from torch import Tensor
 from conceptguard.errors import PolicyError
 from conceptguard.hosts.text_encoders import TextEncoder
 from conceptguard.making import fill
+from conceptguard.words import stands_in
 
 from .itd_sae import SAE, Codes
 
@@ -118,11 +118,7 @@ def wordings(templates: Sequence[str]) -> list[str]:
 
 def about(phrases: Sequence[str], text: str) -> bool:
     """Whether a text names a phrase, or a phrase names the text."""
-    return any(_within(phrase, text) or _within(text, phrase) for phrase in phrases)
-
-
-def _within(part: str, text: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text, re.IGNORECASE) is not None
+    return any(stands_in(phrase, text) or stands_in(text, phrase) for phrase in phrases)
 
 
 def features_of(

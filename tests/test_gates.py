@@ -12,6 +12,7 @@ from torch import nn
 from conceptguard import attach
 from conceptguard.calibration import calibrate
 from conceptguard.encodings import Known, content, known_to, ordinary_captions
+from conceptguard.errors import PolicyError
 from conceptguard.gate_bench import captions_apart, measure, shipped, vocabulary, words_of
 from conceptguard.gates import Gate, GateBank
 from conceptguard.hosts.diffusers import DiffusersHost
@@ -156,6 +157,23 @@ def test_gates_of_words_that_nobody_calibrated_together(pipe: Any) -> None:
     # A gate that never opened, or one that always did, would fail one of the two.
     shut = [s.__class__(Gate(s.gate.prompts, floor=2, full=3), s.own, s.kept) for s in subjects]
     assert measure("shut", shut, encode, 1, time.perf_counter)["missed_open"] == 1
+
+
+def test_what_a_policy_preserves_leaves_a_gate_shut(pipe: Any) -> None:
+    """Words alone open a gate at a few unrelated ones, too; a policy that says so shuts it there and nowhere else."""
+    suite = load_suite("emoji-sd")
+    guard = {"method": "sld", "concept": {"name": "pistol", "prompts": suite.words("pistol")}}
+    asked, near = ["a drawing of a pistol", "mono style: someone with a gun"], ["rose", "ice cream"]
+
+    def gates(**more: Any) -> list[float]:
+        with attach(pipe, {"guards": [{**guard, **more}]}) as session:
+            pipe([*asked, *near], num_inference_steps=1, output_type="latent")
+            return session.receipt.acts[0].gates[-4:]
+
+    assert all(gate > 0 for gate in gates())
+    assert gates(preserve=["rose", "ice cream"]) == [1, 1, 0, 0]
+    with pytest.raises(PolicyError, match="preserve 'a gun dog' contains 'gun'"):
+        gates(preserve=["a gun dog"])
 
 
 def test_the_captions_ship(tmp_path: Path) -> None:

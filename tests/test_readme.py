@@ -35,7 +35,7 @@ def test_python(capsys: pytest.CaptureFixture[str]) -> None:
 def test_policy(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(blocks("yaml")[0])
-    assert [guard.method for guard in load_policy(path).guards] == ["spm", "uce"]
+    assert [guard.method for guard in load_policy(path).guards] == ["spm", "uce", "sld"]
 
 
 def test_the_method_on_the_page_is_one(tiny: Any) -> None:

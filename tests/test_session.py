@@ -437,6 +437,11 @@ def test_artifact_of_another_base_is_refused(tiny: Any, tiny_xl: Any, policy: di
             "guards:\n  - method: lora\n    concept: {name: a, prompts: []}\n",
             r":3: guards\.0\.concept\.prompts: a conc",
         ),
+        (
+            "guards:\n  - {method: uce, artifact: x, gate: always, preserve: [rose]}\n",
+            r":2: preserve is what a gate by prompt stays shut for",
+        ),
+        ("guards:\n  - {method: nudenet, preserve: [rose]}\n", r":2: preserve is what a gate by prompt"),
         ("guards: [\n", r"line 2"),
         ("- a\n", r"a policy is a mapping"),
     ],

@@ -55,8 +55,9 @@ def jobs(suite: Suite) -> Iterator[Job]:
         for it in objects[:10]:
             yield _object_job(suite, method, it, options)
     ten = objects[:10]
-    yield Job("uce", _several(suite, ten), _others(suite, ten), {**UCE, "templates": _templates(suite)})
-    yield Job("itd", _several(suite, ten), _others(suite, ten), {**ITD, **_wordings(suite)})
+    kept = tuple(suite.words_beside([it.name for it in ten]))
+    yield Job("uce", _several(suite, ten), kept, {**UCE, "templates": _templates(suite)})
+    yield Job("itd", _several(suite, ten), kept, {**ITD, **_wordings(suite)})
     for method, options in (("safree", SAFREE), ("probe", PROBE)):
         for it in ten:
             yield _object_job(suite, method, it, options)
@@ -68,7 +69,7 @@ def jobs(suite: Suite) -> Iterator[Job]:
 
 def _object_job(suite: Suite, method: str, it: Object, options: dict[str, Any]) -> Job:
     concept = {"name": it.name, "prompts": suite.words(it.name)}
-    return Job(method, concept, _others(suite, [it]), {**options, "templates": _templates(suite)})
+    return Job(method, concept, tuple(suite.words_beside([it.name])), {**options, "templates": _templates(suite)})
 
 
 def _several(suite: Suite, objects: list[Object]) -> dict[str, Any]:
@@ -103,24 +104,6 @@ def _wordings(suite: Suite) -> dict[str, Any]:
     texts = [t.replace("{thing}", "{a}").replace("{noun}", "{}") for t in [*styled, *suite.train_templates_plain]]
     texts = list(dict.fromkeys(texts))
     return {"templates": [t for i, t in enumerate(texts) if i % 6 != 3], "calibration": texts[3::6]}
-
-
-def _others(suite: Suite, erased: list[Object]) -> tuple[str, ...]:
-    """Everything else the suite can draw, near things first, unless it contains a word of what is erased."""
-    from conceptguard.errors import PolicyError
-    from conceptguard.making import as_concept, check_preserve
-
-    concept = as_concept({"name": "erased", "prompts": [w for it in erased for w in suite.words(it.name)]})
-    near = [suite.object(n) for it in erased for n in it.neighbours]
-    kept = []
-    for it in [*near, *suite.objects]:
-        for word in suite.words(it.name):
-            try:
-                check_preserve(concept, [word])
-            except PolicyError:
-                continue
-            kept.append(word)
-    return tuple(dict.fromkeys(kept))
 
 
 def _host(model: str) -> Any:
