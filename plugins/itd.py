@@ -57,11 +57,11 @@ Prompt = tuple[str, ...]  # what each text encoder is given
 
 @dataclass
 class _Reading:
-    """What is known of one prompt: how far above the threshold it is (1 is at it), whether it names the concept word
-    for word, and what changes in each encoder."""
+    """What is known of one prompt: how far above the threshold it is (1 is at it), the concept's phrases that stand
+    in it word for word, tokens above the threshold, features, and what changes in each encoder."""
 
     ratio: float
-    named: bool
+    named: list[str]
     words: list[str]
     numbers: list[int]
     changes: list[tuple[Tensor | None, Tensor | None]]
@@ -96,7 +96,7 @@ class ItD(Method):
         self._own: list[Own] = []
         phrases = list(self.concept.prompts)
         for encoder in encoders_of(self.host, self.guard.label):
-            said = encoder.ids(phrases, whole=True)
+            said = dict(zip(phrases, encoder.ids(phrases, whole=True)))
             dictionary, settings, known = load(self.artifact, encoder)
             if self.guard.concept is None and (self.settings.top, self.settings.ratio) == (TOP, RATIO):
                 self._own.append(Own(dictionary, *known, said))
@@ -143,12 +143,13 @@ class ItD(Method):
 
     def _has(self, reading: _Reading) -> bool:
         """Whether a prompt is to be changed: the classifier's word, else whether there is anything to change."""
-        return reading.ratio >= 1 or reading.named if self.settings.classify else bool(reading.numbers)
+        return reading.ratio >= 1 or bool(reading.named) if self.settings.classify else bool(reading.numbers)
 
     def _says(self, key: Prompt) -> str:
         reading = self._readings[key]
         what = f"{len(reading.numbers)} features ({', '.join(map(str, reading.numbers))}) of {self.concept.name}"
-        where = f" at {', '.join(map(repr, reading.words))}" if reading.words else ""
+        words = reading.named or reading.words  # states write to their neighbours: what is named tells a reader more
+        where = f" at {', '.join(map(repr, words))}" if words else ""
         judged = f", {reading.ratio:.2g} times the threshold" if self.settings.classify else ""
         judged += ", named word for word" if self.settings.classify and reading.ratio < 1 else ""
         done = f", times {self.settings.multiplier:g}" if self.settings.deactivate else ""
@@ -173,7 +174,7 @@ class ItD(Method):
 
     def _read(self, prompts: Sequence[Prompt], conditions: Conditions, keys: dict[int, Prompt]) -> None:
         """Find the concept in prompts, all at once, and encode those again that have it, once a generation."""
-        found = [_Reading(0.0, False, [], [], []) for _ in prompts]
+        found = [_Reading(0.0, [], [], [], []) for _ in prompts]
         given = {key: row for row, key in keys.items()}
         ids, answers = [], []
         for own in self._own if prompts else []:
@@ -183,7 +184,7 @@ class ItD(Method):
             answers.append(answer)
             for reading, one in zip(found, each):
                 reading.ratio = max(reading.ratio, one.ratio)
-                reading.named |= one.named
+                reading.named += [phrase for phrase in one.named if phrase not in reading.named]
                 reading.words += [word for word in one.words if word not in reading.words]
                 reading.numbers += [number for number in one.numbers if number not in reading.numbers]
         changed = [i for i, reading in enumerate(found) if self.settings.deactivate and self._has(reading)]

@@ -7,7 +7,7 @@ the batch, and not a mean that every other word thins out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -194,11 +194,11 @@ def _share(hits: Tensor) -> float:
 
 @dataclass
 class Found:
-    """The concept in one prompt, as one encoder reads it: score over threshold, whether one of its phrases stands there
-    word for word, tokens in words, features."""
+    """The concept in one prompt, as one encoder reads it: score over threshold, those of its phrases that stand there
+    word for word, the tokens above the threshold, features."""
 
     ratio: float
-    named: bool
+    named: list[str]
     words: list[str]
     numbers: list[int]
 
@@ -206,12 +206,12 @@ class Found:
 @dataclass
 class Own:
     """A concept in one text encoder: its features, [features] bool, the score from which on a text has it, and its
-    phrases as token ids."""
+    phrases with their token ids."""
 
     dictionary: Dictionary
     features: Tensor
     threshold: float
-    phrases: Sequence[Sequence[int]]
+    phrases: Mapping[str, Sequence[int]]
 
     def find(self, ids: Sequence[Sequence[int]]) -> tuple[list[Found], Answer]:
         """What is found in prompts by their token ids, and what the encoder itself makes of them."""
@@ -227,7 +227,7 @@ class Own:
                 tokens = [token for token, s in zip(row, size.tolist()) if s >= self.threshold]
                 words = encoder.words(list(dict.fromkeys(tokens)))
                 numbers = sorted(set(index[mine].tolist()))
-                named = any(_stands_in(phrase, row) for phrase in self.phrases)
+                named = [phrase for phrase, said in self.phrases.items() if _follows(said, row)]
                 found.append(Found(float(size.max()) / max(self.threshold, 1e-12), named, words, numbers))
             return states
 
@@ -247,7 +247,7 @@ class Own:
         return self.dictionary.encoder.through(ids, self.dictionary.layer, change)
 
 
-def _stands_in(phrase: Sequence[int], row: Sequence[int]) -> bool:
+def _follows(phrase: Sequence[int], row: Sequence[int]) -> bool:
     """Whether a phrase's tokens follow one another somewhere in a row's. CLIP's tokens end with their words."""
     size = len(phrase)
     return any(list(row[i : i + size]) == list(phrase) for i in range(len(row) - size + 1)) if size else False

@@ -43,7 +43,7 @@ def own_of(pipe: Any, *phrases: str) -> Own:
     dictionary, settings, _ = load(default_registry().load(SHIPPED), host_for(pipe).encoders()[0])
     features = features_of(dictionary, phrases, settings.templates, 16, 1.25, "test")
     threshold = threshold_of(dictionary, phrases, settings.calibration, features).value
-    return Own(dictionary, features, threshold, dictionary.encoder.ids(phrases))
+    return Own(dictionary, features, threshold, dict(zip(phrases, dictionary.encoder.ids(phrases))))
 
 
 # The arithmetic.
