@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
+from torch import Tensor
 
 from .errors import ArtifactError
-from .evaluate import Case, Row
+from .evaluate import Case, Judged, Row
 from .registry import Artifact, open_artifact, rebuild_index
 from .registry.write import write_files
 from .samples import Pictures
 from .sheet import Column, Group, contact_sheet
+from .suite import Sample
+
+Item = TypeVar("Item")
 
 PICTURE = "card.png"
 FIGURES = (
@@ -41,12 +45,41 @@ def picture(
         note = f"recognised without {shares[0]}, with {shares[1]}"
         if name == "others":
             note += f"; bit-identical {_percent(figures['identical'])}"
-        chosen = list(range(0, len(samples), max(1, len(samples) // columns)))[:columns]
+        chosen = _spread(range(len(samples)), columns)
         shown = [
-            Column(samples[i].prompt, old.pixels[i], new.pixels[i], old.digests[i] == new.digests[i]) for i in chosen
+            Column(samples[i].prompt, [old.pixels[i], new.pixels[i]], [1] if old.digests[i] == new.digests[i] else [])
+            for i in chosen
         ]
         groups.append(Group(heading, shown, note))
     return contact_sheet(groups, title, subtitle, cell)
+
+
+def comparison(
+    judged: Sequence[Judged], title: str, subtitle: str = "", columns: int = 10, cell: int = 96
+) -> Image.Image:
+    """Several guards below one another on the same prompts and seeds, below the unguarded pictures. At most ``columns``
+    prompts of each group, spread over those that every guard was judged on.
+    """
+    names = list(dict.fromkeys(one.case.method for one in judged))
+    groups = []
+    for g, heading in enumerate(HEADINGS.values()):
+        drawn: dict[Sample, dict[str, tuple[Tensor, str]]] = {}
+        for one in judged:
+            for i, sample in enumerate(one.case.groups[g]):
+                rows = drawn.setdefault(sample, {"": (one.before[g].pixels[i], one.before[g].digests[i])})
+                rows.setdefault(one.case.method, (one.after[g].pixels[i], one.after[g].digests[i]))
+        shared = [(sample, [rows[n] for n in ("", *names)]) for sample, rows in drawn.items() if len(rows) > len(names)]
+        shown = []
+        for sample, row in _spread(shared, columns):
+            same = [i for i, (_, digest) in enumerate(row) if i and digest == row[0][1]]
+            shown.append(Column(sample.prompt, [pixels for pixels, _ in row], same))
+        groups.append(Group(heading, shown))
+    return contact_sheet(groups, title, subtitle, cell, ("unguarded", *names))
+
+
+def _spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many, evenly."""
+    return list(items[:: max(1, -(-len(items) // most))])[:most]
 
 
 def write_card(root: Path, artifact: Artifact, figures: Row, command: str, image: Image.Image) -> Artifact:

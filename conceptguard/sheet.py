@@ -1,8 +1,9 @@
-"""A contact sheet: the same prompts and seeds unguarded above guarded, in groups, with a mark where nothing changed."""
+"""A contact sheet: the same prompts and seeds unguarded above guarded, by one guard or by several, in groups, with a
+mark where nothing changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,12 +16,11 @@ INK, SOFT, PAPER, LINE, SAME = "#1d1f24", "#6a7079", "#ffffff", "#dfe2e7", "#1a7
 
 @dataclass
 class Column:
-    """One prompt. before, after: uint8 [3, height, width]; identical: whether they are the same to the last bit."""
+    """One prompt. pictures: uint8 [3, height, width], one a row; identical: rows that are the first to the last bit."""
 
     label: str
-    before: Tensor
-    after: Tensor
-    identical: bool = False
+    pictures: Sequence[Tensor]
+    identical: Collection[int] = ()
 
 
 @dataclass
@@ -37,14 +37,15 @@ def contact_sheet(
     title: str = "",
     subtitle: str = "",
     cell: int = 128,
-    rows: tuple[str, str] = ("unguarded", "guarded"),
+    rows: Sequence[str] = ("unguarded", "guarded"),
 ) -> Image.Image:
     """One picture of all groups, ``cell`` pixels a thumbnail. Groups without columns are left out."""
     groups = [g for g in groups if g.columns]
     widest = max((len(g.columns) for g in groups), default=1)
-    width = 2 * MARGIN + ROW_LABEL + widest * (cell + GAP) - GAP
+    beside = max(ROW_LABEL, *(int(_font(14).getlength(name)) + 2 * GAP for name in rows))
+    width = 2 * MARGIN + beside + widest * (cell + GAP) - GAP
     labels = [[_wrap(c.label, cell, _font(13)) for c in g.columns] for g in groups]
-    heights = [34 + 2 * (cell + GAP) + 17 * max(map(len, lines)) + 30 for lines in labels]
+    heights = [34 + len(rows) * (cell + GAP) + 17 * max(map(len, lines)) + 30 for lines in labels]
     top = MARGIN + (40 if title else 0) + (26 if subtitle else 0)
     same = any(c.identical for g in groups for c in g.columns)
     sheet = Image.new("RGB", (width, top + sum(heights) + (MARGIN if same else 0)), PAPER)
@@ -54,7 +55,7 @@ def contact_sheet(
     if subtitle:
         draw.text((MARGIN, MARGIN + (34 if title else 0)), subtitle, SOFT, _font(15))
     for group, lines, height in zip(groups, labels, heights):
-        _group(sheet, draw, group, lines, top, cell, rows)
+        _group(sheet, draw, group, lines, top, cell, rows, beside)
         top += height
     if same:
         _badge(draw, MARGIN, top - 8)
@@ -64,7 +65,7 @@ def contact_sheet(
 
 def _group(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, group: Group, labels: list[list[str]], top: int, cell: int,
-    rows: tuple[str, str],
+    rows: Sequence[str], beside: int,
 ) -> None:  # fmt: skip
     draw.line((MARGIN, top, sheet.width - MARGIN, top), LINE, 1)
     draw.text((MARGIN, top + 8), group.title, INK, _font(18))
@@ -75,14 +76,14 @@ def _group(
     for i, name in enumerate(rows):
         draw.text((MARGIN, top + i * (cell + GAP) + cell // 2 - 8), name, SOFT, _font(14))
     for i, (column, lines) in enumerate(zip(group.columns, labels)):
-        left = MARGIN + ROW_LABEL + i * (cell + GAP)
-        for j, pixels in enumerate((column.before, column.after)):
+        left = MARGIN + beside + i * (cell + GAP)
+        for j, pixels in enumerate(column.pictures):
             _picture(sheet, draw, pixels, left, top + j * (cell + GAP), cell)
-        if column.identical:
-            _badge(draw, left + cell - 24, top + 2 * cell + GAP - 24)
+            if j in column.identical:
+                _badge(draw, left + cell - 24, top + j * (cell + GAP) + cell - 24)
         for k, line in enumerate(lines):
             length = draw.textlength(line, _font(13))
-            draw.text((left + (cell - length) / 2, top + 2 * (cell + GAP) - 3 + 17 * k), line, INK, _font(13))
+            draw.text((left + (cell - length) / 2, top + len(rows) * (cell + GAP) - 3 + 17 * k), line, INK, _font(13))
 
 
 def _picture(sheet: Image.Image, draw: ImageDraw.ImageDraw, pixels: Tensor, left: int, top: int, cell: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from conceptguard import evaluate, suite
 from conceptguard.cli import run
@@ -194,7 +195,9 @@ def test_demo_and_eval_commands(
     (row,) = json.loads((tmp_path / "out" / "demo.json").read_text())["rows"]
     assert {"erased_before", "erased_after", "identical", "seconds_without", "seconds_with"} <= row.keys()
     words = ["eval", "--policy", str(policy), "--n", "2", "--steps", "2", "--batch", "4"]
-    assert run([*words, "--json", "-"]) == 0
+    assert run([*words, "--json", "-", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > sheet.width  # three groups of two rows, two to four prompts wide
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [r["method"] for r in rows] == ["spm prompt", "none", "blank"] and rows[0]["concepts"] == 1
     assert run([*words, "--check"]) == 1  # two steps draw nothing that could be recognised

@@ -19,7 +19,7 @@ def colours(sheet: Image.Image) -> set[tuple[int, ...]]:
 
 
 def test_before_stands_above_after() -> None:
-    sheet = contact_sheet([Group("erased", [Column("a dog", plain(RED), plain(BLUE))])])
+    sheet = contact_sheet([Group("erased", [Column("a dog", [plain(RED), plain(BLUE)])])])
     x = MARGIN + ROW_LABEL + 64
     column = [sheet.getpixel((x, y)) for y in range(sheet.height)]
     first_red, first_blue = column.index((200, 0, 0)), column.index((0, 0, 200))
@@ -29,14 +29,28 @@ def test_before_stands_above_after() -> None:
 
 def test_a_mark_only_where_nothing_changed() -> None:
     mark = tuple(int(SAME[i : i + 2], 16) for i in (1, 3, 5))
-    changed = contact_sheet([Group("g", [Column("a", plain(RED), plain(BLUE))])])
-    same = contact_sheet([Group("g", [Column("a", plain(RED), plain(RED), identical=True)])])
+    changed = contact_sheet([Group("g", [Column("a", [plain(RED), plain(BLUE)])])])
+    same = contact_sheet([Group("g", [Column("a", [plain(RED), plain(RED)], [1])])])
     assert mark in colours(same) and mark not in colours(changed)
     assert same.height > changed.height  # room for the legend
 
 
+def test_several_guards_stand_below_one_another() -> None:
+    three = [plain(RED), plain(BLUE), plain(RED)]
+    sheet = contact_sheet([Group("g", [Column("a", three, [2])])], rows=("unguarded", "one", "one with a long name"))
+    label = sheet.width - contact_sheet([Group("g", [Column("a", three[:2])])]).width
+    assert label > 0  # the longest name has room
+    x = MARGIN + ROW_LABEL + label + 64
+    column = [sheet.getpixel((x, y)) for y in range(sheet.height)]
+    first = column.index((200, 0, 0))
+    assert [column[first + i * (128 + GAP) + 40] for i in range(3)] == [(200, 0, 0), (0, 0, 200), (200, 0, 0)]
+    mark = tuple(int(SAME[i : i + 2], 16) for i in (1, 3, 5))
+    marked = [y for y in range(sheet.height) if sheet.getpixel((x + 44, y)) == mark]
+    assert marked and min(marked) > first + 2 * (128 + GAP)
+
+
 def test_width_follows_the_widest_group_and_empty_groups_take_no_room() -> None:
-    columns = [Column(str(i), plain(RED), plain(BLUE)) for i in range(5)]
+    columns = [Column(str(i), [plain(RED), plain(BLUE)]) for i in range(5)]
     one = contact_sheet([Group("g", columns)])
     assert one.size == contact_sheet([Group("g", columns), Group("empty")]).size
     both = contact_sheet([Group("g", columns), Group("h", columns[:2])], title="t", subtitle="s")
@@ -45,7 +59,7 @@ def test_width_follows_the_widest_group_and_empty_groups_take_no_room() -> None:
 
 
 def test_pictures_of_any_size_fit_their_cell() -> None:
-    sheet = contact_sheet([Group("g", [Column("a", plain(RED, 512), plain(BLUE, 64))])], cell=96)
+    sheet = contact_sheet([Group("g", [Column("a", [plain(RED, 512), plain(BLUE, 64)])])], cell=96)
     assert {(200, 0, 0), (0, 0, 200)} <= colours(sheet)
 
 
