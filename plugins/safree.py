@@ -41,10 +41,11 @@ class SAFREESettings(Settings):
     negative_prompt: guide away from the concept's phrases, beside the caller's own negative prompt
     positions: "triggers", as the paper does, or "all": also the end token and the padding, into which CLIP writes most
     of what a prompt says
+    scale: how far out of the concept's subspace; 1 is the paper's, which is just outside, more is past it
     compat: "paper", or "official" for the order of projections, the tokens and the last step of the authors' code
     alpha: how much farther from the concept the prompt must be without a token, to call it a trigger
     up_t, t0, k: most steps, midpoint and steepness of the schedule; the authors' for nudity (artists: t0 5.5, k 3.5).
-    They depend on the text encoder: an artifact brings measured ones
+    They depend on the text encoder, as scale does: an artifact brings measured ones
     s1, s2: what reattention multiplies with at the widest up blocks, and at the next narrower ones
     """
 
@@ -53,6 +54,7 @@ class SAFREESettings(Settings):
     reattention: bool = False
     negative_prompt: bool = False
     positions: Literal["triggers", "all"] = "triggers"
+    scale: float = Field(default=1.0, gt=0)
     compat: Literal["paper", "official"] = "paper"
     alpha: float = Field(default=0.01, ge=0)
     up_t: int = Field(default=10, ge=0)
@@ -218,7 +220,8 @@ class SAFREE(Method):
         if known is not None and torch.equal(known.source, source):
             return known
         official = self.settings.compat == "official"
-        strength = torch.tensor([self.act.gates[row] for row in rows], device=source.device).unsqueeze(1)
+        gates = torch.tensor([self.act.gates[row] for row in rows], device=source.device).unsqueeze(1)
+        strength = self.settings.scale * gates
         embeds = source.float().clone()
         pools = None if pooled is None else pooled.float().clone()
         taken = []

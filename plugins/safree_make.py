@@ -46,11 +46,13 @@ STRANGE = 0.05  # a phrase farther than this share of its length from its own su
 class SAFREEMakeSettings(Settings):
     """How the schedule is measured.
 
-    positions, alpha, up_t, k: what the guard will run with, see its settings [the paper: triggers, 0.01, 10, 2.5]
+    positions, scale, alpha, up_t, k: what the guard will run with, see its settings [the paper: triggers, 1, 0.01, 10,
+    2.5]
     templates: what prompts are put into, {} or with an article {a}
     """
 
     positions: Literal["triggers", "all"] = "all"
+    scale: float = Field(default=1.0, gt=0)
     alpha: float = Field(default=0.01, ge=0)
     up_t: int = Field(default=10, ge=0)
     k: float = 2.5
@@ -93,7 +95,7 @@ def make(
     least, most = float(taken.quantile(0.05)), float(others.quantile(0.95))
     # Half-way between the two where they are apart; where they are not, the concept's own count.
     t0 = 10 * (least + min(least, most)) / 2
-    run = {"positions": settings.positions, "alpha": settings.alpha, "up_t": settings.up_t, "k": settings.k}
+    run = settings.model_dump(include={"positions", "scale", "alpha", "up_t", "k"})
     made = {
         "settings": settings.model_dump(), "preserve": list(preserve),
         "beta": {"concept": _range(taken), "kept": _range(others)},

@@ -45,6 +45,16 @@ def test_an_artifact_gives_what_its_concept_gives(maker: Any, tmp_path: Path) ->
         assert guard.methods[0].settings.t0 == 1.0, "the policy has the last word"
 
 
+def test_an_artifact_brings_how_far_a_guard_of_full_strength_goes(tiny: Any, tmp_path: Path) -> None:
+    artifact = SAFREE.make(host_for(tiny), CONCEPT, tmp_path, positions="triggers", scale=2.0)
+    with conceptguard.attach(tiny, policy(concept=CONCEPT)):
+        wanted = generate(tiny, PROMPTS)
+    with conceptguard.attach(tiny, policy(artifact=str(artifact.folder), alpha=0.0, strength=0.5)):
+        torch.testing.assert_close(generate(tiny, PROMPTS), wanted, atol=1e-4, rtol=1e-3)
+    with conceptguard.attach(tiny, policy(artifact=str(artifact.folder), alpha=0.0)):
+        assert float((generate(tiny, PROMPTS) - wanted).abs().max()) > 1e-2
+
+
 def test_subspaces_of_another_encoder_of_the_same_shape_are_refused(tmp_path: Path) -> None:
     artifact = SAFREE.make(host_for(tiny_sd(clip_tokenizer())), CONCEPT, tmp_path)
     with pytest.raises(BaseMismatch, match="another text_encoder"):
