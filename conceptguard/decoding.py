@@ -6,11 +6,13 @@ import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
-from .grid import grid_of
+from .grid import Columns, Grid, Places, grid_of
 from .receipt import Reading, Touch
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from .method import Method
 
 LISTED = 8  # tokens that a receipt names for one row and call, the likeliest first
+SAMPLES = 8
 REACH = math.log(100)  # a token this far below its row's best, in nats, would hardly have been said
 
 
@@ -51,8 +54,18 @@ class Tongue:
     decode: Callable[[Sequence[int]], str]
     encode: Callable[[Sequence[str]], list[list[int]]]
 
+    @cached_property
+    def unknown(self) -> frozenset[int]:
+        """Ids below the highest one that the tokenizer does not have."""
+        return frozenset(i for i, piece in enumerate(self.pieces) if piece is None)
 
-Ids = Sequence[int] | Tensor
+    @cached_property
+    def samples(self) -> tuple[int, ...]:
+        """A few ids of all kinds: where all rows may say one of them, none is stuck."""
+        return (*range(0, len(self.pieces), max(len(self.pieces) // SAMPLES, 1)), *sorted(self.stops)[:1])
+
+
+Ids = Sequence[int] | np.ndarray | Tensor
 
 
 class Decoding:
@@ -70,7 +83,8 @@ class Decoding:
     """
 
     __slots__ = (
-        "_grid", "_narrow", "_wide", "asked", "begin", "call", "came", "ids", "last", "prompt_of", "scores", "tongue",
+        "_narrow", "_view", "_wide", "asked", "begin", "call", "came", "changed", "ids", "last", "prompt_of", "scores",
+        "tongue",
     )  # fmt: skip
 
     def __init__(
@@ -79,9 +93,16 @@ class Decoding:
     ):  # fmt: skip
         self.ids, self.last, self.scores, self.begin, self.asked = ids, last, scores, begin, asked
         self.prompt_of, self.came, self.tongue, self.call = prompt_of, came, tongue, call
-        self._grid = grid_of(scores)
-        self._wide: list[tuple[Method, Tensor, Any]] = []
-        self._narrow: list[tuple[Method, str, Sequence[int], Sequence[int], list[float]]] = []
+        self.changed = False  # whether any score is
+        self._view: Grid | None = None
+        self._wide: list[tuple[Method, Columns, Any]] = []
+        self._narrow: list[tuple[Method, str, Places, np.ndarray, Any]] = []
+
+    @property
+    def _grid(self) -> Grid:
+        if self._view is None:
+            self._view = grid_of(self.scores)
+        return self._view
 
     def text(self, row: int) -> str:
         """What a row says so far, without its prompt and special tokens."""
@@ -91,51 +112,56 @@ class Decoding:
         """Whether a row still says something: what comes after its end is padding."""
         return self.ids.shape[1] == self.begin or self.last[row] not in self.tongue.stops
 
-    def forbid(self, by: Method, tokens: Tensor | Mapping[int, Ids]) -> None:
-        """No row goes on with one of ``tokens``, int64 [n]; or none with those of its own, row -> ids."""
-        if isinstance(tokens, Tensor):
-            if len(tokens):
-                self._wide.append((by, tokens, self._grid.columns(tokens)))
-                self._grid.close(tokens)
-            return
-        rows, ids = [], []
-        for row, own in tokens.items():
-            rows += [row] * len(own)
-            ids += _list(own)
-        self._change(by, "forbidden", rows, ids, [-math.inf] * len(ids))
+    def forbid(self, by: Method, tokens: Tensor | Columns | Mapping[int, Ids]) -> None:
+        """No row goes on with one of ``tokens``, int64 [n]; or none with those of its own, row -> ids.
+
+        ``Columns`` are made once, of tokens that are forbidden again and again.
+        """
+        if isinstance(tokens, Mapping):
+            self._forbid(by, tokens)
+        elif len(tokens):
+            columns = tokens if isinstance(tokens, Columns) else Columns(tokens)
+            self._wide.append((by, columns, self._grid.columns(columns)))
+            self._grid.close(columns)
+            self.changed = True
+
+    def _forbid(self, by: Method, tokens: Mapping[int, Ids]) -> None:
+        own = [_array(ids) for ids in tokens.values()]
+        if len(own) == 1:
+            self._change(by, "forbidden", next(iter(tokens)), own[0], -math.inf)
+        elif own:
+            rows = np.repeat(_array([*tokens]), [len(ids) for ids in own])
+            self._change(by, "forbidden", rows, np.concatenate(own), -math.inf)
 
     def penalise(self, by: Method, tokens: Ids, amounts: Sequence[float] | Tensor, row: int) -> None:
         """A row goes on with ``tokens`` less gladly: ``amounts`` come off their scores."""
-        ids, rows = _list(tokens), [row] * len(tokens)
-        scores = [score - amount for score, amount in zip(self._grid.at(rows, ids), _list(amounts))]
-        self._change(by, "penalised", rows, ids, scores)
+        ids = _array(tokens)
+        scores = self._grid.numbers(self._grid.at(row, ids))
+        self._change(by, "penalised", row, ids, scores - np.asarray(_list(amounts), dtype=np.float32))
 
     def force(self, by: Method, token: int, row: int) -> None:
         """A row goes on with this token and no other."""
-        before = self._grid.at([row], [token])[0]
+        before = float(self.scores[row, token])
         self.scores[row] = -math.inf
-        self._change(by, "forced", [row], [token], [before if math.isfinite(before) else 0.0])
+        self._change(by, "forced", row, _array([token]), before if math.isfinite(before) else 0.0)
 
     def keep(self, tokens: Tensor, row: int) -> None:
         """A row goes on with one of ``tokens``, int64 [n]. The others were not looked at, and no receipt names them."""
         kept = self.scores[row, tokens]
         self.scores[row] = -math.inf
         self.scores[row, tokens] = kept
+        self.changed = True
 
-    def _change(
-        self, by: Method, kind: str, rows: Sequence[int], tokens: Sequence[int], scores: Sequence[float]
-    ) -> None:
+    def _change(self, by: Method, kind: str, rows: Places, tokens: np.ndarray, scores: np.ndarray | float) -> None:
         self._narrow.append((by, kind, rows, tokens, self._grid.at(rows, tokens)))
         self._grid.put(rows, tokens, scores)
+        self.changed = True
 
     def stuck(self) -> list[int]:
         """Rows that the guards leave no token for."""
-        if not (self._wide or self._narrow):
+        if not self.changed or any(map(self._grid.open, self.tongue.samples)):
             return []
-        probe = next(iter(self.tongue.stops), 0)  # one token that may be said is enough to know that there is one
-        rows = range(len(self.ids))
-        closed = [row for row, score in zip(rows, self._grid.at(rows, [probe] * len(rows))) if score == -math.inf]
-        return [row for row in closed if float(self.scores[row].amax()) == -math.inf]
+        return np.flatnonzero(self._grid.best() == -math.inf).tolist()  # type: ignore[no-any-return]
 
     def tell(self, said: list[int] | None) -> None:
         """Put into the receipt which of the tokens that guards changed were in reach of what was said instead.
@@ -144,19 +170,26 @@ class Decoding:
         """
         if not (self._wide or self._narrow):
             return
-        left = self.scores.amax(1).tolist() if said is None else self._grid.at(range(len(said)), said)
+        grid = self._grid
+        left = grid.best() if said is None else grid.said(said)
+        bound = left - REACH
+        lowest = bound.min()
         for by, tokens, columns in self._wide:
-            for row, best in enumerate(self._grid.best(columns)):
-                if best > left[row] - REACH:
-                    near = heapq.nlargest(LISTED, self._grid.over(columns, row, max(best, left[row]) - REACH))
-                    self._touch(by, "forbidden", row, [(score, int(tokens[at])) for score, at in near])
-        for by, kind, rows, ids, before in self._narrow:
-            touched: dict[int, list[tuple[float, int]]] = {}
-            for row, token, score in zip(rows, ids, before):
-                if kind == "forced" or score > left[row] - REACH:
+            best = grid.best(columns)
+            if best.max() > lowest:
+                for row in np.flatnonzero(best > bound).tolist():
+                    near = heapq.nlargest(LISTED, grid.over(columns, row, max(best[row] - REACH, bound[row])))
+                    self._touch(by, "forbidden", row, [(score, int(tokens.ids[at])) for score, at in near])
+        for by, kind, rows, ids, scores in self._narrow:
+            before = grid.numbers(scores)
+            if before.max() > lowest or kind == "forced":
+                near_ = np.flatnonzero((before > bound[rows]) | (kind == "forced"))
+                places = np.broadcast_to(rows, ids.shape)[near_]
+                touched: dict[int, list[tuple[float, int]]] = {}
+                for row, token, score in zip(places.tolist(), ids[near_].tolist(), before[near_].tolist()):
                     touched.setdefault(row, []).append((score, token))
-            for row, found in touched.items():
-                self._touch(by, kind, row, found)
+                for row, found in touched.items():
+                    self._touch(by, kind, row, found)
         self._wide, self._narrow = [], []
 
     def _touch(self, by: Method, kind: str, row: int, found: list[tuple[float, int]]) -> None:
@@ -167,6 +200,10 @@ class Decoding:
 
 def _list(values: Any) -> list[Any]:
     return values.tolist() if isinstance(values, Tensor) else list(values)
+
+
+def _array(ids: Ids) -> np.ndarray:
+    return ids if isinstance(ids, np.ndarray) else np.array(_list(ids), dtype=np.int64)
 
 
 @dataclass

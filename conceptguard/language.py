@@ -198,13 +198,13 @@ class LanguageSession(Roster):
 
     def _readable(self, last: list[int]) -> None:
         """Raises GuardError for a token that the tokenizer does not have: nobody knows what it says."""
-        pieces = self.host.tongue.pieces
-        for token in last:
-            if token >= len(pieces) or pieces[token] is None:
-                raise GuardError(
-                    f"the model said token {token}, which its tokenizer does not have, so that no guard can read it: "
-                    "give the tokenizer that belongs to the model"
-                )
+        tongue = self.host.tongue
+        if last and (max(last) >= len(tongue.pieces) or not tongue.unknown.isdisjoint(last)):
+            token = next(token for token in last if token >= len(tongue.pieces) or token in tongue.unknown)
+            raise GuardError(
+                f"the model said token {token}, which its tokenizer does not have, so that no guard can read it: "
+                "give the tokenizer that belongs to the model"
+            )
 
     def _end(self, decoding: Decoding, row: int) -> None:
         """A row for which the guards leave no token is over."""

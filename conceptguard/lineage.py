@@ -66,24 +66,44 @@ class Follow(Generic[State]):
 
     def __init__(self, start: Callable[[], State], advance: Callable[[State, int, bool], State]):
         self._start, self._advance = start, advance
-        self._trails: list[list[State]] = []
-        self._call = -1
+        self._begin, self._call = 0, -1
+        self._states: list[list[State]] = []  # of all rows, after the prompts and after each token that followed
+        self._parents: list[list[int]] = []  # the rows of the states before; [] for the same ones
 
     def __call__(self, decoding: Decoding) -> list[State]:
         """One state for every row, after all of its tokens."""
-        ids, advance, begin = decoding.ids, self._advance, decoding.begin
+        ids, came = decoding.ids, decoding.came
         followed, self._call = decoding.call == self._call + 1, decoding.call
-        if decoding.came is None and followed:
-            first = ids.shape[1] == begin + 1
-            for trail, token in zip(self._trails, decoding.last):
-                trail.append(advance(trail[-1], token, first))
-            return [trail[-1] for trail in self._trails]
-        came = decoding.came if followed and decoding.came is not None else [(-1, 0)] * len(ids)
-        self._trails = [
-            self._trails[parent][: shared + 1] if 0 <= parent < len(self._trails) else [self._start()]
-            for parent, shared in came
-        ]
-        for trail, row in zip(self._trails, ids.tolist()):
-            for at in range(len(trail) - 1, len(row)):
-                trail.append(advance(trail[-1], row[at], at == begin))
-        return [trail[-1] for trail in self._trails]
+        if came is None and followed:
+            return self._on(self._states[-1], decoding.last, ids.shape[1] == self._begin + 1)
+        parents = [parent for parent, _ in came or ()]
+        shared = min((shared for _, shared in came or ()), default=0) if followed else 0
+        if shared < self._begin or not self._states:
+            self._begin = shared = decoding.begin
+            self._states, self._parents = [[self._read(row) for row in ids[:, :shared].tolist()]], [[]]
+            parents = [*range(len(ids))]
+        while len(self._states) > shared - self._begin + 1:
+            self._states.pop()
+            parents = _through(self._parents.pop(), parents)
+        self._states[-1] = [self._states[-1][parent] for parent in parents]
+        self._parents[-1] = _through(self._parents[-1], parents)
+        for at, tokens in enumerate(ids[:, shared:].T.tolist(), shared):
+            self._on(self._states[-1], tokens, at == self._begin)
+        return self._states[-1]
+
+    def _on(self, states: list[State], tokens: list[int], first: bool) -> list[State]:
+        advance = self._advance
+        states = [advance(state, token, first) for state, token in zip(states, tokens)]
+        self._states.append(states)
+        self._parents.append([])
+        return states
+
+    def _read(self, prompt: list[int]) -> State:
+        state = self._start()
+        for token in prompt:
+            state = self._advance(state, token, False)
+        return state
+
+
+def _through(before: list[int], rows: list[int]) -> list[int]:
+    return [before[row] for row in rows] if before else rows

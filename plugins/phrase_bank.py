@@ -7,20 +7,34 @@ bank of 100,000 is built in a fraction of a second and a step costs the same wha
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TypeVar
 
 from .phrase_text import BREAK, fold, forms, letters_and_breaks
 
 PLAIN, SPELLED = 1, 2  # how a phrase may have been written so far: as words, or letter by letter
 SPELLED_LETTERS = 3  # from how many letters "a b c" is taken for a word that is spelled out
+_SHELF = 4  # letters by which phrases are kept together, so that bisection looks at a few of them
+_PLACES = 1 << 16  # remembered; what comes after is found again
+_LAST = chr(0x10FFFF)
+
+Value = TypeVar("Value")
 
 
-class Begun(NamedTuple):
-    """A phrase that has begun: its letters so far, and in which ways they may have been written (PLAIN | SPELLED)."""
+class Place:
+    """The beginning of some phrases. letters: of it; breaks: whether one of them has a break after it; whole: whether
+    it is one of them; first, end: where they stand in the bank."""
 
-    letters: str
-    ways: int
+    __slots__ = ("breaks", "closing", "end", "first", "letters", "whole")
+
+    def __init__(self, letters: str, first: int, end: int, whole: bool, breaks: bool):
+        self.letters, self.first, self.end, self.whole, self.breaks = letters, first, end, whole, breaks
+        self.closing: dict[tuple[int, bool], frozenset[int]] = {}  # for whoever asks twice
+
+
+Begun = tuple[Place, int]
+"""A phrase that has begun: its beginning, and in which ways it may have been written so far (PLAIN | SPELLED)."""
 
 
 class Bank:
@@ -31,25 +45,32 @@ class Bank:
 
     def __init__(self, phrases: Iterable[str]):
         written: dict[str, str] = {}
-        self.breaks: set[str] = set()  # beginnings after which a phrase has a break
+        breaks: set[str] = set()  # beginnings after which a phrase has a break
         self.empty: list[str] = []
         for phrase in phrases:
             found = forms(phrase)
             if not found:
                 self.empty.append(phrase)
             for form in found:
-                letters, breaks = letters_and_breaks(form)
+                letters, at = letters_and_breaks(form)
                 written.setdefault(letters, phrase)
-                self.breaks.update(letters[:at] for at in breaks)
+                breaks.update([letters[:i] for i in at])
         self.letters = sorted(written)
-        self._written = written
+        self._written, self._breaks = written, breaks
+        self._shelves: dict[str, tuple[int, int]] = {}
+        begin = 0
+        for shelf, own in groupby(self.letters, key=lambda letters: letters[:_SHELF]):
+            end = begin + sum(1 for _ in own)
+            self._shelves[shelf] = begin, end
+            begin = end
+        self._places: dict[str, Place] = {}
 
     def last_words(self) -> Iterator[tuple[str, str]]:
         """For every phrase of several words the letters before its last word, and that word as it is written."""
         for letters, phrase in self._written.items():
             word = phrase.split()[-1]
             before = len(letters) - len(fold(word).replace(BREAK, ""))
-            if letters[:before] in self.breaks:
+            if letters[:before] in self._breaks:
                 yield letters[:before], word
 
     def __len__(self) -> int:
@@ -58,61 +79,71 @@ class Bank:
     def __contains__(self, letters: str) -> bool:
         return letters in self._written
 
-    def begins(self, letters: str) -> bool:
-        """Whether any phrase begins with these letters."""
-        at = bisect_left(self.letters, letters)
-        return at < len(self.letters) and self.letters[at].startswith(letters)
-
-    def rests(self, heads: Container[str], longest: int) -> dict[str, list[str]]:
-        """For every beginning of a phrase what may be left of it, as far as ``heads``, the longest so long, have it."""
-        found: dict[str, list[str]] = {}
-        for letters in self.letters:
-            for at in range(max(1, len(letters) - longest), len(letters)):
-                if (rest := letters[at:]) in heads:
-                    found.setdefault(letters[:at], []).append(rest)
+    def place(self, letters: str) -> Place | None:
+        """Where phrases stand that begin with these letters; None where none does."""
+        found = self._places.get(letters)
+        if found is not None:
+            return found
+        begin, end = (0, len(self.letters)) if len(letters) < _SHELF else self._shelves.get(letters[:_SHELF], (0, 0))
+        first = bisect_left(self.letters, letters, begin, end)
+        if first == end or not self.letters[first].startswith(letters):
+            return None
+        end = bisect_left(self.letters, letters + _LAST, first, end)
+        if len(self._places) >= _PLACES:
+            self._places.clear()
+        found = Place(letters, first, end, letters in self._written, letters in self._breaks)
+        self._places[letters] = found
         return found
 
+    def rests(self, place: Place, heads: Mapping[str, Value]) -> list[tuple[str, Value]]:
+        """What may be left of its phrases, as far as ``heads`` have it."""
+        at = len(place.letters)
+        rests = (letters[at:] for letters in self.letters[place.first : place.end])
+        return [(rest, heads[rest]) for rest in rests if rest in heads]
+
     def read(
-        self, folded: str, broken: bool, begun: tuple[Begun, ...], fresh: bool | None = False
+        self, runs: Sequence[str], broken: bool, begun: tuple[Begun, ...], fresh: bool | None = False
     ) -> tuple[bool, tuple[Begun, ...]]:
         """What has begun after a piece of folded text, and whether a break is the last thing in it.
 
-        broken, begun: the same before it
+        runs: the text, split at its breaks; broken, begun: the same before it
         fresh: whether a phrase may also begin here without a break, as where a prompt ends; None: nothing new begins
         """
-        for i, run in enumerate(folded.split(BREAK)):
+        for i, run in enumerate(runs):
             if i and not broken:
-                broken, begun = True, self._broken(begun)
+                broken, begun = True, _broken(begun)
             if run:
                 begun, broken = self._run(run, broken, begun, fresh if fresh is None else fresh and not i), False
         return broken, begun
 
-    def _broken(self, begun: tuple[Begun, ...]) -> tuple[Begun, ...]:
-        """What still may be a phrase when a break follows."""
-        kept = [b if b.letters in self.breaks else Begun(b.letters, b.ways & SPELLED) for b in begun]
-        return tuple(b for b in kept if b.ways)
-
     def _run(self, run: str, broken: bool, begun: tuple[Begun, ...], fresh: bool | None) -> tuple[Begun, ...]:
         """Letters without a break among them."""
         found = []
-        for letters, ways in begun:
+        for place, ways in begun:
             if not broken or len(run) > 1:
                 ways &= PLAIN
-            if ways and self.begins(letters := letters + run):
-                found.append(Begun(letters, ways))
-        if fresh is not None and (broken or fresh) and self.begins(run):
-            found.append(Begun(run, PLAIN if len(run) > 1 else PLAIN | SPELLED))
+            if ways and (longer := self.place(place.letters + run)) is not None:
+                found.append((longer, ways))
+        if fresh is not None and (broken or fresh) and (new := self.place(run)) is not None:
+            found.append((new, PLAIN if len(run) > 1 else PLAIN | SPELLED))
         return tuple(found)
 
-    def ends(self, begun: Begun, rest: str, breaks: tuple[int, ...], broken: bool) -> bool:
+    def ends(self, place: Place, ways: int, rest: str, breaks: tuple[int, ...], broken: bool) -> bool:
         """Whether a phrase that has begun ends with ``rest``, the letters of a text that has breaks at these places.
 
-        breaks: counted in letters of ``rest``; broken: whether a break stands before it in the text as it is
+        place, ways: how far it is; breaks: counted in letters of ``rest``; broken: whether a break stands before it in
+        the text as it is
         """
-        whole = begun.letters + rest
-        if begun.ways & PLAIN and all(
-            begun.letters + rest[:at] in self.breaks or (at == 0 and broken) for at in breaks
-        ):
-            return True
-        spelled = {*breaks} | ({0} if broken or not begun.letters else set())
-        return bool(begun.ways & SPELLED) and len(whole) >= SPELLED_LETTERS and spelled == set(range(len(rest)))
+        if ways & PLAIN:
+            if not breaks or (breaks == (0,) and (broken or place.breaks)):
+                return True
+            if all(place.letters + rest[:at] in self._breaks or (at == 0 and broken) for at in breaks):
+                return True
+        spelled = {*breaks} | ({0} if broken or not place.letters else set())
+        return bool(ways & SPELLED) and len(place.letters + rest) >= SPELLED_LETTERS and spelled == {*range(len(rest))}
+
+
+def _broken(begun: tuple[Begun, ...]) -> tuple[Begun, ...]:
+    """What still may be a phrase when a break follows."""
+    kept = [(place, ways if place.breaks else ways & SPELLED) for place, ways in begun]
+    return tuple([one for one in kept if one[1]])

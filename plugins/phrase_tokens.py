@@ -5,32 +5,37 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from conceptguard.decoding import Tongue
+from conceptguard.grid import Columns
 
-from .phrase_bank import PLAIN, SPELLED, Bank, Begun
+from .phrase_bank import PLAIN, SPELLED, Bank, Begun, Place
 from .phrase_text import BREAK, fold, letters_and_breaks
 
-STATES = 1 << 16  # remembered of a generation: tokens that lead from one place of a text to the next
+STATES = 1 << 16  # remembered: how far texts have come
 CONTEXT = 4  # letters of a phrase before its last word from which the word is not even begun
+NOTHING = np.zeros(0, dtype=np.int64)
 
 
-class Place(NamedTuple):
-    """Where a text stands. broken: a break is the last thing said; fresh: a phrase may begin here all the same, since a
-    prompt or a special token ends; rest: bytes of a letter that is not complete; begun: phrases that have begun, the
-    longest first."""
+class State:
+    """How far a text has come. broken: a break is the last thing said; fresh: a phrase may begin here all the same,
+    since a prompt or a special token ends; rest: bytes of a letter that is not complete; begun: phrases that have
+    begun, the longest first.
 
-    broken: bool
-    fresh: bool
-    rest: bytes
-    begun: tuple[Begun, ...]
+    plain: neither broken, nor fresh, nor with a rest: what a token begins here depends on the token alone
+    closing: the tokens that would finish a phrase, None until somebody asks
+    """
 
+    __slots__ = ("begun", "broken", "closing", "fresh", "plain", "rest")
 
-START = Place(True, False, b"", ())
+    def __init__(self, broken: bool, fresh: bool, rest: bytes, begun: tuple[Begun, ...]):
+        self.broken, self.fresh, self.rest, self.begun = broken, fresh, rest, begun
+        self.plain = not (broken or fresh or rest)
+        self.closing: np.ndarray | None = None
 
 
 class PhraseTokens:
@@ -40,77 +45,102 @@ class PhraseTokens:
         self.bank, self.tongue = bank, tongue
         read = _vocabulary(tongue)
         self._heads, self._tails, self._said = read.heads, read.tails, read.said
-        self._rests = bank.rests(self._heads, max(map(len, self._heads), default=0))
         self._openings = self._last_words()
         # Whole phrases inside one token: wherever it stands, or where it follows a break.
-        self.always = torch.tensor(self._phrases_in(read.inner), dtype=torch.long)
+        self.always = Columns(torch.tensor(self._phrases_in(read.inner), dtype=torch.long))
         self._after_break = self._phrases_in(read.first)
-        self.advance = lru_cache(maxsize=STATES)(self._advance)
-        self._alone = lru_cache(maxsize=STATES)(self._beginning)
-        self.forbidden = lru_cache(maxsize=STATES)(self._forbidden)
-        self._finish = lru_cache(maxsize=STATES)(self._finishing)
+        self._states: dict[tuple[Any, ...], State] = {}
+        self.start = self._state(True, False, b"", ())
+        self._beginnings = [None if said is None or said[1] else self._beginning(said[0])
+                            for said in self._said]  # fmt: skip
 
     def _phrases_in(self, heads: Iterable[_Head]) -> list[int]:
-        nothing = Begun("", PLAIN | SPELLED)
-        found = (h for h in heads if h.letters in self.bank and self.bank.ends(nothing, h.letters, h.breaks, True))
+        nothing = Place("", 0, len(self.bank), False, False)
+        found = (
+            h
+            for h in heads
+            if h.letters in self.bank and self.bank.ends(nothing, PLAIN | SPELLED, h.letters, h.breaks, True)
+        )
         return sorted({token for head in found for token in head.tokens})
 
-    def _advance(self, place: Place, token: int, first: bool) -> Place:
-        """The next place. first: of a text of its own, which may begin where a prompt ends."""
+    def advance(self, state: State, token: int, first: bool) -> State:
+        """The next state. first: of a text of its own, which may begin where a prompt ends."""
+        alone = self._beginnings[token] if state.plain and not first and token < len(self._beginnings) else None
+        if alone is None:
+            return self._advance(state, token, state.fresh or first)
+        if not state.begun:
+            return alone
+        _, kept = self.bank.read(self._said[token][0], False, state.begun, None)  # type: ignore[index]
+        return self._state(alone.broken, False, b"", kept + alone.begun) if kept else alone
+
+    def _advance(self, state: State, token: int, fresh: bool) -> State:
         said = self._said[token] if token < len(self._said) else None
         if said is None:  # a special token: nothing on paper, and yet a place where something may begin
-            return Place(place.broken, True, b"", place.begun)
-        fresh = place.fresh or first
-        if not (place.rest or said[1]):
-            alone = self._alone(token, place.broken, fresh)
-            if not place.begun:
-                return alone
-            _, kept = self.bank.read(said[0], place.broken, place.begun, None)
-            return alone._replace(begun=kept + alone.begun) if kept else alone
-        text, rest = _decode(place.rest + (self.tongue.pieces[token] or b""))
+            return self._state(state.broken, True, b"", state.begun)
+        text, rest = _decode(state.rest + (self.tongue.pieces[token] or b""))
         folded = fold(text)
-        broken, begun = self.bank.read(folded, place.broken, place.begun, fresh)
-        return Place(broken, fresh and not folded, rest, begun)
+        broken, begun = self.bank.read(folded.split(BREAK), state.broken, state.begun, fresh)
+        return self._state(broken, fresh and not folded, rest, begun)
 
-    def _beginning(self, token: int, broken: bool, fresh: bool) -> Place:
-        """What a token begins by itself: the same wherever it stands."""
-        said = self._said[token]
-        assert said is not None
-        after, begun = self.bank.read(said[0], broken, (), fresh)
-        return Place(after, fresh and not said[0], b"", begun)
+    def _beginning(self, runs: list[str]) -> State:
+        """What a token begins by itself where no break stands before it."""
+        broken, begun = self.bank.read(runs, False, ())
+        return self._state(broken, False, b"", begun)
 
-    def _forbidden(self, place: Place) -> tuple[int, ...]:
-        """Tokens that would finish a phrase that has begun here, or begins."""
+    def fresh(self, state: State) -> State:
+        """The same where a prompt ends: a phrase may begin here."""
+        return self._state(state.broken, True, state.rest, state.begun)
+
+    def _state(self, *key: Any) -> State:
+        """One state for all texts that are as far, so that what has been found of it is found once."""
+        found = self._states.get(key)
+        if found is None:
+            if len(self._states) >= STATES:
+                self._states.clear()
+            found = self._states[key] = State(*key)
+        return found
+
+    def closing(self, state: State) -> np.ndarray:
+        """Tokens that would finish a phrase that has begun here, or begins: int64."""
+        if state.closing is None:
+            found = sorted(self._closing(state))
+            state.closing = np.array(found, dtype=np.int64) if found else NOTHING
+        return state.closing
+
+    def _closing(self, state: State) -> set[int]:
         found: set[int] = set()
-        broken, begun = place.broken, place.begun
-        if place.rest:  # completed by the tokens of ``_tails``; before any other it is a letter that nobody can read
-            found = {token for token in self._tails if self._finishes(place, token)}
-            broken, begun = self.bank.read(BREAK, broken, begun)
-        for one in begun:
-            found.update(self._finish(one, broken))
-        if broken or place.fresh:
+        broken, begun = state.broken, state.begun
+        if state.rest:  # completed by the tokens of ``_tails``; before any other it is a letter that nobody can read
+            found = {token for token in self._tails if self._finishes(state, token)}
+            broken, begun = self.bank.read(["", ""], broken, begun)
+        for place, ways in begun:
+            found.update(self._finish(place, ways, broken))
+        if broken or state.fresh:
             found.update(self._after_break)
-        return tuple(sorted(found))
+        return found
 
-    def _finishes(self, place: Place, token: int) -> bool:
+    def _finishes(self, state: State, token: int) -> bool:
         """Whether a token that completes a letter also finishes a phrase at the end of one of its words."""
-        text, _ = _decode(place.rest + (self.tongue.pieces[token] or b""))
-        broken, begun = place.broken, place.begun
+        text, _ = _decode(state.rest + (self.tongue.pieces[token] or b""))
+        broken, begun = state.broken, state.begun
         for i, run in enumerate(fold(text).split(BREAK)):
-            broken, begun = self.bank.read(BREAK + run if i else run, broken, begun, place.fresh and not i)
-            if run and any(b.letters in self.bank for b in begun):
+            broken, begun = self.bank.read(["", run] if i else [run], broken, begun, state.fresh and not i)
+            if run and any(place.whole for place, _ in begun):
                 return True
         return False
 
-    def _finishing(self, begun: Begun, broken: bool) -> frozenset[int]:
-        found: set[int] = set()
-        for rest in self._rests.get(begun.letters, ()):
-            for breaks, tokens in self._heads[rest]:
-                if self.bank.ends(begun, rest, breaks, broken):
-                    found.update(tokens)
-        if begun.ways & PLAIN:
-            found.update(self._openings.get(begun.letters, ()))
-        return frozenset(found)
+    def _finish(self, place: Place, ways: int, broken: bool) -> frozenset[int]:
+        known = place.closing.get((ways, broken))
+        if known is None:
+            found: set[int] = set()
+            for rest, places in self.bank.rests(place, self._heads):
+                for breaks, tokens in places:
+                    if self.bank.ends(place, ways, rest, breaks, broken):
+                        found.update(tokens)
+            if ways & PLAIN:
+                found.update(self._openings.get(place.letters, ()))
+            known = place.closing[ways, broken] = frozenset(found)
+        return known
 
     def _last_words(self) -> dict[str, set[int]]:
         """Tokens that begin a phrase's last word where all before it has been said: the text turns before the word."""
@@ -127,7 +157,7 @@ class PhraseTokens:
 
     def _letters(self, token: int) -> str:
         said = self._said[token]
-        return said[0].replace(BREAK, "") if said else ""
+        return "".join(said[0]) if said else ""
 
 
 class _Head(NamedTuple):
@@ -140,14 +170,14 @@ class _Head(NamedTuple):
 
 class _Vocabulary(NamedTuple):
     """heads: letters that tokens begin with -> (breaks, tokens); first: the same where no break stands before them;
-    inner: what follows a break inside a token; tails: tokens that begin amid a letter's bytes; said: every token
-    folded, and the bytes of a letter that it does not complete; None for special ones."""
+    inner: what follows a break inside a token; tails: tokens that begin amid a letter's bytes; said: every token folded
+    and split at its breaks, and the bytes of a letter that it does not complete; None for special ones."""
 
     heads: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]
     first: list[_Head]
     inner: list[_Head]
     tails: tuple[int, ...]
-    said: list[tuple[str, bytes] | None]
+    said: list[tuple[list[str], bytes] | None]
 
 
 _known: weakref.WeakKeyDictionary[Tongue, _Vocabulary] = weakref.WeakKeyDictionary()
@@ -163,15 +193,16 @@ def _vocabulary(tongue: Tongue) -> _Vocabulary:
 def _read(tongue: Tongue) -> _Vocabulary:
     by_text: dict[str, list[int]] = defaultdict(list)
     tails = []
-    said: list[tuple[str, bytes] | None] = [None] * len(tongue.pieces)
+    said: list[tuple[list[str], bytes] | None] = [None] * len(tongue.pieces)
     for i, piece in enumerate(tongue.pieces):
         if not piece:
             continue
         if 0x80 <= piece[0] < 0xC0:
             tails.append(i)
         text, rest = _decode(piece)
-        said[i] = fold(text), rest
-        by_text[fold(text)].append(i)
+        folded = fold(text)
+        said[i] = folded.split(BREAK), rest
+        by_text[folded].append(i)
     heads: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = defaultdict(list)
     first, inner = [], []
     for text, ids in by_text.items():

@@ -26,7 +26,7 @@ from conceptguard.registry import Artifact, write_artifact
 from conceptguard.registry.paths import slug
 
 from .phrase_bank import Bank
-from .phrase_tokens import START, PhraseTokens
+from .phrase_tokens import NOTHING, PhraseTokens
 
 TENSOR = "phrases"
 FAMILY = "text"  # of artifacts that serve every language model
@@ -72,7 +72,7 @@ class Phrases(Method):
         super().__init__(*args)
         bank = _checked(Bank(self._phrases()), f"guard '{self.guard.label}'")
         self.tokens = PhraseTokens(bank, self.host.tongue)
-        self._places = Follow(lambda: START, self.tokens.advance)
+        self._states = Follow(lambda: self.tokens.start, self.tokens.advance)
 
     def _phrases(self) -> list[str]:
         found = list(self.guard.concept.prompts) if self.guard.concept else []
@@ -87,14 +87,14 @@ class Phrases(Method):
 
     @hookimpl
     def process_logits(self, decoding: Decoding) -> None:
-        """Constant work a row: its place in the bank moves by one token."""
-        places, tokens = self._places(decoding), self.tokens
+        """Constant work a row: its state in the bank moves by one token, and knows what would finish a phrase."""
+        tokens = self.tokens
+        states = self._states(decoding)
         if decoding.ids.shape[1] == decoding.begin:
-            places = [place._replace(fresh=True) for place in places]
-        if len(tokens.always):
-            tokens.always = tokens.always.to(decoding.scores.device)
-            decoding.forbid(self, tokens.always)
-        own = {row: closing for row, place in enumerate(places) if (closing := tokens.forbidden(place))}
+            states = [tokens.fresh(state) for state in states]
+        decoding.forbid(self, tokens.always)
+        own = {row: closing for row, state in enumerate(states)
+               if (closing := tokens.closing(state) if state.closing is None else state.closing) is not NOTHING}  # fmt: skip
         if own:
             decoding.forbid(self, own)
 
