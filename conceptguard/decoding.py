@@ -117,12 +117,14 @@ class Decoding:
 
         ``Columns`` are made once, of tokens that are forbidden again and again.
         """
-        if isinstance(tokens, Mapping):
+        if isinstance(tokens, Tensor):
+            tokens = Columns(tokens)
+        if not isinstance(tokens, Columns):
             self._forbid(by, tokens)
-        elif len(tokens):
-            columns = tokens if isinstance(tokens, Columns) else Columns(tokens)
-            self._wide.append((by, columns, self._grid.columns(columns)))
-            self._grid.close(columns)
+        elif len(tokens.ids):
+            grid = self._grid
+            self._wide.append((by, tokens, grid.columns(tokens)))
+            grid.close(tokens)
             self.changed = True
 
     def _forbid(self, by: Method, tokens: Mapping[int, Ids]) -> None:
@@ -161,7 +163,7 @@ class Decoding:
         """Rows that the guards leave no token for."""
         if not self.changed or any(map(self._grid.open, self.tongue.samples)):
             return []
-        return np.flatnonzero(self._grid.best() == -math.inf).tolist()  # type: ignore[no-any-return]
+        return [row for row, best in enumerate(self._grid.best()) if best == -math.inf]
 
     def tell(self, said: list[int] | None) -> None:
         """Put into the receipt which of the tokens that guards changed were in reach of what was said instead.
@@ -172,22 +174,21 @@ class Decoding:
             return
         grid = self._grid
         left = grid.best() if said is None else grid.said(said)
-        bound = left - REACH
-        lowest = bound.min()
+        lowest = min(left) - REACH
         for by, tokens, columns in self._wide:
             best = grid.best(columns)
-            if best.max() > lowest:
-                for row in np.flatnonzero(best > bound).tolist():
-                    near = heapq.nlargest(LISTED, grid.over(columns, row, max(best[row] - REACH, bound[row])))
+            if max(best) > lowest:
+                for row in [row for row, (score, own) in enumerate(zip(best, left)) if score > own - REACH]:
+                    near = heapq.nlargest(LISTED, grid.over(columns, row, max(best[row], left[row]) - REACH))
                     self._touch(by, "forbidden", row, [(score, int(tokens.ids[at])) for score, at in near])
         for by, kind, rows, ids, scores in self._narrow:
             before = grid.numbers(scores)
             if before.max() > lowest or kind == "forced":
-                near_ = np.flatnonzero((before > bound[rows]) | (kind == "forced"))
-                places = np.broadcast_to(rows, ids.shape)[near_]
                 touched: dict[int, list[tuple[float, int]]] = {}
-                for row, token, score in zip(places.tolist(), ids[near_].tolist(), before[near_].tolist()):
-                    touched.setdefault(row, []).append((score, token))
+                cells = zip(np.broadcast_to(rows, ids.shape).tolist(), ids.tolist(), before.tolist())
+                for row, token, score in cells:
+                    if kind == "forced" or score > left[row] - REACH:
+                        touched.setdefault(row, []).append((score, token))
                 for row, found in touched.items():
                     self._touch(by, kind, row, found)
         self._wide, self._narrow = [], []

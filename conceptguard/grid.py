@@ -24,9 +24,6 @@ class Columns:
         self._there = tokens
         self._cap = np.zeros(0, np.float32)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def there(self, device: torch.device) -> Tensor:
         """The tokens on a device."""
         if self._there.device != device:
@@ -47,7 +44,7 @@ class Grid(Protocol):
     def columns(self, tokens: Columns) -> Any:
         """These columns, a copy: [rows, n]."""
 
-    def best(self, columns: Any = None) -> np.ndarray:
+    def best(self, columns: Any = None) -> list[float]:
         """The highest score of every row of columns, or of all of them."""
 
     def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
@@ -56,7 +53,7 @@ class Grid(Protocol):
     def at(self, rows: Places, tokens: np.ndarray) -> Any:
         """Single scores, a copy."""
 
-    def said(self, tokens: list[int]) -> np.ndarray:
+    def said(self, tokens: list[int]) -> list[float]:
         """The score of one token in every row."""
 
     def numbers(self, scores: Any) -> np.ndarray:
@@ -74,7 +71,7 @@ class Grid(Protocol):
 
 def grid_of(scores: Tensor) -> Grid:
     """The scores, to be read and written."""
-    return _Numpy(scores) if scores.device.type == "cpu" and scores.dtype == torch.float32 else _Torch(scores)
+    return _Numpy(scores) if scores.is_cpu and scores.dtype == torch.float32 else _Torch(scores)
 
 
 _DENSE = 32  # where one column in so many is closed, a pass over all of them is the faster way
@@ -85,10 +82,10 @@ class _Numpy:
         self._scores = scores.numpy() if not scores.requires_grad else scores.detach().numpy()
 
     def columns(self, tokens: Columns) -> Any:
-        return self._scores.take(tokens.ids, axis=1)
+        return self._scores.take(tokens.ids, axis=1, mode="clip")  # ids are of the vocabulary: no need to check
 
-    def best(self, columns: Any = None) -> np.ndarray:
-        return np.maximum.reduce(self._scores if columns is None else columns, axis=1)  # type: ignore[no-any-return]
+    def best(self, columns: Any = None) -> list[float]:
+        return np.maximum.reduce(self._scores if columns is None else columns, axis=1).tolist()  # type: ignore[no-any-return]
 
     def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
         found = np.flatnonzero(columns[row] > bound)
@@ -97,8 +94,9 @@ class _Numpy:
     def at(self, rows: Places, tokens: np.ndarray) -> Any:
         return self._scores[rows, tokens]
 
-    def said(self, tokens: list[int]) -> np.ndarray:
-        return self._scores[range(len(tokens)), tokens]
+    def said(self, tokens: list[int]) -> list[float]:
+        score = self._scores.item
+        return [score(row, token) for row, token in enumerate(tokens)]
 
     def numbers(self, scores: Any) -> np.ndarray:
         return scores  # type: ignore[no-any-return]
@@ -108,7 +106,7 @@ class _Numpy:
 
     def close(self, tokens: Columns) -> None:
         vocabulary = self._scores.shape[1]
-        if len(tokens) * _DENSE > vocabulary:
+        if len(tokens.ids) * _DENSE > vocabulary:
             np.minimum(self._scores, tokens.cap(vocabulary), out=self._scores)
         else:
             self._scores[:, tokens.ids] = -math.inf
@@ -128,8 +126,8 @@ class _Torch:
     def columns(self, tokens: Columns) -> Any:
         return self._scores.index_select(1, tokens.there(self._scores.device))
 
-    def best(self, columns: Any = None) -> np.ndarray:
-        return self.numbers((self._scores if columns is None else columns).amax(1))  # type: ignore[no-any-return]
+    def best(self, columns: Any = None) -> list[float]:
+        return self.numbers((self._scores if columns is None else columns).amax(1)).tolist()  # type: ignore[no-any-return]  # type: ignore[no-any-return]
 
     def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
         found = (columns[row] > bound).nonzero()[:, 0]
@@ -138,8 +136,8 @@ class _Torch:
     def at(self, rows: Places, tokens: np.ndarray) -> Any:
         return self._scores[self._index(rows, tokens)]
 
-    def said(self, tokens: list[int]) -> np.ndarray:
-        return self.numbers(self.at(np.arange(len(tokens)), np.array(tokens)))
+    def said(self, tokens: list[int]) -> list[float]:
+        return self.numbers(self.at(np.arange(len(tokens)), np.array(tokens))).tolist()  # type: ignore[no-any-return]
 
     def numbers(self, scores: Any) -> np.ndarray:
         return scores.float().numpy(force=True)  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ Came = list[tuple[int, int]] | None
 """For every row the row of the last call that it continues, and how many tokens they share; None: each row continues
 itself by one token. (-1, 0) is a row that continues none."""
 
+_SMALL = 4096  # ids up to which two copies take less time than setting up a comparison
 _ALL_PAIRS = 16  # rows up to which a row without its own past is compared with every other one's
 
 
@@ -32,7 +33,7 @@ class Lineage:
         """ids: [rows, tokens], of this call."""
         last, self._last = self._last, ids
         rows, length = ids.shape
-        if last.shape == (rows, length - 1) and (ids[:, :-1] == last).all():
+        if last.shape == (rows, length - 1) and _equal(ids[:, :-1], last):
             return None
         if not last.size:
             return [(-1, 0)] * rows
@@ -43,6 +44,12 @@ class Lineage:
             (known[key], length - 1) if grown and (key := before[i].tobytes()) in known else _longest(ids[i], last, i)
             for i in range(rows)
         ]
+
+
+def _equal(ids: np.ndarray, last: np.ndarray) -> bool:
+    if ids.size < _SMALL:
+        return ids.tobytes() == last.tobytes()
+    return bool((ids == last).all())
 
 
 def _longest(row: np.ndarray, last: np.ndarray, own: int) -> tuple[int, int]:

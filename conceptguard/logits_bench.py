@@ -6,6 +6,7 @@ them, phrases of one to three of these words, and texts in which phrases begin a
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -121,6 +122,8 @@ def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], f
     Scores are what a language model's are like: the next token of the text stands out, most others are far below.
     start: seconds from phrases to a processor that has answered once; ms: a median, so that what others do on the
     machine counts little; ms_mean: with everything
+    ms_floor: of a processor that reads the last tokens, closes those that are whole phrases, and does nothing else:
+    what any of them costs in Python
     """
     from transformers import NoBadWordsLogitsProcessor
 
@@ -133,13 +136,19 @@ def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], f
     middle = clock()
     ours = logits_processor(model, tok, policy(guarded))[0]
     ours(first, scores.clone())
+    whole = torch.tensor(sorted({phrase[0] for phrase in ids if len(phrase) == 1}))
+
+    def floor(said: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        said[:, -1].tolist()
+        return scores.index_fill_(1, whole, -math.inf)
+
     starts = {"ours": clock() - middle, "peer": middle - begin}
     for rows in batches:
         said = texts(rows, PROMPT + tokens, guarded)
         noise = torch.randn(rows, len(tok), generator=torch.Generator().manual_seed(rows)) * SPREAD
-        taken: dict[str, list[float]] = {"ours": [], "peer": []}
+        taken: dict[str, list[float]] = {"ours": [], "peer": [], "floor": []}
         for at in range(PROMPT, PROMPT + tokens):
-            for name, processor in (("peer", peer), ("ours", ours)):
+            for name, processor in (("peer", peer), ("ours", ours), ("floor", floor)):
                 given = noise.clone().scatter_(1, said[:, at : at + 1], SAID)
                 start = clock()
                 processor(said[:, :at], given)
@@ -147,7 +156,7 @@ def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], f
         mine, theirs = taken["ours"][1:], taken["peer"][1:]  # the first is what a generation begins with
         yield {
             "phrases": count, "batch": rows, "ms": 1e3 * median(mine), "ms_peer": 1e3 * median(theirs),
-            "ratio_peer": median(mine) / median(theirs),
+            "ms_floor": 1e3 * median(taken["floor"][1:]), "ratio_peer": median(mine) / median(theirs),
             "ms_mean": 1e3 * mean(mine), "ms_peer_mean": 1e3 * mean(theirs),
             "start_seconds": starts["ours"], "start_seconds_peer": starts["peer"], "peer": "NoBadWords",
         }  # fmt: skip

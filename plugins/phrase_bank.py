@@ -17,19 +17,22 @@ PLAIN, SPELLED = 1, 2  # how a phrase may have been written so far: as words, or
 SPELLED_LETTERS = 3  # from how many letters "a b c" is taken for a word that is spelled out
 _SHELF = 4  # letters by which phrases are kept together, so that bisection looks at a few of them
 _PLACES = 1 << 16  # remembered; what comes after is found again
+_FEW = 64
 _LAST = chr(0x10FFFF)
 
 Value = TypeVar("Value")
 
 
 class Place:
-    """The beginning of some phrases. letters: of it; breaks: whether one of them has a break after it; whole: whether
-    it is one of them; first, end: where they stand in the bank."""
+    """The beginning of some phrases. letters: of it; phrases: theirs; whole: whether it is one of them; breaks: whether
+    one of them has a break after it; follow: the letters that come next, None where there are too many to look."""
 
-    __slots__ = ("breaks", "closing", "end", "first", "letters", "whole")
+    __slots__ = ("breaks", "closing", "follow", "letters", "phrases", "whole")
 
-    def __init__(self, letters: str, first: int, end: int, whole: bool, breaks: bool):
-        self.letters, self.first, self.end, self.whole, self.breaks = letters, first, end, whole, breaks
+    def __init__(self, letters: str, phrases: Sequence[str], whole: bool, breaks: bool):
+        self.letters, self.phrases, self.whole, self.breaks = letters, phrases, whole, breaks
+        at = len(letters)
+        self.follow = "".join([phrase[at : at + 1] for phrase in phrases]) if len(phrases) < _FEW else None
         self.closing: dict[tuple[int, bool], frozenset[int]] = {}  # for whoever asks twice
 
 
@@ -88,17 +91,17 @@ class Bank:
         first = bisect_left(self.letters, letters, begin, end)
         if first == end or not self.letters[first].startswith(letters):
             return None
-        end = bisect_left(self.letters, letters + _LAST, first, end)
+        phrases = self.letters[first : bisect_left(self.letters, letters + _LAST, first, end)]
         if len(self._places) >= _PLACES:
             self._places.clear()
-        found = Place(letters, first, end, letters in self._written, letters in self._breaks)
+        found = Place(letters, phrases, letters in self._written, letters in self._breaks)
         self._places[letters] = found
         return found
 
     def rests(self, place: Place, heads: Mapping[str, Value]) -> list[tuple[str, Value]]:
         """What may be left of its phrases, as far as ``heads`` have it."""
         at = len(place.letters)
-        rests = (letters[at:] for letters in self.letters[place.first : place.end])
+        rests = (letters[at:] for letters in place.phrases)
         return [(rest, heads[rest]) for rest in rests if rest in heads]
 
     def read(
@@ -122,7 +125,9 @@ class Bank:
         for place, ways in begun:
             if not broken or len(run) > 1:
                 ways &= PLAIN
-            if ways and (longer := self.place(place.letters + run)) is not None:
+            if not ways or (place.follow is not None and run[0] not in place.follow):
+                continue
+            if (longer := self.place(place.letters + run)) is not None:
                 found.append((longer, ways))
         if fresh is not None and (broken or fresh) and (new := self.place(run)) is not None:
             found.append((new, PLAIN if len(run) > 1 else PLAIN | SPELLED))

@@ -49,13 +49,16 @@ class PhraseTokens:
         # Whole phrases inside one token: wherever it stands, or where it follows a break.
         self.always = Columns(torch.tensor(self._phrases_in(read.inner), dtype=torch.long))
         self._after_break = self._phrases_in(read.first)
+        self._letter = [next(iter("".join(said[0])), "") if said else "" for said in self._said]  # the first of each
         self._states: dict[tuple[Any, ...], State] = {}
         self.start = self._state(True, False, b"", ())
         self._beginnings = [None if said is None or said[1] else self._beginning(said[0])
                             for said in self._said]  # fmt: skip
+        for state in {id(s): s for s in self._beginnings if s is not None}.values():
+            self.closing(state)
 
     def _phrases_in(self, heads: Iterable[_Head]) -> list[int]:
-        nothing = Place("", 0, len(self.bank), False, False)
+        nothing = Place("", self.bank.letters, False, False)
         found = (
             h
             for h in heads
@@ -68,7 +71,11 @@ class PhraseTokens:
         alone = self._beginnings[token] if state.plain and not first and token < len(self._beginnings) else None
         if alone is None:
             return self._advance(state, token, state.fresh or first)
-        if not state.begun:
+        letter = self._letter[token]
+        for place, _ in state.begun:
+            if place.follow is None or letter in place.follow:
+                break
+        else:  # no phrase that has begun goes on with it: nearly always
             return alone
         _, kept = self.bank.read(self._said[token][0], False, state.begun, None)  # type: ignore[index]
         return self._state(alone.broken, False, b"", kept + alone.begun) if kept else alone
