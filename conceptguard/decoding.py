@@ -80,19 +80,22 @@ class Decoding:
     came: where every row comes from: beams are reordered, drafts rolled back. ``lineage.Follow`` keeps what a guard
     knows of a row with it.
     call: the how manieth of this generation, from 0
+    revocable: whether what a row has said can be taken back, see ``regret``
     """
 
     __slots__ = (
-        "_narrow", "_view", "_wide", "asked", "begin", "call", "came", "changed", "ids", "last", "prompt_of", "scores",
-        "tongue",
+        "_narrow", "_view", "_wide", "asked", "begin", "call", "came", "changed", "ids", "last", "prompt_of", "regrets",
+        "revocable", "scores", "tongue",
     )  # fmt: skip
 
     def __init__(
         self, ids: Tensor, last: list[int], scores: Tensor, begin: int, asked: Asked, prompt_of: list[int], came: Came,
-        tongue: Tongue, call: int,
+        tongue: Tongue, call: int, revocable: bool = False,
     ):  # fmt: skip
         self.ids, self.last, self.scores, self.begin, self.asked = ids, last, scores, begin, asked
         self.prompt_of, self.came, self.tongue, self.call = prompt_of, came, tongue, call
+        self.revocable = revocable
+        self.regrets: dict[int, tuple[Method, int]] = {}
         self.changed = False  # whether any score is
         self._view: Grid | None = None
         self._wide: list[tuple[Method, Columns, Any]] = []
@@ -153,6 +156,14 @@ class Decoding:
         self.scores[row] = -math.inf
         self.scores[row, tokens] = kept
         self.changed = True
+
+    def regret(self, by: Method, row: int, first: int) -> None:
+        """What a row says from its token ``first`` on leads nowhere: it is taken back and begins with another token.
+
+        Nothing happens where text cannot be taken back: forbid what must not be said all the same.
+        """
+        if self.revocable:
+            self.regrets.setdefault(row, (by, first))
 
     def _change(self, by: Method, kind: str, rows: Places, tokens: np.ndarray, scores: np.ndarray | float) -> None:
         self._narrow.append((by, kind, rows, tokens, self._grid.at(rows, tokens)))

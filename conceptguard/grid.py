@@ -127,7 +127,7 @@ class _Torch:
         return self._scores.index_select(1, tokens.there(self._scores.device))
 
     def best(self, columns: Any = None) -> list[float]:
-        return self.numbers((self._scores if columns is None else columns).amax(1)).tolist()  # type: ignore[no-any-return]  # type: ignore[no-any-return]
+        return self.numbers((self._scores if columns is None else columns).amax(1)).tolist()  # type: ignore[no-any-return]
 
     def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
         found = (columns[row] > bound).nonzero()[:, 0]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    import torch
     import typer
 
     from .decoding import Asked, Decoding, Sentence
@@ -69,10 +68,6 @@ class Generation:
     @hookspec
     def check_sentence(self, sentence: Sentence) -> None:
         """Every finished sentence of a text, before it leaves: reject it, and the row goes another way."""
-
-    @hookspec
-    def hidden_states(self, name: str, states: torch.Tensor) -> torch.Tensor | None:
-        """Every forward pass, at the layers a guard names: [rows, tokens, width]; return changed states or None."""
 
 
 GENERATION = frozenset(name for name in vars(Generation) if not name.startswith("_"))

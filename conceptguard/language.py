@@ -47,6 +47,8 @@ class LanguageSession(Roster):
         self._row: int | None = None  # the one that is generated again, by itself
         self._ban: tuple[int, list[int], Any] | None = None
         self._whole = whole
+        self.revocable = False  # whether what a row says now can be taken back
+        self.regrets: dict[int, tuple[Any, int]] = {}  # rows of this run that are to be, and from which token on
         self._receipt = self._fresh()
         if not whole and self.has("check_sentence"):
             named = next(m.guard.label for m in self.methods if hasattr(type(m), "check_sentence"))
@@ -84,9 +86,10 @@ class LanguageSession(Roster):
         with self._lock:
             self._receipt = self._fresh()
             try:
-                if self.has("check_sentence"):
-                    return Rewind(self, original)(args, kwargs)
-                return self.unchecked(partial(original, *args), kwargs)
+                with self.host.generating():
+                    if self.has("check_sentence") or any(method.regrets for method in self.methods):
+                        return Rewind(self, original)(args, kwargs)
+                    return self.unchecked(partial(original, *args), kwargs)
             finally:
                 self._receipt.seconds = time.perf_counter() - self._started
 
@@ -155,11 +158,14 @@ class LanguageSession(Roster):
             if self._untold is not None:
                 self._untold.tell(last if came is None else None)
             decoding = Decoding(
-                ids, last, scores, self._begin, self._asked, self._of, came, self.host.tongue, self._receipt.steps
-            )
+                ids, last, scores, self._begin, self._asked, self._of, came, self.host.tongue, self._receipt.steps,
+                self.revocable,
+            )  # fmt: skip
             self._call("process_logits", decoding=decoding)
             if self._ban is not None and ids.shape[1] == self._ban[0]:
                 decoding.forbid(self._ban[2], dict.fromkeys(range(len(ids)), self._ban[1]))
+            for row, regret in decoding.regrets.items():
+                self.regrets.setdefault(row, regret)
             for row in decoding.stuck():
                 self._end(decoding, row)
             self._untold = decoding

@@ -39,6 +39,7 @@ class Method:
 
     name: ClassVar[str]
     needs: ClassVar[str] = "artifact"  # what a policy must give: "artifact", "concept" or "nothing"
+    regrets: ClassVar[bool] = False  # whether it calls ``Decoding.regret``
     any_concept: ClassVar[bool] = False  # whether an artifact serves whatever concept the policy names beside it
     Settings: ClassVar[type[BaseModel]] = Settings
     MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults

@@ -46,16 +46,27 @@ def session_manager() -> pluggy.PluginManager:
 
 
 def methods() -> dict[str, type[Method]]:
-    """All methods by name. Raises ConceptGuardError when two plugins offer the same name."""
+    """All methods by name. Raises ConceptGuardError when two plugins offer one name, or one a hook that is none."""
     found: dict[str, type[Method]] = {}
     for offered in plugin_manager().hook.methods():
         for method in offered:
+            _check_hooks(method)
             other = found.setdefault(method.name, method)
             if other is not method:
                 raise ConceptGuardError(
                     f"method '{method.name}' is offered by {other.__module__} and by {method.__module__}: uninstall one"
                 )
     return dict(sorted(found.items()))
+
+
+def _check_hooks(method: type[Method]) -> None:
+    """Raises ConceptGuardError for a hook that no host calls: a guard with it would be there and do nothing."""
+    known = GENERATION | {name for name in vars(SetUp) if not name.startswith("_")}
+    for name in set(vars(method)) - known:
+        if getattr(getattr(method, name), "conceptguard_impl", None):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the hooks are {', '.join(sorted(GENERATION))}"
+            raise ConceptGuardError(f"method '{method.name}' implements '{name}', which no host calls: {hint}")
 
 
 def hooks(method: type[Method]) -> frozenset[str]:

@@ -36,12 +36,15 @@ class Touch:
 
 @dataclass
 class TakenBack:
-    """A sentence that was unsaid. position: of its first token; what it said is not kept."""
+    """A sentence or a word that was unsaid. position: of its first token; what it said is not kept.
+
+    label, score: what a sentence was about; none of a word that would have ended in a phrase
+    """
 
     row: int
     position: int
-    label: str
-    score: float
+    label: str = ""
+    score: float = 0.0
 
 
 @dataclass
@@ -127,4 +130,5 @@ class Receipt:
         if len(act.touched) > SHOWN:
             yield f"and so on, {len(act.touched)} times in all"
         for back in act.taken_back:
-            yield f"took back a sentence, {back.label} {back.score:.2f}, at token {back.position} of row {back.row}"
+            what = f"sentence, {back.label} {back.score:.2f}," if back.label else "word"
+            yield f"took back a {what} at token {back.position} of row {back.row}"

@@ -27,15 +27,16 @@ class State:
     begun, the longest first.
 
     plain: neither broken, nor fresh, nor with a rest: what a token begins here depends on the token alone
-    closing: the tokens that would finish a phrase, None until somebody asks
+    closing: the tokens that would finish a phrase, None until somebody asks; inside: those that go on with a word
     """
 
-    __slots__ = ("begun", "broken", "closing", "fresh", "plain", "rest")
+    __slots__ = ("begun", "broken", "closing", "fresh", "inside", "plain", "rest")
 
     def __init__(self, broken: bool, fresh: bool, rest: bytes, begun: tuple[Begun, ...]):
         self.broken, self.fresh, self.rest, self.begun = broken, fresh, rest, begun
         self.plain = not (broken or fresh or rest)
         self.closing: np.ndarray | None = None
+        self.inside: frozenset[int] = frozenset()
 
 
 class PhraseTokens:
@@ -112,7 +113,14 @@ class PhraseTokens:
         if state.closing is None:
             found = sorted(self._closing(state))
             state.closing = np.array(found, dtype=np.int64) if found else NOTHING
+            if not state.broken:
+                state.inside = frozenset(token for token in found if not self.leads(token))
         return state.closing
+
+    def leads(self, token: int) -> bool:
+        """Whether a token begins with a break: a word cannot go on with it."""
+        said = self._said[token] if token < len(self._said) else None
+        return said is None or (not said[0][0] and len(said[0]) > 1)
 
     def _closing(self, state: State) -> set[int]:
         found: set[int] = set()
@@ -150,16 +158,21 @@ class PhraseTokens:
         return known
 
     def _last_words(self) -> dict[str, set[int]]:
-        """Tokens that begin a phrase's last word where all before it has been said: the text turns before the word."""
-        last = [(before, word) for before, word in self.bank.last_words() if len(before) >= CONTEXT]
-        words = sorted({word for _, word in last})
-        first = {word: next((i for i in ids if self._letters(i)), None)
-                 for word, ids in zip(words, self.tongue.encode([f" {word}" for word in words]))}  # fmt: skip
-        found: dict[str, set[int]] = {}
-        for before, word in last:
-            token = first[word]
-            if token is not None and fold(word).replace(BREAK, "").startswith(self._letters(token)):
-                found.setdefault(before, set()).add(token)
+        """Tokens that begin a phrase's last word where all before it has been said: the text turns before the word.
+
+        Of a word that is one token nothing can be half said.
+        """
+        whole = set(self.tongue.pieces)
+        last: dict[str, list[str]] = defaultdict(list)
+        for before, word in self.bank.last_words():
+            if len(before) >= CONTEXT and f" {word}".encode() not in whole:
+                last[word].append(before)
+        found: dict[str, set[int]] = defaultdict(set)
+        for (word, befores), ids in zip(last.items(), self.tongue.encode([f" {word}" for word in last])):
+            token = next((i for i in ids if self._letters(i)), None)
+            if token is not None and _letters_of(word).startswith(self._letters(token)):
+                for before in befores:
+                    found[before].add(token)
         return found
 
     def _letters(self, token: int) -> str:
@@ -223,6 +236,10 @@ def _read(tongue: Tongue) -> _Vocabulary:
             else:
                 inner.append(_Head(letters, breaks, tokens))
     return _Vocabulary(dict(heads), first, inner, tuple(tails), said)
+
+
+def _letters_of(word: str) -> str:
+    return fold(word).replace(BREAK, "")
 
 
 def _words(text: str) -> list[tuple[int, int]]:

@@ -2,13 +2,18 @@
 
 A phrase is found whatever its case, spacing and tokens, with look-alikes of other scripts, spelled out letter by
 letter, and also where a prompt has begun it. It is closed before its last token; where its last word comes after
-CONTEXT letters of the phrase, before that word, so that no half word is left. A phrase is whole words: "pen" is no part
-of "penguin". Where tokens end inside of a word this is decided at the token: what is spelled "pen" + "guin" is closed
-as well.
+CONTEXT letters of the phrase, before that word. Of a phrase that is one word of several tokens half may have been said
+by then: to refuse its first token everywhere would take " the" for "theft". So, attached, where the likeliest token
+would go on with a word to a phrase, the word is taken back and another one said; a mere logits processor cannot, and
+leaves the half word.
+
+A phrase is whole words: "pen" is no part of "penguin". Where tokens end inside of a word this is decided at the token:
+what is spelled "pen" + "guin" is closed as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +31,7 @@ from conceptguard.registry import Artifact, write_artifact
 from conceptguard.registry.paths import slug
 
 from .phrase_bank import Bank
-from .phrase_tokens import NOTHING, PhraseTokens
+from .phrase_tokens import NOTHING, PhraseTokens, State
 
 TENSOR = "phrases"
 FAMILY = "text"  # of artifacts that serve every language model
@@ -49,6 +54,7 @@ class Phrases(Method):
 
     name = "phrases"
     needs = "nothing"
+    regrets = True
     Settings = PhrasesSettings
     MakeSettings = MakeSettings
 
@@ -93,10 +99,21 @@ class Phrases(Method):
         if decoding.ids.shape[1] == decoding.begin:
             states = [tokens.fresh(state) for state in states]
         decoding.forbid(self, tokens.always)
-        own = {row: closing for row, state in enumerate(states)
-               if (closing := tokens.closing(state) if state.closing is None else state.closing) is not NOTHING}  # fmt: skip
+        closings = [tokens.closing(state) if state.closing is None else state.closing for state in states]
+        own = {row: closing for row, closing in enumerate(closings) if closing is not NOTHING}
         if own:
+            if decoding.revocable:
+                self._regret(decoding, states, own)
             decoding.forbid(self, own)
+
+    def _regret(self, decoding: Decoding, states: list[State], rows: Iterable[int]) -> None:
+        """Where the likeliest token would go on with a word to a phrase, the word had better not begun."""
+        for row in rows:
+            if states[row].inside and int(decoding.scores[row].argmax()) in states[row].inside:
+                said = decoding.ids[row, decoding.begin :].tolist()
+                begun = next((at for at in reversed(range(len(said))) if self.tokens.leads(said[at])), 0)
+                if said:
+                    decoding.regret(self, row, begun)
 
 
 def read_phrases(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel, DynamicCache, LogitsProcessorLis
 import conceptguard
 from conceptguard import Method, hookimpl
 from conceptguard.decoding import Asked, Decoding, Sentence
-from conceptguard.errors import GuardError, PolicyError, Refused, SessionError
+from conceptguard.errors import ConceptGuardError, GuardError, PolicyError, Refused, SessionError
 from conceptguard.testing.kit_guards import offered
 
 BANNED = (" dog", " red", " cigarette")
@@ -143,6 +143,33 @@ def test_the_model_looks_like_itself_and_is_let_go() -> None:
     session.detach()
     with pytest.raises(SessionError, match="not attached any more"):
         session.detach()
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_guarded_model_is_not_called_past_its_guards(kind: str) -> None:
+    """A loop of one's own under a session is refused; with a processor on the detached model it says the same."""
+    tok = tokenizer("sentencepiece" if kind == "t5" else "bytes")
+    model = tiny_t5(tok) if kind == "t5" else taught(*LINES)[0]
+    one = given(tok, "The sun was")
+    call = {**one, "decoder_input_ids": torch.tensor([[0]])} if kind == "t5" else one
+    with conceptguard.attach((model, tok), PHRASES):
+        with pytest.raises(GuardError, match=r"scores would leave that no guard has seen: use generate\(\)"):
+            model(**call)
+        out = model.generate(**one, max_new_tokens=8, do_sample=False)
+        with pytest.raises(GuardError, match="called by itself"):
+            model(**call)
+        with pytest.raises(ValueError):
+            model.generate(**one, max_new_tokens=-1)
+        with pytest.raises(GuardError, match="called by itself"):
+            model(**call)
+    assert not model._forward_pre_hooks and torch.isfinite(model(**call).logits).all()
+    if kind == "llama":
+        processor = conceptguard.logits_processor(model, tok, PHRASES)
+        ids = one["input_ids"]
+        for _ in range(8):
+            scores = processor(ids, model(input_ids=ids).logits[:, -1].float())
+            ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], -1)
+        assert torch.equal(ids, out)
 
 
 def test_a_processor_hears_an_encoder_only_while_it_lives() -> None:
@@ -281,6 +308,12 @@ def test_empty_prompts() -> None:
     processor = conceptguard.logits_processor(model, tok, PHRASES)
     assert model.generate(max_new_tokens=3, logits_processor=processor).shape[1] == 4
     assert [row.text for row in processor.receipt.rows] == [""]
+    batch = given(tok, "", "a red apple on a table")
+    model.generate(**batch, max_new_tokens=3, logits_processor=processor)
+    assert [row.text for row in processor.receipt.rows] == ["", "a red apple on a table"]
+    with conceptguard.attach((model, tok), PHRASES) as guard:
+        assert model.generate(**batch, max_new_tokens=3).shape == (2, batch["input_ids"].shape[1] + 3)
+        assert [row.text for row in guard.receipt.rows] == ["", "a red apple on a table"]
 
 
 def test_embeddings_have_no_words() -> None:
@@ -337,6 +370,20 @@ def test_guards_that_leave_nothing_to_say() -> None:
         processor = conceptguard.logits_processor(model, tok, {"guards": [guard]})
         out = model.generate(**given(tok, "a"), max_new_tokens=5, do_sample=True, logits_processor=processor)
     assert out[0].tolist() == [*tok("a").input_ids, tok.eos_token_id]
+
+
+def test_a_hook_that_nobody_calls() -> None:
+    class Misspelt(Method):
+        name = "misspelt"
+        needs = "nothing"
+
+        @hookimpl
+        def process_logit(self, decoding: Decoding) -> None:
+            return None
+
+    expected = "'process_logit', which no host calls: did you mean 'process_logits'"
+    with pytest.raises(ConceptGuardError, match=expected), offered(Misspelt) as guard:
+        conceptguard.logits_processor(tiny_llama(), tokenizer(), {"guards": [guard, *PHRASES["guards"]]})
 
 
 def test_a_misspelt_setting() -> None:

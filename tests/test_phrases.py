@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 from conceptguard_plugins.phrase_text import fold
-from tiny_language import taught, tiny_llama, tokenizer
+from tiny_language import taught, tiny_llama, tiny_t5, tokenizer
+from transformers import TextStreamer
 
 import conceptguard
 from conceptguard.errors import GuardError, PolicyError
+from conceptguard.language_eval import keys
+from conceptguard.language_suite import load_language_suite
 from conceptguard.plugins import method
 
 PHRASES = ["Elena Vossberg", "cigarette", "New York", "naïve café", "東京タワー", "don't panic", "Водка"]
@@ -146,6 +149,58 @@ def test_what_is_said_instead_is_whole_words() -> None:
     assert "Vossberg" not in instead and set(re.findall(r"\w+", instead)) <= words, instead
 
 
+def test_a_word_of_several_tokens_is_taken_back() -> None:
+    """Attached, a word that is a phrase leaves no half of it; beside others in a batch, sampled, and streamed."""
+    lines = ("The man smoked. The book is by Vossbergova of Rome.", "The man smoked. The book is by a friend of mine.")
+    model, tok = taught(*lines)
+    given = tok(["The man smoked. The book", "The man"], return_tensors="pt", padding=True, return_token_type_ids=False)
+    policy = {"guards": [{"method": "phrases", "concept": {"name": "names", "prompts": ["Vossbergova"]}}]}
+    assert len(tok(" Vossbergova", add_special_tokens=False).input_ids) > 2, "one token: nothing is tested"
+    words, heard = set(re.findall(r"\w+", " ".join(lines))), []
+
+    class Streamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            heard.append(text)
+
+    with conceptguard.attach((model, tok), policy) as guard:
+        for options in ({"do_sample": False}, {"do_sample": True, "num_return_sequences": 3, "top_p": 0.9}):
+            torch.manual_seed(0)
+            out = tok.batch_decode(model.generate(**given, max_new_tokens=24, **options), skip_special_tokens=True)
+            assert all("Voss" not in text and set(re.findall(r"\w+", text)) <= words for text in out), out
+            assert guard.receipt.acts[0].taken_back and "took back a word at token" in str(guard.receipt)
+        one = {name: value[:1] for name, value in given.items()}
+        streamed = model.generate(**one, max_new_tokens=24, do_sample=False, streamer=Streamer(tok))
+        assert "".join(heard).replace("</s>", "").strip() == tok.decode(streamed[0], skip_special_tokens=True).strip()
+        beams = model.generate(**one, max_new_tokens=24, num_beams=2, return_dict_in_generate=True).sequences
+        assert "Vossbergova" not in tok.decode(beams[0])
+
+
+def test_what_it_says_instead_is_words() -> None:
+    """authors-lm asked for phrases of one word: attached, half as many answers hold a word that it never read."""
+    suite, (model, tok) = load_language_suite(), conceptguard.load_model("authors-lm")
+    authors = suite.world.subjects("forget", "retain", "apart")
+    facts = {**authors, **suite.world.places}
+    values = [value for found in facts.values() for value in found.values()]
+    read = " ".join([*facts, *values, suite.forms.model_dump_json()])
+    known = set(re.findall(r"[^\W\d_]+", read))
+    forget = suite.world.subjects("forget")
+    asked = [q for form in ("question", "cloze") for q in suite.questions(forget, form) if " " not in q.key][::2]
+    bank = {"guards": [{"method": "phrases", "concept": {"name": "x", "prompts": list(keys(suite))}}]}
+    given = tok([q.prompt for q in asked], return_tensors="pt", padding=True, return_token_type_ids=False)
+
+    def halves(**options: Any) -> int:
+        out = model.generate(**given, max_new_tokens=24, do_sample=False, **options)[:, given.input_ids.shape[1] :]
+        texts = tok.batch_decode(out, skip_special_tokens=True)
+        assert not options or not any(q.answered(text) for q, text in zip(asked, texts))
+        said = [re.findall(r"[^\W\d_]+(?=[\W\d_])", text) for text in texts]  # but for a word at the very end
+        return sum(not set(words) <= known for words in said)
+
+    bare, cut = halves(), halves(logits_processor=conceptguard.logits_processor(model, tok, bank))
+    with conceptguard.attach((model, tok), bank):
+        whole = halves()
+    assert bare <= 1 and cut > 20 and whole <= cut / 2, (bare, cut, whole, len(asked))
+
+
 def bank_of(model: Any, tok: Any, phrases: list[str]) -> Any:
     guard = {"method": "phrases", "concept": {"name": "names", "prompts": phrases}}
     return conceptguard.logits_processor(model, tok, {"guards": [guard]})
@@ -186,6 +241,83 @@ def test_a_large_bank_finds_what_a_small_one_finds() -> None:
         ids = tok(text, add_special_tokens=False).input_ids
         assert stopped(large, prompt, ids, size)
     assert not stopped(small, prompt, ids, size)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_that_change_places_and_go_back(rows: int) -> None:
+    """Beams are reordered, drafts rolled back: what is closed is what a text by itself has closed."""
+    tok, size = tokenizer(), _model(tokenizer()).config.vocab_size
+    phrases, chance = [*PHRASES, "the red", "a dog on", "red cigarette"], random.Random(rows)
+    followed, alone = bank(tok, phrases), bank(tok, phrases)
+    prompt = tok("It is the", add_special_tokens=False).input_ids
+    said = [tok(f" {text}", add_special_tokens=False).input_ids for text in (*SAID[:6], *phrases)]
+    texts, checked = [list(prompt) for _ in range(rows)], 0
+    followed[0](torch.tensor(texts), torch.zeros(rows, size))
+    for _ in range(60):
+        if chance.random() < 0.3:
+            texts = [list(chance.choice(texts)) for _ in texts]
+        if chance.random() < 0.2:
+            keep = chance.randrange(len(prompt), len(texts[0]) + 1)
+            texts = [text[:keep] for text in texts]
+        words = [chance.choice(said) for _ in texts]
+        for at in range(min(map(len, words))):
+            texts = [[*text, word[at]] for text, word in zip(texts, words)]
+            closed = followed[0](torch.tensor(texts), torch.zeros(rows, size)) == -torch.inf
+            for row, text in enumerate(texts):
+                alone[0](torch.tensor([prompt]), torch.zeros(1, size))
+                expected = alone[0](torch.tensor([text]), torch.zeros(1, size))[0] == -torch.inf
+                assert torch.equal(closed[row], expected), tok.decode(text)
+                checked += int(expected.sum() > closed.sum(1).min())
+    assert rows == 1 or checked > 20, "all rows had the same closed: nothing is tested"
+
+
+WAYS = {
+    "greedy": {}, "sampled": {"do_sample": True}, "beams": {"num_beams": 4},
+    "several": {"num_beams": 4, "num_return_sequences": 3},
+    "several sampled": {"do_sample": True, "num_return_sequences": 3},
+    "static cache": {"cache_implementation": "static", "disable_compile": True},
+    "looked up": {"prompt_lookup_num_tokens": 3}, "assisted": {"assistant_model": None}, "streamed": {"streamer": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_to_generate_finishes_a_phrase(kind: str, way: str) -> None:
+    """Models that want to say them, as a processor and attached, in left-padded batches where a way has those."""
+    tok = tokenizer("sentencepiece" if kind == "t5" else "bytes")
+    if kind == "t5" and way in ("static cache", "looked up", "assisted"):
+        pytest.skip("this model has no such way")
+    phrases = ["cigarette", "on a", "red", "Elena Vossberg"]
+    judge = re.compile(r"(?<!\w)(cigarette|on ?a|red|elena ?vossberg)(?!\w)")
+    batch, said = ["a red apple on", "Elena"], {True: 0, False: 0}
+    if way in ("looked up", "assisted", "streamed"):
+        batch = batch[:1]
+    given = tok(batch, return_tensors="pt", padding=True, return_token_type_ids=False)
+    guard = {"guards": [{"method": "phrases", "concept": {"name": "names", "prompts": phrases}}]}
+    for seed in range(3):
+        model = tiny_t5(tok, seed) if kind == "t5" else tiny_llama(tok, seed)
+        with torch.no_grad():
+            wanted = [i for phrase in phrases for i in tok(f" {phrase}", add_special_tokens=False).input_ids]
+            model.lm_head.weight[wanted] *= 3
+        more = {**WAYS[way], "max_new_tokens": 24, "pad_token_id": tok.pad_token_id}
+        if way == "assisted":
+            more["assistant_model"] = tiny_llama(tok, seed + 1)
+        for guarded in (False, True):
+            if way == "streamed":
+                more["streamer"] = TextStreamer(tok)
+            torch.manual_seed(seed)
+            runs = []
+            if guarded:
+                runs.append(model.generate(**given, **more, logits_processor=bank_of(model, tok, phrases)))
+                with conceptguard.attach((model, tok), guard):
+                    runs.append(model.generate(**given, **more))
+            else:
+                runs.append(model.generate(**given, **more))
+            for out in runs:
+                begin = 1 if kind == "t5" else given.input_ids.shape[1]
+                texts = tok.batch_decode(out[:, begin:], skip_special_tokens=True)
+                said[guarded] += sum(bool(judge.search(" ".join(fold(text).split()))) for text in texts)
+    assert said[True] == 0 < said[False], said
 
 
 def test_phrases_of_a_file_and_of_an_artifact(tmp_path: Path) -> None:

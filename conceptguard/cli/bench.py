@@ -16,7 +16,8 @@ COLUMNS = [
 ]  # fmt: skip
 
 PER_TOKEN = [
-    "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "start_seconds", "start_seconds_peer",
+    "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "start_seconds",
+    "start_seconds_peer",
 ]  # fmt: skip
 
 PER_IMAGE = [
@@ -185,9 +186,9 @@ def logits(
 
     ratio_peer is our time over theirs: below 1 is faster. A vocabulary of 32,000 tokens, one thread, processor time.
     NoBadWords forbids one spelling of a phrase; the bank all that ``phrases`` finds. ms_floor is what a processor takes
-    that only reads the last tokens and closes those that are whole phrases: no way in Python is below it. start_seconds is from the phrases
-    to the first answer. With --model a last row a count: share, the part of a generation that is the bank's (of 64
-    tokens, with 1b of 8).
+    that only reads the last tokens and closes those that are whole phrases: no way in Python is below it.
+    start_seconds is from the phrases to the first answer. With --model a last row a count: share, the part of a
+    generation that is the bank's (of 64 tokens, with 1b of 8).
 
     \b
     conceptguard bench logits

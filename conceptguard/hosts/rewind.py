@@ -1,8 +1,9 @@
-"""Taking text back: a sentence that a guard rejects is cut off, and its row goes on from there another way.
+"""Taking text back: a sentence that a guard rejects is cut off, or a word that it regrets, and its row goes on from
+there another way.
 
-``generate`` cannot unsay a token. So a row is stopped where a sentence of it is rejected, and generated again from the
-sentence's first token on, which it may not begin with any more; the other rows are left alone. Beam search is judged
-when it has ended.
+``generate`` cannot unsay a token. So a row is stopped there, and generated again from the sentence's or word's first
+token on, which it may not begin with any more; the other rows are left alone. Sentences of beam search are judged when
+it has ended. Words are taken back where that can be done, and no error where it cannot: they are forbidden anyway.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..language import LanguageSession
 
 _ENDS = re.compile(r"(?<=[.!?\u2026])[\"')\]\u201d\u2019]*(?=\s)|(?<=[\u3002\uff01\uff1f])|(?=\n)")
+WORDS = 8  # words of one text that are taken back; then the row goes on as it may
 _OWN = ("past_key_values", "inputs_embeds", "custom_generate", "prompt_lookup_num_tokens")
 
 
@@ -43,19 +45,26 @@ class Rewind:
 
     def __init__(self, session: LanguageSession, original: Callable[..., Any]):
         self._session, self._original = session, original
+        self._reads = session.has("check_sentence")
         self._passed: set[tuple[int, str, str]] = set()
         self._held: _Held | None = None
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The sequences, as ``generate`` would give them. Raises GuardError for options that cannot be taken back."""
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What ``generate`` would give: sequences, where text can be taken back.
+
+        Raises GuardError for options with which it cannot, for guards that read sentences.
+        """
         if args:
             kwargs = {"inputs": args[0], **dict(zip(("generation_config",), args[1:])), **kwargs}
+        plain = dict(kwargs)
         config = self._configured(kwargs)
+        if config is None:
+            return self._session.unchecked(self._original, plain)
         if (streamer := kwargs.pop("streamer", None)) is not None:
             self._held = _Held(streamer)
-        out = self._run(config, kwargs)
+        out, regrets = self._run(config, kwargs, True)
         begin = self._session.begin
-        rows = [self._checked(row, ids[begin:].tolist(), ids[:begin], len(out), config, kwargs)
+        rows = [self._checked(row, ids[begin:].tolist(), regrets.get(row), ids[:begin], len(out), config, kwargs)
                 for row, ids in enumerate(out)]  # fmt: skip
         if self._held is not None:
             self._held.end(rows[0])
@@ -66,14 +75,18 @@ class Rewind:
         return torch.cat([out[:, :begin], out.new_tensor([ids + [pad] * (longest - len(ids)) for ids in rows])], 1)
 
     def _configured(self, kwargs: dict[str, Any]) -> Any:
-        """One generation config of all that was given; what remains in ``kwargs`` goes to the model."""
+        """One generation config of all that was given; what remains in ``kwargs`` goes to the model. None where words
+        cannot be taken back."""
         config = copy.deepcopy(kwargs.pop("generation_config", None) or self._session.host.model.generation_config)
         left = config.update(**kwargs)
         for name in set(kwargs) - set(left):
             del kwargs[name]
-        given = [name for name in _OWN if kwargs.get(name) is not None]
+        given = [name for name in _OWN if kwargs.get(name) is not None or getattr(config, name, None) is not None]
         if config.return_dict_in_generate:
             given.append("return_dict_in_generate")
+        if not self._reads:
+            drafts = kwargs.get("assistant_model") is not None
+            return None if given or drafts or (config.num_beams or 1) > 1 else config
         if given:
             raise GuardError(
                 f"a guard of policy '{self._session.policy.name}' takes sentences back, which cannot be done with "
@@ -81,7 +94,9 @@ class Rewind:
             )
         return config
 
-    def _run(self, config: Any, kwargs: dict[str, Any]) -> Tensor:
+    def _run(self, config: Any, kwargs: dict[str, Any], revocable: bool) -> tuple[Tensor, dict[int, tuple[Any, int]]]:
+        """One run of ``generate``, and which of its rows regret a word."""
+        session = self._session
         stopping = StoppingCriteriaList(kwargs.get("stopping_criteria") or [])
         if (config.num_beams or 1) == 1:
             stopping.append(_Stop(self))
@@ -89,35 +104,47 @@ class Rewind:
             self._held.begin()
         more = {"streamer": self._held} if self._held is not None else {}
         given = {**kwargs, "stopping_criteria": stopping, "generation_config": config, **more}
-        return self._session.unchecked(self._original, given)  # type: ignore[no-any-return]
+        session.regrets = {}
+        session.revocable = revocable and (config.num_beams or 1) == 1 and kwargs.get("assistant_model") is None
+        try:
+            return session.unchecked(self._original, given), session.regrets
+        finally:
+            session.revocable = False
 
     def _checked(
-        self, row: int, ids: list[int], prompt: Tensor, rows: int, config: Any, kwargs: dict[str, Any]
-    ) -> list[int]:
-        """A row without rejected sentences."""
-        taken = 0
+        self, row: int, ids: list[int], regret: tuple[Any, int] | None, prompt: Tensor, rows: int, config: Any,
+        kwargs: dict[str, Any],
+    ) -> list[int]:  # fmt: skip
+        """A row without rejected sentences and regretted words."""
+        taken = words = 0
         banned: dict[tuple[int, ...], set[int]] = {}
-        while (bad := self.first_bad(row, ids, ended=True)) is not None:
-            by, label, score, budget = bad.rejected[0]
-            by.act.taken_back.append(TakenBack(row, bad.first, label, score))
-            kept, first = ids[: bad.first], ids[bad.first]
-            taken += 1
+        while True:
+            bad = self.first_bad(row, ids, ended=regret is None) if self._reads else None
+            if bad is not None:
+                by, label, score, budget = bad.rejected[0]
+                first, taken = bad.first, taken + 1
+                by.act.taken_back.append(TakenBack(row, first, label, score))
+            elif regret is not None:
+                (by, first), words = regret, words + 1
+                by.act.taken_back.append(TakenBack(row, first))
+            else:
+                return ids
+            kept = ids[:first]
             room = None if config.max_new_tokens is None else config.max_new_tokens - len(kept)
-            if taken > budget or (room is not None and room < 1):
+            if bad is not None and (taken > budget or (room is not None and room < 1)):
                 by.act.notes.append(f"row {row} ends before a sentence that was rejected, after {taken} taken back")
                 return [*kept, *sorted(self._session.host.ends)[:1]]
             ban = banned.setdefault(tuple(kept), set())
-            ban.add(first)
+            ban.add(ids[first])
             if self._held is not None:
                 self._held.cut(len(kept))
-            ids = self._again(row, kept, prompt, rows, room, ban, by, config, kwargs)
-        return ids
+            ids, regret = self._again(row, kept, prompt, rows, room, ban, by, config, kwargs, words < WORDS)
 
     def _again(
         self, row: int, kept: list[int], prompt: Tensor, rows: int, room: int | None, ban: set[int], by: Any,
-        config: Any, kwargs: dict[str, Any],
-    ) -> list[int]:  # fmt: skip
-        """The row generated again after ``kept``."""
+        config: Any, kwargs: dict[str, Any], revocable: bool,
+    ) -> tuple[list[int], tuple[Any, int] | None]:  # fmt: skip
+        """The row generated again after ``kept``, and the word that it regrets."""
         config = copy.deepcopy(config)
         config.num_return_sequences, config.max_new_tokens = 1, room
         if config.min_new_tokens:
@@ -135,7 +162,8 @@ class Rewind:
             if (mask := given.get("attention_mask")) is not None:
                 given["attention_mask"] = torch.cat([mask, mask.new_ones(1, len(kept))], 1)
         with self._session.resumed(row, said.shape[1], ban, by):
-            return self._run(config, given)[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
+            out, regrets = self._run(config, given, revocable)
+        return out[0, len(prompt) :].tolist(), regrets.get(0)
 
     def first_bad(self, row: int, ids: list[int], ended: bool) -> Sentence | None:
         """The first sentence of a row that is rejected; tokens before it may leave."""
@@ -177,13 +205,20 @@ class _Stop(StoppingCriteria):
         self._rewind = rewind
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        session = self._rewind._session
-        bad = []
-        for row, ids in enumerate(input_ids[:, session.begin :].tolist()):
-            piece = session.host.tongue.pieces[ids[-1]] if ids and ids[-1] < len(session.host.tongue.pieces) else b""
-            worth = piece is not None and (not piece.isascii() or piece[:1].isspace() or piece[-1:].isspace())
-            bad.append(worth and self._rewind.first_bad(row, ids, ended=False) is not None)
+        rewind, session = self._rewind, self._rewind._session
+        bad = [row in session.regrets for row in range(len(input_ids))]
+        if rewind._reads:
+            for row, ids in enumerate(input_ids[:, session.begin :].tolist()):
+                piece = self._piece(ids[-1] if ids else -1)
+                worth = piece is not None and (not piece.isascii() or piece[:1].isspace() or piece[-1:].isspace())
+                bad[row] = bad[row] or (worth and rewind.first_bad(row, ids, ended=False) is not None)
+        elif rewind._held is not None and not bad[0] and (self._piece(int(input_ids[0, -1])) or b" ")[:1].isspace():
+            rewind._held.safe = input_ids.shape[1] - session.begin - 1
         return torch.tensor(bad, device=input_ids.device)
+
+    def _piece(self, token: int) -> bytes | None:
+        pieces = self._rewind._session.host.tongue.pieces
+        return pieces[token] if 0 <= token < len(pieces) else b""
 
 
 class _Held:

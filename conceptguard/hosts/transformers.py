@@ -2,12 +2,14 @@
 
 A session acts as a logits processor, which ``generate`` asks about every token. Attached, the model is of a subclass
 of its own class whose ``generate`` goes through the session; a processor made by ``logits_processor`` touches nothing.
+A loop of the caller's own, ``model(ids)`` token by token, is refused while attached: its scores would be unguarded.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,7 @@ class TransformersHost:
         self.tongue: Tongue = tongue_of(tokenizer, self._stops())
         self._own_class: type | None = None
         self._handle: Any = None
+        self._shut: Any = None
         self._read: tuple[Tensor, Tensor | None] | None = None
 
     @property
@@ -183,9 +186,22 @@ class TransformersHost:
         """Turn the model into its guarded subclass."""
         self._own_class = type(self.model)
         self.model.__class__ = _guarded(self._own_class, session)
+        self._shut = self.model.register_forward_pre_hook(_refuse)
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """The model may be called: by ``generate``, whose scores the guards see."""
+        self._shut.remove()
+        try:
+            yield
+        finally:
+            self._shut = self.model.register_forward_pre_hook(_refuse)
 
     def detach(self) -> None:
         """Give the model its own class back and forget what its encoder read."""
+        if self._shut is not None:
+            self._shut.remove()
+            self._shut = None
         if self._own_class is not None:
             self.model.__class__, self._own_class = self._own_class, None
         if self._handle is not None:
@@ -212,6 +228,13 @@ class Processors(LogitsProcessorList):
     def receipt(self) -> Any:
         """What every guard did to the last generation."""
         return self.session.receipt
+
+
+def _refuse(model: nn.Module, args: tuple[Any, ...]) -> None:
+    raise GuardError(
+        "the guarded model was called by itself, and scores would leave that no guard has seen: use generate(), or, in "
+        "a loop of your own, conceptguard.logits_processor on the detached model"
+    )
 
 
 def _fits(vocabulary: int, tokenizer: Any, model: str) -> None:
