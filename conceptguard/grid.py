@@ -75,6 +75,7 @@ def grid_of(scores: Tensor) -> Grid:
 
 
 _DENSE = 32  # where one column in so many is closed, a pass over all of them is the faster way
+_TINY = 64  # numbers that Python compares before numpy has begun
 
 
 class _Numpy:
@@ -85,7 +86,10 @@ class _Numpy:
         return self._scores.take(tokens.ids, axis=1, mode="clip")  # ids are of the vocabulary: no need to check
 
     def best(self, columns: Any = None) -> list[float]:
-        return np.maximum.reduce(self._scores if columns is None else columns, axis=1).tolist()  # type: ignore[no-any-return]
+        columns = self._scores if columns is None else columns
+        if columns.size <= _TINY:
+            return [max(row) for row in columns.tolist()]
+        return np.maximum.reduce(columns, axis=1).tolist()  # type: ignore[no-any-return]
 
     def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
         found = np.flatnonzero(columns[row] > bound)
@@ -102,7 +106,7 @@ class _Numpy:
         return scores  # type: ignore[no-any-return]
 
     def open(self, token: int) -> bool:
-        return bool(np.minimum.reduce(self._scores[:, token]) > -math.inf)
+        return min(self._scores[:, token].tolist()) > -math.inf  # type: ignore[no-any-return]
 
     def close(self, tokens: Columns) -> None:
         vocabulary = self._scores.shape[1]

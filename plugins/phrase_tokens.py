@@ -52,6 +52,7 @@ class PhraseTokens:
         self._after_break = self._phrases_in(read.first)
         self._letter = [next(iter("".join(said[0])), "") if said else "" for said in self._said]  # the first of each
         self._states: dict[tuple[Any, ...], State] = {}
+        self._next: dict[tuple[State, int], State] = {}
         self.start = self._state(True, False, b"", ())
         self._beginnings = [None if said is None or said[1] else self._beginning(said[0])
                             for said in self._said]  # fmt: skip
@@ -78,8 +79,14 @@ class PhraseTokens:
                 break
         else:  # no phrase that has begun goes on with it: nearly always
             return alone
-        _, kept = self.bank.read(self._said[token][0], False, state.begun, None)  # type: ignore[index]
-        return self._state(alone.broken, False, b"", kept + alone.begun) if kept else alone
+        known = self._next.get((state, token))
+        if known is None:
+            _, kept = self.bank.read(self._said[token][0], False, state.begun, None)  # type: ignore[index]
+            known = self._state(alone.broken, False, b"", kept + alone.begun) if kept else alone
+            if len(self._next) >= STATES:
+                self._next.clear()
+            self._next[state, token] = known
+        return known
 
     def _advance(self, state: State, token: int, fresh: bool) -> State:
         said = self._said[token] if token < len(self._said) else None
