@@ -243,6 +243,28 @@ def test_a_large_bank_finds_what_a_small_one_finds() -> None:
     assert not stopped(small, prompt, ids, size)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_of_any_kind(dtype: torch.dtype) -> None:
+    """Closed, and told by the receipt where in reach: by numpy, and by torch, which has all but float32 on the CPU."""
+    tok = tokenizer()
+    (processor,), size = (made := bank(tok, ["Elena Vossberg", "red"])), _model(tok).config.vocab_size
+    (red,), (first, *_) = (tok(text, add_special_tokens=False).input_ids for text in (" red", " Vossberg"))
+    prompt, elena, other = tok(["by", " Elena", " a dog went home"], add_special_tokens=False).input_ids
+    texts = [[*prompt, *elena], [*prompt, *other[: len(elena)]]]
+    rows = [torch.tensor([text[:at] for text in texts]) for at in range(len(prompt), len(texts[0]) + 1)]
+    near = torch.full((2, size), -50.0, dtype=dtype)
+    near[:, [red, first, 7]] = torch.tensor([1.0, 2.0, 0.5], dtype=dtype)
+    for at, ids in enumerate(rows):
+        out = processor(ids, near.clone())
+        assert out.dtype == dtype and bool((out[:, red] == -torch.inf).all()), at
+    assert out[0, first] == -torch.inf and out[1, first] == 2.0
+    told = {(t.row, t.position, token) for t in made.receipt.acts[0].touched for token in t.tokens}
+    end = len(elena)
+    assert {(0, end, " red"), (1, end, " red"), (0, end, tok.decode([first])), (0, 0, " red")} <= told
+    everything = bank(tok, ["a"])[0](rows[0], torch.full((2, size), -torch.inf, dtype=dtype))
+    assert everything[:, tok.eos_token_id].tolist() == [0, 0] and int((everything > -torch.inf).sum()) == 2
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_rows_that_change_places_and_go_back(rows: int) -> None:
     """Beams are reordered, drafts rolled back: what is closed is what a text by itself has closed."""
