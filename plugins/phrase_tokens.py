@@ -27,14 +27,17 @@ class State:
     begun, the longest first.
 
     plain: neither broken, nor fresh, nor with a rest: what a token begins here depends on the token alone
+    follow: then the letters that what has begun may go on with, None where there are too many to know
     closing: the tokens that would finish a phrase, None until somebody asks; inside: those that go on with a word
     """
 
-    __slots__ = ("begun", "broken", "closing", "fresh", "inside", "plain", "rest")
+    __slots__ = ("begun", "broken", "closing", "follow", "fresh", "inside", "plain", "rest")
 
     def __init__(self, broken: bool, fresh: bool, rest: bytes, begun: tuple[Begun, ...]):
         self.broken, self.fresh, self.rest, self.begun = broken, fresh, rest, begun
         self.plain = not (broken or fresh or rest)
+        follow = [place.follow for place, _ in begun]
+        self.follow = None if not self.plain or None in follow else "".join(map(str, follow))
         self.closing: np.ndarray | None = None
         self.inside: frozenset[int] = frozenset()
 
@@ -73,11 +76,8 @@ class PhraseTokens:
         alone = self._beginnings[token] if state.plain and not first and token < len(self._beginnings) else None
         if alone is None:
             return self._advance(state, token, state.fresh or first)
-        letter = self._letter[token]
-        for place, _ in state.begun:
-            if place.follow is None or letter in place.follow:
-                break
-        else:  # no phrase that has begun goes on with it: nearly always
+        # Nearly always no phrase that has begun goes on with the token.
+        if not state.begun or (state.follow is not None and self._letter[token] not in state.follow):
             return alone
         known = self._next.get((state, token))
         if known is None:
