@@ -136,7 +136,7 @@ def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], f
     middle = clock()
     ours = logits_processor(model, tok, policy(guarded))[0]
     ours(first, scores.clone())
-    whole = torch.tensor(sorted({phrase[0] for phrase in ids if len(phrase) == 1}))
+    whole = torch.tensor(sorted({phrase[0] for phrase in ids if len(phrase) == 1}), dtype=torch.long)
 
     def floor(said: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         said[:, -1].tolist()
