@@ -308,12 +308,6 @@ def test_a_guard_that_raises(parts: Any, conds: Any, monkeypatch: pytest.MonkeyP
         sample(model, conds[SMOKING], conds[""])
 
 
-def test_what_only_diffusers_can(parts: Any, conds: Any) -> None:
-    model, _ = guarded(parts, {**GUARDS["safree"], "reattention": True})
-    with pytest.raises(GuardError, match="reattention"):
-        sample(model, conds[SMOKING], conds[""])
-
-
 def test_another_architecture(parts: Any, pipe: Any, tmp_path: Any, tiny: Any) -> None:
     from random_artifacts import membrane
 
