@@ -122,7 +122,7 @@ class ComfyCall:
         def again(latents: Tensor) -> None:
             whole = torch.cat([latents, sample[:, self._channels :]], dim=1)
             with closed(self._host):
-                torch.func.functional_call(self._module, weights, (whole, self.timestep[list(rows)]), call)
+                torch.func.functional_call(self._module, weights, (whole, self._times(whole)), call)
 
         return attend(self._module, again, sample[:, : self._channels], loss)
 
@@ -147,7 +147,10 @@ class ComfyCall:
     def _again(self, sample: Tensor, call: dict[str, Any]) -> Tensor:
         with closed(self._host):
             # Never compiled: each number of rows would be another graph.
-            return self._module._call_impl(sample, self.timestep[: len(sample)], **call)  # type: ignore[no-any-return]
+            return self._module._call_impl(sample, self._times(sample), **call)  # type: ignore[no-any-return]
+
+    def _times(self, sample: Tensor) -> Tensor:
+        return self.timestep[:1].repeat(len(sample))
 
     def _at_skips(self, options: dict[str, Any], change: Callable[[int, int, Tensor], Tensor]) -> dict[str, Any]:
         """Options under which each skip feature goes through ``change(up block, place among its skips, feature)``."""

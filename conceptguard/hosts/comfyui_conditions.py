@@ -15,11 +15,12 @@ _BRANCHES: dict[str, Branch] = {"negative": "negative"}  # every other condition
 
 
 class Part(NamedTuple):
-    """One window of a condition: how many tokens it has, its words, and what each text encoder was given; both None
-    where it could not be told."""
+    """One window of a condition: how many tokens it has, its words, their ids, and what each text encoder was given;
+    None where that could not be told."""
 
     length: int
     text: str | None
+    ids: list[int] | None
     prompts: tuple[str, ...] | None
 
 
@@ -58,11 +59,11 @@ class Condition(NamedTuple):
     def parts(self, size: int) -> list[Part]:
         """The condition window by window; size: how many tokens a window has where nothing else is known."""
         if self.texts is None:
-            return [Part(min(size, len(self.embeds) - at), None, None) for at in range(0, len(self.embeds), size)]
+            return [Part(min(size, len(self.embeds) - at), None, None, None) for at in range(0, len(self.embeds), size)]
         return [
-            Part(len(seen.embeds) // len(seen.pieces), seen.text if len(seen.pieces) == 1 else piece[0], piece)
+            Part(len(seen.embeds) // len(seen.pieces), seen.text if len(seen.pieces) == 1 else piece[0], ids, piece)
             for seen in self.texts
-            for piece in seen.pieces
+            for ids, piece in zip(seen.ids or [None], seen.pieces)
         ]
 
     def read(self, family: Family) -> Tensor:

@@ -15,7 +15,7 @@ from .comfyui_call import ComfyCall
 from .comfyui_conditions import Condition
 from .comfyui_given import Given
 from .comfyui_moves import Moves
-from .comfyui_windows import Windowed, encoded, gates_by_window, has_long, windowed
+from .comfyui_windows import Layout, Windowed, encoded, gates_by_window, has_long, layout, windowed
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -30,6 +30,8 @@ class Sampling:
         self._given = Given(host, session)
         self._rows: list[Condition] = []
         self._last: tuple[Tensor, list[str | None]] | None = None
+        self._windows: Layout | None = None
+        self._alone: list[list[float]] = []
         self._call: ComfyCall | None = None
         self._moves = Moves()
 
@@ -94,11 +96,11 @@ class Sampling:
             def conditions(guidance: float | None, moment: Moment) -> Conditions:
                 nonlocal whole
                 whole = self._conditions(call, guidance, moment)
-                windows = self._windows(whole)
-                if windows is None:
+                if self._windows is None:
                     return whole
-                stack.enter_context(gates_by_window(self.session.receipt.acts, windows.origin))
-                return windows
+                acts = [method.act for method in self.session.methods_with_terms]
+                stack.enter_context(gates_by_window(list(zip(acts, self._alone)), self._windows.origin))
+                return windowed(whole, self._windows)
 
             given = self.session.before_denoise(call.time, conditions)
             if isinstance(given, Windowed):
@@ -121,20 +123,22 @@ class Sampling:
             made.skips = lambda rows: call.skips(encoded(made, rows), rows)
         return made
 
-    def _windows(self, whole: Conditions) -> Windowed | None:
-        """The same with a row for each window, where a prompt is longer than one. Raises GuardError where a guard that
-        is open cannot be shown them."""
-        size = self.host.window + 2
-        if not has_long(self._rows, size):
-            return None
-        windows = windowed(whole, self._rows, size) if self.host.family.begins else None
-        for method in self.session.methods if windows is None else ():
-            if hasattr(method, "condition") and any(method.act.gates):
-                raise GuardError(
-                    f"guard '{method.guard.label}' reads a prompt window by window, and {self._rows[-1].text!r} is "
-                    "joined of others than whole windows: leave out Conditioning (Concat), or use a guard with terms"
-                )
-        return windows
+    def _split(self, rows: list[Condition], context: Tensor) -> None:
+        """Where a prompt is longer than a window: the windows, and which gates each of them opens by itself. Raises
+        GuardError where a guard that is open cannot be shown them."""
+        host, size = self.host, self.host.window + 2
+        self._windows = layout(rows, size) if has_long(rows, size) and host.family.begins else None
+        if self._windows is not None:
+            bank = self.session.gate_bank(host.denoiser_name, host.read)
+            read = host.family.reading(self._windows.cut(context))
+            self._alone = bank(read, [part.ids for part in self._windows.parts]).T.tolist()
+        elif has_long(rows, size):
+            for method in self.session.methods:
+                if hasattr(method, "condition") and any(method.act.gates):
+                    raise GuardError(
+                        f"guard '{method.guard.label}' reads a prompt window by window, and {rows[-1].text!r} is joined "
+                        "of others than whole windows: leave out Conditioning (Concat), or use a guard with terms"
+                    )
 
     def _end(self, call: ComfyCall) -> float:
         """The timestep, of 1,000, with which this sampling ends."""
@@ -166,6 +170,8 @@ class Sampling:
             self.host.denoiser_name, embeds, [row.ids for row in rows], [row.text for row in rows],
             [row.branch for row in rows],
         )  # fmt: skip
+        if self.session.has("condition"):
+            self._split(rows, context)
 
     @torch.compiler.disable
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

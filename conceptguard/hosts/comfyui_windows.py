@@ -9,13 +9,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..generation import Attend, Conditions, Encoded, Skips
 from ..receipt import Act
-from .comfyui_conditions import Condition
+from .comfyui_conditions import Condition, Part
+
+
+class Layout(NamedTuple):
+    """The windows of a call's rows: first the first windows of all of them, then the others.
+
+    origin: for each window its row; places: which window of that row it is; parts: what is known of it
+    """
+
+    origin: list[int]
+    places: list[int]
+    parts: list[Part]
+
+    def cut(self, embeds: Tensor) -> Tensor:
+        """Embeddings [rows, tokens, width] as [windows, tokens of one, width]."""
+        size = self.parts[0].length
+        return torch.stack([embeds[row, at * size : (at + 1) * size] for row, at in zip(self.origin, self.places)])
+
+
+def layout(rows: Sequence[Condition], size: int) -> Layout | None:
+    """The windows of rows; None where one of them is not made of windows of this size."""
+    parts = [row.parts(size) for row in rows]
+    if any(part.length != size for own in parts for part in own):
+        return None
+    order = sorted((place, row) for row, own in enumerate(parts) for place in range(len(own)))
+    return Layout([row for _, row in order], [place for place, _ in order], [parts[row][at] for at, row in order])
+
+
+def has_long(rows: Sequence[Condition], size: int) -> bool:
+    """Whether any row is longer than one window."""
+    return any(len(row.embeds) > size if row.texts is None else len(row.parts(size)) > 1 for row in rows)
 
 
 @dataclass
@@ -60,24 +91,15 @@ class Windowed(Conditions):
             self.whole.change([row], own.repeat(times, 1)[None], pooled)
 
 
-def windowed(whole: Conditions, rows: Sequence[Condition], size: int) -> Windowed | None:
-    """A row for every window of a call's conditions; None where one of them is not made of windows of this size.
-
-    rows: what is known of each row of the call
-    """
-    parts = [row.parts(size) for row in rows]
-    if any(part.length != size for row in parts for part in row):
-        return None
-    order = sorted((place, row) for row, own in enumerate(parts) for place in range(len(own)))
-    origin, places = [row for _, row in order], [place for place, _ in order]
-    each = [parts[row][place] for place, row in order]
-    embeds = torch.stack([whole.embeds[row, place * size : (place + 1) * size] for place, row in order])
+def windowed(whole: Conditions, windows: Layout) -> Windowed:
+    """A row for every window of a call's conditions."""
+    origin, size = windows.origin, windows.parts[0].length
     made = Windowed(
-        [part.text for part in each], [part.prompts for part in each], embeds,
+        [part.text for part in windows.parts], [part.prompts for part in windows.parts], windows.cut(whole.embeds),
         None if whole.pooled is None else whole.pooled[origin], [whole.branches[row] for row in origin],
         whole.guidance_scale, whole.moment, separate=whole.separate, timestep=whole.timestep,
         latents=None if whole.latents is None else whole.latents[origin], last=whole.last,
-        whole=whole, origin=origin, places=places,
+        whole=whole, origin=origin, places=windows.places,
     )  # fmt: skip
     if whole.skips is not None:
         made.skips = _skips(made, whole.skips)
@@ -108,22 +130,21 @@ def _attend(windows: Windowed, own: Attend, size: int) -> Attend:
 
 
 @contextmanager
-def gates_by_window(acts: Sequence[Act], origin: Sequence[int]) -> Iterator[None]:
-    """Meanwhile a gate for every window, as open as its row's; then a row's is the most of its windows'."""
-    for act in acts:
-        act.gates = [act.gates[row] for row in origin] if act.gates else []
+def gates_by_window(found: Sequence[tuple[Act, Sequence[float]]], origin: Sequence[int]) -> Iterator[None]:
+    """Meanwhile a guard has a gate for every window: its row's, where the window alone opens it, too; what no window
+    opens alone is spread over several, and all are open then. Afterwards a row's gate is the most of its windows'.
+
+    found: a guard's act, and for each window whether it opens the gate by itself
+    """
+    rows = range(max(origin) + 1)
+    for act, alone in found:
+        spread = [not any(own for own, row in zip(alone, origin) if row == one) for one in rows]
+        act.gates = [act.gates[row] if own or spread[row] else 0.0 for own, row in zip(alone, origin)]
     try:
         yield
     finally:
-        for act in acts:
-            rows = range(max(origin) + 1)
-            own = [[gate for gate, row in zip(act.gates, origin) if row == one] for one in rows] if act.gates else []
-            act.gates = [max(gates) for gates in own]
-
-
-def has_long(rows: Sequence[Condition], size: int) -> bool:
-    """Whether any row is longer than one window."""
-    return any(len(row.embeds) > size if row.texts is None else len(row.parts(size)) > 1 for row in rows)
+        for act, _ in found:
+            act.gates = [max(gate for gate, row in zip(act.gates, origin) if row == one) for one in rows]
 
 
 def encoded(whole: Conditions, rows: Sequence[int]) -> Encoded:
