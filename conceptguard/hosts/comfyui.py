@@ -22,7 +22,7 @@ from ..registry.fingerprint import check_base, fingerprint
 from .attention_maps import cross_attentions
 from .comfyui_call import closed
 from .comfyui_encoder import ComfyEncoder
-from .comfyui_layers import encoders_of, layers_of
+from .comfyui_layers import encoders_of, layers_of, swapped_shapes
 from .comfyui_levels import noise_levels
 from .comfyui_sampling import Sampling, guidance_of
 from .comfyui_text import Texts
@@ -97,7 +97,7 @@ class ComfyHost:
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, and for the same model in diffusers; different for another architecture."""
-        return fingerprint(self.layers().shapes())
+        return fingerprint({**swapped_shapes(self.family, self.patcher), **self.layers().shapes()})
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""

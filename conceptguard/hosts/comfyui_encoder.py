@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .comfyui_call import closed
-from .comfyui_text import Piece, Texts
+from .comfyui_text import Piece, Texts, spelled
 from .text_encoders import EncoderPlace, TextEncoder
 
 _AT_ONCE = 256  # texts
@@ -51,6 +51,10 @@ class ComfyEncoder(TextEncoder):
     def _tokenized(self, text: str) -> list[int]:
         windows = self._texts.ids(self._texts.clip.tokenize(text), self._key) or [[]]
         return [token for window in windows for token in window]
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """Each token as a reader knows it."""
+        return [spelled(self.tokenizer, [i]) for i in ids]
 
     @property
     def depth(self) -> int:

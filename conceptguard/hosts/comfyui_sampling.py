@@ -61,6 +61,8 @@ class Sampling:
 
     def _tell_of_encoders(self) -> None:
         """Terms beside a text encoder have acted before, if at all: a receipt must not pass over those that did not."""
+        if not any(prefix.startswith("text_encoder") for prefix in self.session.banks.prefixes()):
+            return
         for method, terms in zip(self.session.methods_with_terms, self.session.banks.terms):
             if beside := sum(name.startswith("text_encoder") for name in terms.factors):
                 method.act.notes.append(f"{beside} layers of the text encoder act through Guard Encoder")

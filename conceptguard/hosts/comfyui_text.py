@@ -31,8 +31,8 @@ class Piece(str):
 
     @classmethod
     def of(cls, tokenizer: Any, ids: list[int]) -> Piece:
-        """tokenizer: of transformers"""
-        piece = cls(tokenizer.decode(ids).strip())
+        """tokenizer: a comfy SDTokenizer's own"""
+        piece = cls(spelled(tokenizer, ids))
         piece.ids = ids
         return piece
 
@@ -124,7 +124,7 @@ class Texts:
                 found.append(str(whole))
             else:
                 windows = self.ids(tokens, key) or []
-                found.append(self.tokenizer(key).tokenizer.decode([i for w in windows for i in w]).strip())
+                found.append(spelled(self.tokenizer(key).tokenizer, [i for w in windows for i in w]))
         return (*found, *[found[0]] * (3 - len(found)))
 
     def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
@@ -203,6 +203,12 @@ class Texts:
             found.append(seen)
             at += len(seen.embeds)
         return found
+
+
+def spelled(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Tokens as a reader knows them. tokenizer: of transformers, or ComfyUI's own around one of sentencepiece"""
+    decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode
+    return str(decode(list(ids))).strip()
 
 
 def _alike(one: Any, other: Any) -> bool:
