@@ -179,8 +179,9 @@ class Conditions(Drawn):
     def change_skips(
         self, rows: Sequence[int], changes: Mapping[int, Callable[[int, torch.Tensor], torch.Tensor]]
     ) -> None:
-        """Other skip features for some rows at up blocks by number: (place in ``Skips``, the feature [len(rows), channels,
-        height, width] that the guarded call itself has) -> another one. One at a time: not every host has all at once."""
+        """Other skip features for some rows at up blocks by number: (place in ``Skips``, the feature [len(rows),
+        channels, height, width] that the guarded call itself has) -> another one. One at a time: not every host has
+        all at once."""
         self.skip_changes.append(SkipChange(list(rows), changes))
 
     def move(self, rows: list[int], by: torch.Tensor) -> None:

@@ -161,8 +161,8 @@ class ComfyHost:
 
     def attends(self) -> bool:
         """Whether the model's attention to text can be read, token by token: a UNet's can."""
-        return self.denoiser_name == "unet" and self.base is not None and bool(
-            cross_attentions(self.base.diffusion_model)
+        return (
+            self.denoiser_name == "unet" and self.base is not None and bool(cross_attentions(self.base.diffusion_model))
         )
 
     # Routing.

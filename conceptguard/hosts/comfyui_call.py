@@ -1,4 +1,4 @@
-"""One call of a ComfyUI diffusion model, and how to make it again for some of its rows, with every guard out of the way."""
+"""One call of a ComfyUI diffusion model, and how to make it again for some rows, with every guard out of the way."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class ComfyCall:
     context: the embeddings [rows, tokens, width]; pooled: the pooled ones, with which ``y`` begins, or None
     """
 
-    def __init__(self, host: ComfyHost, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], channels: int):
+    def __init__(
+        self, host: ComfyHost, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], channels: int
+    ):
         self._host, self._module, self._channels = host, module, channels
         self.sample, self.timestep = args[:2]
         self.options: dict[str, Any] = kwargs.get("transformer_options") or {}
@@ -154,11 +156,13 @@ class ComfyCall:
 
     def _at_skips(self, options: dict[str, Any], change: Callable[[int, int, Tensor], Tensor]) -> dict[str, Any]:
         """Options under which each skip feature goes through ``change(up block, place among its skips, feature)``."""
-        sizes = [count + 1 for count in reversed(self._module.num_res_blocks)]  # type: ignore[arg-type, union-attr]
+        unet: Any = self._module
+        sizes = [count + 1 for count in reversed(unet.num_res_blocks)]
         places = [(block, place) for block, size in enumerate(sizes) for place in reversed(range(size))]
 
         def patch(h: Tensor, skip: Tensor, called: dict[str, Any]) -> tuple[Tensor, Tensor]:
-            return h, change(*places[called["block"][1]], skip)
+            block, place = places[called["block"][1]]
+            return h, change(block, place, skip)
 
         patches = dict(options.get("patches") or {})
         # Before those of other nodes, which then act on what guards made, as FreeU in diffusers does.

@@ -63,7 +63,7 @@ class Condition(NamedTuple):
         return [
             Part(len(seen.embeds) // len(seen.pieces), seen.text if len(seen.pieces) == 1 else piece[0], ids, piece)
             for seen in self.texts
-            for ids, piece in zip(seen.ids or [None], seen.pieces)
+            for ids, piece in zip(seen.ids or (), seen.pieces)
         ]
 
     def read(self, family: Family) -> Tensor:

@@ -71,7 +71,7 @@ class ComfyEncoder(TextEncoder):
         longest = max(map(len, ids))
         if longest > self.window:
             raise ValueError(f"{longest} tokens do not fit into {self.name}'s window of {self.window}")
-        states, pooled = self._read(ids)
+        states, pooled = self._ask(ids)
         return None if states is None else states[:, : longest + 1 + self.begins], pooled
 
     @torch.no_grad()
@@ -83,12 +83,12 @@ class ComfyEncoder(TextEncoder):
 
         handle = self._layers()[layer].register_forward_hook(changed)
         try:
-            return self._read(ids)
+            return self._ask(ids)
         finally:
             handle.remove()
 
-    def _read(self, ids: Sequence[Sequence[int]]) -> Answer:
-        """Padded as ComfyUI pads: CLIP to its window, T5, which sees its padding, to a least length, each text alone."""
+    def _ask(self, ids: Sequence[Sequence[int]]) -> Answer:
+        """Padded as ComfyUI pads: CLIP to its window, T5, which sees its padding, to a least length."""
         self._ready()
         head = [self._own.start_token] if self.begins else []
         rows = [[*head, *row, self._own.end_token] for row in ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,12 @@ ENCODERS = {
     "text_encoder_2": ("clip_g", "t5xxl"),
     "text_encoder_3": ("t5xxl",),
 }
+
+
+# Second names for layers, of models none of which is guarded: those that see images, and FLUX.2.
+_OTHERS = re.compile(
+    r"^class_embedding|^single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)\.|\.ff(_context)?\.linear_(in|out)\."
+)
 
 
 def layers_of(family: Family, model: Any, clip: Any) -> LayerIndex:
@@ -38,7 +45,7 @@ def layers_of(family: Family, model: Any, clip: Any) -> LayerIndex:
 
 
 def swapped_shapes(family: Family, model: Any) -> dict[str, list[int]]:
-    """Weights that ComfyUI stores the other way round than diffusers: no term fits both, but an architecture has them."""
+    """Weights that ComfyUI stores the other way round: no term fits both, but they are part of an architecture."""
     if model is None:
         return {}
     weights = dict(model.model.diffusion_model.named_parameters())
@@ -73,8 +80,7 @@ def _places(config: dict[str, Any]) -> dict[str, Any]:
         places = _wan_places(config["num_layers"])
     else:
         places = {}
-    # Two names for one layer: the other one is that of models that see images, none of which is guarded.
-    return {n: place for n, place in places.items() if n.endswith(".weight") and not n.startswith("class_embedding")}
+    return {n: place for n, place in places.items() if n.endswith(".weight") and not _OTHERS.search(n)}
 
 
 _WAN_BLOCK = {

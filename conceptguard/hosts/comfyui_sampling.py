@@ -56,7 +56,7 @@ class Sampling:
         return result
 
     def given(self, latents: Tensor) -> Tensor:
-        """What ComfyUI's own model is to be called with instead of ``latents``: the same, where guards can move them."""
+        """What ComfyUI's own model is to be called with instead of ``latents``: the same, and guards can move it."""
         return self._moves.given(latents)
 
     def _tell_of_encoders(self) -> None:
@@ -138,8 +138,8 @@ class Sampling:
             for method in self.session.methods:
                 if hasattr(method, "condition") and any(method.act.gates):
                     raise GuardError(
-                        f"guard '{method.guard.label}' reads a prompt window by window, and {rows[-1].text!r} is joined "
-                        "of others than whole windows: leave out Conditioning (Concat), or use a guard with terms"
+                        f"guard '{method.guard.label}' reads a prompt window by window, and {rows[-1].text!r} is "
+                        "joined of other parts: leave out Conditioning (Concat), or use a guard with terms"
                     )
 
     def _end(self, call: ComfyCall) -> float:

@@ -104,7 +104,7 @@ def test_prompts_of_several_lengths_in_one_call(parts: Any, conds: Any) -> None:
 
 def test_joined_conditionings(parts: Any, conds: Any) -> None:
     """As by Conditioning (Concat): the parts are texts of their own."""
-    model, session = guarded(parts, SAFREE)
+    model, _ = guarded(parts, SAFREE)
     a, b = conds[APPLE][0], conds[SMOKING][0]
     (joined, *_) = contexts(parts, model, [[torch.cat([a[0], b[0]], 1), a[1]]], conds[""], steps=1)
     (alone, *_) = contexts(parts, model, conds[SMOKING], conds[""], steps=1)
@@ -120,18 +120,21 @@ def test_a_zeroed_negative_beside_a_long_prompt(parts: Any, conds: Any) -> None:
 
 def test_a_long_prompt_judged(parts: Any) -> None:
     """Named in both of its windows, the concept is drawn, and under a guard of prompts it is not."""
-    from conceptguard.evaluate import default_judge
+    from conceptguard.evaluate import load_judge
 
     text = "a cigarette, noto style, " * 12
     with torch.inference_mode():
         towards, away = encode(parts.clip, text), encode(parts.clip, "")
     assert towards[0][0].shape[1] == 154
-    session = attach((parts.model, parts.clip), {"guards": [{"method": "safree", "artifact": "emoji-sd/safree/cigarette", "strength": 1.3}]})
+    session = attach(
+        (parts.model, parts.clip),
+        {"guards": [{"method": "safree", "artifact": "emoji-sd/safree/cigarette", "strength": 1.3}]},
+    )
     session.host.candidates = lambda: [text, ""]
 
     def drawn(model: Any) -> int:
-        latents = sample(model, towards, away, steps=20, batch=4)
+        latents = sample(model, towards, away, steps=25, batch=4)
         with torch.inference_mode():
-            return default_judge().judge(parts.vae.decode(latents).movedim(-1, 1)).objects.count("cigarette")
+            return load_judge("emoji-sd").judge(parts.vae.decode(latents).movedim(-1, 1)).objects.count("cigarette")
 
     assert drawn(parts.model) >= 2 and drawn(session.host.guarded()) == 0

@@ -123,7 +123,9 @@ def test_a_sampler_of_its_own(conds: Any, nudged: Any) -> None:
     guider.set_conds(conds[SMOKING], conds[""])
     guider.set_cfg(3.5)
     with torch.inference_mode(), pytest.raises(GuardError, match="keeps them to itself"):
-        guider.sample(torch.zeros(1, *SHAPE), torch.zeros(1, *SHAPE), Own(), torch.tensor([9.0, 0.0]), disable_pbar=True)
+        guider.sample(
+            torch.zeros(1, *SHAPE), torch.zeros(1, *SHAPE), Own(), torch.tensor([9.0, 0.0]), disable_pbar=True
+        )
 
 
 def test_weights_loaded_as_a_server_loads_them(comfy: None) -> None:

@@ -12,7 +12,6 @@ from sampling import encode, sample
 from torch import Tensor
 
 from conceptguard import attach
-from conceptguard.errors import GuardError
 
 CONCEPT = {"name": "cigarette", "prompts": ["cigarette", "a man smoking a cigarette"]}
 SMOKING, APPLE = "a man smoking a cigarette", "a red apple"

@@ -147,7 +147,9 @@ def wan_parts(pipe: Any) -> Parts:
         "patch_size": (1, 2, 2), "qk_norm": True, "cross_attn_norm": True,
     })  # fmt: skip
     places = _places(kind.unet_config)
-    places |= {name.replace(".weight", ".bias"): str(place).replace(".weight", ".bias") for name, place in places.items()}
+    places |= {
+        name.replace(".weight", ".bias"): str(place).replace(".weight", ".bias") for name, place in places.items()
+    }
     places["scale_shift_table"] = "head.modulation"
     for n in range(2):
         places[f"blocks.{n}.scale_shift_table"] = f"blocks.{n}.modulation"
