@@ -30,7 +30,7 @@ class Moves:
         self._input: Tensor | None = None
         self._own: list[Tensor] = []  # [rows, ...], in units of the state
         self._handed: list[Tensor] = []  # to the model, since the sampler last told of a step
-        self._moved = self._told = False
+        self._moved = self._told = self._unmoved = False
 
     def watched(self, sampler: Any) -> Any:
         """The same sampler of ComfyUI, whose state can be moved; any other one as it is."""
@@ -65,8 +65,15 @@ class Moves:
         return int((sample if self._input is None else self._input).shape[1])
 
     def pending(self, moves: Tensor | None) -> bool:
-        """Whether there is anything to move in this call."""
-        return moves is not None or bool(self._own)
+        """Whether there is anything to move in this call. Raises GuardError where that comes too late for another one,
+        which was made from latents where they had been."""
+        if moves is not None and self._unmoved:
+            raise GuardError(
+                "a guard moves the latents, and ComfyUI does not draw this step's conditions in one call, as when "
+                "memory is short: draw smaller or fewer pictures at once, or use a guard that leaves latents alone"
+            )
+        self._unmoved = moves is None and not self._own
+        return not self._unmoved
 
     def move(self, latents: Tensor, moves: Tensor | None, scaled: Callable[[], float]) -> Tensor:
         """What this call's latents [rows, ...] are moved by.
@@ -93,7 +100,7 @@ class Moves:
 
     @contextmanager
     def _call(self, state: Tensor) -> Iterator[None]:
-        self._state, self._own = state, []
+        self._state, self._own, self._unmoved = state, [], False
         self._handed.append(state)
         try:
             yield
