@@ -78,6 +78,23 @@ def test_a_step_from_moved_latents_is_one_from_other_latents(
     assert (bare - want).abs().max() > 0.01 * want.abs().max()
 
 
+@pytest.mark.slow  # a minute
+def test_every_sampler_of_this_core(parts: Any, conds: Any, nudged: Any, elsewhere: Any) -> None:
+    import comfy.samplers
+
+    got, refused = {}, set()
+    for sampler in comfy.samplers.SAMPLER_NAMES:
+        try:
+            got[sampler] = sample(nudged, conds[SMOKING], conds[""], sampler=sampler)
+        except GuardError:
+            refused.add(sampler)
+    assert refused <= {"uni_pc", "uni_pc_bh2", "dpm_adaptive"} and len(got) > 30
+    elsewhere()
+    for sampler, latents in got.items():
+        want = sample(parts.model, conds[SMOKING], conds[""], sampler=sampler)
+        assert (latents - want).abs().max() < 2e-4 * want.abs().max(), sampler
+
+
 @pytest.mark.parametrize("sampler", ["uni_pc", "dpm_adaptive"])
 def test_samplers_that_keep_their_latents_to_themselves(sampler: str, nudged: Any, conds: Any) -> None:
     with pytest.raises(GuardError, match="a copy of them: use another one"):
