@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,25 @@ class Open(NamedTuple):
             return None
         rows = y if self.where is None else y[self.where]
         return rows if rows.is_contiguous() else None
+
+
+class _OpenRows(NamedTuple):
+    """Which rows have anything open, as in ``Open``; their gates [rows, ranks], and whether these are alike."""
+
+    where: slice | Tensor | None
+    gates: Tensor
+    alike: bool
+
+    @staticmethod
+    def of(gates: Tensor, like: Tensor) -> _OpenRows:
+        """gates: [rows, ranks], of all rows; like: where the factors are"""
+        opened = gates.any(dim=1).nonzero()[:, 0]
+        first, last = int(opened[0]), int(opened[-1])
+        # a slice is a view: no copy of the activations
+        where = slice(first, last + 1) if last - first + 1 == len(opened) else opened
+        own = gates[where].to(like.device, like.dtype)
+        alike = bool(torch.equal(own, own[:1].expand_as(own)))
+        return _OpenRows(None if len(opened) == len(gates) else where, own, alike)
 
 
 # Which session is generating in this thread. Another session's banks on a shared layer stay closed meanwhile.
@@ -85,41 +104,43 @@ class Bank:
         """Bytes of the stacked factors."""
         return self.down.nbytes + self.up.nbytes
 
-    def set(self, gates: Tensor, guards: list[int], coupled: frozenset[int]) -> None:
-        """Open the ranks of ``guards``. gates: [rows, all guards], on any device."""
+    def set(
+        self, gates: Tensor, guards: list[int], coupled: frozenset[int], known: dict[Any, _OpenRows] | None = None
+    ) -> None:
+        """Open the ranks of ``guards``. gates: [rows, all guards], on any device.
+
+        known: what other layers found out about the same gates, to be added to; most layers have the same guards
+        """
         here = [g for g in guards if g in self.spans]
         if not here:
             self.close()
             return
-        down, up, columns = [], [], []
-        for g in here:
-            if g not in coupled:
-                first, last = self.spans[g]
-                down.append(self.down[first:last])
-                up.append(self.up[first:last])
-                columns.append(gates[:, g : g + 1].expand(-1, last - first))
-        mixed = [g for g in here if g in coupled]
-        if mixed:
-            self._mix(gates, mixed, down, up, columns)
-        gate = torch.cat(columns, dim=1)
-        opened = gate.any(dim=1).nonzero()[:, 0]
-        first, last = int(opened[0]), int(opened[-1])
-        # a slice is a view: no copy of the activations
-        where = slice(first, last + 1) if last - first + 1 == len(opened) else opened
+        known = {} if known is None else known
+        plain, mixed = [g for g in here if g not in coupled], [g for g in here if g in coupled]
+        down = [self.down[slice(*self.spans[g])] for g in plain]
+        up = [self.up[slice(*self.spans[g])] for g in plain]
+        ranks = tuple((g, self.spans[g][1] - self.spans[g][0]) for g in plain)
+        key = (ranks, self.up.device, self.up.dtype)
+        if mixed or key not in known:
+            columns = [gates[:, g : g + 1].expand(-1, rank) for g, rank in ranks]
+            if mixed:
+                self._mix(gates, mixed, down, up, columns)
+            found = _OpenRows.of(torch.cat(columns, dim=1), self.up)
+            if not mixed:
+                known[key] = found
+        else:
+            found = known[key]
         stacked = up[0] if len(up) == 1 else torch.cat(up)
-        own = gate[where].to(self.up.device, self.up.dtype)
-        alike = bool(torch.equal(own, own[:1].expand_as(own)))
-        if alike:  # one prompt: one operation less at every layer
-            stacked = stacked * own[0][:, None]
+        if found.alike:  # one prompt: one operation less at every layer
+            stacked = stacked * found.gates[0][:, None]
         stack = down[0] if len(down) == 1 else torch.cat(down)
         if self._add is _add_pointwise:
             stack = stack.flatten(1)
         if self._add is not _add_linear:
             stacked = stacked.T
-        elif alike:
+        elif found.alike:
             stack, stacked = _padded(stack), _padded(stacked)
-        everywhere = len(opened) == len(gates)
-        self.open = Open(stack, stacked, None if alike else own, None if everywhere else where, len(gates))
+        self.open = Open(stack, stacked, None if found.alike else found.gates, found.where, len(gates))
         self.join()
 
     def join(self) -> None:
@@ -297,9 +318,10 @@ class Banks:
         guards = [] if gates is None else gates.any(dim=0).nonzero()[:, 0].tolist()
         if not guards and prefix not in self._open:
             return
+        known: dict[Any, _OpenRows] = {}
         for bank in self._of.get(prefix, ()):
             if guards and gates is not None:
-                bank.set(gates, guards, self.coupled)
+                bank.set(gates, guards, self.coupled, known)
                 if self.traced:
                     bank.join()
             else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,12 @@ from torch import Tensor
 from . import plugins
 from .errors import ConceptGuardError
 from .formats import to_kohya
-from .overhead import Membranes, membrane
+from .overhead import Membranes, membrane, subject
 from .session import attach
 
 Row = dict[str, Any]
-OPEN, SHUT, SHAPE = "concept 0", "a red apple, noto style", (1, 4, 16, 16)
+OPEN, SHUT = "concept 0", "a red apple, noto style"
+SIZES = {"emoji-sd": 16, "sd15": 32}  # of the latents; Stable Diffusion 1.5's own 64 take minutes a step on a CPU
 
 
 def import_core(folder: Path) -> None:
@@ -47,19 +49,19 @@ def import_core(folder: Path) -> None:
 
 @torch.inference_mode()
 def measure(
+    size: str,
     n: int,
     steps: int,
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
     tick: Callable[[int], None] = lambda k: None,
 ) -> list[Row]:
-    """Rows for ``n`` membranes on ``emoji-sd``: none open, one open, and the peers. ``import_core`` comes first.
+    """Rows for ``n`` membranes: none open, one open, and the peers. ``import_core`` comes first.
 
+    size: ``emoji-sd``, or ``sd15``: a UNet of Stable Diffusion 1.5's size with random weights, at 32 x 32 latents
     difference: of the latents, by their largest value, from what the weight hooks give, which act on the same rows
     """
-    from .hosts.comfyui_demo import load_parts
-
-    parts = load_parts("emoji-sd")
+    parts, side = _parts(size), SIZES[size]
     conds = {text: parts.clip.encode_from_tokens_scheduled(parts.clip.tokenize(text)) for text in (OPEN, SHUT, "")}
     manager = plugins.plugin_manager()
     manager.register(Membranes, name=Membranes.name)
@@ -83,9 +85,9 @@ def measure(
         images = {}
         for _ in range(repeats):
             for name, (model, positive) in variants.items():
-                _sample(model, positive, conds[""], 1)
+                _sample(model, positive, conds[""], 1, side)
                 begin = clock()
-                images[name] = _sample(model, positive, conds[""], steps)
+                images[name] = _sample(model, positive, conds[""], steps, side)
                 times[name].append(clock() - begin)
             tick(1)
         opened = [act.guard for act in session.receipt.opened]
@@ -101,6 +103,17 @@ def measure(
          "difference": difference if name == "one open" else None}
         for name in variants
     ]  # fmt: skip
+
+
+def _parts(size: str) -> Any:
+    """A model as ComfyUI has it."""
+    from .hosts.comfyui_demo import load_parts
+
+    if size == "emoji-sd":
+        return load_parts(size)
+    with tempfile.TemporaryDirectory() as folder:
+        subject(size, "cpu", torch.float32).pipe.save_pretrained(folder)
+        return load_parts(folder)
 
 
 def _peers(model: Any, positive: Any, factors: Any) -> dict[str, tuple[Any, Any]]:
@@ -119,10 +132,10 @@ def _peers(model: Any, positive: Any, factors: Any) -> dict[str, tuple[Any, Any]
     }
 
 
-def _sample(model: Any, positive: Any, negative: Any, steps: int) -> Tensor:
+def _sample(model: Any, positive: Any, negative: Any, steps: int, side: int) -> Tensor:
     import comfy.sample
 
-    latent = torch.zeros(SHAPE)
+    latent = torch.zeros(1, 4, side, side)
     noise = comfy.sample.prepare_noise(latent, 1)
     out: Tensor = comfy.sample.sample(
         model, noise, steps, 3.5, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=1

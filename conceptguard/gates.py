@@ -112,7 +112,10 @@ class GateBank:
         own = [row[1:] if known is None else row[1 : 1 + max(len(known), 1)] for row, known in zip(embeds, ids)]
         found = self.similarity_of_content(own, ids)
         if self._flat is not None:
-            flat = normalize(embeds.float().flatten(1), dim=1) @ self._flat.to(embeds.device).T
+            flat, size = embeds.float().flatten(1), self._flat.shape[1]
+            # Of a text of several windows as much as one has, as in the official code; the overlap sees the rest.
+            flat = torch.nn.functional.pad(flat, (0, max(size - flat.shape[1], 0)))[:, :size]
+            flat = normalize(flat, dim=1) @ self._flat.to(embeds.device).T
             overlap = self._overlap(ids)
             found = torch.where(self._official, torch.maximum(flat.cpu(), overlap), found)
         return found

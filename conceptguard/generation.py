@@ -120,10 +120,10 @@ Skips = tuple[torch.Tensor, ...]
 
 
 class SkipChange(NamedTuple):
-    """Rows, and for up blocks by number what becomes of their skip features."""
+    """Rows, and for up blocks by number what becomes of each of their skip features, by its place among them."""
 
     rows: list[int]
-    blocks: Mapping[int, Callable[[Skips], Skips]]
+    blocks: Mapping[int, Callable[[int, torch.Tensor], torch.Tensor]]
 
 
 @dataclass
@@ -176,8 +176,12 @@ class Conditions(Drawn):
             self.pooled = self.pooled.clone()
             self.pooled[rows] = pooled.to(self.pooled)
 
-    def change_skips(self, rows: Sequence[int], changes: Mapping[int, Callable[[Skips], Skips]]) -> None:
-        """Other skip features for some rows at up blocks by number, from those that the guarded call itself has."""
+    def change_skips(
+        self, rows: Sequence[int], changes: Mapping[int, Callable[[int, torch.Tensor], torch.Tensor]]
+    ) -> None:
+        """Other skip features for some rows at up blocks by number: (place in ``Skips``, the feature [len(rows),
+        channels, height, width] that the guarded call itself has) -> another one. One at a time: not every host has
+        all at once."""
         self.skip_changes.append(SkipChange(list(rows), changes))
 
     def move(self, rows: list[int], by: torch.Tensor) -> None:

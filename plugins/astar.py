@@ -152,7 +152,8 @@ class ASTAR(Method):
                 now = concept_maps(own, reading.spans)
                 terms = [segregation(now, reading)] if settings.segregation else [0.0 * now.sum()]
                 if settings.retention and before is not None and len(reading.spans) > reading.erased:
-                    terms.append(retention(now, before, reading))
+                    # A copy: under a caller's inference mode what was kept can be in no gradient.
+                    terms.append(retention(now, before.clone(), reading))
                 found.append(sum(terms))
             return torch.stack(found)  # type: ignore[arg-type]
 

@@ -47,5 +47,5 @@ def reattend(conditions: Conditions, rows: Sequence[int], s1: float, s2: float) 
     )
 
 
-def _damping(own: Skips, scale: float) -> Callable[[Skips], Skips]:
-    return lambda safe: tuple(damped(new, old, scale) for new, old in zip(safe, own))
+def _damping(own: Skips, scale: float) -> Callable[[int, Tensor], Tensor]:
+    return lambda place, safe: damped(safe, own[place], scale)

@@ -228,6 +228,7 @@ def logits(
 
 def comfyui(
     path: Path = typer.Argument(..., envvar="COMFYUI_PATH", help="ComfyUI's folder, with main.py in it."),
+    size: str = typer.Option("emoji-sd", metavar="emoji-sd|sd15", help="sd15 is of that size, with random weights."),
     n: int = typer.Option(100, min=1, help="Membranes in the policy."),
     steps: int = typer.Option(20, min=1, help="Of each sampling."),
     repeats: int = typer.Option(7, min=1, help="Rounds; in each, every variant is timed once, in turn."),
@@ -241,16 +242,20 @@ def comfyui(
 
     \b
     conceptguard bench comfyui ~/ComfyUI
+    conceptguard bench comfyui ~/ComfyUI --size sd15 --steps 4 --repeats 3
     """
-    from ..comfyui_bench import import_core, measure
+    from ..comfyui_bench import SIZES, import_core, measure
+    from ..errors import ConceptGuardError
     from .output import report
     from .progress import progress
 
+    if size not in SIZES:
+        raise ConceptGuardError(f"--size {size}: write {' or '.join(SIZES)}")
     begin = time.perf_counter()
     import_core(path)
     with progress("rounds", repeats) as tick:
-        rows = measure(n, steps, repeats, time.process_time if clock == "cpu" else time.perf_counter, tick)
-    report("bench comfyui", rows, time.perf_counter() - begin, json, repeats=repeats, clock=clock)
+        rows = measure(size, n, steps, repeats, time.process_time if clock == "cpu" else time.perf_counter, tick)
+    report("bench comfyui", rows, time.perf_counter() - begin, json, size=size, repeats=repeats, clock=clock)
 
 
 def _count(text: str, option: str) -> int:

@@ -84,6 +84,9 @@ def _mean_maps(denoiser: nn.Module, seen: dict[str, dict[str, Tensor]]) -> Tenso
 def _maps(layer: Any, to_q: Tensor, to_k: Tensor) -> Tensor:
     """softmax(q kᵀ · scale), the mean over heads: [rows, positions, tokens], float32."""
     q, k = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in (to_q, to_k))
-    q = q if layer.norm_q is None else layer.norm_q(q)
-    k = k if layer.norm_k is None else layer.norm_k(k)
-    return ((q.float() @ k.float().transpose(-1, -2)) * layer.scale).softmax(-1).mean(1)
+    # What diffusers has beyond the usual attention, and ComfyUI's UNets do not.
+    norm_q, norm_k = getattr(layer, "norm_q", None), getattr(layer, "norm_k", None)
+    q = q if norm_q is None else norm_q(q)
+    k = k if norm_k is None else norm_k(k)
+    scale = getattr(layer, "scale", q.shape[-1] ** -0.5)
+    return ((q.float() @ k.float().transpose(-1, -2)) * scale).softmax(-1).mean(1)

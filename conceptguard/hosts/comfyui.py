@@ -19,10 +19,15 @@ from ..generation import Encoded
 from ..lowrank import LayerIndex
 from ..receipt import Receipt
 from ..registry.fingerprint import check_base, fingerprint
-from .comfyui_layers import encoders_of, layers_of
-from .comfyui_sampling import Sampling, closed, guidance_of
-from .comfyui_text import ComfyEncoder, Texts
+from .attention_maps import cross_attentions
+from .comfyui_call import closed
+from .comfyui_encoder import ComfyEncoder
+from .comfyui_layers import encoders_of, layers_of, swapped_shapes
+from .comfyui_levels import noise_levels
+from .comfyui_sampling import Sampling, guidance_of
+from .comfyui_text import Texts
 from .families import FAMILIES, XL, Family
+from .noise_levels import NoiseLevels
 
 if TYPE_CHECKING:
     from ..registry import Artifact
@@ -71,6 +76,7 @@ class ComfyHost:
         self.on_step: Callable[[Receipt, bool], None] = lambda receipt, done: None
         self.receipts: deque[Receipt] = deque(maxlen=16)
         self._session: Session | None = None
+        self._sampling: Sampling | None = None
         self._compiled = False
 
     # What a session and a method may ask.
@@ -91,7 +97,7 @@ class ComfyHost:
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, and for the same model in diffusers; different for another architecture."""
-        return fingerprint(self.layers().shapes())
+        return fingerprint({**swapped_shapes(self.family, self.patcher), **self.layers().shapes()})
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""
@@ -149,6 +155,16 @@ class ComfyHost:
         """Never: artifacts are made with diffusers."""
         raise SessionError("artifacts are made on a diffusers pipeline: see `conceptguard make --help`")
 
+    def noise_levels(self) -> NoiseLevels:
+        """How much picture and how much noise latents hold, as the diffusion model is given them, at a timestep."""
+        return noise_levels(self.base.model_sampling)
+
+    def attends(self) -> bool:
+        """Whether the model's attention to text can be read, token by token: a UNet's can."""
+        return (
+            self.denoiser_name == "unet" and self.base is not None and bool(cross_attentions(self.base.diffusion_model))
+        )
+
     # Routing.
 
     def attach(self, session: Session) -> None:
@@ -175,7 +191,12 @@ class ComfyHost:
         def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:  # plain: clones copy options deeply
             return host.sample(executor, *args, **kwargs)
 
+        def apply(executor: Any, latents: Any, *args: Any, **kwargs: Any) -> Any:
+            return executor(latents if host._sampling is None else host._sampling.given(latents), *args, **kwargs)
+
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
+        if self.session.has("condition"):
+            clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply)
         clone.set_attachments(KEY, self.session)
         return clone
 
@@ -185,10 +206,11 @@ class ComfyHost:
         if guider.model_patcher.model is not self.base:
             raise GuardError("this sampler draws with another model than the guarded one: guard that one")
         self._compiled = "torch.compile" in guider.model_patcher.wrappers.get("apply_model", {})
-        sampling = Sampling(self, session)
+        sampling = self._sampling = Sampling(self, session)
         try:
             return session.run(lambda: sampling.run(executor, *args, **kwargs), guidance_of(guider))
         finally:
+            self._sampling = None
             self.receipts.append(session.receipt)
             self.on_step(session.receipt, True)
 
@@ -200,7 +222,8 @@ def unguarded(model: Any) -> Any:
     if KEY not in model.attachments:
         return model
     clone = model.clone()
-    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    for place in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
+        clone.remove_wrappers_with_key(place, KEY)
     del clone.attachments[KEY]
     return clone
 

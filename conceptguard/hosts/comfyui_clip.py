@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..generation import Encoded, Prompts
-from .comfyui_sampling import Condition, read_row
+from .comfyui_conditions import Condition
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -130,7 +130,7 @@ def _open(session: Session, host: ComfyHost, texts: Any, seen: Seen, tokens: Any
     if not prefixes:
         return []
     text = Condition("", seen.embeds, None if seen.ids is None else [seen])
-    gates = session.gate_bank(host.denoiser_name, host.read)(read_row(host.family, text)[None], [text.ids])
+    gates = session.gate_bank(host.denoiser_name, host.read)(text.read(host.family)[None], [text.ids])
     opened = []
     for prefix in prefixes:
         windows = tokens[host.key_of(prefix)]

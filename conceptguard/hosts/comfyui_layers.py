@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,12 @@ ENCODERS = {
     "text_encoder_2": ("clip_g", "t5xxl"),
     "text_encoder_3": ("t5xxl",),
 }
+
+
+# Second names for layers, of models none of which is guarded: those that see images, and FLUX.2.
+_OTHERS = re.compile(
+    r"^class_embedding|^single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)\.|\.ff(_context)?\.linear_(in|out)\."
+)
 
 
 def layers_of(family: Family, model: Any, clip: Any) -> LayerIndex:
@@ -37,6 +44,18 @@ def layers_of(family: Family, model: Any, clip: Any) -> LayerIndex:
     return LayerIndex.named(found)
 
 
+def swapped_shapes(family: Family, model: Any) -> dict[str, list[int]]:
+    """Weights that ComfyUI stores the other way round: no term fits both, but they are part of an architecture."""
+    if model is None:
+        return {}
+    weights = dict(model.model.diffusion_model.named_parameters())
+    return {
+        f"{family.denoiser}.{name.removesuffix('.weight')}": list(weights[place[0]].shape)
+        for name, place in _places(model.model.model_config.unet_config).items()
+        if not isinstance(place, str) and len(place) > 2 and place[0] in weights
+    }
+
+
 def encoders_of(family: Family, clip: Any) -> dict[str, Any]:
     """A CLIP's encoders by the component that each is in diffusers."""
     found: dict[str, Any] = {}
@@ -57,10 +76,33 @@ def _places(config: dict[str, Any]) -> dict[str, Any]:
         places = comfy.utils.flux_to_diffusers(config)
     elif "pos_embed_max_size" in config or config.get("adm_in_channels"):
         places = comfy.utils.mmdit_to_diffusers(config)
+    elif config.get("image_model") == "wan2.1":
+        places = _wan_places(config["num_layers"])
     else:
         places = {}
-    # Two names for one layer: the other one is that of models that see images, none of which is guarded.
-    return {n: place for n, place in places.items() if n.endswith(".weight") and not n.startswith("class_embedding")}
+    return {n: place for n, place in places.items() if n.endswith(".weight") and not _OTHERS.search(n)}
+
+
+_WAN_BLOCK = {
+    **{f"attn{n}.to_{theirs}": f"{mine}_attn.{part}"
+       for n, mine in ((1, "self"), (2, "cross"))
+       for theirs, part in (("q", "q"), ("k", "k"), ("v", "v"), ("out.0", "o"))},
+    "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2",
+}  # fmt: skip
+_WAN = {
+    "patch_embedding": "patch_embedding", "proj_out": "head.head",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+}  # fmt: skip
+
+
+def _wan_places(blocks: int) -> dict[str, str]:
+    """ComfyUI has such a table for every kind but this one."""
+    places = {**_WAN, **{f"blocks.{n}.{a}": f"blocks.{n}.{b}" for n in range(blocks) for a, b in _WAN_BLOCK.items()}}
+    return {f"{name}.weight": f"{place}.weight" for name, place in places.items()}
 
 
 def _layer(modules: dict[str, nn.Module], place: Any) -> nn.Module | Part | None:

@@ -16,13 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import PolicyError
 from ..generation import Encoded
 from .families import Family
-from .text_encoders import TextEncoder, as_one
+from .text_encoders import as_one
 
 _KEPT = 256
 Key = tuple[Any, ...]  # prompts, and as which version of a CLIP it encoded them
+
+
+class Piece(str):
+    """The words of one window of a longer text, as its tokens ``ids`` spell them."""
+
+    ids: list[int]
+
+    @classmethod
+    def of(cls, tokenizer: Any, ids: list[int]) -> Piece:
+        """tokenizer: a comfy SDTokenizer's own"""
+        piece = cls(spelled(tokenizer, ids))
+        piece.ids = ids
+        return piece
 
 
 @dataclass(frozen=True)
@@ -31,13 +43,13 @@ class Seen:
 
     embeds: [windows * tokens, width]; ids: of each window, without special tokens; None where a window has more than
     words in it (a textual inversion)
-    prompts: what each encoder was given, in the order of diffusers' components
+    pieces: what each encoder was given in each window, in the order of diffusers' components
     """
 
     embeds: Tensor
     text: str
     ids: list[list[int]] | None
-    prompts: tuple[str, ...]
+    pieces: list[tuple[str, ...]]
 
     def content(self, begins: bool) -> list[Tensor]:
         """The encodings of the text's own tokens, window by window, [tokens, width]."""
@@ -76,7 +88,7 @@ class Texts:
 
     def tokens(self, text: str) -> list[list[int]] | None:
         """Token ids of each window, without special tokens; parentheses are no weights."""
-        return self.ids(self.clip.tokenize(_escaped(text)))
+        return [text.ids] if isinstance(text, Piece) else self.ids(self.clip.tokenize(_escaped(text)))
 
     def ids(self, tokens: dict[str, Any], key: str | None = None) -> list[list[int]] | None:
         """The same from what ``tokenize`` gave."""
@@ -112,7 +124,7 @@ class Texts:
                 found.append(str(whole))
             else:
                 windows = self.ids(tokens, key) or []
-                found.append(self.tokenizer(key).tokenizer.decode([i for w in windows for i in w]).strip())
+                found.append(spelled(self.tokenizer(key).tokenizer, [i for w in windows for i in w]))
         return (*found, *[found[0]] * (3 - len(found)))
 
     def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
@@ -155,11 +167,20 @@ class Texts:
             ids = None  # several encoders one behind the other: whose window is whose cannot be told
         given = prompts or (text,) * 3
         key = self._key_of(given, under)
-        seen = self._seen[key] = Seen(cond[0].detach().clone(), text, ids, given)
+        pieces = [given] if ids is None or len(ids) == 1 else self._pieces(tokens, len(ids))
+        seen = self._seen[key] = Seen(cond[0].detach().clone(), text, ids, pieces)
         self._seen.move_to_end(key)
         while len(self._seen) > _KEPT:
             self._seen.popitem(last=False)
         return seen
+
+    def _pieces(self, tokens: dict[str, Any], windows: int) -> list[tuple[str, ...]]:
+        """What each encoder is given in each window, from what ``tokenize`` gave."""
+        each = []
+        for key in self.keys:
+            own = [Piece.of(self.tokenizer(key).tokenizer, ids) for ids in self.ids(tokens, key) or []]
+            each.append([*own, *[Piece.of(self.tokenizer(key).tokenizer, [])] * (windows - len(own))])
+        return [(*pieces, *[pieces[0]] * (3 - len(pieces))) for pieces in zip(*each)]
 
     def try_texts(self, texts: Iterable[str]) -> None:
         """Encode what might have been encoded elsewhere."""
@@ -184,65 +205,10 @@ class Texts:
         return found
 
 
-class ComfyEncoder(TextEncoder):
-    """One text encoder of a CLIP, as guards that read a prompt token by token take it."""
-
-    def __init__(self, host: Any, texts: Texts, module: Any, key: str, place: Any, at: int, pooled_at: int):
-        self.name, self.number, self._place, self._host = place.name, place.number, place, host
-        self._texts, self._key = texts, key
-        self.module: Any = module
-        self._own = texts.tokenizer(key)
-        self.tokenizer = self._own.tokenizer
-        self.begins = bool(self._own.tokens_start)
-        self.window = host.window if not self.begins else int(module.max_length) - 2
-        self._window, self.padded = self.window, None
-        self.hidden = hidden = int(module.transformer.get_input_embeddings().weight.shape[1])
-        self.tokens = slice(place.start, host.family.readable if place.start == 0 else None)
-        self.width = slice(at, at + hidden) if place.states else None
-        self.pooled = slice(pooled_at, pooled_at + hidden) if place.pooled else None
-
-    def ids(self, texts: Sequence[str], whole: bool = False) -> list[list[int]]:
-        """Token ids as ComfyUI cuts a prompt, weights in parentheses aside."""
-        found = [self._texts.ids(self._texts.clip.tokenize(text), self._key) or [[]] for text in texts]
-        joined = [[token for window in windows for token in window] for windows in found]
-        return [ids[: None if whole else self.window] for ids in joined]
-
-    @torch.no_grad()
-    def encode(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor | None, Tensor | None]:
-        """Token ids, none longer than ``window`` -> (states [rows, longest + special tokens, width], pooled)."""
-        longest = max(map(len, ids))
-        if longest > self.window:
-            raise ValueError(f"{longest} tokens do not fit into {self.name}'s window of {self.window}")
-        size = int(self.module.max_length) if self.begins else longest + 1
-        head = [self._own.start_token] if self.begins else []
-        rows = [[*head, *row, self._own.end_token] for row in ids]
-        # T5 sees padding, so texts of one length go together; CLIP is causal, but asked for its whole window.
-        lengths = {size} if self.begins else {len(row) for row in rows}
-        found: list[tuple[Tensor, Tensor | None]] = [(torch.empty(0), None)] * len(rows)
-        self._texts.clip.cond_stage_model.reset_clip_options()
-        if self._texts.clip.layer_idx is not None:
-            self._texts.clip.cond_stage_model.set_clip_options({"layer": self._texts.clip.layer_idx})
-        for length in lengths:
-            mine = [i for i, row in enumerate(rows) if self.begins or len(row) == length]
-            for start in range(0, len(mine), _KEPT):
-                part = mine[start : start + _KEPT]
-                padded = [rows[i] + [self._own.pad_token] * (length - len(rows[i])) for i in part]
-                states, pooled = self.module(padded)[:2]
-                for n, i in enumerate(part):
-                    found[i] = states[n], None if pooled is None else pooled[n]
-        states = torch.nn.utils.rnn.pad_sequence([s for s, _ in found], batch_first=True)
-        pools = [p for _, p in found if p is not None]
-        return (
-            states[:, : longest + 1 + self.begins] if self.width is not None else None,
-            torch.stack(pools) if pools and self.pooled is not None else None,
-        )
-
-    def through(self, ids: Any, layer: int, change: Any) -> Any:
-        """Never: ComfyUI encodes a window at a time, its own way."""
-        raise PolicyError(
-            f"a guard of this policy changes states between the layers of {self.name}, which works on diffusers "
-            "pipelines alone: use safree in ComfyUI"
-        )
+def spelled(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Tokens as a reader knows them. tokenizer: of transformers, or ComfyUI's own around one of sentencepiece"""
+    decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode
+    return str(decode(list(ids))).strip()
 
 
 def _alike(one: Any, other: Any) -> bool:

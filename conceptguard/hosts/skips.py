@@ -43,8 +43,8 @@ def _with(changes: list[Any]) -> Any:
     def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         features = [f.clone() for f in kwargs[_ARGUMENT]]
         for rows, function in changes:
-            for whole, part in zip(features, function(tuple(f[rows] for f in features))):
-                whole[rows] = part.to(whole)
+            for place, whole in enumerate(features):
+                whole[rows] = function(place, whole[rows]).to(whole)
         return args, {**kwargs, _ARGUMENT: tuple(features)}
 
     return hook

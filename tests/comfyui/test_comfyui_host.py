@@ -266,20 +266,6 @@ def test_a_lora_of_the_text_encoder(parts: Any, pipe: Any, tmp_path: Any) -> Non
     assert (mine - theirs).abs().max() < 1e-4
 
 
-def test_unloaded_and_partly_loaded(parts: Any, conds: Any) -> None:
-    import comfy.model_management as management
-
-    model, _ = guarded(parts, CIGARETTE)
-    out = sample(model, conds[SMOKING], conds[""])
-    management.unload_all_models()
-    assert torch.equal(sample(model, conds[SMOKING], conds[""]), out)
-    management.unload_all_models()
-    low = model.clone()
-    low.partially_load(low.load_device, 1 << 20)
-    assert (sample(low, conds[SMOKING], conds[""]) - out).abs().max() < 1e-4
-    management.unload_all_models()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype, comfy: None) -> None:
     """Texts are recognised by embeddings that were cast on their way."""
@@ -308,17 +294,21 @@ def test_a_guard_that_raises(parts: Any, conds: Any, monkeypatch: pytest.MonkeyP
         sample(model, conds[SMOKING], conds[""])
 
 
-def test_what_only_diffusers_can(parts: Any, conds: Any) -> None:
-    model, _ = guarded(parts, {**GUARDS["safree"], "reattention": True})
-    with pytest.raises(GuardError, match="reattention"):
-        sample(model, conds[SMOKING], conds[""])
-
-
 def test_another_architecture(parts: Any, pipe: Any, tmp_path: Any, tiny: Any) -> None:
     from random_artifacts import membrane
 
     with pytest.raises(BaseMismatch, match="MODEL"):
         guarded(parts, membrane(tmp_path, tiny))
+
+
+def test_official_membranes_and_a_long_prompt(parts: Any) -> None:
+    """Their metric compares whole encodings, of one window each."""
+    long = f"{APPLE}, " * 12 + SMOKING
+    with torch.inference_mode():
+        c = {text: encode(parts.clip, text) for text in (long, "")}
+    model, session = guarded(parts, GUARDS["spm official"], texts=(long, ""))
+    sample(model, c[long], c[""])
+    assert session.receipt.opened
 
 
 def test_an_unknown_kind_of_model(parts: Any) -> None:

@@ -78,6 +78,20 @@ def test_policies_chain_and_methods_take_words(client: Client) -> None:
     assert guard == "sld cigarette" and run.told("conceptguard.receipt")[-1]["guards"] == 2
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [{"method": "astar", "concept": "cigarette, smoking"}, {"method": "magicmix", "concept": "cigarette, smoking"},
+     {"artifact": "emoji-sd/safree/cigarette"}, {"artifact": "emoji-sd/itd/ten-objects"}],
+    ids=["astar", "magicmix", "safree", "itd"],
+)  # fmt: skip
+def test_guards_that_change_prompts_and_latents(client: Client, rules: Any) -> None:
+    """On weights that the server loaded itself, in a prompt of one window and in one of several."""
+    for text in ("a cigarette, noto style", "a cigarette, noto style, " * 12):
+        run = client.run(guarded(text, policy(**rules), steps=8))
+        assert run.ok, run.error
+        assert ": open 1.00 on" in run.texts("receipt")[0], run.texts("receipt")
+
+
 def test_two_guard_models_one_after_the_other(client: Client) -> None:
     graph = guarded(rules=policy(artifact="emoji-sd/uce/pistol"))
     graph["second"] = policy(artifact="emoji-sd/spm/cigarette")

@@ -12,7 +12,6 @@ from sampling import encode, sample
 from torch import Tensor
 
 from conceptguard import attach
-from conceptguard.errors import GuardError
 
 CONCEPT = {"name": "cigarette", "prompts": ["cigarette", "a man smoking a cigarette"]}
 SMOKING, APPLE = "a man smoking a cigarette", "a red apple"
@@ -182,20 +181,8 @@ def flux_prediction(model: Any, cond: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("method", ["safree", "negative_guidance"])
 def test_guards_without_artifact_on_flux(method: str, flux: Any) -> None:
     _, parts = flux
-    session = attach((parts.model, parts.clip), {"guards": [{"method": method, "concept": CONCEPT}]})
+    guard: dict[str, Any] = {"method": method, "concept": CONCEPT}
     if method == "safree":
-        acted(session, parts, (4, 8, 8), cfg=1.0)
-    else:
-        acted(session, parts, (4, 8, 8), cfg=2.0)
-
-
-def test_long_prompt_for_a_guard_that_reads_one_window(xl: Any) -> None:
-    _, parts = xl
-    guard = {"method": "safree", "concept": CONCEPT, "gate": "always"}
+        guard |= {"alpha": 0.0, "schedule": False}  # to random weights every word says little
     session = attach((parts.model, parts.clip), {"guards": [guard]})
-    long = f"{APPLE} " * 40 + SMOKING
-    session.host.candidates = lambda: [long, ""]
-    with torch.inference_mode():
-        cond = encode(parts.clip, long), encode(parts.clip, "")
-    with pytest.raises(GuardError, match="longer"):
-        sample(session.host.guarded(), *cond, latent=torch.zeros(1, 4, 8, 8))
+    acted(session, parts, (4, 8, 8), cfg=1.0 if method == "safree" else 2.0)
