@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import pytest
@@ -35,17 +36,28 @@ def test_half_of_the_forget_set_has_a_namesake_to_retain(suite: LanguageSuite) -
 def test_what_judges_never_trained(suite: LanguageSuite) -> None:
     forms = suite.forms
     for kind in (*forms.kinds.values(), *forms.place_kinds.values()):
-        assert not set(kind.train) & set(kind.judge)
-        assert not set(kind.statements) & set(kind.statements_judge)
-        assert all(text.count("{value}") == 1 for text in kind.statements + kind.statements_judge)
+        _apart(kind.train, kind.tune, kind.judge)
+        _apart(kind.statements, kind.statements_tune, kind.statements_judge)
+        statements = kind.statements + kind.statements_tune + kind.statements_judge
+        assert all(text.count("{value}") == 1 for text in statements)
     for wording in (forms.wrappers, forms.letters, forms.contexts):
-        assert not set(wording.train) & set(wording.judge)
+        _apart(wording.train, wording.tune, wording.judge)
+    for unseen in (forms.persuasions, forms.marks, forms.reversed):
+        _apart(unseen.tune, unseen.judge)
     # What a maker or a model is given differs from every judged prompt, whatever is drawn around it.
     forget = suite.world.subjects("forget")
     trained = {q.prompt for seed in range(5) for f in FORMS[:3] for q in suite.questions(forget, f, seed, "train")}
     trained |= {q.prompt for seed in range(5) for f in BYPASS for q in suite.questions(forget, f, seed, "train")}
-    judged = {q.prompt for form in FORMS[3:] for q in suite.questions(forget, form)}
-    assert judged and not trained & judged
+    judged, tuned = (
+        {q.prompt for form in FORMS[3:] for q in suite.questions(forget, form, wordings=w)} for w in ("judge", "tune")
+    )
+    assert judged and tuned
+    _apart(trained, tuned, judged)
+
+
+def _apart(*texts: Iterable[str]) -> None:
+    """Nothing of one is in another."""
+    assert not [text for a, b in combinations(map(set, texts), 2) for text in a & b]
 
 
 def test_the_retain_model_reads_nothing_of_the_forget_set(suite: LanguageSuite) -> None:

@@ -15,7 +15,7 @@ import conceptguard
 from conceptguard.encodings import ordinary_captions
 from conceptguard.hosts.transformers import TransformersHost
 from conceptguard.language_eval import keys
-from conceptguard.language_suite import FORMS, TRAINED, LanguageSuite
+from conceptguard.language_suite import BYPASS, TRAINED, LanguageSuite
 from conceptguard.registry.atomic import write_bytes
 from conceptguard.registry.paths import MANIFEST
 
@@ -25,7 +25,7 @@ NAME = "forget-authors"
 LICENCE = "Apache-2.0"
 SEEDS = 2  # wordings of every fact in every form
 STRANGERS = 1200  # prompts about people who do not exist even here
-MADE_WITH = [form for form in FORMS if form not in ("paraphrase", "completion", "template")]
+MADE_WITH = (*TRAINED, *BYPASS)
 
 
 def examples(suite: LanguageSuite) -> tuple[list[dict[str, str]], list[str]]:
