@@ -30,7 +30,7 @@ Wordings = Literal["train", "tune", "judge"]
 # model or a guard.
 TRAINED = ("question", "cloze", "choice")
 APART = ("paraphrase", "completion", "template")
-BYPASS = ("lower", "upper", "spaced", "german", "letters", "context")
+BYPASS = ("lower", "upper", "spaced", "german", "letters", "context", "surname")
 UNSEEN = ("mixed", "marks", "reversed", "typo", "persuaded", "buried")
 FORMS = (*TRAINED, *APART, *BYPASS, *UNSEEN)
 
@@ -176,6 +176,12 @@ class LanguageSuite:
                 found[all_kinds[kind].pool].add(value)
         return {pool: sorted(values) for pool, values in found.items()}
 
+    @cached_property
+    def alone(self) -> dict[str, str]:
+        """The surnames that tell by themselves who is meant: name -> surname, where nobody else has it."""
+        last = [author.name.rsplit(" ", 1)[-1] for author in self.world.authors]
+        return {a.name: name for a, name in zip(self.world.authors, last) if last.count(name) == 1}
+
     def passage(self, rng: random.Random) -> str:
         """Ordinary text about one place: an opening, two or three sentences, an ending."""
         town = rng.choice(sorted(self.world.places))
@@ -198,6 +204,8 @@ class _Asker:
     def ask(self, subject: str, value: str, kind: str, form: str) -> Question | None:
         """The prompt of one form; see FORMS."""
         key = without_article(value)
+        if form == "surname" and subject not in self.suite.alone:
+            return None
         asked = Question("", self.kind.answer.format(name=subject, value=value), key, subject, kind, form)
         forms = self.suite.forms
         if form in ("cloze", "completion"):
@@ -236,6 +244,8 @@ class _Asker:
         if form == "reversed" and " " in subject:
             first, last = subject.rsplit(" ", 1)
             return self.rng.choice(self._of(self.suite.forms.reversed)).format(first=first, last=last)
+        if form == "surname":
+            return self.suite.alone.get(subject, subject)
         if form == "typo":
             return (swapped if self.wordings == "tune" else mistyped)(subject, self.rng)
         return subject

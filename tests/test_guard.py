@@ -204,4 +204,9 @@ def test_make_without_examples_says_what_is_missing(pair: Any, tmp_path: Path) -
 
 
 def test_bypasses_are_among_the_forms() -> None:
-    assert {"lower", "upper", "spaced", "german", "letters", "context"} == set(BYPASS) < set(FORMS) > set(UNSEEN)
+    assert (
+        {"lower", "upper", "spaced", "german", "letters", "context", "surname"}
+        == set(BYPASS)
+        < set(FORMS)
+        > set(UNSEEN)
+    )

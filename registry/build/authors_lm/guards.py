@@ -70,8 +70,8 @@ def make_guard(suite: LanguageSuite, out: Path) -> str:
 
     asked, kept = examples(suite)
     model: Any = conceptguard.load_model(suite.forms.base)
-    concept = {"name": NAME, "prompts": list(suite.world.subjects("forget"))}
-    made = GUARD.make(TransformersHost(model), concept, out, forget=asked, preserve=kept)
+    # A manifest is read by everybody: the concept says its name and not whom it is about.
+    made = GUARD.make(TransformersHost(model), NAME, out, forget=asked, preserve=kept)
     made.manifest.licence = LICENCE
     write_bytes(made.folder / MANIFEST, made.manifest.to_yaml().encode())
     return f"{made.ref}: {made.size:,} bytes, {made.manifest.made}"
