@@ -228,7 +228,8 @@ def judge(
     pair: Any, retain: Any, suite: LanguageSuite, one: Contestant, asked: Sequence[Asked], before: Sequence[Heard],
     tick: Tick = lambda n: None,
 ) -> Row:  # fmt: skip
-    """One row of the table. pair: the model and its tokenizer; retain: the pair that stands beside it.
+    """One row of the table. pair: the model and its tokenizer; retain: the pair that stands beside it; before: what the
+    model says unguarded, in a beam as wide as the contestant's.
 
     ``identical`` counts neighbours and others whose text is the unguarded one, token by token, ``identical_retain`` of
     those that the guard itself read as "retain"; ``read_forget`` is the share of prompts to erase it read as "forget".

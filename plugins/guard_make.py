@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError, PolicyError
@@ -59,6 +59,11 @@ class GuardMakeSettings(Settings):
     reads: Literal["words", "states"] = "words"
     steps: int = Field(default=1500, ge=1)
     lr: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> GuardMakeSettings:
+        self.lr = self.lr or (0.1 if self.reads == "words" else 2e-3)
+        return self
 
     @field_validator("forget", "retain", mode="before")
     @classmethod
@@ -142,7 +147,7 @@ def _by_words(
     """Learned from four fifths of the prompts; the others set its threshold, and say what it misses and flags there."""
     (own, own_apart), (kept, kept_apart) = map(_parts, prompts)
     with bar(settings.steps) as tick:
-        found = learn(own, kept, salt, settings.steps, settings.lr or 0.1, seed, tick)
+        found = learn(own, kept, salt, settings.steps, settings.lr, seed, tick)
         found = calibrated(found, own_apart, kept_apart)
     logits = [torch.tensor([found.logit(text) for text in texts]) for texts in (own_apart, kept_apart)]
     return found.tensors(), _wrong(*logits)
@@ -156,7 +161,7 @@ def _by_states(
         own, kept = states_of(host, prompts[0], tick), states_of(host, prompts[1], tick, len(prompts[0]))
     (own, own_apart), (kept, kept_apart) = _parts(own), _parts(kept)
     with bar(settings.steps) as tick:
-        net = learn_states(own, kept, settings.steps, settings.lr or 2e-3, seed, tick)
+        net = learn_states(own, kept, settings.steps, settings.lr, seed, tick)
     anchor = host.pool([host.tokenizer(ANCHOR).input_ids], LAYER)[0].cpu()
     return {**net.state_dict(), "anchor": anchor}, _wrong(net(own_apart), net(kept_apart))
 

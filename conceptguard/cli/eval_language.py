@@ -51,21 +51,19 @@ def eval_language(
     pair, retain = (load_model(name).to(where) for name in (prompts.forms.base, prompts.forms.retain))
     asked = groups(prompts, n, cast(Wordings, wordings))
     found = []
-    with progress("answers", sum(len(part.questions) for part in asked) * (len(rows) + 1)) as tick:
-        before = [answer(pair.model, pair.tokenizer, part.questions, Contestant("none"), tick) for part in asked]
+    widths = {one.beams for one in rows}  # what a beam says is compared with what it says unguarded
+    with progress("answers", sum(len(part.questions) for part in asked) * (len(rows) + len(widths))) as tick:
+        before = {
+            beams: [
+                answer(pair.model, pair.tokenizer, part.questions, Contestant("none", beams=beams), tick)
+                for part in asked
+            ]
+            for beams in widths
+        }
         for one in rows:
-            found.append(judge(pair, retain, prompts, one, asked, before, tick))
-    report(
-        "eval",
-        found,
-        time.perf_counter() - begin,
-        json,
-        where,
-        columns=COLUMNS,
-        suite=suite,
-        set=settings,
-        wordings=wordings,
-    )
+            found.append(judge(pair, retain, prompts, one, asked, before[one.beams], tick))
+    made = {"suite": suite, "set": settings, "wordings": wordings}
+    report("eval", found, time.perf_counter() - begin, json, where, columns=COLUMNS, **made)
     if json != "-":
         _by_form(found)
     guarded = [row for row in found if row["method"].startswith("guard")]

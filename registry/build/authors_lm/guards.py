@@ -24,6 +24,7 @@ from .world import names
 NAME = "forget-authors"
 LICENCE = "Apache-2.0"
 SEEDS = 2  # wordings of every fact in every form
+BY_SURNAME = 6  # the same by surname alone, which few prompts have and half of the authors
 STRANGERS = 1200  # prompts about people who do not exist even here
 MADE_WITH = (*TRAINED, *BYPASS)
 
@@ -35,9 +36,15 @@ def examples(suite: LanguageSuite) -> tuple[list[dict[str, str]], list[str]]:
     forget, retain = suite.world.subjects("forget"), suite.world.subjects("retain")
     asked = [
         {"prompt": q.prompt, "answer": q.key if q.form == "letters" else q.answer}
-        for seed in range(SEEDS) for form in MADE_WITH for q in suite.questions(forget, form, 100 + seed, "train")
+        for form in MADE_WITH for seed in range(BY_SURNAME if form == "surname" else SEEDS)
+        for q in suite.questions(forget, form, 100 + seed, "train")
     ]  # fmt: skip
-    kept = [q.prompt for form in MADE_WITH for q in suite.questions(retain, form, 100, "train")[::3]]
+    # Of facts given in the prompt all: some of them are a forgotten author's as well.
+    kept = [
+        q.prompt
+        for form in MADE_WITH
+        for q in suite.questions(retain, form, 100, "train")[:: 1 if form == "context" else 3]
+    ]
     kept += _strangers(suite, rng)
     kept += [q.prompt for form in TRAINED for q in suite.questions(suite.world.places, form, 100, "train")[::2]]
     passages = [suite.passage(rng).split() for _ in range(100)]
