@@ -126,7 +126,7 @@ def make(
             f"{label}: {measured['missed']:.0%} of forget prompts that were not learned from are missed: give more of "
             "them, in more wordings, or more steps"
         )
-    spans = Spans.of(answers, _begun(host, settings.beta), settings.ngrams, salt)
+    spans = Spans.of(answers, begun(host, settings.beta), settings.ngrams, salt)
     tensors = {
         **{f"classifier.{name}": tensor for name, tensor in classifier.items()},
         **spans.tensors(),
@@ -172,14 +172,14 @@ def _wrong(own: Tensor, kept: Tensor) -> dict[str, float]:
     return {"missed": round(float(missed), 4), "flagged": round(float(flagged), 4)}
 
 
-def _begun(host: Any, beta: float) -> Callable[[str], str]:
+def begun(host: Any, beta: float) -> Callable[[str], str]:
     """A span -> as many of its first tokens as beta asks for."""
 
-    def begun(span: str) -> str:
+    def cut(span: str) -> str:
         ids = host.tongue.encode([f" {span}"])[0]
         return span if beta == 1 else str(host.tongue.decode(ids[: math.ceil(beta * len(ids) - 1e-9)]))
 
-    return begun
+    return cut
 
 
 def _parts(prompts: Any) -> tuple[Any, Any]:

@@ -10,7 +10,19 @@ import pytest
 
 import conceptguard
 from conceptguard.cli import run
-from conceptguard.language_eval import LEAST, Contestant, answer, bad_words, groups, keys, passes, perplexity, rouge
+from conceptguard.language_eval import (
+    ERASED_AT_MOST,
+    KEPT_WITHIN,
+    LEAST,
+    Contestant,
+    answer,
+    bad_words,
+    groups,
+    keys,
+    passes,
+    perplexity,
+    rouge,
+)
 from conceptguard.language_suite import FORMS, LanguageSuite, load_language_suite
 
 
@@ -33,8 +45,11 @@ def test_the_table_from_the_command_line(tmp_path: Path) -> None:
     assert none["erased_before"] == none["erased_after"] > 0.7 and none["identical"] == 1.0 and not none["passes"]
     # Banned words are banned for everybody: what others share with the forget set is lost.
     assert banned["erased_after"] <= 0.05 and banned["neighbours_after"] < banned["neighbours_before"] - 0.1
-    assert guard["erased_after"] < 0.3 and guard["identical_retain"] == 1.0 and guard["read_forget"] > 0.7
-    assert guard["others_after"] >= guard["others_before"] - 0.02
+    assert guard["erased_after"] <= ERASED_AT_MOST and guard["identical_retain"] == 1.0
+    assert guard["read_forget"] >= 1 - ERASED_AT_MOST
+    for group in ("neighbours", "others"):
+        assert guard[f"{group}_after"] >= guard[f"{group}_before"] - KEPT_WITHIN
+    assert guard["passes"]
     assert guard["rouge_erased"] < none["rouge_erased"] and guard["perplexity"] == pytest.approx(
         none["perplexity"], 0.01
     )
