@@ -45,7 +45,7 @@ def eval_(
     ),
     check: bool = typer.Option(False, help="Exit with status 1 when a method's mean misses the bars."),
     card: Path | None = typer.Option(
-        None, metavar="FOLDER", help="Write figures and picture into the cards of this registry's artifacts."
+        None, metavar="FOLDER", help="Write figures and pictures into the cards of this registry's artifacts."
     ),
     sheet: Path | None = typer.Option(
         None, metavar="FILE", help="A picture of the same prompts without and with each guard, below one another."
@@ -86,7 +86,7 @@ def eval_(
         raise ConceptGuardError(f"--gate {gate}: write prompt or always")
     given = settings_of(settings)
     if is_language(suite):
-        return eval_language(str(suite), method or [], policy or [], given, n, wordings, device, check, json)
+        return eval_language(str(suite), method or [], policy or [], given, n, wordings, device, check, card, json)
     prompts = load_suite(suite or model)
     judge = load_judge(prompts.base)
     cases = [

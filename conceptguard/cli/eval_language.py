@@ -29,7 +29,7 @@ def is_language(suite: str | None) -> bool:
 
 def eval_language(
     suite: str, methods: Sequence[str], policies: Sequence[str], settings: dict[str, Any], n: int, wordings: str,
-    device: str | None, check: bool, json: str | None,
+    device: str | None, check: bool, card: Path | None, json: str | None,
 ) -> None:  # fmt: skip
     """Judge every row, print the table, exit with 1 where ``check`` asks for it and a guard misses the bars.
 
@@ -62,6 +62,9 @@ def eval_language(
         }
         for one in rows:
             found.append(judge(pair, retain, prompts, one, asked, before[one.beams], tick))
+    if card and not settings:
+        for one, row in zip(rows, found):
+            _write_card(card, one, row, f"conceptguard eval --suite {suite} --wordings {wordings} --n {n}")
     made = {"suite": suite, "set": settings, "wordings": wordings}
     report("eval", found, time.perf_counter() - begin, json, where, columns=COLUMNS, **made)
     if json != "-":
@@ -69,6 +72,18 @@ def eval_language(
     guarded = [row for row in found if row["method"].startswith("guard")]
     if check and not all(row["passes"] for row in guarded):
         raise typer.Exit(1)
+
+
+def _write_card(root: Path, one: Contestant, row: dict[str, Any], command: str) -> None:
+    """Figures of a row go into the card of an artifact that was judged alone, as it is set up by itself."""
+    from ..cards import write_card
+    from ..registry import default_registry
+
+    guards = one.policy.guards if one.policy else []
+    if len(guards) == 1 and guards[0].artifact and not guards[0].settings and one.beams == 1:
+        write_card(
+            root, default_registry().load(guards[0].artifact), row, f"{command} --method {guards[0].method}", None
+        )
 
 
 def contestants(

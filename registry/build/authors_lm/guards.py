@@ -1,6 +1,8 @@
 """What ships beside the models: GUARD's forget set of authors-lm, and the policies that name it.
 
 Made from training wordings alone, of the authors to forget and of those to retain; the authors "apart" are in neither.
+Four fifths of these prompts teach the classifier, the others set its threshold. How to make it was found on the suite's
+`tune` wordings, and its `judge` wordings judge.
 """
 
 from __future__ import annotations
