@@ -63,8 +63,9 @@ def eval_language(
         for one in rows:
             found.append(judge(pair, retain, prompts, one, asked, before[one.beams], tick))
     if card and not settings:
+        told = f"conceptguard eval --suite {suite} --n {n}" + (" --wordings tune" if wordings == "tune" else "")
         for one, row in zip(rows, found):
-            _write_card(card, one, row, f"conceptguard eval --suite {suite} --wordings {wordings} --n {n}")
+            _write_card(card, one, row, told)
     made = {"suite": suite, "set": settings, "wordings": wordings}
     report("eval", found, time.perf_counter() - begin, json, where, columns=COLUMNS, **made)
     if json != "-":
@@ -81,9 +82,8 @@ def _write_card(root: Path, one: Contestant, row: dict[str, Any], command: str) 
 
     guards = one.policy.guards if one.policy else []
     if len(guards) == 1 and guards[0].artifact and not guards[0].settings and one.beams == 1:
-        write_card(
-            root, default_registry().load(guards[0].artifact), row, f"{command} --method {guards[0].method}", None
-        )
+        row_of = f"--method {one.method}" if one.method == guards[0].method else f"--policy {one.method}"
+        write_card(root, default_registry().load(guards[0].artifact), row, f"{command} {row_of}", None)
 
 
 def contestants(
