@@ -70,6 +70,8 @@ class GUARD(Method):
             sentence_encoder.require()
         tensors = self.artifact.tensors()
         try:
+            if not all(bool(t.isfinite().all()) for t in tensors.values()):
+                raise ValueError("not all of its numbers are numbers")
             self._logit = self._classifier(
                 {n.removeprefix("classifier."): t for n, t in tensors.items() if n.startswith("classifier.")}
             )

@@ -82,16 +82,16 @@ class Spans:
         return {
             "spans": torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
             "lengths": torch.tensor(self.lengths, dtype=torch.int64),
-            "salt": torch.frombuffer(bytearray(self.hashes.salt), dtype=torch.uint8).clone(),
+            "salt": self.hashes.tensor(),
         }
 
     @staticmethod
     def read(tensors: dict[str, Tensor]) -> Spans:
-        """Back from ``tensors``. Raises KeyError for one that is missing."""
+        """Back from ``tensors``. Raises KeyError for one that is missing, ValueError for an altered salt."""
         found: dict[int, set[int]] = {}
         for key, place in tensors["spans"].tolist():
             found.setdefault(key, set()).add(place)
-        hashes = Hashes(bytes(tensors["salt"].tolist()))
+        hashes = Hashes.read(tensors["salt"])
         lengths = tuple(tensors["lengths"].tolist())
         return Spans(hashes, {key: frozenset(places) for key, places in found.items()}, lengths)
 

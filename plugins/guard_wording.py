@@ -110,7 +110,7 @@ class Wording:
             "blurred": _integers((left, word) for left, words in sorted(self.blurred.items()) for word in words),
             "lengths": _integers(self.lengths),
             "bias": torch.tensor([self.bias]),
-            "salt": torch.frombuffer(bytearray(self.hashes.salt), dtype=torch.uint8).clone(),
+            "salt": self.hashes.tensor(),
         }
         for name in _SETS:
             pairs = sorted(getattr(self, name).items())
@@ -120,7 +120,7 @@ class Wording:
 
     @staticmethod
     def read(tensors: Mapping[str, Tensor]) -> Wording:
-        """Back from ``tensors``. Raises KeyError for one that is missing."""
+        """Back from ``tensors``. Raises KeyError for one that is missing, ValueError for one that was altered."""
         blurred: dict[int, list[int]] = {}
         for left, word in tensors["blurred"].reshape(-1, 2).tolist():
             blurred.setdefault(left, []).append(word)
@@ -128,7 +128,7 @@ class Wording:
             dict(zip(tensors[name].tolist(), tensors[f"{name}.values"].tolist(), strict=True)) for name in _SETS
         )
         return Wording(
-            Hashes(bytes(tensors["salt"].tolist())), weights, {k: tuple(v) for k, v in blurred.items()}, joined,
+            Hashes.read(tensors["salt"]), weights, {k: tuple(v) for k, v in blurred.items()}, joined,
             tuple(tensors["lengths"].tolist()), float(tensors["bias"]),
         )  # fmt: skip
 

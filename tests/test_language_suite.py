@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations, islice
@@ -15,6 +16,7 @@ from conceptguard_registry.build.authors_lm.world import NAMESAKES, make_world
 from conceptguard.errors import RegistryError
 from conceptguard.language_suite import BYPASS, FORMS, LanguageSuite, Question, load_language_suite
 from conceptguard.registry import shipped_folder
+from conceptguard.spellings import mistyped, swapped
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,20 @@ def test_the_same_questions_again(suite: LanguageSuite) -> None:
     for form in FORMS:
         assert suite.questions(forget, form) == suite.questions(forget, form)
     assert len(suite.questions(forget, "question")) == 140
+
+
+def test_a_surname_stands_alone_only_where_nobody_shares_it(suite: LanguageSuite) -> None:
+    forget = suite.world.subjects("forget")
+    asked = suite.questions(forget, "surname")
+    assert {q.subject for q in asked} == set(suite.alone) & set(forget) and len(asked) == 70
+    assert all(suite.alone[q.subject] in q.prompt and q.subject not in q.prompt for q in asked)
+
+
+def test_a_slip_changes_one_letter() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        assert len(mistyped("Ada Oram", rng)) in (7, 9) and sorted(swapped("Ada Oram", rng)) == sorted("Ada Oram")
+        assert mistyped("Ada Oram", rng)[0] == swapped("Ada Oram", rng)[0] == "A"
 
 
 @pytest.mark.parametrize(
