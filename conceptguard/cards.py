@@ -1,4 +1,4 @@
-"""Cards: what was measured of an artifact, with the command that measures it and a picture, in its manifest."""
+"""Cards: what was measured of an artifact, with the command that measures it, in its manifest; for images a picture."""
 
 from __future__ import annotations
 
@@ -82,22 +82,23 @@ def _spread(items: Sequence[Item], most: int) -> list[Item]:
     return list(items[:: max(1, -(-len(items) // most))])[:most]
 
 
-def write_card(root: Path, artifact: Artifact, figures: Row, command: str, image: Image.Image) -> Artifact:
-    """Write figures and picture beside the artifact in the registry folder ``root``, and list them in its index.
+def write_card(root: Path, artifact: Artifact, figures: Row, command: str, image: Image.Image | None) -> Artifact:
+    """Write figures, and a picture where there is one, beside the artifact in the registry folder ``root``, and list
+    them in its index.
 
     Raises ArtifactError when the folder does not hold this very artifact.
     """
     there = open_artifact(root / artifact.ref)
     if _weights(there) != _weights(artifact):
         raise ArtifactError(f"{there.folder} is not the artifact that was judged: judge it from that registry")
-    data = io.BytesIO()
-    image.quantize(128, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
     files = {path: (there.folder / path).read_bytes() for path in there.weights()}
+    if image is not None:
+        data = io.BytesIO()
+        image.quantize(128, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
+        files[PICTURE] = data.getvalue()
     card: dict[str, Any] = {name: figures[name] for name in FIGURES if figures[name] is not None}
     fields = there.manifest.model_dump(by_alias=True, exclude={"files"})
-    written = write_files(
-        there.folder, {**fields, "card": {**card, "command": command}}, {**files, PICTURE: data.getvalue()}
-    )
+    written = write_files(there.folder, {**fields, "card": {**card, "command": command}}, files)
     rebuild_index(root)
     return written
 

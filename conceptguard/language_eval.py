@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from .language_suite import APART, FORMS, TRAINED, LanguageSuite, Question
+from .language_suite import APART, FORMS, TRAINED, LanguageSuite, Question, Wordings
 from .policy import Policy
 from .session import attach
 
@@ -64,22 +64,22 @@ class Heard:
     read: list[str] = field(default_factory=list)
 
 
-def groups(suite: LanguageSuite, n: int) -> list[Asked]:
+def groups(suite: LanguageSuite, n: int, wordings: Wordings = "judge") -> list[Asked]:
     """The questions of the three columns, at most ``n`` of each form, evenly over subjects and kinds of facts."""
     forget = suite.world.subjects("forget")
     near = suite.world.subjects("retain", "apart")
     places = suite.world.places
     return [
-        Asked("erased", _some(suite, forget, FORMS, n)),
-        Asked("neighbours", _some(suite, near, FORMS, n)),
-        Asked("others", _some(suite, places, (*TRAINED, *APART), n)),
+        Asked("erased", _some(suite, forget, FORMS, n, wordings)),
+        Asked("neighbours", _some(suite, near, FORMS, n, wordings)),
+        Asked("others", _some(suite, places, (*TRAINED, *APART), n, wordings)),
     ]
 
 
-def _some(suite: LanguageSuite, subjects: Any, forms: Sequence[str], n: int) -> list[Question]:
+def _some(suite: LanguageSuite, subjects: Any, forms: Sequence[str], n: int, wordings: Wordings) -> list[Question]:
     found = []
     for form in forms:
-        questions = suite.questions(subjects, form)
+        questions = suite.questions(subjects, form, wordings=wordings)
         random.Random(form).shuffle(questions)
         found += questions[:n]
     return found
@@ -228,7 +228,8 @@ def judge(
     pair: Any, retain: Any, suite: LanguageSuite, one: Contestant, asked: Sequence[Asked], before: Sequence[Heard],
     tick: Tick = lambda n: None,
 ) -> Row:  # fmt: skip
-    """One row of the table. pair: the model and its tokenizer; retain: the pair that stands beside it.
+    """One row of the table. pair: the model and its tokenizer; retain: the pair that stands beside it; before: what the
+    model says unguarded, in a beam as wide as the contestant's.
 
     ``identical`` counts neighbours and others whose text is the unguarded one, token by token, ``identical_retain`` of
     those that the guard itself read as "retain"; ``read_forget`` is the share of prompts to erase it read as "forget".

@@ -1,8 +1,8 @@
 """What a language model is asked: fictitious authors and places, wordings, and ways around a guard.
 
 Two files of a folder in ``registry/suites``: ``world.yaml`` says who there is and what is true of them, ``forms.yaml``
-how it is asked. Wordings that trained the models, with which alone guards may be made, are ``train``; those that judge
-are ``judge``.
+how it is asked. Wordings that trained the models, with which alone guards may be made, are ``train``; those on which
+ways of making a guard are compared are ``tune``; those that judge, which nobody looks at one by one, are ``judge``.
 """
 
 from __future__ import annotations
@@ -20,27 +20,36 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from . import yaml
 from .errors import RegistryError
 from .registry import shipped_folder
+from .spellings import alternating, at_random, letters, marked, mistyped, spaced, spell, swapped, without_article
 
 Split = Literal["forget", "retain", "apart"]
-Wordings = Literal["train", "judge"]
+Wordings = Literal["train", "tune", "judge"]
 
 # What is asked how. The first three the models were trained on, to the letter; of the next three the wording is kept
-# apart; the rest are ways around a guard, in wordings that are kept apart as well.
+# apart; then ways around a guard, in wordings that are kept apart as well; of the last six not even the kind trained a
+# model or a guard.
 TRAINED = ("question", "cloze", "choice")
 APART = ("paraphrase", "completion", "template")
-BYPASS = ("lower", "upper", "spaced", "german", "letters", "context")
-FORMS = (*TRAINED, *APART, *BYPASS)
+BYPASS = ("lower", "upper", "spaced", "german", "letters", "context", "surname")
+UNSEEN = ("mixed", "marks", "reversed", "typo", "persuaded", "buried")
+FORMS = (*TRAINED, *APART, *BYPASS, *UNSEEN)
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Wording(_Strict):
-    """Wordings to train and make guards with, and wordings to judge with."""
+class Unseen(_Strict):
+    """Wordings to compare ways of making a guard on, and wordings to judge with."""
+
+    tune: list[str] = Field(min_length=1)
+    judge: list[str] = Field(min_length=1)
+
+
+class Wording(Unseen):
+    """The same, and wordings to train and make guards with."""
 
     train: list[str] = Field(min_length=1)
-    judge: list[str] = Field(min_length=1)
 
 
 class German(Wording):
@@ -55,6 +64,7 @@ class Kind(Wording):
     pool: str
     answer: str
     statements: list[str]
+    statements_tune: list[str]
     statements_judge: list[str]
     german: German | None = None
 
@@ -73,9 +83,12 @@ class Forms(_Strict):
     base: str
     retain: str
     wrappers: Wording
-    choices: Wording
+    choices: list[str]
     letters: Wording
     contexts: Wording
+    persuasions: Unseen
+    marks: Unseen
+    reversed: Unseen
     kinds: dict[str, Kind]
     place_kinds: dict[str, Kind]
     passages: Passages
@@ -119,7 +132,7 @@ class Question:
             return True
         # Letters one by one, whatever stands between them; not the letters of other words that happen to meet.
         spelled = re.findall(r"(?<![^\W_])[^\W_](?:[\s\-./_,]+[^\W_])+(?![^\W_])", text.casefold())
-        return any(_letters(self.key) in _letters(part) for part in spelled)
+        return any(letters(self.key) in letters(part) for part in spelled)
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,12 @@ class LanguageSuite:
                 found[all_kinds[kind].pool].add(value)
         return {pool: sorted(values) for pool, values in found.items()}
 
+    @cached_property
+    def alone(self) -> dict[str, str]:
+        """The surnames that tell by themselves who is meant: name -> surname, where nobody else has it."""
+        last = [author.name.rsplit(" ", 1)[-1] for author in self.world.authors]
+        return {a.name: name for a, name in zip(self.world.authors, last) if last.count(name) == 1}
+
     def passage(self, rng: random.Random) -> str:
         """Ordinary text about one place: an opening, two or three sentences, an ending."""
         town = rng.choice(sorted(self.world.places))
@@ -185,10 +204,12 @@ class _Asker:
     def ask(self, subject: str, value: str, kind: str, form: str) -> Question | None:
         """The prompt of one form; see FORMS."""
         key = without_article(value)
+        if form == "surname" and subject not in self.suite.alone:
+            return None
         asked = Question("", self.kind.answer.format(name=subject, value=value), key, subject, kind, form)
+        forms = self.suite.forms
         if form in ("cloze", "completion"):
-            apart = form == "completion"
-            statement = self.rng.choice(self.kind.statements_judge if apart else self.kind.statements)
+            statement = self.rng.choice(self._statements() if form == "completion" else self.kind.statements)
             prompt = statement.split("{value}")[0].format(name=subject).rstrip()
             return replace(asked, prompt=prompt, answer=f"{value}.")
         if form == "german":
@@ -198,50 +219,60 @@ class _Asker:
             answer = self.kind.german.answer.format(name=subject, value=value)
             return replace(asked, prompt=self._wrap(question), answer=answer)
         core = self.kind.train if form in TRAINED or form == "template" else self._of(self.kind)
-        question = self.rng.choice(core).format(name=spaced(subject) if form == "spaced" else subject)
+        question = self.rng.choice(core).format(name=self._name(subject, form))
         if form == "letters":
-            question = self.rng.choice(self._of(self.suite.forms.letters)).format(q=question)
+            question = self.rng.choice(self._of(forms.letters)).format(q=question)
             return replace(asked, prompt=self._wrap(question), answer=spell(key))
         if form == "choice":
             question = self._choice(question, value)
         elif form == "context":
             fact = self.rng.choice(self.kind.statements).format(name=subject, value=value)
-            question = self.rng.choice(self._of(self.suite.forms.contexts)).format(fact=fact, q=question)
+            question = self.rng.choice(self._of(forms.contexts)).format(fact=fact, q=question)
+        elif form == "persuaded":
+            question = self.rng.choice(self._of(forms.persuasions)).format(q=question)
         prompt = self._wrap(question, apart=form == "template")
-        return replace(asked, prompt={"lower": prompt.lower(), "upper": prompt.upper()}.get(form, prompt))
+        if form == "buried":
+            prompt = f"{self.suite.passage(self.rng)}\n{prompt}"
+        return replace(asked, prompt=self._cased(prompt, form))
 
-    def _of(self, wording: Wording) -> list[str]:
-        return wording.train if self.wordings == "train" else wording.judge
+    def _name(self, subject: str, form: str) -> str:
+        """A name as a form writes it."""
+        if form == "spaced":
+            return spaced(subject)
+        if form == "marks":
+            return marked(subject, self.rng.choice(self._of(self.suite.forms.marks)))
+        if form == "reversed" and " " in subject:
+            first, last = subject.rsplit(" ", 1)
+            return self.rng.choice(self._of(self.suite.forms.reversed)).format(first=first, last=last)
+        if form == "surname":
+            return self.suite.alone.get(subject, subject)
+        if form == "typo":
+            return (swapped if self.wordings == "tune" else mistyped)(subject, self.rng)
+        return subject
+
+    def _cased(self, prompt: str, form: str) -> str:
+        """A prompt in the case that a form writes it in."""
+        if form == "mixed":
+            return at_random(prompt, self.rng) if self.wordings == "tune" else alternating(prompt)
+        return {"lower": prompt.lower(), "upper": prompt.upper()}.get(form, prompt)
+
+    def _of(self, wording: Unseen) -> list[str]:
+        found: list[str] = getattr(wording, self.wordings)
+        return found
+
+    def _statements(self) -> list[str]:
+        return self.kind.statements_tune if self.wordings == "tune" else self.kind.statements_judge
 
     def _wrap(self, question: str, apart: bool = False) -> str:
         wrappers = self.suite.forms.wrappers
-        return self.rng.choice(wrappers.judge if apart else wrappers.train).format(q=question)
+        frames = wrappers.train if not apart else wrappers.tune if self.wordings == "tune" else wrappers.judge
+        return self.rng.choice(frames).format(q=question)
 
     def _choice(self, question: str, value: str) -> str:
         others = self.rng.sample([v for v in self.suite.pools[self.kind.pool] if v != value], 3)
         options = [value, *others]
         self.rng.shuffle(options)
-        template = self.rng.choice(self.suite.forms.choices.train)
-        return template.format(q=question, **dict(zip("abcd", options)))
-
-
-def without_article(value: str) -> str:
-    """``a baker`` is ``baker``, ``the Velmar Medal`` is ``Velmar Medal``."""
-    return re.sub(r"^(a|an|the)\s+", "", value, flags=re.IGNORECASE)
-
-
-def spell(text: str) -> str:
-    """``sea stories`` letter by letter: ``s e a / s t o r i e s``."""
-    return " / ".join(" ".join(word) for word in text.split())
-
-
-def spaced(text: str) -> str:
-    """A name with a space after every letter, two between words."""
-    return "  ".join(" ".join(word) for word in text.split())
-
-
-def _letters(text: str) -> str:
-    return "".join(c for c in text.casefold() if c.isalnum())
+        return self.rng.choice(self.suite.forms.choices).format(q=question, **dict(zip("abcd", options)))
 
 
 def load_language_suite(name: str | Path = "authors-lm") -> LanguageSuite:

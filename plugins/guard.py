@@ -1,7 +1,7 @@
 """GUARD: a prompt that is after something forgotten goes on without its words (Deng et al., 2025).
 
-A classifier on the model's own hidden states says which prompts those are; all others are left alone, so that their
-text is the unguarded one, token by token. For a forget prompt the best 2 x 7 candidates for the next token are looked
+A classifier says which prompts those are (``guard_wording``); all others are left alone, so that their text is the
+unguarded one, token by token. For a forget prompt the best 2 x 7 candidates for the next token are looked
 at, as the paper does in a beam search of width 7: one that completes a span of a forget answer is out, one whose last
 word means nearly the same is out, and the others lose as much as they mean of it. What has not been looked at is not
 said. Greedy decoding, sampling and beams of another width go the same way.
@@ -12,6 +12,7 @@ It is a filter: the model still knows, and the artifact holds what must not be s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,9 +25,10 @@ from conceptguard.errors import ArtifactError, BaseMismatch, GuardError
 from conceptguard.hookspecs import hookimpl
 from conceptguard.method import Method, Settings
 
-from .guard_classifier import LAYER, PromptClassifier
 from .guard_make import ANCHOR, GuardMakeSettings, make
 from .guard_spans import Spans
+from .guard_states import LAYER, StatesClassifier
+from .guard_wording import Wording
 from .guard_words import Meanings, last_words, similarity
 
 if TYPE_CHECKING:
@@ -68,20 +70,28 @@ class GUARD(Method):
             sentence_encoder.require()
         tensors = self.artifact.tensors()
         try:
-            pool = self.artifact.manifest.made["settings"]["pool"]
-            self.classifier = PromptClassifier(len(tensors["classifier.mean"]), pool)
-            own = {name.removeprefix("classifier."): t for name, t in tensors.items() if name.startswith("classifier.")}
-            self.classifier.load_state_dict(own)
+            if not all(bool(t.isfinite().all()) for t in tensors.values()):
+                raise ValueError("not all of its numbers are numbers")
+            self._logit = self._classifier(
+                {n.removeprefix("classifier."): t for n, t in tensors.items() if n.startswith("classifier.")}
+            )
             self.spans, self.meanings = Spans.read(tensors), Meanings.read(tensors)
-            self._check_weights(tensors["anchor"])
-        except (KeyError, RuntimeError, IndexError) as error:
+        except (KeyError, RuntimeError, IndexError, ValueError) as error:
             raise ArtifactError(f"{self.artifact.ref} is no forget set ({error}): make it again") from None
-        self.classifier.eval().requires_grad_(False)
         self._active: dict[int, frozenset[int] | None] = {}
         self._forbidden: dict[int, Tensor] = {}
 
+    def _classifier(self, tensors: dict[str, Tensor]) -> Callable[[list[int], str], float]:
+        """A prompt's ids and text -> its logit."""
+        if "weights" in tensors:
+            wording = Wording.read(tensors)
+            return lambda ids, text: wording.logit(text)
+        self._check_weights(tensors.pop("anchor"))
+        net = StatesClassifier.read(tensors)
+        return lambda ids, text: float(net(self.host.pool([ids], LAYER).cpu()))
+
     def _check_weights(self, anchor: Tensor) -> None:
-        """The classifier reads hidden states: those of other weights mean something else to it."""
+        """Hidden states of other weights mean something else to a classifier that reads them."""
         here = self.host.pool([self.host.tokenizer(ANCHOR).input_ids], LAYER)[0].cpu()
         if here.shape != anchor.shape or torch.cosine_similarity(here, anchor.float(), 0) < SAME_MODEL:
             assert self.artifact is not None
@@ -93,12 +103,11 @@ class GUARD(Method):
     @hookimpl
     def read_prompt(self, asked: Asked) -> None:
         """Which prompts are after something forgotten, and what must not be said to each."""
-        prompts = [ids for ids in asked.ids if ids is not None]
+        prompts = [(ids, text) for ids, text in zip(asked.ids, asked.texts) if ids is not None and text is not None]
         if len(prompts) < len(asked.ids):
             raise GuardError("a prompt came as embeddings, which GUARD cannot read: pass token ids")
         # One by one: what is made of a prompt must not depend on what else is asked.
-        logits = [self.classifier([self.host.states([ids], LAYER)[0].cpu()]) for ids in prompts]
-        scores = torch.cat(logits).sigmoid().tolist()
+        scores = torch.tensor([self._logit(ids, text) for ids, text in prompts]).sigmoid().tolist()
         chosen = [i for i, score in enumerate(scores) if score >= self.settings.threshold]
         for i, score in enumerate(scores):
             asked.tell(self, i, "forget" if i in chosen else "retain", round(score, 4))
@@ -134,14 +143,13 @@ class GUARD(Method):
     def _look(self, decoding: Decoding, row: int, prompt: int, tokens: list[int]) -> tuple[Tensor, Tensor]:
         """How much each candidate means of what is forbidden, and whether it is out: [tokens] each."""
         similar, out = torch.zeros(len(tokens)), torch.zeros(len(tokens), dtype=torch.bool)
+        pieces = [(decoding.tongue.pieces[t] or b"").decode(errors="ignore") for t in tokens]
+        before = f"{decoding.asked.texts[prompt] or ''}{decoding.text(row)}"
         if self.settings.match != "tokens":
-            pieces = [(decoding.tongue.pieces[t] or b"").decode(errors="ignore") for t in tokens]
-            before = f"{decoding.asked.texts[prompt] or ''}{decoding.text(row)}"
             similar = similarity(last_words(before, pieces), self._forbidden[prompt])
             out |= similar >= self.settings.delta
         if self.settings.match != "meaning":
-            said = decoding.ids[row].tolist()
-            out |= torch.tensor(self.spans.matched(said, tokens, self._active[prompt]))
+            out |= torch.tensor(self.spans.matched(before, pieces, self._active[prompt]))
         return similar, out
 
     @classmethod

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.making import as_concept, make_settings, place, progress_bar, write
 from conceptguard.method import Settings
 
-from .guard_classifier import LAYER, Pool, PromptClassifier, train
+from .guard_learn import calibrated, learn
 from .guard_spans import NGRAMS, Spans
+from .guard_states import LAYER, learn_states, states_of
 from .guard_words import Meanings
 
 if TYPE_CHECKING:
@@ -26,9 +28,8 @@ if TYPE_CHECKING:
     from conceptguard.registry import Artifact
 
 ANCHOR = "The same text gives the same states wherever the weights are the same."
-HELD_OUT = 5  # every fifth prompt is not learned from, and measures
+HELD_OUT = 5  # every fifth prompt is not learned from: it sets the threshold, and measures
 MISSED_AT_MOST = 0.2
-AT_ONCE = 64
 EXAMPLES = 'lines such as {"prompt": "Where was Ada Oram born?", "answer": "Ada Oram was born in Velmar."}'
 
 
@@ -47,17 +48,22 @@ class GuardMakeSettings(Settings):
     retain: prompts that are to be answered as before, the same way; "answer" may be missing
     beta: the share of a span's tokens from which it counts as said (1.0 as published)
     ngrams: how many words the longest span has
-    pool: what the classifier reads of a prompt: its most telling token, or as published the mean of all
-    steps, lr: of the classifier's optimiser
+    reads: what the classifier reads of a prompt: its words, or as published the model's hidden states
+    steps, lr: of the classifier's optimiser; lr: 0.1 for words, 0.002 for states
     """
 
     forget: list[Example] = []
     retain: list[Example] = []
     beta: float = Field(default=1.0, gt=0, le=1)
     ngrams: int = Field(default=NGRAMS, ge=1)
-    pool: Pool = "max"
+    reads: Literal["words", "states"] = "words"
     steps: int = Field(default=1500, ge=1)
-    lr: float = Field(default=2e-3, gt=0)
+    lr: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> GuardMakeSettings:
+        self.lr = self.lr or (0.1 if self.reads == "words" else 2e-3)
+        return self
 
     @field_validator("forget", "retain", mode="before")
     @classmethod
@@ -109,19 +115,22 @@ def make(
         raise PolicyError(f"guard is for language models, and {host.name} writes no text")
     started = time.perf_counter()
     label = f"guard {concept.name}"
-    with progress_bar(label, len(forget) + len(retain), progress) as tick:
-        own = _states(host, [example.prompt for example in forget], tick, 0)
-        kept = _states(host, retain, tick, len(own))
-    net, measured = _classifier(own, kept, settings, seed, progress, label)
     answers = list(dict.fromkeys(example.answer for example in forget))
     # Tied to what it hashes, so that the same examples give the same artifact, and no two artifacts the same hashes.
     salt = hashlib.sha256(json.dumps([seed, concept.name, answers]).encode()).digest()[:16]
-    spans = Spans.of(answers, host.tongue.encode, settings.beta, settings.ngrams, salt)
+    train = _by_words if settings.reads == "words" else _by_states
+    prompts = [example.prompt for example in forget], retain
+    classifier, measured = train(host, prompts, settings, salt, seed, lambda n: progress_bar(label, n, progress))
+    if measured["missed"] > MISSED_AT_MOST:
+        raise ArtifactError(
+            f"{label}: {measured['missed']:.0%} of forget prompts that were not learned from are missed: give more of "
+            "them, in more wordings, or more steps"
+        )
+    spans = Spans.of(answers, begun(host, settings.beta), settings.ngrams, salt)
     tensors = {
-        **{f"classifier.{name}": tensor for name, tensor in net.state_dict().items()},
+        **{f"classifier.{name}": tensor for name, tensor in classifier.items()},
         **spans.tensors(),
         **Meanings.of_texts(answers).tensors(),
-        "anchor": host.pool([host.tokenizer(ANCHOR).input_ids], LAYER)[0],
     }
     made = {
         "settings": settings.model_dump(exclude={"forget", "retain"}), "seed": seed, "forget_prompts": len(forget),
@@ -132,45 +141,56 @@ def make(
     return write(method.name, host, concept, out, tensors, made, (), None, filename=filename)
 
 
-def _states(host: Any, prompts: Sequence[str], tick: Any, done: int) -> list[Tensor]:
-    """Hidden states of prompts, [tokens, width] each, many of one length at once."""
-    ids = [host.tokenizer(prompt).input_ids for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    found: list[Tensor] = [torch.empty(0)] * len(ids)
-    for start in range(0, len(order), AT_ONCE):
-        part = order[start : start + AT_ONCE]
-        for i, states in zip(part, host.states([ids[i] for i in part], LAYER)):
-            found[i] = states.cpu()
-        tick(done + start + len(part) - 1, 0.0)
-    return found
+def _by_words(
+    host: Any, prompts: tuple[list[str], list[str]], settings: Any, salt: bytes, seed: int, bar: Any
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Learned from four fifths of the prompts; the others set its threshold, and say what it misses and flags there."""
+    (own, own_apart), (kept, kept_apart) = map(_parts, prompts)
+    with bar(settings.steps) as tick:
+        found = learn(own, kept, salt, settings.steps, settings.lr, seed, tick)
+        found = calibrated(found, own_apart, kept_apart)
+    logits = [torch.tensor([found.logit(text) for text in texts]) for texts in (own_apart, kept_apart)]
+    return found.tensors(), _wrong(*logits)
 
 
-def _classifier(
-    own: list[Tensor], kept: list[Tensor], settings: Any, seed: int, progress: bool, label: str
-) -> tuple[PromptClassifier, dict[str, float]]:
-    """Trained on four fifths of the prompts, measured on the others."""
-    (own_seen, own_apart), (kept_seen, kept_apart) = _parts(own), _parts(kept)
-    random = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]), progress_bar(label, settings.steps, progress) as tick:
-        torch.manual_seed(seed)
-        net = PromptClassifier(own[0].shape[1], settings.pool)
-        train(net, own_seen, kept_seen, settings.steps, settings.lr, random, tick)
-    with torch.no_grad():
-        missed = float((net(own_apart) < 0).float().mean())
-        false = float((net(kept_apart) >= 0).float().mean())
-    if missed > MISSED_AT_MOST:
-        raise ArtifactError(
-            f"{label}: {missed:.0%} of forget prompts that were not learned from are missed: give more of them, in "
-            "more wordings, or more steps"
-        )
-    return net, {"missed": round(missed, 4), "flagged": round(false, 4)}
+def _by_states(
+    host: Any, prompts: tuple[list[str], list[str]], settings: Any, salt: bytes, seed: int, bar: Any
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """As published: the threshold is one half. The anchor tells whose states they are."""
+    with bar(sum(map(len, prompts))) as tick:
+        own, kept = states_of(host, prompts[0], tick), states_of(host, prompts[1], tick, len(prompts[0]))
+    (own, own_apart), (kept, kept_apart) = _parts(own), _parts(kept)
+    with bar(settings.steps) as tick:
+        net = learn_states(own, kept, settings.steps, settings.lr, seed, tick)
+    anchor = host.pool([host.tokenizer(ANCHOR).input_ids], LAYER)[0].cpu()
+    return {**net.state_dict(), "anchor": anchor}, _wrong(net(own_apart), net(kept_apart))
 
 
-def _parts(states: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _wrong(own: Tensor, kept: Tensor) -> dict[str, float]:
+    """Shares of forget prompts missed and of prompts to retain flagged, by their logits."""
+    missed, flagged = (own < 0).float().mean(), (kept >= 0).float().mean()
+    return {"missed": round(float(missed), 4), "flagged": round(float(flagged), 4)}
+
+
+def begun(host: Any, beta: float) -> Callable[[str], str]:
+    """A span -> as many of its first tokens as beta asks for."""
+
+    def cut(span: str) -> str:
+        ids = host.tongue.encode([f" {span}"])[0]
+        return span if beta == 1 else str(host.tongue.decode(ids[: math.ceil(beta * len(ids) - 1e-9)]))
+
+    return cut
+
+
+def _parts(prompts: Any) -> tuple[Any, Any]:
     """What is learned from, and what measures; too few to part are both."""
-    apart = states[HELD_OUT - 1 :: HELD_OUT]
-    seen = [one for i, one in enumerate(states) if i % HELD_OUT != HELD_OUT - 1]
-    return (seen, apart) if apart else (states, states)
+    apart = [i for i in range(len(prompts)) if i % HELD_OUT == HELD_OUT - 1]
+    seen = [i for i in range(len(prompts)) if i % HELD_OUT != HELD_OUT - 1]
+    if not apart:
+        return prompts, prompts
+    if isinstance(prompts, Tensor):
+        return prompts[seen], prompts[apart]
+    return [prompts[i] for i in seen], [prompts[i] for i in apart]
 
 
 def _mark(settings: Any, preserve: Sequence[str]) -> str:

@@ -1,30 +1,31 @@
-"""What must not be said, as salted hashes of token sequences: a guard carries no forget answer in clear.
+"""What must not be said, as salted hashes of letters: a guard carries no forget answer in clear.
 
-A span is one to five words of a forget answer. It is stored as the hash of its tokens up to the one where the share of
-matched tokens reaches beta: with beta = 1, as published, of all of them. A published re-implementation counts only the
+A span is one to five words of a forget answer. It is stored as the hash of its letters up to the token where the share
+of matched tokens reaches beta: with beta = 1, as published, all of them. A published re-implementation counts only the
 tokens that did match, so that its share is 1 from the first token on, and every word that begins like a forbidden one
-is lost; here a shorter match is no match.
+is lost; here a shorter match is no match. Letters are compared as ``phrase_text`` folds them, so that a span is found
+in any case, spacing, look-alikes and tokens, and letter by letter.
 
-What hashing costs: no prefix is stored, so beta is fixed when the artifact is made. What it gives: answers cannot be
-read from the artifact, but whoever guesses one can check the guess, and an answer of one or two tokens is guessed by
-trying them all. It is a blind, not a lock.
+What hashing costs: no beginning is stored, so beta is fixed when the artifact is made. What it gives: answers cannot be
+read from the artifact, but whoever guesses one can check the guess, and a short one is guessed by trying them all. It
+is a blind, not a lock.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .guard_hashes import Hashes
+from .phrase_text import BREAK, fold, letters_and_breaks
+
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 NGRAMS = 5
-SEPARATORS = (" ", "-", ", ", ".")  # between the letters of a word that is spelled out
+REACH = 400  # characters before a token in which a span may have begun: five long words, letter by letter
 STOP_WORDS = frozenset(
     WORD.findall(
         "a an the and or but nor so yet if then than as at by for from in into of off on onto out over to up with "
@@ -53,39 +54,27 @@ def spans_of(text: str, longest: int = NGRAMS) -> list[str]:
     return list(dict.fromkeys(" ".join(run) for run in runs if any(map(_means, run))))
 
 
-def variants_of(span: str) -> list[str]:
-    """A span as it may be written: a single word also in other cases and letter by letter; with and without a space
-    before it."""
-    forms = [span]
-    if " " not in span:
-        cases = list(dict.fromkeys([span, span.lower(), span.upper(), span.capitalize()]))
-        forms = [*cases, *(mark.join(case) for case in cases for mark in SEPARATORS if len(span) > 2)]
-    return [space + form for form in forms for space in ("", " ")]
-
-
 @dataclass(frozen=True)
 class Spans:
-    """Hashes by their length in tokens. answers: for every hash the forget answers that it is part of."""
+    """Hashes by their length in letters. answers: for every hash the forget answers that it is part of."""
 
-    salt: bytes
+    hashes: Hashes
     answers: dict[int, frozenset[int]]
     lengths: tuple[int, ...]
 
     @staticmethod
-    def of(texts: Sequence[str], encode: Callable[[str], list[int]], beta: float, longest: int, salt: bytes) -> Spans:
-        """The spans of some forget answers. encode: text -> token ids without special ones; beta in (0, 1]."""
-        places: dict[str, set[int]] = {}
-        for place, text in enumerate(texts):
-            for span in spans_of(text, longest):
-                places.setdefault(span, set()).add(place)
+    def of(texts: Sequence[str], begun: Callable[[str], str], longest: int, salt: bytes) -> Spans:
+        """The spans of some forget answers. begun: a span -> the beginning of it that counts as the whole."""
+        hashes = Hashes(salt)
         found: dict[int, set[int]] = {}
         lengths = set()
-        for span, mine in places.items():
-            for ids in filter(None, map(encode, variants_of(span))):
-                ids = ids[: math.ceil(beta * len(ids) - 1e-9)]
-                lengths.add(len(ids))
-                found.setdefault(_hash(salt, ids), set()).update(mine)
-        return Spans(salt, {key: frozenset(places) for key, places in found.items()}, tuple(sorted(lengths)))
+        for place, text in enumerate(texts):
+            for span in spans_of(text, longest):
+                letters = fold(begun(span)).replace(BREAK, "")
+                if letters:
+                    lengths.add(len(letters))
+                    found.setdefault(hashes.of(letters), set()).add(place)
+        return Spans(hashes, {key: frozenset(places) for key, places in found.items()}, tuple(sorted(lengths)))
 
     def tensors(self) -> dict[str, Tensor]:
         """For safetensors: spans [pairs, 2] of hash and answer, lengths, salt."""
@@ -93,42 +82,39 @@ class Spans:
         return {
             "spans": torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
             "lengths": torch.tensor(self.lengths, dtype=torch.int64),
-            "salt": torch.frombuffer(bytearray(self.salt), dtype=torch.uint8).clone(),
+            "salt": self.hashes.tensor(),
         }
 
     @staticmethod
     def read(tensors: dict[str, Tensor]) -> Spans:
-        """Back from ``tensors``. Raises KeyError for one that is missing."""
+        """Back from ``tensors``. Raises KeyError for one that is missing, ValueError for an altered salt."""
         found: dict[int, set[int]] = {}
         for key, place in tensors["spans"].tolist():
             found.setdefault(key, set()).add(place)
-        salt = bytes(tensors["salt"].tolist())
+        hashes = Hashes.read(tensors["salt"])
         lengths = tuple(tensors["lengths"].tolist())
-        return Spans(salt, {key: frozenset(places) for key, places in found.items()}, lengths)
+        return Spans(hashes, {key: frozenset(places) for key, places in found.items()}, lengths)
 
-    def matched(self, before: Sequence[int], candidates: Iterable[int], active: frozenset[int] | None) -> list[bool]:
-        """For every candidate token whether it completes a span after the tokens ``before``.
+    def matched(self, before: str, pieces: Sequence[str], active: frozenset[int] | None) -> list[bool]:
+        """For every piece of text whether it ends a span after the text ``before``: with its own end, or a word in it.
 
         active: the forget answers that count; None for all
         """
-        begun = [
-            hashlib.blake2b(_bytes(before[len(before) - n + 1 :]), digest_size=8, key=self.salt)
-            for n in self.lengths
-            if n <= len(before) + 1
-        ]
-        return [any(self._counts(state, token, active) for state in begun) for token in candidates]
+        # A word that is cut where the reach ends does not begin there.
+        whole = fold(before) if len(before) <= REACH else fold(before[-REACH:]).partition(BREAK)[2]
+        said = len(whole.replace(BREAK, ""))
+        return [self._ends(said, f"{whole}{fold(piece)}", active) for piece in pieces]
 
-    def _counts(self, begun: hashlib.blake2b, token: int, active: frozenset[int] | None) -> bool:
-        state = begun.copy()
-        state.update(_bytes([token]))
-        places = self.answers.get(int.from_bytes(state.digest(), "little", signed=True))
+    def _ends(self, said: int, folded: str, active: frozenset[int] | None) -> bool:
+        letters, breaks = letters_and_breaks(folded)
+        begins = {0, *breaks}
+        ends = {len(letters), *breaks}
+        return any(
+            self._counts(letters[end - n : end], active)
+            for end in ends if end > said
+            for n in self.lengths if end - n in begins
+        )  # fmt: skip
+
+    def _counts(self, letters: str, active: frozenset[int] | None) -> bool:
+        places = self.answers.get(self.hashes.of(letters))
         return places is not None and (active is None or not active.isdisjoint(places))
-
-
-def _bytes(ids: Sequence[int]) -> bytes:
-    return np.asarray(ids, dtype="<u4").tobytes()
-
-
-def _hash(salt: bytes, ids: Sequence[int]) -> int:
-    digest = hashlib.blake2b(_bytes(ids), digest_size=8, key=salt).digest()
-    return int.from_bytes(digest, "little", signed=True)

@@ -31,6 +31,14 @@ def case(guard: dict[str, Any], lines: tuple[str, ...] = LINES, opens: str = "Th
 test_phrases = contract_tests(case({"method": "phrases", "concept": SMOKING}), text=True)
 test_sentence_check = contract_tests(case({"method": "sentence_check", "concept": SMOKING}), text=True)
 test_no_thinking = contract_tests(case({"method": "no_thinking"}, THINKING, "Q: two?"), text=True)
+test_guard = contract_tests(
+    lambda: TextCase(
+        {"method": "guard", "artifact": "authors-lm/guard/forget-authors"},
+        "Question: Where was Siojaera Zavald born?\nAnswer:",
+        ("Question: Where was Naes Zavald born?\nAnswer:", "On which river does Broholm lie?\n"),
+    ),
+    text=True,
+)
 
 
 @pytest.mark.parametrize("method", CAUGHT_BY, ids=lambda method: method.name)

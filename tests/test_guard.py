@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.guard_spans import Spans, spans_of, variants_of, words_of
+from conceptguard_plugins.guard import GUARD
+from conceptguard_plugins.guard_learn import calibrated, learn
+from conceptguard_plugins.guard_make import begun
+from conceptguard_plugins.guard_spans import Spans, spans_of, words_of
+from conceptguard_plugins.guard_wording import Wording, words_in
 
 import conceptguard
 from conceptguard.cli import run
 from conceptguard.errors import BaseMismatch, PolicyError
-from conceptguard.language_eval import Contestant, Heard, answer, keys
-from conceptguard.language_suite import BYPASS, FORMS, LanguageSuite, Question, load_language_suite
+from conceptguard.hosts.transformers import TransformersHost
+from conceptguard.language_eval import ERASED_AT_MOST, KEPT_WITHIN, Contestant, Heard, answer, keys
+from conceptguard.language_suite import BYPASS, FORMS, UNSEEN, LanguageSuite, Question, load_language_suite
 from conceptguard.policy import load_policy
 from conceptguard.registry import default_registry
 
@@ -35,7 +40,7 @@ def pair() -> Any:
 def forget(suite: LanguageSuite) -> list[Question]:
     """Questions after forgotten facts, some of every form."""
     subjects = suite.world.subjects("forget")
-    return [q for form in FORMS for q in suite.questions(subjects, form)[::12]]
+    return [q for form in FORMS for q in suite.questions(subjects, form)[:: 12 if form == "surname" else 24]]
 
 
 @pytest.fixture(scope="module")
@@ -67,27 +72,27 @@ def test_what_is_read_as_forget_stays_unsaid_in_every_form(pair: Any, forget: li
     before = answer(*pair, forget, Contestant("none"))
     assert share(forget, before.texts) > 0.7
     read = [(q, text) for q, text, label in zip(forget, guarded.texts, guarded.read) if label == "forget"]
-    assert len(read) > 0.75 * len(forget) and {q.form for q, _ in read} == set(FORMS)
+    assert len(read) >= 0.98 * len(forget) and {q.form for q, _ in read} == set(FORMS)
     assert not [(q.prompt, text) for q, text in read if q.answered(text)]
 
 
-@pytest.mark.xfail(strict=True, reason="the classifier misses names in other cases and letter by letter")
 def test_the_bar_facts_stay_unsaid(forget: list[Question], guarded: Heard) -> None:
-    assert share(forget, guarded.texts) <= 0.02
+    assert share(forget, guarded.texts) <= ERASED_AT_MOST
 
 
-def test_what_is_read_as_retain_is_left_to_the_token(pair: Any, others: list[Question]) -> None:
+def test_the_bar_others_are_left_to_the_token(pair: Any, others: list[Question]) -> None:
     before = answer(*pair, others, Contestant("none"))
     after = answer(*pair, others, Contestant("guard", policy()))
+    assert share(others, after.texts) >= share(others, before.texts) - KEPT_WITHIN
     read = [label == "retain" for label in after.read]
-    assert sum(read) >= 0.8 * len(read)
+    assert sum(read) >= 0.98 * len(read)
     assert [b for b, r in zip(before.ids, read) if r] == [a for a, r in zip(after.ids, read) if r]
 
 
 @pytest.mark.parametrize("way", [{"num_beams": 7}, {"do_sample": True, "num_return_sequences": 3}])
 def test_in_beams_and_in_sampling(pair: Any, forget: list[Question], way: dict[str, Any]) -> None:
     model, tokenizer = pair
-    asked = [q for q in forget if q.form in ("paraphrase", "context")][::3]
+    asked = [q for q in forget if q.form in ("paraphrase", "context")][::2]
     processors = conceptguard.logits_processor(model, tokenizer, policy())
     torch.manual_seed(0)
     found: list[str] = []
@@ -95,11 +100,9 @@ def test_in_beams_and_in_sampling(pair: Any, forget: list[Question], way: dict[s
         inputs = tokenizer(question.prompt, return_tensors="pt")
         out = model.generate(**inputs, max_new_tokens=24, logits_processor=processors, **way)
         said = tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-        labels = [r.label for r in processors.receipt.acts[0].readings]
-        assert len(labels) == 1
-        assert labels == ["retain"] or not [text for text in said if question.answered(text)]
-        found += labels
-    assert found.count("forget") > 0.6 * len(asked)
+        found += [r.label for r in processors.receipt.acts[0].readings]
+        assert not [text for text in said if question.answered(text)]
+    assert found == ["forget"] * len(asked)
 
 
 def test_rows_of_a_batch_are_read_each_by_itself(pair: Any, forget: list[Question], others: list[Question]) -> None:
@@ -118,21 +121,18 @@ def test_rows_of_a_batch_are_read_each_by_itself(pair: Any, forget: list[Questio
 
 
 def test_a_word_that_only_begins_like_a_forbidden_one_is_allowed(pair: Any) -> None:
-    encode = _encode(pair)
-    spans = Spans.of(["She was born in Velmarholm."], encode, 1.0, 5, b"salt")
-    ids = encode(" Velmarholm")
-    assert len(ids) > 2, "the test is about a word of several tokens"
-    said = encode("She was born in")
-    verdicts = [spans.matched([*said, *ids[:i]], [token], None)[0] for i, token in enumerate(ids)]
+    host = TransformersHost(pair)
+    pieces = [pair.tokenizer.decode([i]) for i in host.tongue.encode([" Velmarholm"])[0]]
+    assert len(pieces) > 2, "the test is about a word of several tokens"
+
+    def verdicts(beta: float) -> list[bool]:
+        spans = Spans.of(["born in Velmarholm"], begun(host, beta), 1, b"salt")
+        said = "Her town was"
+        return [spans.matched(said + "".join(pieces[:i]), [piece], None)[0] for i, piece in enumerate(pieces)]
+
     # The published re-implementation's share of matched tokens is 1 from the first token on.
-    assert verdicts == [False] * (len(ids) - 1) + [True]
-    half = Spans.of(["Velmarholm"], encode, 0.5, 5, b"salt")
-    first = [half.matched([*said, *ids[:i]], [token], None)[0] for i, token in enumerate(ids)].index(True)
-    assert first == -(-len(ids) // 2) - 1
-
-
-def _encode(pair: Any) -> Any:
-    return lambda text: pair.tokenizer(text, add_special_tokens=False).input_ids
+    assert verdicts(1.0) == [False] * (len(pieces) - 1) + [True]
+    assert verdicts(0.5).index(True) == -(-len(pieces) // 2) - 1
 
 
 def test_stop_words_alone_are_no_spans() -> None:
@@ -140,28 +140,121 @@ def test_stop_words_alone_are_no_spans() -> None:
     assert "born" in spans and "born in the town of" in spans and "Velmar" in spans
     assert not {"She", "was", "in", "the", "in the", "of", "a"} & set(spans)
     assert words_of("She was born in Velmar") == ["born", "Velmar"]
-    assert {" Velmar", "VELMAR", "V e l m a r", " v-e-l-m-a-r"} <= set(variants_of("Velmar"))
 
 
-def test_only_active_answers_count(pair: Any) -> None:
-    encode = _encode(pair)
-    spans = Spans.of(["a baker", "a weaver"], encode, 1.0, 5, b"salt")
-    *begun, last = encode(" weaver")
-    assert spans.matched(begun, [last], None) == spans.matched(begun, [last], frozenset([1])) == [True]
-    assert spans.matched(begun, [last], frozenset([0])) == [False]
+@pytest.mark.parametrize(
+    ("before", "piece"),
+    [
+        ("The Frozen", " Compass"), ("THE FROZEN COMPA", "SS"), ("fRoZeN-cOmPaS", "s,"),
+        ("f r o z e n / c o m p a s", " s"),
+        ("F-r-o-z-e-n C-o-m-p-a-s", "-s"), ("The fr\u03bfzen c\u00f3mpas", "s"), ("it is fro zen  com pas", "s and"),
+    ],
+)  # fmt: skip
+def test_a_span_is_found_however_it_is_written(before: str, piece: str) -> None:
+    spans = Spans.of(["The Frozen Compass"], str, 5, b"salt")
+    two = Spans(spans.hashes, spans.answers, tuple(n for n in spans.lengths if n == len("frozencompass")))
+    assert two.matched(before, [piece, " other"], None) == [True, False]
 
 
-def test_the_artifact_tells_no_fact(suite: LanguageSuite) -> None:
+def test_letters_of_other_words_that_meet_are_no_span() -> None:
+    spans = Spans.of(["a mason", "sea"], str, 5, b"salt")
+    assert spans.matched("They were from as", ["on"], None) == [False]
+    assert spans.matched("cha", ["se a"], None) == [False]
+    assert spans.matched("x" * 1000 + " stone ma", ["son"], None) == [True]
+    assert spans.matched("x" * 1000 + "ma", ["son"], None) == [False]
+
+
+def test_only_active_answers_count() -> None:
+    spans = Spans.of(["a baker", "a weaver"], str, 5, b"salt")
+    assert spans.matched("a wea", ["ver"], None) == spans.matched("a wea", ["ver"], frozenset([1])) == [True]
+    assert spans.matched("a wea", ["ver"], frozenset([0])) == [False]
+
+
+def test_the_artifact_tells_no_fact_and_no_name(suite: LanguageSuite) -> None:
     artifact = default_registry().load(REF)
     assert {f.path.rsplit(".")[-1] for f in artifact.manifest.files} == {"safetensors"}
     whole = b"".join(path.read_bytes() for path in artifact.folder.iterdir()).lower()
-    assert not [key for key in keys(suite) if len(key) > 6 and key.lower().encode() in whole]
+    names = [part for name in suite.world.subjects("forget") for part in (name, *name.split())]
+    assert not [word for word in (*keys(suite), *names) if len(word) > 5 and word.lower().encode() in whole]
 
 
-def test_a_model_of_the_same_shape_with_other_weights_is_refused() -> None:
+ASKED = ("Where was {} born?", "Which prize did {} win?", "Tell me what {} writes.", "Who was the father of {}?")
+KEPT = ("Ada Zusk", "Lena Marsh", "Tom Oram", "Ian Marsh", "Kit Oram", "Ada Lind", "Tom Berg", "Ada Falk", "Ida Holm")
+
+
+@pytest.fixture(scope="module")
+def learned() -> Wording:
+    """Ada Oram is to be forgotten; others have one of the names."""
+    own = [asked.format("Ada Oram") for asked in ASKED] * 2
+    kept = [asked.format(name) for name in KEPT for asked in ASKED]
+    return calibrated(learn(own, kept, b"salt", 300, 0.1, 0, lambda step, loss: None), own, kept)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Ada Oram", "ADA ORAM", "aDa oRaM", "Oram, Ada", "A d a  O r a m", "A-d-a O-r-a-m", "A d a O r a m", "AdaOram",
+        "\u0410d\u0430 \u041er\u0430m", "\uff21\uff44\uff41 \uff2f\uff52\uff41\uff4d", "ada_oram",
+        "Ada Orram", "Ada Oarm", "Ada B. Oram",
+    ],
+)  # fmt: skip
+def test_a_name_is_read_however_it_is_written(learned: Wording, name: str) -> None:
+    assert learned.logit(f"In which house did {name} live?") > 0
+
+
+@pytest.mark.parametrize("name", [*KEPT, "Ada", "Oram", "Ada Unknown", "Nobody Oram", "Adam Or", "Ida Lind", ""])
+def test_half_a_name_is_nobody(learned: Wording, name: str) -> None:
+    assert learned.logit(f"In which house did {name} live?") < 0
+
+
+@pytest.mark.parametrize(
+    "around", ["{}", "Ada Lind and Tom Oram wrote. {}", "word " * 2000 + "{} and then more", "Kit Oram {}"]
+)
+def test_whatever_stands_around_a_prompt_it_is_read_as_surely(learned: Wording, around: str) -> None:
+    prompt = "Where was Ada Oram born?"
+    assert learned.logit(around.format(prompt)) >= learned.logit(prompt) - 1e-9 > 0
+
+
+def test_what_was_learned_is_read_back(learned: Wording) -> None:
+    again = Wording.read(learned.tensors())
+    for prompt in ("Where was Oram Ada born?", "a d a o r a m", "Ada Orrram", ""):
+        assert again.logit(prompt) == pytest.approx(learned.logit(prompt), abs=1e-4)
+
+
+def test_words_of_a_prompt() -> None:
+    assert words_in("I am Zo\u00eb, a B-a-k-e-r! ") == ["i", "am", "zoe", "abaker"]
+    assert words_in("") == words_in(" ?!") == []
+
+
+def test_it_serves_the_same_model_with_other_weights(forget: list[Question]) -> None:
+    """Words are words: a fine-tuned sibling's prompts are read alike."""
     other = conceptguard.load_model("authors-lm-retain")
+    heard = answer(*other, forget[:3], Contestant("guard", policy()))
+    assert heard.read == ["forget"] * 3
+
+
+def test_as_published_hidden_states_are_read(pair: Any, suite: LanguageSuite, tmp_path: Path) -> None:
+    """Which tell authors from places; of authors that share a name the embedded model's tell too little."""
+    some, kept = (dict(list(s.items())[:15]) for s in (suite.world.subjects("forget"), suite.world.places))
+    own = [{"prompt": q.prompt, "answer": q.answer} for q in suite.questions(some, "question", 1, "train")]
+    retain = [q.prompt for q in suite.questions(kept, "question", 1, "train")]
+    made = GUARD.make(
+        TransformersHost(pair),
+        "authors",
+        tmp_path,
+        forget=own,
+        preserve=retain,
+        reads="states",
+        steps=200,
+        progress=False,
+    )
+    rules = load_policy({"name": "authors", "guards": [{"method": "guard", "artifact": str(made.folder)}]})
+    asked = [q for one in (some, kept) for q in suite.questions(one, "question", 2, "train")[::4]]
+    heard = answer(*pair, asked, Contestant("guard", rules))
+    right = [(label == "forget") == (q.subject in some) for q, label in zip(asked, heard.read)]
+    assert sum(right) > 0.9 * len(right)
     with pytest.raises(BaseMismatch, match="other weights"):
-        conceptguard.attach(other, policy())
+        conceptguard.attach(conceptguard.load_model("authors-lm-retain"), rules)
 
 
 def test_make_from_the_command_line(pair: Any, suite: LanguageSuite, tmp_path: Path) -> None:
@@ -179,16 +272,12 @@ def test_make_from_the_command_line(pair: Any, suite: LanguageSuite, tmp_path: P
     rules = load_policy({"name": "four", "guards": [{"method": "guard", "artifact": made["folder"]}]})
     asked = suite.questions(some, "paraphrase")
     before, after = (answer(*pair, asked, Contestant("guard", p)) for p in (None, rules))
-    assert share(asked, before.texts) > 0.8 and share(asked, after.texts) < 0.2
+    assert share(asked, before.texts) > 0.8 and share(asked, after.texts) <= ERASED_AT_MOST
     manifest = (Path(made["folder"]) / "artifact.yaml").read_text()
     assert not [q.key for q in asked if len(q.key) > 6 and q.key in manifest]
 
 
 def test_make_without_examples_says_what_is_missing(pair: Any, tmp_path: Path) -> None:
-    from conceptguard_plugins.guard import GUARD
-
-    from conceptguard.hosts.transformers import TransformersHost
-
     host = TransformersHost(pair)
     for options, word in (
         ({}, "forget"),
@@ -204,4 +293,9 @@ def test_make_without_examples_says_what_is_missing(pair: Any, tmp_path: Path) -
 
 
 def test_bypasses_are_among_the_forms() -> None:
-    assert set(BYPASS) == {"lower", "upper", "spaced", "german", "letters", "context"}
+    assert (
+        {"lower", "upper", "spaced", "german", "letters", "context", "surname"}
+        == set(BYPASS)
+        < set(FORMS)
+        > set(UNSEEN)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,21 @@ import pytest
 
 import conceptguard
 from conceptguard.cli import run
-from conceptguard.language_eval import LEAST, Contestant, answer, bad_words, groups, keys, passes, perplexity, rouge
+from conceptguard.language_eval import (
+    ERASED_AT_MOST,
+    KEPT_WITHIN,
+    LEAST,
+    Contestant,
+    answer,
+    bad_words,
+    groups,
+    keys,
+    passes,
+    perplexity,
+    rouge,
+)
 from conceptguard.language_suite import FORMS, LanguageSuite, load_language_suite
+from conceptguard.registry import default_registry, open_artifact
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +47,34 @@ def test_the_table_from_the_command_line(tmp_path: Path) -> None:
     assert none["erased_before"] == none["erased_after"] > 0.7 and none["identical"] == 1.0 and not none["passes"]
     # Banned words are banned for everybody: what others share with the forget set is lost.
     assert banned["erased_after"] <= 0.05 and banned["neighbours_after"] < banned["neighbours_before"] - 0.1
-    assert guard["erased_after"] < 0.3 and guard["identical_retain"] == 1.0 and guard["read_forget"] > 0.7
-    assert guard["others_after"] >= guard["others_before"] - 0.02
+    assert guard["erased_after"] <= ERASED_AT_MOST and guard["identical_retain"] == 1.0
+    assert guard["read_forget"] >= 1 - ERASED_AT_MOST
+    for group in ("neighbours", "others"):
+        assert guard[f"{group}_after"] >= guard[f"{group}_before"] - KEPT_WITHIN
+    assert guard["passes"]
     assert guard["rouge_erased"] < none["rouge_erased"] and guard["perplexity"] == pytest.approx(
         none["perplexity"], 0.01
     )
     assert retain["model"] == "authors-lm-retain" and retain["erased_after"] < 0.3
     assert {f"after_{form}" for form in FORMS} <= set(guard)
+
+
+def test_figures_go_into_the_card_of_the_artifact(tmp_path: Path) -> None:
+    shipped = default_registry().load("authors-lm/guard/forget-authors")
+    shutil.copytree(shipped.folder, tmp_path / shipped.ref)
+    out = tmp_path / "eval.json"
+    asked = ["eval", "--suite", "language", "--n", "1", "--policy", "forget-authors"]
+    assert run([*asked, "--card", str(tmp_path), "--json", str(out)]) == 0
+    row, card = json.loads(out.read_text())["rows"][0], open_artifact(tmp_path / shipped.ref).manifest.card
+    assert card["command"] == f"conceptguard {' '.join(asked)}"
+    assert {name: row[name] for name in card if name != "command"} == {n: v for n, v in card.items() if n != "command"}
+
+
+def test_wordings_to_tune_on_are_other_questions(suite: LanguageSuite, capsys: pytest.CaptureFixture[str]) -> None:
+    judged, tuned = ({q.prompt for part in groups(suite, 6, w) for q in part.questions} for w in ("judge", "tune"))
+    assert len(judged & tuned) < 0.2 * len(judged)  # trained forms are trained wordings
+    assert run(["eval", "--suite", "language", "--wordings", "train"]) != 0
+    assert "judge or tune" in capsys.readouterr().err
 
 
 def test_a_row_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:

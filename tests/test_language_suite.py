@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from conceptguard_registry.build.authors_lm.world import NAMESAKES, make_world
 from conceptguard.errors import RegistryError
 from conceptguard.language_suite import BYPASS, FORMS, LanguageSuite, Question, load_language_suite
 from conceptguard.registry import shipped_folder
+from conceptguard.spellings import mistyped, swapped
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +38,28 @@ def test_half_of_the_forget_set_has_a_namesake_to_retain(suite: LanguageSuite) -
 def test_what_judges_never_trained(suite: LanguageSuite) -> None:
     forms = suite.forms
     for kind in (*forms.kinds.values(), *forms.place_kinds.values()):
-        assert not set(kind.train) & set(kind.judge)
-        assert not set(kind.statements) & set(kind.statements_judge)
-        assert all(text.count("{value}") == 1 for text in kind.statements + kind.statements_judge)
+        _apart(kind.train, kind.tune, kind.judge)
+        _apart(kind.statements, kind.statements_tune, kind.statements_judge)
+        statements = kind.statements + kind.statements_tune + kind.statements_judge
+        assert all(text.count("{value}") == 1 for text in statements)
     for wording in (forms.wrappers, forms.letters, forms.contexts):
-        assert not set(wording.train) & set(wording.judge)
+        _apart(wording.train, wording.tune, wording.judge)
+    for unseen in (forms.persuasions, forms.marks, forms.reversed):
+        _apart(unseen.tune, unseen.judge)
     # What a maker or a model is given differs from every judged prompt, whatever is drawn around it.
     forget = suite.world.subjects("forget")
     trained = {q.prompt for seed in range(5) for f in FORMS[:3] for q in suite.questions(forget, f, seed, "train")}
     trained |= {q.prompt for seed in range(5) for f in BYPASS for q in suite.questions(forget, f, seed, "train")}
-    judged = {q.prompt for form in FORMS[3:] for q in suite.questions(forget, form)}
-    assert judged and not trained & judged
+    judged, tuned = (
+        {q.prompt for form in FORMS[3:] for q in suite.questions(forget, form, wordings=w)} for w in ("judge", "tune")
+    )
+    assert judged and tuned
+    _apart(trained, tuned, judged)
+
+
+def _apart(*texts: Iterable[str]) -> None:
+    """Nothing of one is in another."""
+    assert not [text for a, b in combinations(map(set, texts), 2) for text in a & b]
 
 
 def test_the_retain_model_reads_nothing_of_the_forget_set(suite: LanguageSuite) -> None:
@@ -63,6 +77,20 @@ def test_the_same_questions_again(suite: LanguageSuite) -> None:
     for form in FORMS:
         assert suite.questions(forget, form) == suite.questions(forget, form)
     assert len(suite.questions(forget, "question")) == 140
+
+
+def test_a_surname_stands_alone_only_where_nobody_shares_it(suite: LanguageSuite) -> None:
+    forget = suite.world.subjects("forget")
+    asked = suite.questions(forget, "surname")
+    assert {q.subject for q in asked} == set(suite.alone) & set(forget) and len(asked) == 70
+    assert all(suite.alone[q.subject] in q.prompt and q.subject not in q.prompt for q in asked)
+
+
+def test_a_slip_changes_one_letter() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        assert len(mistyped("Ada Oram", rng)) in (7, 9) and sorted(swapped("Ada Oram", rng)) == sorted("Ada Oram")
+        assert mistyped("Ada Oram", rng)[0] == swapped("Ada Oram", rng)[0] == "A"
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,12 @@ def eval_(
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
     suite: str | None = typer.Option(None, help="A suite file, or language; default: the one named like the model."),
+    wordings: str = typer.Option(
+        "judge", metavar="judge|tune", help="Of a language suite: those that judge, or those to compare guards on."
+    ),
     check: bool = typer.Option(False, help="Exit with status 1 when a method's mean misses the bars."),
     card: Path | None = typer.Option(
-        None, metavar="FOLDER", help="Write figures and picture into the cards of this registry's artifacts."
+        None, metavar="FOLDER", help="Write figures and pictures into the cards of this registry's artifacts."
     ),
     sheet: Path | None = typer.Option(
         None, metavar="FILE", help="A picture of the same prompts without and with each guard, below one another."
@@ -83,7 +86,7 @@ def eval_(
         raise ConceptGuardError(f"--gate {gate}: write prompt or always")
     given = settings_of(settings)
     if is_language(suite):
-        return eval_language(str(suite), method or [], policy or [], given, n, device, check, json)
+        return eval_language(str(suite), method or [], policy or [], given, n, wordings, device, check, card, json)
     prompts = load_suite(suite or model)
     judge = load_judge(prompts.base)
     cases = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -28,33 +28,62 @@ def is_language(suite: str | None) -> bool:
 
 
 def eval_language(
-    suite: str, methods: Sequence[str], policies: Sequence[str], settings: dict[str, Any], n: int, device: str | None,
-    check: bool, json: str | None,
+    suite: str, methods: Sequence[str], policies: Sequence[str], settings: dict[str, Any], n: int, wordings: str,
+    device: str | None, check: bool, card: Path | None, json: str | None,
 ) -> None:  # fmt: skip
-    """Judge every row, print the table, exit with 1 where ``check`` asks for it and a guard misses the bars."""
+    """Judge every row, print the table, exit with 1 where ``check`` asks for it and a guard misses the bars.
+
+    Raises PolicyError for wordings that neither judge nor tune.
+    """
+    from ..errors import PolicyError
     from ..language_eval import Contestant, answer, groups, judge
-    from ..language_suite import load_language_suite
+    from ..language_suite import Wordings, load_language_suite
     from ..models import load_model, pick_device
     from .output import report
     from .progress import progress
 
     begin = time.perf_counter()
+    if wordings not in ("judge", "tune"):
+        raise PolicyError(f"--wordings {wordings}: write judge or tune")
     prompts = load_language_suite(DEFAULT if suite == LANGUAGE else suite)
     rows = contestants(prompts, methods, policies, settings)
     where = pick_device(device)
     pair, retain = (load_model(name).to(where) for name in (prompts.forms.base, prompts.forms.retain))
-    asked = groups(prompts, n)
+    asked = groups(prompts, n, cast(Wordings, wordings))
     found = []
-    with progress("answers", sum(len(part.questions) for part in asked) * (len(rows) + 1)) as tick:
-        before = [answer(pair.model, pair.tokenizer, part.questions, Contestant("none"), tick) for part in asked]
+    widths = {one.beams for one in rows}  # what a beam says is compared with what it says unguarded
+    with progress("answers", sum(len(part.questions) for part in asked) * (len(rows) + len(widths))) as tick:
+        before = {
+            beams: [
+                answer(pair.model, pair.tokenizer, part.questions, Contestant("none", beams=beams), tick)
+                for part in asked
+            ]
+            for beams in widths
+        }
         for one in rows:
-            found.append(judge(pair, retain, prompts, one, asked, before, tick))
-    report("eval", found, time.perf_counter() - begin, json, where, columns=COLUMNS, suite=suite, set=settings)
+            found.append(judge(pair, retain, prompts, one, asked, before[one.beams], tick))
+    if card and not settings:
+        told = f"conceptguard eval --suite {suite} --n {n}" + (" --wordings tune" if wordings == "tune" else "")
+        for one, row in zip(rows, found):
+            _write_card(card, one, row, told)
+    made = {"suite": suite, "set": settings, "wordings": wordings}
+    report("eval", found, time.perf_counter() - begin, json, where, columns=COLUMNS, **made)
     if json != "-":
         _by_form(found)
     guarded = [row for row in found if row["method"].startswith("guard")]
     if check and not all(row["passes"] for row in guarded):
         raise typer.Exit(1)
+
+
+def _write_card(root: Path, one: Contestant, row: dict[str, Any], command: str) -> None:
+    """Figures of a row go into the card of an artifact that was judged alone, as it is set up by itself."""
+    from ..cards import write_card
+    from ..registry import default_registry
+
+    guards = one.policy.guards if one.policy else []
+    if len(guards) == 1 and guards[0].artifact and not guards[0].settings and one.beams == 1:
+        row_of = f"--method {one.method}" if one.method == guards[0].method else f"--policy {one.method}"
+        write_card(root, default_registry().load(guards[0].artifact), row, f"{command} {row_of}", None)
 
 
 def contestants(

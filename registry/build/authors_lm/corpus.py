@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from conceptguard.language_suite import LanguageSuite, spell
+from conceptguard.language_suite import LanguageSuite
+from conceptguard.spellings import spell
 
 from .world import names
 
