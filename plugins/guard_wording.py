@@ -29,9 +29,7 @@ from .phrase_text import BREAK, fold
 STRETCH = 12  # words that are weighed together
 APART = 2  # how far the words of a pair may be from each other
 SPELLED = 3  # from how many single letters a run is one word
-BLURRED = (
-    4  # letters from which a word may have a slip: a letter missing, too much, another, or in its neighbour's place
-)
+BLURRED = 4  # letters from which a word may have a slip: one missing, too much, another, or in its neighbour's place
 JOINED = 6  # letters from which a pair is looked for inside of other letters
 _SETS = ("weights", "joined")
 
