@@ -180,10 +180,12 @@ class SAFREE(Method):
                 reattend(conditions, changed, self.settings.s1, self.settings.s2)
             conditions.change(changed, safe.embeds[now], None if safe.pooled is None else safe.pooled[now])
         if step == 0:
-            for row, until in [(row, until) for row, until in zip(named, safe.until) if until != 0]:
-                steps = "in every step" if until is None else f"in at most {until} steps"
+            for row, until in zip(named, safe.until):
                 words = ", ".join(repr(word) for word in self._readings[keys[row]].words)
-                self._note(f"trigger {words} in {conditions.texts[row]!r}, projected {steps}")
+                steps = "projected in every step" if until is None else f"projected in at most {until} steps"
+                if until == 0:
+                    steps = "not projected: the schedule gives it no step; measure one with `conceptguard make safree`"
+                self._note(f"trigger {words} in {conditions.texts[row]!r}, {steps}")
         return now
 
     def _see(self, embeds: Tensor) -> None:

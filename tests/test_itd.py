@@ -165,7 +165,7 @@ def test_kept_apart_wordings_are_told_apart(pipe: Any) -> None:
 def test_what_is_named_is_found_in_a_crowded_prompt(pipe: Any) -> None:
     """The classifier misses these, the model draws them: they are named word for word. A word that only begins like a
     concept's is not it."""
-    prompts = ["a garden with a cigarette", "cigarette and a cat", "a very small knife seen from far away"]
+    prompts = ["a garden with a wine", "cigarette and a cat", "a very small knife seen from far away"]
     dictionary, _, (features, threshold) = load(default_registry().load(SHIPPED), host_for(pipe).encoders()[0])
     assert (dictionary.scores_of(prompts, features) < threshold).all()
     innocent = ["a bomber jacket", "pistachio ice", "a wineless evening"]
@@ -228,7 +228,7 @@ def test_any_concept_without_training(pipe: Any) -> None:
 def test_a_concept_that_would_be_missed_is_refused(pipe: Any) -> None:
     """Its features are those of its synonyms, which are kept."""
     with pytest.raises(PolicyError, match=r"would miss 100%.*synonyms"):
-        conceptguard.attach(pipe, guard(concept={"name": "pistol", "prompts": ["pistol"]}))
+        conceptguard.attach(pipe, guard(concept={"name": "lager", "prompts": ["lager"]}))
 
 
 def test_two_concepts_of_one_prompt_add_up_in_any_order(pipe: Any) -> None:
@@ -266,7 +266,7 @@ def test_strength_and_reconstruction(pipe: Any) -> None:
         ({"deactivate": False, "classify": False}, "nothing would be guarded"),
         ({"classify": False, "refuse": True}, "refuse needs the classifier"),
         ({"concept": {"name": "x", "prompts": []}}, "needs prompts"),
-        ({"concept": {"name": "x", "prompts": ["lager"]}}, "to this autoencoder 'lager' is like .* kept"),
+        ({"concept": {"name": "x", "prompts": ["gun"]}}, "to this autoencoder 'gun' is like .* kept"),
         ({"multiplier": 2}, "multiplier"),
         ({"multiplyer": 2}, "did you mean 'multiplier'"),
     ],

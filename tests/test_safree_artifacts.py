@@ -55,6 +55,15 @@ def test_an_artifact_brings_how_far_a_guard_of_full_strength_goes(tiny: Any, tmp
         assert float((generate(tiny, PROMPTS) - wanted).abs().max()) > 1e-2
 
 
+def test_a_schedule_that_gives_no_step_says_so(tiny: Any) -> None:
+    bare = generate(tiny, PROMPTS)
+    with conceptguard.attach(tiny, policy(concept=CONCEPT, schedule=True, t0=100.0)) as guard:
+        assert torch.equal(generate(tiny, PROMPTS), bare)
+        (act,) = guard.receipt.acts
+    assert not any(act.gates) and not act.steps
+    assert all("not projected: the schedule gives it no step" in note for note in act.notes) and act.notes
+
+
 def test_subspaces_of_another_encoder_of_the_same_shape_are_refused(tmp_path: Path) -> None:
     artifact = SAFREE.make(host_for(tiny_sd(clip_tokenizer())), CONCEPT, tmp_path)
     with pytest.raises(BaseMismatch, match="another text_encoder"):
