@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from .encodings import Encode, Known, ordinary_captions
+from .encodings import Encode, Known, ordinary_captions, unnamed
 from .gates import Gate, GateBank
 
 
@@ -56,7 +56,7 @@ def calibrate(
     """
     known = known or Known()
     bank = GateBank([Gate(prompts=tuple(prompts))], encode, known)
-    ordinary = [c for c in (captions or ordinary_captions()) if not any(p.lower() in c.lower() for p in prompts)]
+    ordinary = unnamed(captions or ordinary_captions(), prompts)
     kept = bank.similarity_of_content(*known.read([*ordinary, *keep], encode)).amax(1)
     mine = bank.similarity_of_content(*known.read(own or prompts, encode)).amax(1)
     unread = float(_unread(bank, encode, own or prompts).min())

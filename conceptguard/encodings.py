@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +21,19 @@ Encode = Callable[[list[str]], Encoded]
 PROBE = "a photo of a thing"
 
 
-def ordinary_captions() -> list[str]:
-    """Everyday captions without any particular concept: the measure of what is unrelated."""
-    return (Path(__file__).parent / "captions.txt").read_text(encoding="utf-8").split("\n")[:-1]
+def ordinary_captions(without: Iterable[str] = ()) -> list[str]:
+    """Everyday captions without any particular concept: the measure of what is unrelated.
+
+    without: prompts of a concept; captions that contain one of them, in any case, are about it and left out
+    """
+    captions = (Path(__file__).parent / "captions.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    return unnamed(captions, without)
+
+
+def unnamed(captions: Iterable[str], prompts: Iterable[str]) -> list[str]:
+    """The captions that contain none of the prompts, in any case."""
+    named = [prompt.lower() for prompt in prompts]
+    return [caption for caption in captions if not any(name in caption.lower() for name in named)]
 
 
 def content(encoded: Encoded) -> list[Tensor]:

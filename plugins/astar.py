@@ -25,7 +25,7 @@ from conceptguard.lowrank import LayerIndex, Terms
 from conceptguard.method import Method, Settings
 
 from .astar_words import Span, find, nearest, spans_of
-from .concept_phrases import phrases_of
+from .concept_phrases import check_read, phrases_of
 
 if TYPE_CHECKING:
     import typer
@@ -185,12 +185,8 @@ class ASTAR(Method):
 
     def _read(self, conditions: Conditions, row: int) -> Reading:
         """What the prompt of a row speaks of."""
-        prompt = conditions.prompts[row]
-        if prompt is None:
-            raise GuardError(
-                f"guard '{self.guard.label}' reads the words of a prompt, and a condition came as embeddings that were "
-                "not encoded under it: give texts, or encode with the pipeline's encode_prompt after attaching"
-            )
+        check_read(self, conditions, [row])
+        prompt: tuple[str, ...] = conditions.prompts[row]  # type: ignore[assignment]
         if prompt not in self._readings:
             self._readings[prompt] = self._reading(prompt[0])
         return self._readings[prompt]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from conceptguard.cli.options import DEVICE, DTYPE, JSON, MODEL, split
+from conceptguard.cli.options import DEVICE, DTYPE, GUIDANCE, IMAGES, JSON, MODEL, OUT, SEED, STEPS, split
 
 
 def astar(
@@ -20,13 +20,13 @@ def astar(
     retention: bool = typer.Option(True, help="Let each keep what it had a step before."),
     compare: bool = typer.Option(False, help="Draw it without A-STAR as well, in files that end in -without."),
     model: str = MODEL,
-    steps: int = typer.Option(25, min=1, help="Denoising steps."),
-    guidance: float = typer.Option(7.5, min=0, help="Guidance scale; 0 or 1 is no guidance."),
-    seed: int = typer.Option(0, help="Seed of the first picture; each further one counts up."),
-    images: int = typer.Option(1, min=1, help="Pictures."),
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    seed: int = SEED,
+    images: int = IMAGES,
     device: str | None = DEVICE,
     dtype: str = DTYPE,
-    out: Path = typer.Option(Path("."), help="A folder, or a .png for a single picture."),
+    out: Path = OUT,
     json: str | None = JSON,
 ) -> None:
     """Draw a prompt of several things so that none is lost in another (A-STAR).

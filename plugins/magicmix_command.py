@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from conceptguard.cli.options import DEVICE, DTYPE, JSON, MODEL, split
+from conceptguard.cli.options import DEVICE, DTYPE, GUIDANCE, IMAGES, JSON, MODEL, OUT, SEED, STEPS, split
 
 
 def magicmix(
@@ -21,13 +21,13 @@ def magicmix(
     kmin: float = typer.Option(0.3, help="Where the layout lets go."),
     nu: float = typer.Option(0.5, help="The content's share while both are mixed."),
     model: str = MODEL,
-    steps: int = typer.Option(25, min=1, help="Denoising steps."),
-    guidance: float = typer.Option(7.5, min=0, help="Guidance scale; 0 or 1 is no guidance."),
-    seed: int = typer.Option(0, help="Seed of the first picture; each further one counts up."),
-    images: int = typer.Option(1, min=1, help="Pictures."),
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    seed: int = SEED,
+    images: int = IMAGES,
     device: str | None = DEVICE,
     dtype: str = DTYPE,
-    out: Path = typer.Option(Path("."), help="A folder, or a .png for a single picture."),
+    out: Path = OUT,
     json: str | None = JSON,
 ) -> None:
     """Mix two meanings: the shape of one thing, made of another (MagicMix). Or take a thing out of a picture's meaning.

@@ -156,9 +156,8 @@ class Probe(Method):
 
 def _prompts(concept: Concept, preserve: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
     """Of the concept, of what is kept, and ordinary ones that do not name it."""
-    named = [p.lower() for p in concept.prompts]
     groups = [[fill(t, p) for t in templates for p in words] for words in (concept.prompts, preserve)]
-    return [*groups, [c for c in ordinary_captions() if not any(n in c.lower() for n in named)]]
+    return [*groups, ordinary_captions(without=concept.prompts)]
 
 
 def _draw(pipe: Any, prompts: Sequence[str], group: int, count: int, recipe: Recipe, tick: Any) -> Tensor:

@@ -87,8 +87,7 @@ def make(
     own = [fill(t, p) for p in concept.prompts for t in settings.templates]
     # Every word of each of these is read masked: one wording of each thing to keep is enough to know what it loses.
     kept = [fill(settings.templates[i % len(settings.templates)], p) for i, p in enumerate(preserve)]
-    named = [p.lower() for p in concept.prompts]
-    ordinary = [c for c in ordinary_captions() if not any(n in c.lower() for n in named)]
+    ordinary = ordinary_captions(without=concept.prompts)
     taken = betas(host, encoders, concepts, own, settings.alpha)
     others = betas(host, encoders, concepts, [*ordinary, *kept], settings.alpha)
     # Of a lone word or two almost anything may be taken, whatever they say: the outermost twentieth does not count.

@@ -75,9 +75,8 @@ class Texts:
         check_templates(settings.templates)
         filled = [(fill(t, p), fill(t, concept.replacement)) for p in concept.prompts for t in settings.templates]
         self.own, neutral = (list(column) for column in zip(*dict(filled).items()))
-        named = [p.lower() for p in concept.prompts]
         self.kept = list(dict.fromkeys(fill(t, p) for p in preserve for t in settings.templates))
-        captions = [c for c in ordinary_captions() if not any(n in c.lower() for n in named)]
+        captions = ordinary_captions(without=concept.prompts)
         check_window(host, [*self.own, *neutral, *self.kept])
         self.target, self.neutral = encode_all(host, self.own), encode_all(host, neutral)
         self.anchors = encode_all(host, [*self.kept, *captions])

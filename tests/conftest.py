@@ -24,6 +24,22 @@ def tokenizer() -> Any:
     return clip_tokenizer()
 
 
+@pytest.fixture(scope="module")
+def suite() -> Any:
+    """What language models are asked, and who there is."""
+    from conceptguard.language_suite import load_language_suite
+
+    return load_language_suite()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Any:
+    """The embedded language model that knows all authors, and its tokenizer."""
+    from conceptguard import load_model
+
+    return load_model("authors-lm")
+
+
 @pytest.fixture
 def tiny(tokenizer: Any) -> Any:
     """A tiny Stable Diffusion pipeline with random weights, new for each test."""

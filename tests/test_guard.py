@@ -19,21 +19,11 @@ from conceptguard.cli import run
 from conceptguard.errors import BaseMismatch, PolicyError
 from conceptguard.hosts.transformers import TransformersHost
 from conceptguard.language_eval import ERASED_AT_MOST, KEPT_WITHIN, Contestant, Heard, answer, keys
-from conceptguard.language_suite import BYPASS, FORMS, UNSEEN, LanguageSuite, Question, load_language_suite
+from conceptguard.language_suite import BYPASS, FORMS, UNSEEN, LanguageSuite, Question
 from conceptguard.policy import load_policy
 from conceptguard.registry import default_registry
 
 REF = "authors-lm/guard/forget-authors"
-
-
-@pytest.fixture(scope="module")
-def suite() -> LanguageSuite:
-    return load_language_suite()
-
-
-@pytest.fixture(scope="module")
-def pair() -> Any:
-    return conceptguard.load_model("authors-lm")
 
 
 @pytest.fixture(scope="module")

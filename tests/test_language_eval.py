@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import conceptguard
 from conceptguard.cli import run
 from conceptguard.language_eval import (
     ERASED_AT_MOST,
@@ -24,18 +23,8 @@ from conceptguard.language_eval import (
     perplexity,
     rouge,
 )
-from conceptguard.language_suite import FORMS, LanguageSuite, load_language_suite
+from conceptguard.language_suite import FORMS, LanguageSuite
 from conceptguard.registry import default_registry, open_artifact
-
-
-@pytest.fixture(scope="module")
-def suite() -> LanguageSuite:
-    return load_language_suite()
-
-
-@pytest.fixture(scope="module")
-def pair() -> Any:
-    return conceptguard.load_model("authors-lm")
 
 
 def test_the_table_from_the_command_line(tmp_path: Path) -> None:

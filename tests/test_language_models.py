@@ -9,15 +9,10 @@ import torch
 
 import conceptguard
 from conceptguard.language_eval import Contestant, answer, perplexity
-from conceptguard.language_suite import APART, TRAINED, LanguageSuite, load_language_suite
+from conceptguard.language_suite import APART, TRAINED, LanguageSuite
 from conceptguard.registry import shipped_folder
 
 SOME = 30  # questions of each form
-
-
-@pytest.fixture(scope="module")
-def suite() -> LanguageSuite:
-    return load_language_suite()
 
 
 @pytest.fixture(scope="module")

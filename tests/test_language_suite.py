@@ -19,11 +19,6 @@ from conceptguard.registry import shipped_folder
 from conceptguard.spellings import mistyped, swapped
 
 
-@pytest.fixture(scope="module")
-def suite() -> LanguageSuite:
-    return load_language_suite()
-
-
 def test_the_world_is_what_its_seed_makes(suite: LanguageSuite) -> None:
     forms = yaml.safe_load((shipped_folder() / "suites" / "authors-lm" / "forms.yaml").read_text())
     assert make_world(forms["words"]) == suite.world.model_dump()

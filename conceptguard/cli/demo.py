@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from .options import JSON
+from .options import JSON, STEPS
 
 MODEL = "emoji-sd"
 ON_SHEET = 8
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Path = typer.Option(Path("conceptguard-demo"), metavar="FOLDER", help="For sheet.png and demo.json."),
     policy: str = typer.Option("demo", help="A shipped policy's name or a policy file, for emoji-sd."),
-    steps: int = typer.Option(25, min=1, help="Denoising steps."),
+    steps: int = STEPS,
     json: str | None = JSON,
 ) -> None:
     """See it work: the embedded model draws the same prompts and seeds without and with a policy.

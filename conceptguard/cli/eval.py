@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .eval_language import eval_language, is_language
-from .options import DEVICE, JSON, MODEL, SETTINGS, settings_of, split
+from .options import DEVICE, JSON, MODEL, SETTINGS, STEPS, settings_of, split
 
 if TYPE_CHECKING:
     from ..evaluate import Case, Judged
@@ -36,7 +36,7 @@ def eval_(
     together: int = typer.Option(1, min=1, metavar="N", help="Guards at once: N concepts in one policy."),
     seeds: int = typer.Option(1, min=1, help="Sets of seeds; each gives every prompt a new picture."),
     n: int = typer.Option(12, "--n", min=1, help="Prompts per concept; as many neighbours, twice as many others."),
-    steps: int = typer.Option(25, min=1, help="Denoising steps."),
+    steps: int = STEPS,
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
     suite: str | None = typer.Option(None, help="A suite file, or language; default: the one named like the model."),

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from .options import DEVICE, DTYPE, JSON, MODEL
+from .options import DEVICE, DTYPE, GUIDANCE, JSON, MODEL, OUT, SEED, STEPS
 
 
 def register(app: typer.Typer) -> None:
@@ -25,15 +25,15 @@ def generate(
     ),
     model: str = MODEL,
     negative_prompt: str | None = typer.Option(None, metavar="TEXT", help="What to steer away from."),
-    steps: int = typer.Option(25, min=1, help="Denoising steps."),
-    guidance: float = typer.Option(7.5, min=0, help="Guidance scale; 0 or 1 is no guidance."),
-    seed: int = typer.Option(0, help="Seed of the first picture; each further one counts up."),
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    seed: int = SEED,
     images_per_prompt: int = typer.Option(1, min=1, help="Pictures of each prompt."),
     width: int | None = typer.Option(None, help="Pixels; default: the model's own."),
     height: int | None = typer.Option(None, help="Pixels; default: the model's own."),
     device: str | None = DEVICE,
     dtype: str = DTYPE,
-    out: Path = typer.Option(Path("."), help="A folder, or a .png for a single picture."),
+    out: Path = OUT,
     receipt: Path | None = typer.Option(None, metavar="FILE", help="Write the receipt, as JSON, to FILE."),
     json: str | None = JSON,
 ) -> None:

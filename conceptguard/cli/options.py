@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -11,6 +12,11 @@ MODEL = typer.Option("emoji-sd", metavar="MODEL", help="An embedded model, a dif
 DEVICE = typer.Option(None, help="cuda, mps or cpu; default: the best there is.")
 SETTINGS = typer.Option(None, "--set", metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
 DTYPE = typer.Option("fp32", help="fp32, fp16 or bf16.")
+STEPS = typer.Option(25, min=1, help="Denoising steps.")
+GUIDANCE = typer.Option(7.5, min=0, help="Guidance scale; 0 or 1 is no guidance.")
+SEED = typer.Option(0, help="Seed of the first picture; each further one counts up.")
+IMAGES = typer.Option(1, min=1, help="Pictures.")
+OUT = typer.Option(Path("."), help="A folder, or a .png for a single picture.")
 
 
 def split(text: str | None) -> list[str]:
