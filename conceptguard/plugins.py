@@ -59,6 +59,7 @@ def methods() -> dict[str, type[Method]]:
     return dict(sorted(found.items()))
 
 
+@cache  # a policy of a thousand guards asks for its methods some thousand times
 def _check_hooks(method: type[Method]) -> None:
     """Raises ConceptGuardError for a hook that no host calls: a guard with it would be there and do nothing."""
     known = GENERATION | {name for name in vars(SetUp) if not name.startswith("_")}
