@@ -78,8 +78,8 @@ def comparison(
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many, evenly."""
-    return list(items[:: max(1, -(-len(items) // most))])[:most]
+    """At most so many, one in every so many: all columns are filled where there are enough."""
+    return list(items[:: max(1, len(items) // most)])[:most]
 
 
 def write_card(root: Path, artifact: Artifact, figures: Row, command: str, image: Image.Image | None) -> Artifact:

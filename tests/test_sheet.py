@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
+from conceptguard.cards import _spread
 from conceptguard.sheet import GAP, MARGIN, ROW_LABEL, SAME, Column, Group, _font, _wrap, contact_sheet
 
 RED, BLUE = torch.tensor([200, 0, 0]), torch.tensor([0, 0, 200])
@@ -69,3 +70,9 @@ def test_labels_are_wrapped_and_cut() -> None:
         lines = _wrap(text, 128, font)
         assert 1 <= len(lines) <= 3 and all(font.getlength(line) <= 128 for line in lines)
     assert _wrap("please draw " * 30, 128, font)[-1].endswith("…")
+
+
+def test_all_columns_are_filled_where_there_are_enough_prompts() -> None:
+    for count in (3, 8, 12, 17, 40):
+        assert len(_spread(range(count), 8)) == min(count, 8)
+    assert _spread(range(40), 8) == [0, 5, 10, 15, 20, 25, 30, 35]
