@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from .grid import Columns, Grid, Places, grid_of
+from .grid import Cells, Columns, Grid, Ids, array, grid_of
 from .receipt import Reading, Touch
 
 if TYPE_CHECKING:
@@ -55,6 +54,17 @@ class Tongue:
     encode: Callable[[Sequence[str]], list[list[int]]]
 
     @cached_property
+    def _words(self) -> dict[int, str]:
+        return {}
+
+    def word(self, token: int) -> str:
+        """What a token says by itself."""
+        found = self._words.get(token)
+        if found is None:
+            found = self._words[token] = self.decode([token])
+        return found
+
+    @cached_property
     def unknown(self) -> frozenset[int]:
         """Ids below the highest one that the tokenizer does not have."""
         return frozenset(i for i, piece in enumerate(self.pieces) if piece is None)
@@ -63,9 +73,6 @@ class Tongue:
     def samples(self) -> tuple[int, ...]:
         """A few ids of all kinds: where all rows may say one of them, none is stuck."""
         return (*range(0, len(self.pieces), max(len(self.pieces) // SAMPLES, 1)), *sorted(self.stops)[:1])
-
-
-Ids = Sequence[int] | np.ndarray | Tensor
 
 
 class Decoding:
@@ -84,7 +91,7 @@ class Decoding:
     """
 
     __slots__ = (
-        "_narrow", "_view", "_wide", "asked", "begin", "call", "came", "changed", "ids", "last", "prompt_of", "regrets",
+        "_changes", "_view", "asked", "begin", "call", "came", "changed", "ids", "last", "prompt_of", "regrets",
         "revocable", "scores", "tongue",
     )  # fmt: skip
 
@@ -98,8 +105,7 @@ class Decoding:
         self.regrets: dict[int, tuple[Method, int]] = {}
         self.changed = False  # whether any score is
         self._view: Grid | None = None
-        self._wide: list[tuple[Method, Columns, Any]] = []
-        self._narrow: list[tuple[Method, str, Places, np.ndarray, Any]] = []
+        self._changes: list[tuple[Method, str, Cells, Any]] = []  # by whom, what, where, and the scores before
 
     @property
     def _grid(self) -> Grid:
@@ -113,42 +119,32 @@ class Decoding:
 
     def live(self, row: int) -> bool:
         """Whether a row still says something: what comes after its end is padding."""
-        return self.ids.shape[1] == self.begin or self.last[row] not in self.tongue.stops
+        return not self.last or self.last[row] not in self.tongue.stops
 
     def forbid(self, by: Method, tokens: Tensor | Columns | Mapping[int, Ids]) -> None:
         """No row goes on with one of ``tokens``, int64 [n]; or none with those of its own, row -> ids.
 
         ``Columns`` are made once, of tokens that are forbidden again and again.
         """
-        if isinstance(tokens, Tensor):
-            tokens = Columns(tokens)
-        if not isinstance(tokens, Columns):
-            self._forbid(by, tokens)
-        elif len(tokens.ids):
-            grid = self._grid
-            self._wide.append((by, tokens, grid.columns(tokens)))
-            grid.close(tokens)
-            self.changed = True
-
-    def _forbid(self, by: Method, tokens: Mapping[int, Ids]) -> None:
-        own = [_array(ids) for ids in tokens.values()]
-        if len(own) == 1:
-            self._change(by, "forbidden", next(iter(tokens)), own[0], -math.inf)
-        elif own:
-            rows = np.repeat(_array([*tokens]), [len(ids) for ids in own])
-            self._change(by, "forbidden", rows, np.concatenate(own), -math.inf)
+        if not isinstance(tokens, Mapping):
+            columns = tokens if isinstance(tokens, Columns) else Columns(tokens)
+            if len(columns):
+                self._change(by, "forbidden", self._grid.columns(columns), -math.inf)
+        elif tokens:
+            self._change(by, "forbidden", self._grid.cells(tokens), -math.inf)
 
     def penalise(self, by: Method, tokens: Ids, amounts: Sequence[float] | Tensor, row: int) -> None:
         """A row goes on with ``tokens`` less gladly: ``amounts`` come off their scores."""
-        ids = _array(tokens)
-        scores = self._grid.numbers(self._grid.at(row, ids))
-        self._change(by, "penalised", row, ids, scores - np.asarray(_list(amounts), dtype=np.float32))
+        cells = self._grid.cells({row: tokens})
+        less = np.asarray(amounts.tolist() if isinstance(amounts, Tensor) else amounts, dtype=np.float32)
+        self._change(by, "penalised", cells, self._grid.at(cells) - less)
 
     def force(self, by: Method, token: int, row: int) -> None:
         """A row goes on with this token and no other."""
-        before = float(self.scores[row, token])
+        cells = self._grid.cells({row: [token]})
+        before = self._grid.at(cells)
         self.scores[row] = -math.inf
-        self._change(by, "forced", row, _array([token]), before if math.isfinite(before) else 0.0)
+        self._change(by, "forced", cells, np.where(np.isfinite(before), before, np.float32(0.0)))
 
     def keep(self, tokens: Tensor, row: int) -> None:
         """A row goes on with one of ``tokens``, int64 [n]. The others were not looked at, and no receipt names them."""
@@ -165,57 +161,56 @@ class Decoding:
         if self.revocable:
             self.regrets.setdefault(row, (by, first))
 
-    def _change(self, by: Method, kind: str, rows: Places, tokens: np.ndarray, scores: np.ndarray | float) -> None:
-        self._narrow.append((by, kind, rows, tokens, self._grid.at(rows, tokens)))
-        self._grid.put(rows, tokens, scores)
-        self.changed = True
+    def _change(self, by: Method, kind: str, cells: Cells, scores: np.ndarray | float) -> None:
+        if len(cells):
+            self._changes.append((by, kind, cells, self._grid.swap(cells, scores)))
+            self.changed = True
 
     def stuck(self) -> list[int]:
         """Rows that the guards leave no token for."""
-        if not self.changed or any(map(self._grid.open, self.tongue.samples)):
+        if not self.changed:
             return []
-        return [row for row, best in enumerate(self._grid.best()) if best == -math.inf]
+        grid, rows = self._grid, len(self.prompt_of)
+        for token in self.tongue.samples:
+            if -math.inf not in grid.said([token] * rows):  # every row may say it
+                return []
+        return [row for row, best in enumerate(grid.best()) if best == -math.inf]
 
     def tell(self, said: list[int] | None) -> None:
         """Put into the receipt which of the tokens that guards changed were in reach of what was said instead.
 
         said: the next token of every row; None where that is not known, for the likeliest one
         """
-        if not (self._wide or self._narrow):
+        if not self._changes:
             return
         grid = self._grid
         left = grid.best() if said is None else grid.said(said)
         lowest = min(left) - REACH
-        for by, tokens, columns in self._wide:
-            best = grid.best(columns)
-            if max(best) > lowest:
-                for row in [row for row, (score, own) in enumerate(zip(best, left)) if score > own - REACH]:
-                    near = heapq.nlargest(LISTED, grid.over(columns, row, max(best[row], left[row]) - REACH))
-                    self._touch(by, "forbidden", row, [(score, int(tokens.ids[at])) for score, at in near])
-        for by, kind, rows, ids, scores in self._narrow:
-            before = grid.numbers(scores)
-            if before.max() > lowest or kind == "forced":
-                touched: dict[int, list[tuple[float, int]]] = {}
-                cells = zip(np.broadcast_to(rows, ids.shape).tolist(), ids.tolist(), before.tolist())
-                for row, token, score in cells:
-                    if kind == "forced" or score > left[row] - REACH:
-                        touched.setdefault(row, []).append((score, token))
-                for row, found in touched.items():
-                    self._touch(by, kind, row, found)
-        self._wide, self._narrow = [], []
+        for by, kind, cells, before in self._changes:
+            if kind == "forced" or grid.top(before) > lowest:
+                self._touch(by, kind, array(cells), grid.numbers(before), left)
+        self._changes = []
 
-    def _touch(self, by: Method, kind: str, row: int, found: list[tuple[float, int]]) -> None:
-        if self.live(row):
-            said = [self.tongue.decode([token]) for _, token in heapq.nlargest(LISTED, found)]
-            by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, kind))
+    def _touch(self, by: Method, kind: str, cells: np.ndarray, before: np.ndarray, left: list[float]) -> None:
+        """The likeliest ones of every row that are in reach."""
+        rows, tokens = np.divmod(cells, self.scores.shape[1])
+        if kind != "forced":
+            near = np.flatnonzero(before > np.array(left, dtype=np.float32)[rows] - REACH)
+            rows, tokens, before = rows[near], tokens[near], before[near]
+        begins = np.flatnonzero(np.diff(rows, prepend=-1)).tolist()  # the cells of a row stand together
+        for begin, end in zip(begins, (*begins[1:], len(rows))):
+            row = int(rows[begin])
+            if self.live(row):
+                said = [self.tongue.word(token) for token in tokens[begin + _first(before[begin:end])].tolist()]
+                by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, kind))
 
 
-def _list(values: Any) -> list[Any]:
-    return values.tolist() if isinstance(values, Tensor) else list(values)
-
-
-def _array(ids: Ids) -> np.ndarray:
-    return ids if isinstance(ids, np.ndarray) else np.array(_list(ids), dtype=np.int64)
+def _first(scores: np.ndarray) -> np.ndarray:
+    """Where the LISTED highest are, the highest first."""
+    if len(scores) > LISTED:
+        some = np.argpartition(scores, -LISTED)[-LISTED:]
+        return some[np.argsort(-scores[some])]  # type: ignore[no-any-return]
+    return np.argsort(-scores)
 
 
 @dataclass

@@ -1,156 +1,171 @@
-"""Scores of the next tokens, changed in place at a few places: numpy on the CPU, where it costs a tenth of torch's
-overhead a call, and torch elsewhere.
+"""Scores of the next tokens, read and changed in place at single cells: numpy on the CPU, where a call costs a tenth of
+torch's, and torch elsewhere.
 
-Rows and tokens are int64 arrays of one length, or rows is one number for all of them.
+A cell is row * vocabulary + token, int64.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Places = np.ndarray | int
+Ids = Sequence[int] | np.ndarray | Tensor
+Cells = np.ndarray | Tensor
+_FEW = 64
 
 
 class Columns:
-    """Tokens that are closed in every row, at every step: kept where the scores are, and as both kinds of array."""
+    """Tokens that no row may say, at any step: their cells are found once."""
 
-    def __init__(self, tokens: Tensor):
-        self.ids = tokens.numpy(force=True)
-        self._there = tokens
-        self._cap = np.zeros(0, np.float32)
+    def __init__(self, tokens: Ids):
+        self.ids = array(tokens)
+        self._shape: tuple[int, ...] = ()
+        self._cells = self.ids
+        self._there: Tensor | None = None
 
-    def there(self, device: torch.device) -> Tensor:
-        """The tokens on a device."""
-        if self._there.device != device:
-            self._there = self._there.to(device)
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def cells(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Those in scores of a shape, (rows, vocabulary)."""
+        if self._shape != shape:
+            self._cells = _cells(np.arange(shape[0])[:, None], self.ids, shape).ravel()
+            self._shape, self._there = shape, None
+        return self._cells
+
+    def there(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """The same on a device."""
+        cells = self.cells(shape)
+        if self._there is None or self._there.device != device:
+            self._there = torch.from_numpy(cells).to(device)
         return self._there
 
-    def cap(self, vocabulary: int) -> np.ndarray:
-        """-inf at these tokens, inf at all others."""
-        if len(self._cap) != vocabulary:
-            self._cap = np.full(vocabulary, np.inf, np.float32)
-            self._cap[self.ids] = -np.inf
-        return self._cap
+
+def array(ids: Ids) -> np.ndarray:
+    """Token ids as numpy has them, int64."""
+    if isinstance(ids, np.ndarray):
+        return ids if ids.dtype == np.int64 else ids.astype(np.int64)
+    return np.asarray(ids.numpy(force=True) if isinstance(ids, Tensor) else ids, dtype=np.int64)
+
+
+def _cells(rows: Any, ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Where rows have these tokens. Raises IndexError for what they do not have: it would be another row's."""
+    try:
+        return np.ravel_multi_index((rows, ids), shape)
+    except ValueError:
+        raise IndexError(f"rows {rows}, tokens {ids}: the model gives {shape[0]} rows {shape[1]} scores each") from None
+
+
+def _own(tokens: Mapping[int, Ids], shape: tuple[int, ...]) -> np.ndarray:
+    """The cells of rows with tokens of their own."""
+    own = [array(ids) for ids in tokens.values()]
+    if len(own) == 1:
+        return _cells(next(iter(tokens)), own[0], shape)
+    return _cells(np.array([*tokens]).repeat([len(ids) for ids in own]), np.concatenate(own), shape)
 
 
 class Grid(Protocol):
-    """[rows, vocabulary]."""
+    """[rows, vocabulary]. What ``columns`` and ``swap`` give lies where the scores are; ``numbers`` brings it."""
 
-    def columns(self, tokens: Columns) -> Any:
-        """These columns, a copy: [rows, n]."""
+    def columns(self, columns: Columns) -> Any:
+        """The cells of whole columns."""
 
-    def best(self, columns: Any = None) -> list[float]:
-        """The highest score of every row of columns, or of all of them."""
+    def cells(self, tokens: Mapping[int, Ids]) -> np.ndarray:
+        """Those of rows with tokens of their own, row -> ids. Raises IndexError for ids the model does not have."""
 
-    def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
-        """(score, column) of what is above a bound in one row of columns."""
+    def swap(self, cells: Any, values: Any) -> Any:
+        """Other scores, one for all cells or one each; the scores that were there."""
 
-    def at(self, rows: Places, tokens: np.ndarray) -> Any:
-        """Single scores, a copy."""
+    def at(self, cells: Any) -> np.ndarray:
+        """Scores, a copy."""
+
+    def top(self, scores: Any) -> float:
+        """The highest of some scores."""
+
+    def numbers(self, scores: Any) -> np.ndarray:
+        """Scores that were swapped out, on the CPU."""
 
     def said(self, tokens: list[int]) -> list[float]:
         """The score of one token in every row."""
 
-    def numbers(self, scores: Any) -> np.ndarray:
-        """Scores that were copied, on the CPU."""
-
-    def open(self, token: int) -> bool:
-        """Whether every row may say a token."""
-
-    def close(self, tokens: Columns) -> None:
-        """-inf in whole columns."""
-
-    def put(self, rows: Places, tokens: np.ndarray, values: Any) -> None:
-        """Other single scores: one for all, or one each."""
+    def best(self) -> list[float]:
+        """The highest score of every row."""
 
 
 def grid_of(scores: Tensor) -> Grid:
-    """The scores, to be read and written."""
+    """Scores that lie in one piece, to be read and written."""
     return _Numpy(scores) if scores.is_cpu and scores.dtype == torch.float32 else _Torch(scores)
-
-
-_DENSE = 32  # where one column in so many is closed, a pass over all of them is the faster way
-_TINY = 64  # numbers that Python compares before numpy has begun
 
 
 class _Numpy:
     def __init__(self, scores: Tensor):
         self._scores = scores.numpy() if not scores.requires_grad else scores.detach().numpy()
+        self._line = self._scores.ravel()
 
-    def columns(self, tokens: Columns) -> Any:
-        return self._scores.take(tokens.ids, axis=1, mode="clip")  # ids are of the vocabulary: no need to check
+    def columns(self, columns: Columns) -> Any:
+        return columns.cells(self._scores.shape)
 
-    def best(self, columns: Any = None) -> list[float]:
-        columns = self._scores if columns is None else columns
-        if columns.size <= _TINY:
-            return [max(row) for row in columns.tolist()]
-        return np.maximum.reduce(columns, axis=1).tolist()  # type: ignore[no-any-return]
+    def cells(self, tokens: Mapping[int, Ids]) -> np.ndarray:
+        return _own(tokens, self._scores.shape)
 
-    def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
-        found = np.flatnonzero(columns[row] > bound)
-        return list(zip(columns[row, found].tolist(), found.tolist()))
+    def swap(self, cells: Any, values: Any) -> Any:
+        before = self._line[cells]
+        self._line[cells] = values
+        return before
 
-    def at(self, rows: Places, tokens: np.ndarray) -> Any:
-        return self._scores[rows, tokens]
+    def at(self, cells: Any) -> np.ndarray:
+        return self._line[cells]  # type: ignore[no-any-return]
+
+    def top(self, scores: Any) -> float:
+        # Python is there with a few before numpy has begun.
+        return max(scores.tolist()) if len(scores) <= _FEW else scores.item(scores.argmax())
+
+    def numbers(self, scores: Any) -> np.ndarray:
+        return scores  # type: ignore[no-any-return]
 
     def said(self, tokens: list[int]) -> list[float]:
         score = self._scores.item
         return [score(row, token) for row, token in enumerate(tokens)]
 
-    def numbers(self, scores: Any) -> np.ndarray:
-        return scores  # type: ignore[no-any-return]
-
-    def open(self, token: int) -> bool:
-        return min(self._scores[:, token].tolist()) > -math.inf  # type: ignore[no-any-return]
-
-    def close(self, tokens: Columns) -> None:
-        vocabulary = self._scores.shape[1]
-        if len(tokens.ids) * _DENSE > vocabulary:
-            np.minimum(self._scores, tokens.cap(vocabulary), out=self._scores)
-        else:
-            self._scores[:, tokens.ids] = -math.inf
-
-    def put(self, rows: Places, tokens: np.ndarray, values: Any) -> None:
-        self._scores[rows, tokens] = values
+    def best(self) -> list[float]:
+        return self._scores.max(1).tolist()  # type: ignore[no-any-return]
 
 
 class _Torch:
     def __init__(self, scores: Tensor):
-        self._scores = scores
+        self._scores, self._line = scores, scores.detach().view(-1)
 
-    def _index(self, rows: Places, tokens: np.ndarray) -> tuple[Any, Tensor]:
-        there = self._scores.device
-        return rows if isinstance(rows, int) else torch.from_numpy(rows).to(there), torch.from_numpy(tokens).to(there)
+    def columns(self, columns: Columns) -> Any:
+        return columns.there(tuple(self._scores.shape), self._scores.device)
 
-    def columns(self, tokens: Columns) -> Any:
-        return self._scores.index_select(1, tokens.there(self._scores.device))
+    def cells(self, tokens: Mapping[int, Ids]) -> np.ndarray:
+        return _own(tokens, tuple(self._scores.shape))
 
-    def best(self, columns: Any = None) -> list[float]:
-        return self.numbers((self._scores if columns is None else columns).amax(1)).tolist()  # type: ignore[no-any-return]
+    def _there(self, cells: Cells) -> Tensor:
+        return cells if isinstance(cells, Tensor) else torch.from_numpy(cells).to(self._scores.device)
 
-    def over(self, columns: Any, row: int, bound: float) -> list[tuple[float, int]]:
-        found = (columns[row] > bound).nonzero()[:, 0]
-        return list(zip(columns[row, found].tolist(), found.tolist()))
+    def swap(self, cells: Any, values: Any) -> Any:
+        there = self._there(cells)
+        before = self._line[there]
+        self._line[there] = torch.as_tensor(values).to(self._scores)
+        return before
 
-    def at(self, rows: Places, tokens: np.ndarray) -> Any:
-        return self._scores[self._index(rows, tokens)]
+    def at(self, cells: Any) -> np.ndarray:
+        return self.numbers(self._line[self._there(cells)])
 
-    def said(self, tokens: list[int]) -> list[float]:
-        return self.numbers(self.at(np.arange(len(tokens)), np.array(tokens))).tolist()  # type: ignore[no-any-return]
+    def top(self, scores: Any) -> float:
+        return float(scores.max())
 
     def numbers(self, scores: Any) -> np.ndarray:
         return scores.float().numpy(force=True)  # type: ignore[no-any-return]
 
-    def open(self, token: int) -> bool:
-        return bool((self._scores[:, token] > -math.inf).all())
+    def said(self, tokens: list[int]) -> list[float]:
+        width = self._scores.shape[1]
+        return self.at(np.array([row * width + token for row, token in enumerate(tokens)])).tolist()  # type: ignore[no-any-return]
 
-    def close(self, tokens: Columns) -> None:
-        self._scores.index_fill_(1, tokens.there(self._scores.device), -math.inf)
-
-    def put(self, rows: Places, tokens: np.ndarray, values: Any) -> None:
-        self._scores[self._index(rows, tokens)] = torch.as_tensor(values).to(self._scores)
+    def best(self) -> list[float]:
+        return self.numbers(self._scores.amax(1)).tolist()  # type: ignore[no-any-return]

@@ -19,7 +19,6 @@ Came = list[tuple[int, int]] | None
 """For every row the row of the last call that it continues, and how many tokens they share; None: each row continues
 itself by one token. (-1, 0) is a row that continues none."""
 
-_SMALL = 4096  # ids up to which two copies take less time than setting up a comparison
 _ALL_PAIRS = 16  # rows up to which a row without its own past is compared with every other one's
 
 
@@ -27,29 +26,26 @@ class Lineage:
     """Follows the ids of one generation, call by call."""
 
     def __init__(self) -> None:
-        self._last = np.zeros((0, 0), dtype=np.int64)
+        self._shape: tuple[int, ...] = (0, 0)
+        self._said = b""  # column after column, so that nothing but an end is new where every row goes on
 
     def __call__(self, ids: np.ndarray) -> Came:
-        """ids: [rows, tokens], of this call."""
-        last, self._last = self._last, ids
+        """ids: [rows, tokens], int64, of this call."""
+        before, said = self._shape, self._said
+        self._shape, self._said = ids.shape, ids.T.tobytes()
         rows, length = ids.shape
-        if last.shape == (rows, length - 1) and _equal(ids[:, :-1], last):
+        if before == (rows, length - 1) and self._said.startswith(said):
             return None
-        if not last.size:
+        if not said:
             return [(-1, 0)] * rows
+        last = np.frombuffer(said, np.int64).reshape(before[::-1]).T
         known = {row.tobytes(): i for i, row in enumerate(np.ascontiguousarray(last))}
-        grown = length == last.shape[1] + 1
-        before = np.ascontiguousarray(ids[:, :-1]) if grown else ids
+        grown = length == before[1] + 1
+        begun = np.ascontiguousarray(ids[:, :-1]) if grown else ids
         return [
-            (known[key], length - 1) if grown and (key := before[i].tobytes()) in known else _longest(ids[i], last, i)
+            (known[key], length - 1) if grown and (key := begun[i].tobytes()) in known else _longest(ids[i], last, i)
             for i in range(rows)
         ]
-
-
-def _equal(ids: np.ndarray, last: np.ndarray) -> bool:
-    if ids.size < _SMALL:
-        return ids.tobytes() == last.tobytes()
-    return bool((ids == last).all())
 
 
 def _longest(row: np.ndarray, last: np.ndarray, own: int) -> tuple[int, int]:
@@ -79,10 +75,11 @@ class Follow(Generic[State]):
 
     def __call__(self, decoding: Decoding) -> list[State]:
         """One state for every row, after all of its tokens."""
-        ids, came = decoding.ids, decoding.came
-        followed, self._call = decoding.call == self._call + 1, decoding.call
+        came, call = decoding.came, decoding.call
+        followed, self._call = call == self._call + 1, call
         if came is None and followed:
-            return self._on(self._states[-1], decoding.last, ids.shape[1] == self._begin + 1)
+            return self._on(self._states[-1], decoding.last, len(self._states) == 1)
+        ids = decoding.ids
         parents = [parent for parent, _ in came or ()]
         shared = min((shared for _, shared in came or ()), default=0) if followed else 0
         if shared < self._begin or not self._states:

@@ -18,6 +18,7 @@ SPELLED_LETTERS = 3  # from how many letters "a b c" is taken for a word that is
 _SHELF = 4  # letters by which phrases are kept together, so that bisection looks at a few of them
 _PLACES = 1 << 16  # remembered; what comes after is found again
 _FEW = 64
+AHEAD = 2
 _LAST = chr(0x10FFFF)
 
 Value = TypeVar("Value")
@@ -25,14 +26,15 @@ Value = TypeVar("Value")
 
 class Place:
     """The beginning of some phrases. letters: of it; phrases: theirs; whole: whether it is one of them; breaks: whether
-    one of them has a break after it; follow: the letters that come next, None where there are too many to look."""
+    one of them has a break after it; follow: the next AHEAD letters of each, None where there are too many to look."""
 
     __slots__ = ("breaks", "closing", "follow", "letters", "phrases", "whole")
 
     def __init__(self, letters: str, phrases: Sequence[str], whole: bool, breaks: bool):
         self.letters, self.phrases, self.whole, self.breaks = letters, phrases, whole, breaks
         at = len(letters)
-        self.follow = "".join([phrase[at : at + 1] for phrase in phrases]) if len(phrases) < _FEW else None
+        few = len(phrases) < _FEW
+        self.follow = frozenset([phrase[at : at + AHEAD] for phrase in phrases]) if few else None
         self.closing: dict[tuple[int, bool], frozenset[int]] = {}  # for whoever asks twice
 
 
@@ -66,7 +68,7 @@ class Bank:
             end = begin + sum(1 for _ in own)
             self._shelves[shelf] = begin, end
             begin = end
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, Place | None] = {}
 
     def last_words(self) -> Iterator[tuple[str, str]]:
         """For every phrase of several words the letters before its last word, and that word as it is written."""
@@ -84,17 +86,27 @@ class Bank:
 
     def place(self, letters: str) -> Place | None:
         """Where phrases stand that begin with these letters; None where none does."""
-        found = self._places.get(letters)
-        if found is not None:
-            return found
+        if letters in self._places:
+            return self._places[letters]
         begin, end = (0, len(self.letters)) if len(letters) < _SHELF else self._shelves.get(letters[:_SHELF], (0, 0))
-        first = bisect_left(self.letters, letters, begin, end)
-        if first == end or not self.letters[first].startswith(letters):
-            return None
-        phrases = self.letters[first : bisect_left(self.letters, letters + _LAST, first, end)]
+        return self._search(letters, self.letters, begin, end)
+
+    def _longer(self, place: Place, run: str) -> Place | None:
+        """The same after more letters."""
+        letters = place.letters + run
+        if letters in self._places:
+            return self._places[letters]
+        return self._search(letters, place.phrases, 0, len(place.phrases))
+
+    def _search(self, letters: str, phrases: Sequence[str], begin: int, end: int) -> Place | None:
+        """What begins with these letters among sorted phrases, remembered."""
+        first = bisect_left(phrases, letters, begin, end)
+        found = None
+        if first < end and phrases[first].startswith(letters):
+            own = phrases[first : bisect_left(phrases, letters + _LAST, first, end)]
+            found = Place(letters, own, letters in self._written, letters in self._breaks)
         if len(self._places) >= _PLACES:
             self._places.clear()
-        found = Place(letters, phrases, letters in self._written, letters in self._breaks)
         self._places[letters] = found
         return found
 
@@ -105,31 +117,31 @@ class Bank:
         return [(rest, heads[rest]) for rest in rests if rest in heads]
 
     def read(
-        self, runs: Sequence[str], broken: bool, begun: tuple[Begun, ...], fresh: bool | None = False
+        self, runs: Sequence[str], broken: bool, begun: tuple[Begun, ...], fresh: bool = False
     ) -> tuple[bool, tuple[Begun, ...]]:
         """What has begun after a piece of folded text, and whether a break is the last thing in it.
 
         runs: the text, split at its breaks; broken, begun: the same before it
-        fresh: whether a phrase may also begin here without a break, as where a prompt ends; None: nothing new begins
+        fresh: whether a phrase may also begin here without a break, as where a prompt ends
         """
         for i, run in enumerate(runs):
             if i and not broken:
                 broken, begun = True, _broken(begun)
             if run:
-                begun, broken = self._run(run, broken, begun, fresh if fresh is None else fresh and not i), False
+                begun, broken = self._run(run, broken, begun, fresh and not i), False
         return broken, begun
 
-    def _run(self, run: str, broken: bool, begun: tuple[Begun, ...], fresh: bool | None) -> tuple[Begun, ...]:
+    def _run(self, run: str, broken: bool, begun: tuple[Begun, ...], fresh: bool) -> tuple[Begun, ...]:
         """Letters without a break among them."""
         found = []
         for place, ways in begun:
             if not broken or len(run) > 1:
                 ways &= PLAIN
-            if not ways or (place.follow is not None and run[0] not in place.follow):
+            if not ways:
                 continue
-            if (longer := self.place(place.letters + run)) is not None:
+            if (longer := self._longer(place, run)) is not None:
                 found.append((longer, ways))
-        if fresh is not None and (broken or fresh) and (new := self.place(run)) is not None:
+        if (broken or fresh) and (new := self.place(run)) is not None:
             found.append((new, PLAIN if len(run) > 1 else PLAIN | SPELLED))
         return tuple(found)
 

@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from conceptguard.decoding import Tongue
 from conceptguard.grid import Columns
 
-from .phrase_bank import PLAIN, SPELLED, Bank, Begun, Place
+from .phrase_bank import AHEAD, PLAIN, SPELLED, Bank, Begun, Place
 from .phrase_text import BREAK, fold, letters_and_breaks
 
 STATES = 1 << 16  # remembered: how far texts have come
@@ -36,8 +35,8 @@ class State:
     def __init__(self, broken: bool, fresh: bool, rest: bytes, begun: tuple[Begun, ...]):
         self.broken, self.fresh, self.rest, self.begun = broken, fresh, rest, begun
         self.plain = not (broken or fresh or rest)
-        follow = [place.follow for place, _ in begun]
-        self.follow = None if not self.plain or None in follow else "".join(map(str, follow))
+        follow = [place.follow for place, _ in begun] if self.plain else [None]
+        self.follow = None if None in follow else follow[0] if len(follow) == 1 else frozenset().union(*follow)
         self.closing: np.ndarray | None = None
         self.inside: frozenset[int] = frozenset()
 
@@ -51,11 +50,11 @@ class PhraseTokens:
         self._heads, self._tails, self._said = read.heads, read.tails, read.said
         self._openings = self._last_words()
         # Whole phrases inside one token: wherever it stands, or where it follows a break.
-        self.always = Columns(torch.tensor(self._phrases_in(read.inner), dtype=torch.long))
+        self.always = Columns(self._phrases_in(read.inner))
         self._after_break = self._phrases_in(read.first)
-        self._letter = [next(iter("".join(said[0])), "") if said else "" for said in self._said]  # the first of each
+        self._start = [_start(said[0]) if said else "" for said in self._said]
         self._states: dict[tuple[Any, ...], State] = {}
-        self._next: dict[tuple[State, int], State] = {}
+        self._next: dict[tuple[State, int, bool], State] = {}
         self.start = self._state(True, False, b"", ())
         self._beginnings = [None if said is None or said[1] else self._beginning(said[0])
                             for said in self._said]  # fmt: skip
@@ -74,28 +73,29 @@ class PhraseTokens:
     def advance(self, state: State, token: int, first: bool) -> State:
         """The next state. first: of a text of its own, which may begin where a prompt ends."""
         alone = self._beginnings[token] if state.plain and not first and token < len(self._beginnings) else None
-        if alone is None:
-            return self._advance(state, token, state.fresh or first)
         # Nearly always no phrase that has begun goes on with the token.
-        if not state.begun or (state.follow is not None and self._letter[token] not in state.follow):
+        if alone is not None and (
+            not state.begun
+            or (state.follow is not None and (start := self._start[token]) and start not in state.follow)
+        ):
             return alone
-        known = self._next.get((state, token))
+        known = self._next.get((state, token, first))
         if known is None:
-            _, kept = self.bank.read(self._said[token][0], False, state.begun, None)  # type: ignore[index]
-            known = self._state(alone.broken, False, b"", kept + alone.begun) if kept else alone
             if len(self._next) >= STATES:
                 self._next.clear()
-            self._next[state, token] = known
+            known = self._next[state, token, first] = self._advance(state, token, state.fresh or first)
         return known
 
     def _advance(self, state: State, token: int, fresh: bool) -> State:
         said = self._said[token] if token < len(self._said) else None
         if said is None:  # a special token: nothing on paper, and yet a place where something may begin
             return self._state(state.broken, True, b"", state.begun)
-        text, rest = _decode(state.rest + (self.tongue.pieces[token] or b""))
-        folded = fold(text)
-        broken, begun = self.bank.read(folded.split(BREAK), state.broken, state.begun, fresh)
-        return self._state(broken, fresh and not folded, rest, begun)
+        runs, rest = said
+        if state.rest:
+            text, rest = _decode(state.rest + (self.tongue.pieces[token] or b""))
+            runs = fold(text).split(BREAK)
+        broken, begun = self.bank.read(runs, state.broken, state.begun, fresh)
+        return self._state(broken, fresh and runs == [""], rest, begun)
 
     def _beginning(self, runs: list[str]) -> State:
         """What a token begins by itself where no break stands before it."""
@@ -243,6 +243,12 @@ def _read(tongue: Tongue) -> _Vocabulary:
             else:
                 inner.append(_Head(letters, breaks, tokens))
     return _Vocabulary(dict(heads), first, inner, tuple(tails), said)
+
+
+def _start(runs: list[str]) -> str:
+    """As many letters of a token as a place looks ahead; "" of a shorter one."""
+    letters = "".join(runs)[:AHEAD]
+    return letters if len(letters) == AHEAD else ""
 
 
 def _letters_of(word: str) -> str:

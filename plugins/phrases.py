@@ -96,11 +96,14 @@ class Phrases(Method):
         """Constant work a row: its state in the bank moves by one token, and knows what would finish a phrase."""
         tokens = self.tokens
         states = self._states(decoding)
-        if decoding.ids.shape[1] == decoding.begin:
+        if not decoding.last:
             states = [tokens.fresh(state) for state in states]
         decoding.forbid(self, tokens.always)
-        closings = [tokens.closing(state) if state.closing is None else state.closing for state in states]
-        own = {row: closing for row, closing in enumerate(closings) if closing is not NOTHING}
+        own = {}
+        for row, state in enumerate(states):
+            closing = tokens.closing(state) if state.closing is None else state.closing
+            if closing is not NOTHING:
+                own[row] = closing
         if own:
             if decoding.revocable:
                 self._regret(decoding, states, own)

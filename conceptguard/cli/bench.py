@@ -176,7 +176,7 @@ def gates(
 def logits(
     n: str = typer.Option("100,10000,100000", "--n", metavar="N,N", help="Phrases in the bank."),
     batch: str = typer.Option("1,32", metavar="N,N", help="Rows of a batch."),
-    tokens: int = typer.Option(192, min=2, help="Tokens that every text has."),
+    tokens: int = typer.Option(64, min=2, help="Tokens that every text has."),
     model: str | None = typer.Option(
         None, metavar="MODEL", help="Time whole generations too: a language model, or 1b for one with random weights."
     ),
