@@ -110,10 +110,10 @@ class Bank:
         self._places[letters] = found
         return found
 
-    def rests(self, place: Place, heads: Mapping[str, Value]) -> list[tuple[str, Value]]:
-        """What may be left of its phrases, as far as ``heads`` have it."""
-        at = len(place.letters)
-        rests = (letters[at:] for letters in place.phrases)
+    def rests(self, place: Place, heads: Mapping[str, Value], longest: int) -> list[tuple[str, Value]]:
+        """What may be left of its phrases, as far as ``heads`` have it, of no more than ``longest`` letters."""
+        at, end = len(place.letters), len(place.letters) + longest
+        rests = [letters[at:] for letters in place.phrases if len(letters) <= end]
         return [(rest, heads[rest]) for rest in rests if rest in heads]
 
     def read(

@@ -48,6 +48,7 @@ class PhraseTokens:
         self.bank, self.tongue = bank, tongue
         read = _vocabulary(tongue)
         self._heads, self._tails, self._said = read.heads, read.tails, read.said
+        self._longest = max(map(len, read.heads), default=0)
         self._openings = self._last_words()
         # Whole phrases inside one token: wherever it stands, or where it follows a break.
         self.always = Columns(self._phrases_in(read.inner))
@@ -155,7 +156,7 @@ class PhraseTokens:
         known = place.closing.get((ways, broken))
         if known is None:
             found: set[int] = set()
-            for rest, places in self.bank.rests(place, self._heads):
+            for rest, places in self.bank.rests(place, self._heads, self._longest):
                 for breaks, tokens in places:
                     if self.bank.ends(place, ways, rest, breaks, broken):
                         found.update(tokens)
@@ -164,7 +165,7 @@ class PhraseTokens:
             known = place.closing[ways, broken] = frozenset(found)
         return known
 
-    def _last_words(self) -> dict[str, set[int]]:
+    def _last_words(self) -> dict[str, tuple[int, ...]]:
         """Tokens that begin a phrase's last word where all before it has been said: the text turns before the word.
 
         Of a word that is one token nothing can be half said.
@@ -174,12 +175,12 @@ class PhraseTokens:
         for before, word in self.bank.last_words():
             if len(before) >= CONTEXT and f" {word}".encode() not in whole:
                 last[word].append(before)
-        found: dict[str, set[int]] = defaultdict(set)
+        found: dict[str, tuple[int, ...]] = {}
         for (word, befores), ids in zip(last.items(), self.tongue.encode([f" {word}" for word in last])):
             token = next((i for i in ids if self._letters(i)), None)
             if token is not None and _letters_of(word).startswith(self._letters(token)):
                 for before in befores:
-                    found[before].add(token)
+                    found[before] = (*found.get(before, ()), token)
         return found
 
     def _letters(self, token: int) -> str:

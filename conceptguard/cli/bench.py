@@ -16,8 +16,8 @@ COLUMNS = [
 ]  # fmt: skip
 
 PER_TOKEN = [
-    "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "start_seconds",
-    "start_seconds_peer",
+    "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "share_peer",
+    "start_seconds", "start_seconds_peer",
 ]  # fmt: skip
 
 PER_IMAGE = [
@@ -187,8 +187,8 @@ def logits(
     ratio_peer is our time over theirs: below 1 is faster. A vocabulary of 32,000 tokens, one thread, processor time.
     NoBadWords forbids one spelling of a phrase; the bank all that ``phrases`` finds. ms_floor is what a processor takes
     that only reads the last tokens and closes those that are whole phrases: no way in Python is below it.
-    start_seconds is from the phrases to the first answer. With --model a last row a count: share, the part of a
-    generation that is the bank's (of 64 tokens, with 1b of 8).
+    start_seconds is from the phrases to the first answer. With --model more rows: share, the part of a generation that
+    is the bank's (of 64 tokens, with 1b of 8), and the peer's.
 
     \b
     conceptguard bench logits
@@ -217,9 +217,10 @@ def logits(
                 tick(1)
             if model:
                 spoken, tok = (speaker("1b"), tokenizer()) if model == "1b" else load_model(model)
+                said = 8 if model == "1b" else 64
                 for count in counts:
-                    said = 8 if model == "1b" else 64
-                    rows.append({"model": model, **share(spoken, tok, count, said, batches[0], time.thread_time)})
+                    for size in batches:
+                        rows.append({"model": model, **share(spoken, tok, count, said, size, time.thread_time)})
                     tick(1)
     finally:
         torch.set_num_threads(before)
