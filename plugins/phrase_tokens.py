@@ -184,7 +184,7 @@ class PhraseTokens:
         return found
 
     def _letters(self, token: int) -> str:
-        said = self._said[token]
+        said = self._said[token] if token < len(self._said) else None
         return "".join(said[0]) if said else ""
 
 

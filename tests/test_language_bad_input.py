@@ -40,6 +40,19 @@ def test_a_token_beyond_the_tokenizer() -> None:
         model.generate(**one, max_new_tokens=4, do_sample=False, logits_processor=processor)
 
 
+def test_tokens_that_the_model_cannot_say() -> None:
+    """Added to the tokenizer, and the model was not resized: they are closed without being there."""
+    tok = tokenizer()
+    model = tiny_llama(tok)
+    tok.add_tokens([*(f"<filler {i}>" for i in range(model.config.vocab_size - len(tok))), "cigarette", "red"])
+    assert len(tok) > model.config.vocab_size
+    prompts = ["cigarette", "red", "dog", "the last cigarette"]
+    bank = {"guards": [{"method": "phrases", "concept": {"name": "x", "prompts": prompts}}]}
+    processor = conceptguard.logits_processor(model, tok, bank)
+    out = model.generate(**given(tok, "the last"), max_new_tokens=9, do_sample=True, logits_processor=processor)
+    assert out.shape[1] > 2 and processor.receipt.steps
+
+
 def test_empty_prompts() -> None:
     tok, model = tokenizer(), tiny_llama()
     processor = conceptguard.logits_processor(model, tok, PHRASES)

@@ -15,19 +15,23 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHOR = "a"  # stands before a token where only decoding tells whether it brings a space
 
 
-_known: weakref.WeakKeyDictionary[Any, tuple[int, Tongue]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Any, tuple[tuple[int, frozenset[int], int], Tongue]] = weakref.WeakKeyDictionary()
 
 
-def tongue_of(tokenizer: Any, stops: frozenset[int]) -> Tongue:
-    """The tokens of a tokenizer; special ones stand for nothing. Read once, until the tokenizer has more tokens."""
-    size, known = _known.get(tokenizer, (0, None))
-    if known is None or size != len(tokenizer) or known.stops != stops:
-        known = _read(weakref.proxy(tokenizer), stops)
-        _known[tokenizer] = len(tokenizer), known
+def tongue_of(tokenizer: Any, stops: frozenset[int], vocabulary: int) -> Tongue:
+    """The tokens of a tokenizer that a model of so many can say; special ones stand for nothing.
+
+    Read once, until the tokenizer has more tokens.
+    """
+    asked = len(tokenizer), stops, vocabulary
+    before, known = _known.get(tokenizer, (None, None))
+    if known is None or before != asked:
+        known = _read(weakref.proxy(tokenizer), stops, vocabulary)
+        _known[tokenizer] = asked, known
     return known
 
 
-def _read(tokenizer: Any, stops: frozenset[int]) -> Tongue:
+def _read(tokenizer: Any, stops: frozenset[int], vocabulary: int) -> Tongue:
     special = frozenset(int(i) for i in tokenizer.all_special_ids)
 
     def decode(ids: Sequence[int]) -> str:
@@ -38,7 +42,7 @@ def _read(tokenizer: Any, stops: frozenset[int]) -> Tongue:
             return [found.ids for found in backend.encode_batch(list(texts), add_special_tokens=False)]
         return list(tokenizer(list(texts), add_special_tokens=False).input_ids) if texts else []
 
-    return Tongue(_pieces(tokenizer, special, decode), special, stops, decode, encode)
+    return Tongue(_pieces(tokenizer, special, decode)[:vocabulary], special, stops, decode, encode)
 
 
 def _pieces(tokenizer: Any, special: frozenset[int], decode: Any) -> list[bytes | None]:

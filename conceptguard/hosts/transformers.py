@@ -58,7 +58,7 @@ class TransformersHost:
         self.name = f"transformers {type(self.model).__name__}"
         self.encodes = bool(self.model.config.is_encoder_decoder)
         _fits(self.vocabulary, tokenizer, type(self.model).__name__)
-        self.tongue: Tongue = tongue_of(tokenizer, self._stops())
+        self.tongue: Tongue = tongue_of(tokenizer, self._stops(), self.vocabulary)
         self._own_class: type | None = None
         self._handle: Any = None
         self._shut: Any = None
