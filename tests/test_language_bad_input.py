@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from text_guards import PHRASES, SENTENCES, Reader, given
@@ -42,7 +44,7 @@ def test_a_token_beyond_the_tokenizer() -> None:
 
 def test_tokens_that_the_model_cannot_say() -> None:
     """Added to the tokenizer, and the model was not resized: they are closed without being there."""
-    tok = tokenizer()
+    tok = copy.deepcopy(tokenizer())
     model = tiny_llama(tok)
     tok.add_tokens([*(f"<filler {i}>" for i in range(model.config.vocab_size - len(tok))), "cigarette", "red"])
     assert len(tok) > model.config.vocab_size
