@@ -27,10 +27,10 @@ class State:
 
     plain: neither broken, nor fresh, nor with a rest: what a token begins here depends on the token alone
     follow: then the letters that what has begun may go on with, None where there are too many to know
-    closing: the tokens that would finish a phrase, None until somebody asks; inside: those that go on with a word
+    closing: the tokens that would finish a phrase, None until somebody asks
     """
 
-    __slots__ = ("begun", "broken", "closing", "follow", "fresh", "inside", "plain", "rest")
+    __slots__ = ("begun", "broken", "closing", "follow", "fresh", "plain", "rest")
 
     def __init__(self, broken: bool, fresh: bool, rest: bytes, begun: tuple[Begun, ...]):
         self.broken, self.fresh, self.rest, self.begun = broken, fresh, rest, begun
@@ -38,7 +38,6 @@ class State:
         follow = [place.follow for place, _ in begun] if self.plain else [None]
         self.follow = None if None in follow else follow[0] if len(follow) == 1 else frozenset().union(*follow)
         self.closing: np.ndarray | None = None
-        self.inside: frozenset[int] = frozenset()
 
 
 class PhraseTokens:
@@ -121,8 +120,6 @@ class PhraseTokens:
         if state.closing is None:
             found = sorted(self._closing(state))
             state.closing = np.array(found, dtype=np.int64) if found else NOTHING
-            if not state.broken:
-                state.inside = frozenset(token for token in found if not self.leads(token))
         return state.closing
 
     def leads(self, token: int) -> bool:

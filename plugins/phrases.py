@@ -13,10 +13,11 @@ what is spelled "pen" + "guin" is closed as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -109,10 +110,11 @@ class Phrases(Method):
                 self._regret(decoding, states, own)
             decoding.forbid(self, own)
 
-    def _regret(self, decoding: Decoding, states: list[State], rows: Iterable[int]) -> None:
+    def _regret(self, decoding: Decoding, states: list[State], closings: Mapping[int, np.ndarray]) -> None:
         """Where the likeliest token would go on with a word to a phrase, the word had better not begun."""
-        for row in rows:
-            if states[row].inside and int(decoding.scores[row].argmax()) in states[row].inside:
+        likeliest = decoding.scores.argmax(1).tolist()
+        for row, closing in closings.items():
+            if not states[row].broken and likeliest[row] in closing and not self.tokens.leads(likeliest[row]):
                 said = decoding.ids[row, decoding.begin :].tolist()
                 begun = next((at for at in reversed(range(len(said))) if self.tokens.leads(said[at])), 0)
                 if said:
