@@ -129,6 +129,18 @@ def no_bad_words(tok: Any, guarded: list[str]) -> Any:
     return NoBadWordsLogitsProcessor(tokens_of(tok, guarded), eos_token_id=tok.eos_token_id)
 
 
+def least(tok: Any, guarded: list[str]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A processor that reads the last tokens, closes those that are whole phrases, and does nothing else: what any of
+    them costs in Python."""
+    whole = torch.tensor(sorted({ids[0] for ids in tokens_of(tok, guarded) if len(ids) == 1}), dtype=torch.long)
+
+    def processor(said: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        said[:, -1].tolist()
+        return scores.index_fill_(1, whole, -math.inf)
+
+    return processor
+
+
 def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
     """Rows with what ``count`` phrases cost a token in batches of these sizes, ours and the peer's in turn.
 
@@ -138,8 +150,7 @@ def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], f
     Scores are what a language model's are like: the next token of the text stands out, most others are far below.
     start: seconds from phrases to a processor that has answered once; ms: a median, so that what others do on the
     machine counts little; ms_mean: with everything
-    ms_floor: of a processor that reads the last tokens, closes those that are whole phrases, and does nothing else:
-    what any of them costs in Python
+    ms_floor: of a processor that does as good as nothing, see ``least``
     """
     guarded, tok, model = phrases(count), tokenizer(), speaker()
     first, scores = texts(1, PROMPT, guarded), torch.zeros(1, len(tok))
@@ -150,12 +161,7 @@ def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], f
     ours = logits_processor(model, tok, policy(guarded))[0]
     ours(first, scores.clone())
     starts = {"ours": clock() - middle, "peer": middle - begin}
-    whole = torch.tensor(sorted({ids[0] for ids in tokens_of(tok, guarded) if len(ids) == 1}), dtype=torch.long)
-
-    def floor(said: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        said[:, -1].tolist()
-        return scores.index_fill_(1, whole, -math.inf)
-
+    floor = least(tok, guarded)
     for rows in batches:
         noise = torch.randn(rows, len(tok), generator=torch.Generator().manual_seed(rows)) * SPREAD
         taken: dict[str, list[float]] = {"ours": [], "peer": [], "floor": []}
@@ -178,13 +184,16 @@ def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], f
 
 
 def share(model: Any, tok: Any, count: int, tokens: int, batch: int, clock: Callable[[], float]) -> dict[str, Any]:
-    """What part of ``generate`` is a processor's, ours and the peer's: its own time over all of it, in one greedy
-    generation each. ms, ms_generate: what a token takes with ours."""
+    """What part of ``generate`` is a processor's, its own time over all of it, in one greedy generation each.
+
+    share, share_peer, share_floor: ours, NoBadWords', and that of ``least``; ms, ms_generate: what a token takes with
+    ours
+    """
     guarded = phrases(count)
     given = tok(["The history of the"] * batch, return_tensors="pt", return_token_type_ids=False)
 
     def spent(processor: Any) -> tuple[float, float]:
-        inside = []
+        inside: list[float] = []
 
         def timed(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             start = clock()
@@ -198,7 +207,10 @@ def share(model: Any, tok: Any, count: int, tokens: int, batch: int, clock: Call
             model.generate(**given, max_new_tokens=said, min_new_tokens=said, do_sample=False, logits_processor=[timed])
         return sum(inside), clock() - start
 
-    mine, whole = spent(logits_processor(model, tok, policy(guarded))[0])
-    theirs, whole_peer = spent(no_bad_words(tok, guarded))
-    return {"phrases": count, "batch": batch, "share": mine / whole, "share_peer": theirs / whole_peer,
-            "ms": 1e3 * mine / tokens, "ms_generate": 1e3 * whole / tokens, "peer": "NoBadWords"}  # fmt: skip
+    ours = logits_processor(model, tok, policy(guarded))[0]
+    processors = {"share": ours, "share_peer": no_bad_words(tok, guarded), "share_floor": least(tok, guarded)}
+    found = {name: spent(processor) for name, processor in processors.items()}
+    mine, whole = found["share"]
+    shares = {name: inside / all_ for name, (inside, all_) in found.items()}
+    return {"phrases": count, "batch": batch, **shares, "ms": 1e3 * mine / tokens, "ms_generate": 1e3 * whole / tokens,
+            "peer": "NoBadWords"}  # fmt: skip

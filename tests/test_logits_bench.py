@@ -35,4 +35,4 @@ def test_what_the_peer_forbids_the_bank_forbids(capsys: Any) -> None:
 def test_the_share_of_a_generation() -> None:
     model, tok = logits_bench.speaker(), logits_bench.tokenizer()
     row = logits_bench.share(model, tok, 50, 8, 2, time.perf_counter)
-    assert 0 < row["share"] < 1 and 0 < row["share_peer"] < 1 and row["ms"] < row["ms_generate"]
+    assert 0 < row["share"] < 1 and 0 < row["share_floor"] < row["share_peer"] < 1 and row["ms"] < row["ms_generate"]

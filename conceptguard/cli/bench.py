@@ -17,7 +17,7 @@ COLUMNS = [
 
 PER_TOKEN = [
     "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "share_peer",
-    "start_seconds", "start_seconds_peer",
+    "share_floor", "start_seconds", "start_seconds_peer",
 ]  # fmt: skip
 
 PER_IMAGE = [
@@ -188,7 +188,7 @@ def logits(
     NoBadWords forbids one spelling of a phrase; the bank all that ``phrases`` finds. ms_floor is what a processor takes
     that only reads the last tokens and closes those that are whole phrases: no way in Python is below it.
     start_seconds is from the phrases to the first answer. With --model more rows: share, the part of a generation that
-    is the bank's (of 64 tokens, with 1b of 8), and the peer's.
+    is the bank's (of 64 tokens, with 1b of 8), the peer's, and that processor's which does as good as nothing.
 
     \b
     conceptguard bench logits
