@@ -126,12 +126,11 @@ class Decoding:
 
         ``Columns`` are made once, of tokens that are forbidden again and again.
         """
-        if not isinstance(tokens, Mapping):
-            columns = tokens if isinstance(tokens, Columns) else Columns(tokens)
-            if len(columns):
-                self._change(by, "forbidden", self._grid.columns(columns), -math.inf)
-        elif tokens:
-            self._change(by, "forbidden", self._grid.cells(tokens), -math.inf)
+        grid = self._grid
+        if isinstance(tokens, Tensor):
+            tokens = Columns(tokens)
+        cells = grid.columns(tokens) if isinstance(tokens, Columns) else grid.cells(tokens)
+        self._change(by, "forbidden", cells, -math.inf)
 
     def penalise(self, by: Method, tokens: Ids, amounts: Sequence[float] | Tensor, row: int) -> None:
         """A row goes on with ``tokens`` less gladly: ``amounts`` come off their scores."""

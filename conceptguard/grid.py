@@ -16,6 +16,7 @@ from torch import Tensor
 Ids = Sequence[int] | np.ndarray | Tensor
 Cells = np.ndarray | Tensor
 _FEW = 64
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 class Columns:
@@ -63,6 +64,8 @@ def _cells(rows: Any, ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _own(tokens: Mapping[int, Ids], shape: tuple[int, ...]) -> np.ndarray:
     """The cells of rows with tokens of their own."""
     own = [array(ids) for ids in tokens.values()]
+    if not own:
+        return _NONE
     if len(own) == 1:
         return _cells(next(iter(tokens)), own[0], shape)
     return _cells(np.array([*tokens]).repeat([len(ids) for ids in own]), np.concatenate(own), shape)
