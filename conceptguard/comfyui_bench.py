@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from . import plugins
+from .bench_subjects import Membranes, membrane, subject
 from .errors import ConceptGuardError
 from .formats import to_kohya
-from .overhead import Membranes, membrane, subject
 from .session import attach
 
 Row = dict[str, Any]

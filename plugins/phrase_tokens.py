@@ -1,11 +1,10 @@
-"""Which tokens would finish a phrase: the vocabulary of a tokenizer beside a bank of phrases."""
+"""Which tokens would finish a phrase: how far texts have come in a bank, token by token."""
 
 from __future__ import annotations
 
-import weakref
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,8 @@ from conceptguard.decoding import Tongue
 from conceptguard.grid import Columns
 
 from .phrase_bank import AHEAD, PLAIN, SPELLED, Bank, Begun, Place
-from .phrase_text import BREAK, fold, letters_and_breaks
+from .phrase_text import BREAK, fold
+from .phrase_vocabulary import Head, decode, vocabulary
 
 STATES = 1 << 16  # remembered: how far texts have come
 CONTEXT = 4  # letters of a phrase before its last word from which the word is not even begun
@@ -45,7 +45,7 @@ class PhraseTokens:
 
     def __init__(self, bank: Bank, tongue: Tongue):
         self.bank, self.tongue = bank, tongue
-        read = _vocabulary(tongue)
+        read = vocabulary(tongue)
         self._heads, self._tails, self._said = read.heads, read.tails, read.said
         self._longest = max(map(len, read.heads), default=0)
         self._openings = self._last_words()
@@ -61,7 +61,7 @@ class PhraseTokens:
         for state in {id(s): s for s in self._beginnings if s is not None}.values():
             self.closing(state)
 
-    def _phrases_in(self, heads: Iterable[_Head]) -> list[int]:
+    def _phrases_in(self, heads: Iterable[Head]) -> list[int]:
         nothing = Place("", self.bank.letters, False, False)
         found = (
             h
@@ -92,7 +92,7 @@ class PhraseTokens:
             return self._state(state.broken, True, b"", state.begun)
         runs, rest = said
         if state.rest:
-            text, rest = _decode(state.rest + (self.tongue.pieces[token] or b""))
+            text, rest = decode(state.rest + (self.tongue.pieces[token] or b""))
             runs = fold(text).split(BREAK)
         broken, begun = self.bank.read(runs, state.broken, state.begun, fresh)
         return self._state(broken, fresh and runs == [""], rest, begun)
@@ -141,7 +141,7 @@ class PhraseTokens:
 
     def _finishes(self, state: State, token: int) -> bool:
         """Whether a token that completes a letter also finishes a phrase at the end of one of its words."""
-        text, _ = _decode(state.rest + (self.tongue.pieces[token] or b""))
+        text, _ = decode(state.rest + (self.tongue.pieces[token] or b""))
         broken, begun = state.broken, state.begun
         for i, run in enumerate(fold(text).split(BREAK)):
             broken, begun = self.bank.read(["", run] if i else [run], broken, begun, state.fresh and not i)
@@ -185,64 +185,6 @@ class PhraseTokens:
         return "".join(said[0]) if said else ""
 
 
-class _Head(NamedTuple):
-    """Letters at a place inside of tokens, up to an end of a word, with the breaks among them."""
-
-    letters: str
-    breaks: tuple[int, ...]
-    tokens: tuple[int, ...]
-
-
-class _Vocabulary(NamedTuple):
-    """heads: letters that tokens begin with -> (breaks, tokens); first: the same where no break stands before them;
-    inner: what follows a break inside a token; tails: tokens that begin amid a letter's bytes; said: every token folded
-    and split at its breaks, and the bytes of a letter that it does not complete; None for special ones."""
-
-    heads: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]
-    first: list[_Head]
-    inner: list[_Head]
-    tails: tuple[int, ...]
-    said: list[tuple[list[str], bytes] | None]
-
-
-_known: weakref.WeakKeyDictionary[Tongue, _Vocabulary] = weakref.WeakKeyDictionary()
-
-
-def _vocabulary(tongue: Tongue) -> _Vocabulary:
-    """The tokens of a tokenizer by their letters; found once for each tokenizer."""
-    if tongue not in _known:
-        _known[tongue] = _read(tongue)
-    return _known[tongue]
-
-
-def _read(tongue: Tongue) -> _Vocabulary:
-    by_text: dict[str, list[int]] = defaultdict(list)
-    tails = []
-    said: list[tuple[list[str], bytes] | None] = [None] * len(tongue.pieces)
-    for i, piece in enumerate(tongue.pieces):
-        if not piece:
-            continue
-        if 0x80 <= piece[0] < 0xC0:
-            tails.append(i)
-        text, rest = _decode(piece)
-        folded = fold(text)
-        said[i] = folded.split(BREAK), rest
-        by_text[folded].append(i)
-    heads: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = defaultdict(list)
-    first, inner = [], []
-    for text, ids in by_text.items():
-        tokens = tuple(ids)
-        for begin, end in _words(text):
-            letters, breaks = letters_and_breaks(text[begin:end])
-            if begin == 0:
-                heads[letters].append((breaks, tokens))
-                if text[0] != BREAK:
-                    first.append(_Head(letters, breaks, tokens))
-            else:
-                inner.append(_Head(letters, breaks, tokens))
-    return _Vocabulary(dict(heads), first, inner, tuple(tails), said)
-
-
 def _start(runs: list[str]) -> str:
     """As many letters of a token as a place looks ahead; "" of a shorter one."""
     letters = "".join(runs)[:AHEAD]
@@ -251,29 +193,3 @@ def _start(runs: list[str]) -> str:
 
 def _letters_of(word: str) -> str:
     return fold(word).replace(BREAK, "")
-
-
-def _words(text: str) -> list[tuple[int, int]]:
-    """(begin, end) of every run of whole words in a token; a run from 0 has the token's leading break with it."""
-    ends = [i for i in range(1, len(text) + 1) if text[i - 1] != BREAK and (i == len(text) or text[i] == BREAK)]
-    begins = [0, *(i for i in range(1, len(text)) if text[i - 1] == BREAK and text[i] != BREAK)]
-    return [(begin, end) for begin in begins for end in ends if end > begin]
-
-
-def _decode(data: bytes) -> tuple[str, bytes]:
-    """The text of bytes, and what is left of a letter that is not complete."""
-    for left in range(min(3, len(data)) + 1):
-        whole, rest = data[: len(data) - left], data[len(data) - left :]
-        try:
-            said = whole.decode()
-        except UnicodeDecodeError:
-            continue
-        if not rest or _may_begin(rest):
-            return said, rest
-    return data.decode(errors="replace"), b""
-
-
-def _may_begin(rest: bytes) -> bool:
-    """Whether bytes are the beginning of a longer letter."""
-    size = 2 if 0xC2 <= rest[0] < 0xE0 else 3 if 0xE0 <= rest[0] < 0xF0 else 4 if 0xF0 <= rest[0] < 0xF5 else 0
-    return len(rest) < size and all(0x80 <= b < 0xC0 for b in rest[1:])

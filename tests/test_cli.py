@@ -147,7 +147,7 @@ def test_a_plugin_adds_a_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bench_overhead_adds_the_same_terms_as_its_peers(
     model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("conceptguard.overhead.load_model", lambda name, **options: model)
+    monkeypatch.setattr("conceptguard.bench_subjects.load_model", lambda name, **options: model)
     rows = reported(capsys, "bench", "overhead", "--n", "3", "--open", "0,1,all", "--repeats", 2)["rows"]
     assert [(row["open"], row["peer"]) for row in rows] == [
         (0, ""), (1, "peft"), (1, "official"), (3, "peft"), (3, "official"),
@@ -160,7 +160,7 @@ def test_bench_overhead_adds_the_same_terms_as_its_peers(
 def test_bench_overhead_of_one_method_times_images_and_its_peer(
     pipe: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("conceptguard.overhead.load_model", lambda name, **options: pipe)
+    monkeypatch.setattr("conceptguard.bench_subjects.load_model", lambda name, **options: pipe)
     monkeypatch.setattr("conceptguard.image_bench.STEPS", 2)
     words = ["bench", "overhead", "--method", "safree", "--set", "schedule=false", "--repeats", 1]
     named, other, peer = reported(capsys, *words)["rows"]

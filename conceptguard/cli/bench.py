@@ -73,9 +73,10 @@ def overhead(
     """
     import torch
 
+    from ..bench_subjects import subject
     from ..errors import ConceptGuardError
     from ..models import pick_device, pick_dtype
-    from ..overhead import measure, subject
+    from ..overhead import measure
     from .output import report
     from .progress import progress
 
@@ -109,10 +110,10 @@ def _per_image(
     method: str, settings: dict[str, Any], size: str, device: str, dtype: Any, repeats: int
 ) -> list[dict[str, Any]]:
     from .. import plugins
+    from ..bench_subjects import subject
     from ..errors import ConceptGuardError
     from ..evaluate import policy_for
     from ..image_bench import against_peers, measure
-    from ..overhead import subject
     from ..suite import load_suite
     from .progress import progress
 
@@ -145,11 +146,11 @@ def gates(
     conceptguard bench gates
     conceptguard bench gates --size sd15 --n 1000
     """
+    from ..bench_subjects import subject
     from ..errors import ConceptGuardError
     from ..gate_bench import measure, shipped, vocabulary, words_of
     from ..hosts import host_for
     from ..models import pick_device, pick_dtype
-    from ..overhead import subject
     from ..suite import load_suite
     from .output import report
     from .progress import progress
