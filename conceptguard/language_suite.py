@@ -1,7 +1,7 @@
 """What a language model is asked: fictitious authors and places, wordings, and ways around a guard.
 
-Two files of a folder in ``registry/suites``: ``world.yaml`` says who there is and what is true of them, ``forms.yaml``
-how it is asked. Wordings that trained the models, with which alone guards may be made, are ``train``; those on which
+Two files of a folder in ``registry/suites`` (``language_files``): ``world.yaml`` says who there is and what is true of
+them, ``forms.yaml`` how it is asked. Wordings that trained the models, with which alone guards may be made, are ``train``; those on which
 ways of making a guard are compared are ``tune``; those that judge, which nobody looks at one by one, are ``judge``.
 """
 
@@ -15,14 +15,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from . import yaml
 from .errors import RegistryError
+from .language_files import Forms, Kind, Split, Unseen, World
 from .registry import shipped_folder
 from .spellings import alternating, at_random, letters, marked, mistyped, spaced, spell, swapped, without_article
 
-Split = Literal["forget", "retain", "apart"]
 Wordings = Literal["train", "tune", "judge"]
 
 # What is asked how. The first three the models were trained on, to the letter; of the next three the wording is kept
@@ -33,86 +33,6 @@ APART = ("paraphrase", "completion", "template")
 BYPASS = ("lower", "upper", "spaced", "german", "letters", "context", "surname")
 UNSEEN = ("mixed", "marks", "reversed", "typo", "persuaded", "buried")
 FORMS = (*TRAINED, *APART, *BYPASS, *UNSEEN)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Unseen(_Strict):
-    """Wordings to compare ways of making a guard on, and wordings to judge with."""
-
-    tune: list[str] = Field(min_length=1)
-    judge: list[str] = Field(min_length=1)
-
-
-class Wording(Unseen):
-    """The same, and wordings to train and make guards with."""
-
-    train: list[str] = Field(min_length=1)
-
-
-class German(Wording):
-    """Questions in a second language and their answer."""
-
-    answer: str
-
-
-class Kind(Wording):
-    """One kind of fact: the pool of its values, its answer, questions, and statements that end with the value."""
-
-    pool: str
-    answer: str
-    statements: list[str]
-    statements_tune: list[str]
-    statements_judge: list[str]
-    german: German | None = None
-
-
-class Passages(_Strict):
-    """Sentences of ordinary text."""
-
-    openings: list[str]
-    middles: list[str]
-    endings: list[str]
-
-
-class Forms(_Strict):
-    """``forms.yaml``."""
-
-    base: str
-    retain: str
-    wrappers: Wording
-    choices: list[str]
-    letters: Wording
-    contexts: Wording
-    persuasions: Unseen
-    marks: Unseen
-    reversed: Unseen
-    kinds: dict[str, Kind]
-    place_kinds: dict[str, Kind]
-    passages: Passages
-    words: dict[str, list[str]]
-
-
-class Author(_Strict):
-    """A fictitious author. forget: what guards are to keep silent; apart: known to the models, unseen by makers."""
-
-    name: str
-    split: Split
-    facts: dict[str, str]
-
-
-class World(_Strict):
-    """``world.yaml``: authors, and places with their river, ware and region."""
-
-    seed: int
-    authors: list[Author]
-    places: dict[str, dict[str, str]]
-
-    def subjects(self, *splits: Split) -> dict[str, dict[str, str]]:
-        """Names and facts of the authors of some splits."""
-        return {author.name: author.facts for author in self.authors if author.split in splits}
 
 
 @dataclass(frozen=True)
