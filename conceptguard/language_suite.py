@@ -1,8 +1,9 @@
 """What a language model is asked: fictitious authors and places, wordings, and ways around a guard.
 
 Two files of a folder in ``registry/suites`` (``language_files``): ``world.yaml`` says who there is and what is true of
-them, ``forms.yaml`` how it is asked. Wordings that trained the models, with which alone guards may be made, are ``train``; those on which
-ways of making a guard are compared are ``tune``; those that judge, which nobody looks at one by one, are ``judge``.
+them, ``forms.yaml`` how it is asked. Wordings that trained the models, with which alone guards may be made, are
+``train``; those on which ways of making a guard are compared are ``tune``; those that judge, which nobody looks at one
+by one, are ``judge``.
 """
 
 from __future__ import annotations
