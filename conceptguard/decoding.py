@@ -191,7 +191,7 @@ class Decoding:
         self._changes = []
 
     def _touch(self, by: Method, kind: str, cells: np.ndarray, before: np.ndarray, left: list[float]) -> None:
-        """The likeliest ones of every row that are in reach."""
+        """The likeliest ones of every row that are in reach of what was said, and of each other."""
         rows, tokens = np.divmod(cells, self.scores.shape[1])
         if kind != "forced":
             near = np.flatnonzero(before > np.array(left, dtype=np.float32)[rows] - REACH)
@@ -200,16 +200,15 @@ class Decoding:
         for begin, end in zip(begins, (*begins[1:], len(rows))):
             row = int(rows[begin])
             if self.live(row):
-                said = [self.tongue.word(token) for token in tokens[begin + _first(before[begin:end])].tolist()]
+                said = [self.tongue.word(token) for token in tokens[begin + _likeliest(before[begin:end])].tolist()]
                 by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, kind))
 
 
-def _first(scores: np.ndarray) -> np.ndarray:
-    """Where the LISTED highest are, the highest first."""
-    if len(scores) > LISTED:
-        some = np.argpartition(scores, -LISTED)[-LISTED:]
-        return some[np.argsort(-scores[some])]  # type: ignore[no-any-return]
-    return np.argsort(-scores)
+def _likeliest(scores: np.ndarray) -> np.ndarray:
+    """Where the LISTED highest are that are in reach of the highest, that one first."""
+    some = np.argpartition(scores, -LISTED)[-LISTED:] if len(scores) > LISTED else np.arange(len(scores))
+    some = some[np.argsort(-scores[some])]
+    return some[scores[some] >= scores[some[0]] - REACH]  # type: ignore[no-any-return]
 
 
 @dataclass
