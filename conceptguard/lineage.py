@@ -30,7 +30,9 @@ class Lineage:
         self._said = b""  # column after column, so that nothing but an end is new where every row goes on
 
     def __call__(self, ids: np.ndarray) -> Came:
-        """ids: [rows, tokens], int64, of this call."""
+        """ids: [rows, tokens], of this call."""
+        if ids.dtype != np.int64:
+            ids = ids.astype(np.int64)
         before, said = self._shape, self._said
         self._shape, self._said = ids.shape, ids.T.tobytes()
         rows, length = ids.shape

@@ -265,6 +265,21 @@ def test_scores_of_any_kind(dtype: torch.dtype) -> None:
     assert everything[:, tok.eos_token_id].tolist() == [0, 0] and int((everything > -torch.inf).sum()) == 2
 
 
+def test_ids_of_another_kind() -> None:
+    """A loop of one's own may keep ids in 32 bits, for one generation and not for the next; rows change places."""
+    tok, size = tokenizer(), _model(tokenizer()).config.vocab_size
+    processor = bank(tok, ["red cigarette"])[0]
+    begun, other = (tok(f"It is the {word}", add_special_tokens=False).input_ids for word in ("red", "cigarette"))
+    assert len(begun) == len(other)
+    last = tok(" cigarette", add_special_tokens=False).input_ids[-1]
+    for kind in (torch.int32, torch.int64, torch.int32):
+        for rows in ([begun, other], [other, begun]):
+            for at in (len(begun) - 1, len(begun)):
+                ids = torch.tensor([row[:at] for row in rows], dtype=kind)
+                closed = processor(ids, torch.zeros(2, size)) == -torch.inf
+            assert closed[:, last].tolist() == [row is begun for row in rows]
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_rows_that_change_places_and_go_back(rows: int) -> None:
     """Beams are reordered, drafts rolled back: what is closed is what a text by itself has closed."""
