@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,15 +54,10 @@ class Tongue:
     encode: Callable[[Sequence[str]], list[list[int]]]
 
     @cached_property
-    def _words(self) -> dict[int, str]:
-        return {}
-
-    def word(self, token: int) -> str:
-        """What a token says by itself."""
-        found = self._words.get(token)
-        if found is None:
-            found = self._words[token] = self.decode([token])
-        return found
+    def word(self) -> Callable[[int], str]:
+        """What a token says by itself; found once."""
+        decode = self.decode
+        return cache(lambda token: decode([token]))
 
     @cached_property
     def unknown(self) -> frozenset[int]:
@@ -126,6 +121,8 @@ class Decoding:
 
         ``Columns`` are made once, of tokens that are forbidden again and again.
         """
+        if not len(tokens):
+            return
         grid = self._grid
         if isinstance(tokens, Tensor):
             tokens = Columns(tokens)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 Ids = Sequence[int] | np.ndarray | Tensor
 Cells = np.ndarray | Tensor
-_FEW = 64
-_NONE = np.zeros(0, dtype=np.int64)
+_FEW = 64  # numbers that Python compares before numpy has begun
 
 
 class Columns:
@@ -64,8 +63,6 @@ def _cells(rows: Any, ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _own(tokens: Mapping[int, Ids], shape: tuple[int, ...]) -> np.ndarray:
     """The cells of rows with tokens of their own."""
     own = [array(ids) for ids in tokens.values()]
-    if not own:
-        return _NONE
     if len(own) == 1:
         return _cells(next(iter(tokens)), own[0], shape)
     return _cells(np.array([*tokens]).repeat([len(ids) for ids in own]), np.concatenate(own), shape)
@@ -124,7 +121,6 @@ class _Numpy:
         return self._line[cells]  # type: ignore[no-any-return]
 
     def top(self, scores: Any) -> float:
-        # Python is there with a few before numpy has begun.
         return max(scores.tolist()) if len(scores) <= _FEW else scores.item(scores.argmax())
 
     def numbers(self, scores: Any) -> np.ndarray:
@@ -167,8 +163,8 @@ class _Torch:
         return scores.float().numpy(force=True)  # type: ignore[no-any-return]
 
     def said(self, tokens: list[int]) -> list[float]:
-        width = self._scores.shape[1]
-        return self.at(np.array([row * width + token for row, token in enumerate(tokens)])).tolist()  # type: ignore[no-any-return]
+        cells = _cells(np.arange(len(tokens)), array(tokens), tuple(self._scores.shape))
+        return self.at(cells).tolist()  # type: ignore[no-any-return]
 
     def best(self) -> list[float]:
         return self.numbers(self._scores.amax(1)).tolist()  # type: ignore[no-any-return]

@@ -157,10 +157,9 @@ class LanguageSession(Roster):
             self._readable(last)
             if self._untold is not None:
                 self._untold.tell(last if came is None else None)
-            scores = scores if scores.is_contiguous() else scores.contiguous()
             decoding = Decoding(
-                ids, last, scores, self._begin, self._asked, self._of, came, self.host.tongue, self._receipt.steps,
-                self.revocable,
+                ids, last, scores.contiguous(), self._begin, self._asked, self._of, came, self.host.tongue,
+                self._receipt.steps, self.revocable,
             )  # fmt: skip
             self._call("process_logits", decoding=decoding)
             if self._ban is not None and ids.shape[1] == self._ban[0]:

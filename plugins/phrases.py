@@ -99,8 +99,7 @@ class Phrases(Method):
         states = self._states(decoding)
         if not decoding.last:
             states = [tokens.fresh(state) for state in states]
-        if len(tokens.always):
-            decoding.forbid(self, tokens.always)
+        decoding.forbid(self, tokens.always)
         own = {}
         for row, state in enumerate(states):
             closing = tokens.closing(state) if state.closing is None else state.closing

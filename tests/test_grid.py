@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from text_guards import PHRASES, given
+from text_guards import PHRASES, Reader, given
 from tiny_language import tiny_llama, tokenizer
 
 import conceptguard
@@ -88,16 +88,8 @@ def test_scores_that_lie_apart() -> None:
 
 
 def test_a_receipt_lists_the_likeliest() -> None:
-    class Wide(Method):
-        name = "wide"
-        needs = "nothing"
-
-        @hookimpl
-        def process_logits(self, decoding: Decoding) -> None:
-            decoding.forbid(self, torch.arange(100, 400))
-
     tok, model = tokenizer(), tiny_llama()
-    with offered(Wide) as guard:
+    with offered(Reader) as guard:  # forbids the tokens from 100 to 400
         made = conceptguard.logits_processor(model, tok, {"guards": [guard]})
         scores = torch.full((2, len(tok)), -50.0)
         likely = torch.arange(390, 400)
