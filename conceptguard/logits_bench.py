@@ -122,17 +122,17 @@ def tokens_of(tok: Any, guarded: list[str]) -> list[list[int]]:
     return tok([f" {phrase}" for phrase in guarded], add_special_tokens=False).input_ids  # type: ignore[no-any-return]
 
 
-def no_bad_words(tok: Any, guarded: list[str]) -> Any:
-    """The peer."""
+def no_bad_words(tok: Any, ids: list[list[int]]) -> Any:
+    """The peer, of phrases as ``tokens_of`` has them."""
     from transformers import NoBadWordsLogitsProcessor
 
-    return NoBadWordsLogitsProcessor(tokens_of(tok, guarded), eos_token_id=tok.eos_token_id)
+    return NoBadWordsLogitsProcessor(ids, eos_token_id=tok.eos_token_id)
 
 
-def least(tok: Any, guarded: list[str]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def least(ids: list[list[int]]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """A processor that reads the last tokens, closes those that are whole phrases, and does nothing else: what any of
     them costs in Python."""
-    whole = torch.tensor(sorted({ids[0] for ids in tokens_of(tok, guarded) if len(ids) == 1}), dtype=torch.long)
+    whole = torch.tensor(sorted({phrase[0] for phrase in ids if len(phrase) == 1}), dtype=torch.long)
 
     def processor(said: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         said[:, -1].tolist()
@@ -155,13 +155,14 @@ def per_token(count: int, batches: list[int], tokens: int, clock: Callable[[], f
     guarded, tok, model = phrases(count), tokenizer(), speaker()
     first, scores = texts(1, PROMPT, guarded), torch.zeros(1, len(tok))
     begin = clock()
-    peer = no_bad_words(tok, guarded)
+    ids = tokens_of(tok, guarded)
+    peer = no_bad_words(tok, ids)
     peer(first, scores.clone())
     middle = clock()
     ours = logits_processor(model, tok, policy(guarded))[0]
     ours(first, scores.clone())
     starts = {"ours": clock() - middle, "peer": middle - begin}
-    floor = least(tok, guarded)
+    floor = least(ids)
     for rows in batches:
         noise = torch.randn(rows, len(tok), generator=torch.Generator().manual_seed(rows)) * SPREAD
         taken: dict[str, list[float]] = {"ours": [], "peer": [], "floor": []}
@@ -208,7 +209,8 @@ def share(model: Any, tok: Any, count: int, tokens: int, batch: int, clock: Call
         return sum(inside), clock() - start
 
     ours = logits_processor(model, tok, policy(guarded))[0]
-    processors = {"share": ours, "share_peer": no_bad_words(tok, guarded), "share_floor": least(tok, guarded)}
+    ids = tokens_of(tok, guarded)
+    processors = {"share": ours, "share_peer": no_bad_words(tok, ids), "share_floor": least(ids)}
     found = {name: spent(processor) for name, processor in processors.items()}
     mine, whole = found["share"]
     shares = {name: inside / all_ for name, (inside, all_) in found.items()}
