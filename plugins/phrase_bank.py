@@ -17,8 +17,8 @@ PLAIN, SPELLED = 1, 2  # how a phrase may have been written so far: as words, or
 SPELLED_LETTERS = 3  # from how many letters "a b c" is taken for a word that is spelled out
 _SHELF = 4  # letters by which phrases are kept together, so that bisection looks at a few of them
 _PLACES = 1 << 16  # remembered; what comes after is found again
-_FEW = 64
-AHEAD = 2
+_FEW = 64  # phrases of which a place knows what follows
+AHEAD = 2  # letters of that; with one, twice as many tokens are looked up
 _LAST = chr(0x10FFFF)
 
 Value = TypeVar("Value")
@@ -84,22 +84,14 @@ class Bank:
     def __contains__(self, letters: str) -> bool:
         return letters in self._written
 
-    def place(self, letters: str) -> Place | None:
-        """Where phrases stand that begin with these letters; None where none does."""
+    def place(self, letters: str, among: Sequence[str] | None = None) -> Place | None:
+        """Where phrases stand that begin with these letters; None where none does. among: sorted, where all are."""
         if letters in self._places:
             return self._places[letters]
-        begin, end = (0, len(self.letters)) if len(letters) < _SHELF else self._shelves.get(letters[:_SHELF], (0, 0))
-        return self._search(letters, self.letters, begin, end)
-
-    def _longer(self, place: Place, run: str) -> Place | None:
-        """The same after more letters."""
-        letters = place.letters + run
-        if letters in self._places:
-            return self._places[letters]
-        return self._search(letters, place.phrases, 0, len(place.phrases))
-
-    def _search(self, letters: str, phrases: Sequence[str], begin: int, end: int) -> Place | None:
-        """What begins with these letters among sorted phrases, remembered."""
+        phrases = self.letters if among is None else among
+        begin, end = 0, len(phrases)
+        if among is None and len(letters) >= _SHELF:
+            begin, end = self._shelves.get(letters[:_SHELF], (0, 0))
         first = bisect_left(phrases, letters, begin, end)
         found = None
         if first < end and phrases[first].startswith(letters):
@@ -139,7 +131,7 @@ class Bank:
                 ways &= PLAIN
             if not ways:
                 continue
-            if (longer := self._longer(place, run)) is not None:
+            if (longer := self.place(place.letters + run, place.phrases)) is not None:
                 found.append((longer, ways))
         if (broken or fresh) and (new := self.place(run)) is not None:
             found.append((new, PLAIN if len(run) > 1 else PLAIN | SPELLED))

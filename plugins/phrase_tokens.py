@@ -11,7 +11,7 @@ import numpy as np
 from conceptguard.decoding import Tongue
 from conceptguard.grid import Columns
 
-from .phrase_bank import AHEAD, PLAIN, SPELLED, Bank, Begun, Place
+from .phrase_bank import PLAIN, SPELLED, Bank, Begun, Place
 from .phrase_text import BREAK, fold
 from .phrase_vocabulary import Head, decode, vocabulary
 
@@ -46,13 +46,11 @@ class PhraseTokens:
     def __init__(self, bank: Bank, tongue: Tongue):
         self.bank, self.tongue = bank, tongue
         read = vocabulary(tongue)
-        self._heads, self._tails, self._said = read.heads, read.tails, read.said
-        self._longest = max(map(len, read.heads), default=0)
+        self._read, self._said, self._starts = read, read.said, read.starts
         self._openings = self._last_words()
         # Whole phrases inside one token: wherever it stands, or where it follows a break.
         self.always = Columns(self._phrases_in(read.inner))
         self._after_break = self._phrases_in(read.first)
-        self._start = [_start(said[0]) if said else "" for said in self._said]
         self._states: dict[tuple[Any, ...], State] = {}
         self._next: dict[tuple[State, int, bool], State] = {}
         self.start = self._state(True, False, b"", ())
@@ -76,7 +74,7 @@ class PhraseTokens:
         # Nearly always no phrase that has begun goes on with the token.
         if alone is not None and (
             not state.begun
-            or (state.follow is not None and (start := self._start[token]) and start not in state.follow)
+            or (state.follow is not None and (start := self._starts[token]) and start not in state.follow)
         ):
             return alone
         known = self._next.get((state, token, first))
@@ -130,8 +128,8 @@ class PhraseTokens:
     def _closing(self, state: State) -> set[int]:
         found: set[int] = set()
         broken, begun = state.broken, state.begun
-        if state.rest:  # completed by the tokens of ``_tails``; before any other it is a letter that nobody can read
-            found = {token for token in self._tails if self._finishes(state, token)}
+        if state.rest:  # completed by the tokens of ``tails``; before any other it is a letter that nobody can read
+            found = {token for token in self._read.tails if self._finishes(state, token)}
             broken, begun = self.bank.read(["", ""], broken, begun)
         for place, ways in begun:
             found.update(self._finish(place, ways, broken))
@@ -153,7 +151,7 @@ class PhraseTokens:
         known = place.closing.get((ways, broken))
         if known is None:
             found: set[int] = set()
-            for rest, places in self.bank.rests(place, self._heads, self._longest):
+            for rest, places in self.bank.rests(place, self._read.heads, self._read.longest):
                 for breaks, tokens in places:
                     if self.bank.ends(place, ways, rest, breaks, broken):
                         found.update(tokens)
@@ -173,23 +171,10 @@ class PhraseTokens:
             if len(before) >= CONTEXT and f" {word}".encode() not in whole:
                 last[word].append(before)
         found: dict[str, tuple[int, ...]] = {}
+        letters = self._read.letters
         for (word, befores), ids in zip(last.items(), self.tongue.encode([f" {word}" for word in last])):
-            token = next((i for i in ids if self._letters(i)), None)
-            if token is not None and _letters_of(word).startswith(self._letters(token)):
+            token = next((i for i in ids if i < len(letters) and letters[i]), None)
+            if token is not None and fold(word).replace(BREAK, "").startswith(letters[token]):
                 for before in befores:
                     found[before] = (*found.get(before, ()), token)
         return found
-
-    def _letters(self, token: int) -> str:
-        said = self._said[token] if token < len(self._said) else None
-        return "".join(said[0]) if said else ""
-
-
-def _start(runs: list[str]) -> str:
-    """As many letters of a token as a place looks ahead; "" of a shorter one."""
-    letters = "".join(runs)[:AHEAD]
-    return letters if len(letters) == AHEAD else ""
-
-
-def _letters_of(word: str) -> str:
-    return fold(word).replace(BREAK, "")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from conceptguard.decoding import Tongue
 
+from .phrase_bank import AHEAD
 from .phrase_text import BREAK, fold, letters_and_breaks
 
 
@@ -21,14 +22,19 @@ class Head(NamedTuple):
 
 class Vocabulary(NamedTuple):
     """heads: letters that tokens begin with -> (breaks, tokens); first: the same where no break stands before them;
-    inner: what follows a break inside a token; tails: tokens that begin amid a letter's bytes; said: every token folded
-    and split at its breaks, and the bytes of a letter that it does not complete; None for special ones."""
+    inner: what follows a break inside a token; longest: letters of the longest head; tails: tokens that begin amid a
+    letter's bytes; said: every token folded and split at its breaks, and the bytes of a letter that it does not
+    complete; None for special ones; letters: of every token; starts: the first AHEAD of them, "" where there are fewer.
+    """
 
     heads: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]
     first: list[Head]
     inner: list[Head]
+    longest: int
     tails: tuple[int, ...]
     said: list[tuple[list[str], bytes] | None]
+    letters: list[str]
+    starts: list[str]
 
 
 _known: weakref.WeakKeyDictionary[Tongue, Vocabulary] = weakref.WeakKeyDictionary()
@@ -66,7 +72,10 @@ def _read(tongue: Tongue) -> Vocabulary:
                     first.append(Head(letters, breaks, tokens))
             else:
                 inner.append(Head(letters, breaks, tokens))
-    return Vocabulary(dict(heads), first, inner, tuple(tails), said)
+    own = ["".join(one[0]) if one else "" for one in said]
+    starts = [letters[:AHEAD] if len(letters) >= AHEAD else "" for letters in own]
+    longest = max(map(len, heads), default=0)
+    return Vocabulary(dict(heads), first, inner, longest, tuple(tails), said, own, starts)
 
 
 def _words(text: str) -> list[tuple[int, int]]:
