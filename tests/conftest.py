@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +47,14 @@ def tiny(tokenizer: Any) -> Any:
     from tiny import tiny_sd
 
     return tiny_sd(tokenizer)
+
+
+@pytest.fixture
+def policy(tiny: Any, tmp_path: Path) -> dict[str, Any]:
+    """A random membrane for the tiny pipeline that opens on "cigarette"."""
+    from random_artifacts import membrane
+
+    return {"name": "test", "guards": [membrane(tmp_path, tiny)]}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
-from peft import LoraConfig
+from image_guards import FlagsApples
 from PIL import Image
 from random_artifacts import layers_of, membrane, random_terms, write_terms
 from tiny import generate
@@ -18,17 +18,10 @@ from tiny import generate
 import conceptguard
 from conceptguard import Method, hookimpl
 from conceptguard.errors import BaseMismatch, GuardError, Refused, SessionError
-from conceptguard.generation import Images, Step, Verdict
-from conceptguard.method import Settings
+from conceptguard.generation import Step
 from conceptguard.testing.kit_guards import Beside, Failing, offered
 
 OPENS, UNRELATED = "a cigarette", "a red apple"
-
-
-@pytest.fixture
-def policy(tiny: Any, tmp_path: Path) -> dict[str, Any]:
-    """A random membrane for the tiny pipeline that opens on "cigarette"."""
-    return {"name": "test", "guards": [membrane(tmp_path, tiny)]}
 
 
 def test_attach_and_detach_are_refused_twice(tiny: Any, policy: dict[str, Any]) -> None:
@@ -193,36 +186,6 @@ def test_predict_noise_is_told_the_guidance(tiny: Any) -> None:
     assert told == [(7.5, 2)] * 2 + [(3.0, 2)] * 2 + [(1.0, 1)] * 2
 
 
-class FlagsApples(Method):
-    """Flags every picture whose prompt names an apple."""
-
-    name = "flags-apples"
-    needs = "nothing"
-
-    @hookimpl
-    def check_image(self, images: Images) -> None:
-        for i, text in enumerate(images.prompts):
-            images.verdicts.append(Verdict(i, self.name, "apple", 0.9, "apple" in (text or ""), [(0, 0, 32, 64)]))
-
-
-@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
-def test_pictures_that_pass_are_bit_identical(tiny: Any, output_type: str) -> None:
-    prompts = ["a small dog", UNRELATED]
-    bare = np.stack([np.asarray(image) for image in generate(tiny, prompts, output_type=output_type)])
-    with offered(FlagsApples) as guard:
-        for action in ("flag", "black"):
-            with conceptguard.attach(tiny, {"on_violation": action, "guards": [guard]}) as session:
-                got = np.stack([np.asarray(image) for image in generate(tiny, prompts, output_type=output_type)])
-            assert got.dtype == bare.dtype and np.array_equal(got[0], bare[0])
-            assert np.array_equal(got[1], bare[1]) == (action == "flag")
-            assert session.receipt.action == action and [v.flagged for v in session.receipt.verdicts] == [False, True]
-        with conceptguard.attach(tiny, {"on_violation": "reject", "guards": [guard]}):
-            with pytest.raises(Refused, match="image 1 shows apple"):
-                generate(tiny, prompts, output_type=output_type)
-            with pytest.raises(GuardError, match="looks at images"):
-                generate(tiny, prompts, output_type="latent")
-
-
 def test_embeddings_that_nobody_read_are_refused_where_the_policy_says_so(tiny: Any, policy: dict[str, Any]) -> None:
     names = ("prompt_embeds", "negative_prompt_embeds")
 
@@ -238,47 +201,6 @@ def test_embeddings_that_nobody_read_are_refused_where_the_policy_says_so(tiny: 
         generate(tiny, None, **{name: embeds * 1.01 for name, embeds in before.items()})
     with conceptguard.attach(tiny, policy):
         assert torch.isfinite(generate(tiny, None, **before)).all()
-
-
-class FlagsDark(Method):
-    """Flags every picture that is darker than its threshold, whatever it shows."""
-
-    name = "flags-dark"
-    needs = "nothing"
-
-    class Settings(Settings):
-        below: float
-
-    @hookimpl
-    def check_image(self, images: Images) -> None:
-        for i, mean in enumerate(images.pixels.mean((1, 2, 3)).tolist()):
-            images.verdicts.append(Verdict(i, self.name, "dark", mean, mean < self.settings.below))
-
-
-def test_retry_draws_flagged_pictures_from_other_seeds(tiny: Any) -> None:
-    prompts = ["a small dog", UNRELATED, "a house"]
-    bare = generate(tiny, prompts, output_type="np")
-    means = sorted(float(image.mean()) for image in bare)
-    below = (means[0] + means[1]) / 2  # the darkest of the three is flagged
-    with offered(FlagsDark) as guard:
-        policy = {"on_violation": "retry", "retries": 20, "guards": [{**guard, "below": below}]}
-        with conceptguard.attach(tiny, policy) as session:
-            got = generate(tiny, prompts, output_type="np")
-            receipt = session.receipt
-            again = generate(tiny, prompts, output_type="np")
-        changed = [not np.array_equal(a, b) for a, b in zip(got, bare)]
-        assert sum(changed) == 1 and float(bare[changed.index(True)].mean()) < below <= float(min(map(np.mean, got)))
-        assert receipt.action == "retry" and 1 <= receipt.retries <= 20
-        assert len(receipt.verdicts) == 3 and not any(v.flagged for v in receipt.verdicts)
-        assert np.array_equal(got, again)  # the new seeds are a function of the caller's
-        hopeless = {**policy, "retries": 2, "guards": [{**guard, "below": 2.0}]}
-        with conceptguard.attach(tiny, hopeless) as session:
-            with pytest.raises(Refused, match="dark"):
-                generate(tiny, prompts, output_type="np")
-            assert session.receipt.retries == 2
-            with pytest.raises(Refused, match="dark"):  # these latents give the same picture again
-                tiny("a dog", latents=torch.zeros(1, 4, 8, 8), num_inference_steps=1, output_type="np")
-            assert session.receipt.retries == 0
 
 
 def test_image_to_image_and_inpainting(tiny: Any, policy: dict[str, Any]) -> None:
@@ -326,92 +248,6 @@ def test_sdxl(tiny_xl: Any, tmp_path: Path) -> None:
         assert not torch.allclose(changed[0], embeds["prompt_embeds"])
         assert torch.equal(changed[1], embeds["negative_prompt_embeds"])
     assert torch.equal(generate(tiny_xl, OPENS), bare[OPENS])
-
-
-def test_peft_loaded_before_and_after(tiny: Any, policy: dict[str, Any]) -> None:
-    """Beside a user's LoRA the guard adds the same terms; taking the LoRA away mid-session changes nothing for it."""
-    config = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
-    with conceptguard.attach(tiny, policy):
-        without = generate(tiny, OPENS)
-        torch.manual_seed(0)
-        tiny.unet.add_adapter(config)
-        after = generate(tiny, OPENS)
-        assert not torch.allclose(after, without)
-    with conceptguard.attach(tiny, policy):
-        torch.testing.assert_close(generate(tiny, OPENS), after, rtol=1e-5, atol=1e-4)
-        tiny.unet.delete_adapters("default")
-        tiny.unet.unload_lora()
-        assert torch.equal(generate(tiny, OPENS), without)
-
-
-def test_offloaded_weights_stay_where_they_are(tiny: Any, policy: dict[str, Any]) -> None:
-    from accelerate import cpu_offload
-    from accelerate.hooks import remove_hook_from_submodules
-
-    with conceptguard.attach(tiny, policy):
-        want = generate(tiny, OPENS)
-    cpu_offload(tiny.unet, execution_device=torch.device("cpu"))
-    try:
-        with conceptguard.attach(tiny, policy) as guard:
-            assert {p.device.type for p in tiny.unet.parameters()} == {"meta"}
-            assert {bank.down.device.type for bank in guard.banks.banks.values()} == {"cpu"}
-            assert torch.equal(generate(tiny, OPENS), want)
-            assert {p.device.type for p in tiny.unet.parameters()} == {"meta"}
-    finally:
-        remove_hook_from_submodules(tiny.unet)
-
-
-def test_unguarded_beside_guarded_on_one_unet(tiny: Any, policy: dict[str, Any]) -> None:
-    """A second pipeline with the same UNet is unguarded under a session of its own with an empty policy."""
-    free = type(tiny)(**tiny.components, requires_safety_checker=False)
-    free.set_progress_bar_config(disable=True)
-    bare = generate(free, OPENS)
-    with conceptguard.attach(tiny, policy), conceptguard.attach(free, {"guards": []}) as empty:
-        assert torch.equal(generate(free, OPENS), bare) and not empty.receipt.acts
-        assert not torch.allclose(generate(tiny, OPENS), bare)
-        assert torch.equal(generate(free, OPENS), bare)
-
-
-def test_compiled_pipeline(tiny: Any, policy: dict[str, Any]) -> None:
-    """Compiled in place: the bare graph where nothing opens, one more where any gate does, then none."""
-    from torch._dynamo.utils import counters
-
-    with conceptguard.attach(tiny, policy):
-        eager = generate(tiny, OPENS)
-    torch._dynamo.reset()
-    tiny.unet.compile(backend="aot_eager")
-    try:
-        bare = generate(tiny, UNRELATED)
-        with conceptguard.attach(tiny, policy):
-            generate(tiny, OPENS)
-            counters.clear()
-            assert torch.equal(generate(tiny, UNRELATED), bare)
-            torch.testing.assert_close(generate(tiny, OPENS), eager, rtol=1e-4, atol=1e-4)
-            assert counters["frames"]["total"] == 0
-    finally:
-        tiny.unet._compiled_call_impl = None
-        torch._dynamo.reset()
-
-
-def test_compiled_before_attaching_is_never_silent(tiny: Any, policy: dict[str, Any]) -> None:
-    """A graph compiled before the guards came knows nothing of them: guarded all the same, or an error."""
-    with conceptguard.attach(tiny, policy):
-        guarded = generate(tiny, OPENS)
-    torch._dynamo.reset()
-    tiny.unet.compile(backend="aot_eager")
-    try:
-        bare = generate(tiny, OPENS)
-        with conceptguard.attach(tiny, policy):
-            try:
-                got = generate(tiny, OPENS)
-            except GuardError as error:
-                assert "compile" in str(error) or "did not run" in str(error)
-            else:
-                torch.testing.assert_close(got, guarded, rtol=1e-4, atol=1e-4)
-        assert torch.equal(generate(tiny, OPENS), bare)
-    finally:
-        tiny.unet._compiled_call_impl = None
-        torch._dynamo.reset()
 
 
 def test_artifact_of_another_base_is_refused(tiny: Any, tiny_xl: Any, policy: dict[str, Any]) -> None:
