@@ -11,29 +11,36 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .errors import ConceptGuardError
-    from .hookspecs import hookimpl
-    from .language import LanguageSession, logits_processor
+    from .host import Host
+    from .hosts.load import load_model
+    from .hosts.transformers.processor import logits_processor
+    from .markers import hookimpl
     from .method import Method, Settings
-    from .models import load_model
-    from .policy import Policy, load_policy
-    from .session import Session, attach
+    from .plugins import host_for
+    from .policy import Policy
+    from .policy_file import load_policy
+    from .sessions.attach import attach
+    from .sessions.language import LanguageSession
+    from .sessions.session import Session
 
 _HOME = {
     "ConceptGuardError": "errors",
-    "LanguageSession": "language",
+    "Host": "host",
+    "LanguageSession": "sessions.language",
     "Method": "method",
     "Policy": "policy",
-    "Session": "session",
+    "Session": "sessions.session",
     "Settings": "method",
-    "attach": "session",
-    "hookimpl": "hookspecs",
-    "load_model": "models",
-    "load_policy": "policy",
-    "logits_processor": "language",
+    "attach": "sessions.attach",
+    "hookimpl": "markers",
+    "host_for": "plugins",
+    "load_model": "hosts.load",
+    "load_policy": "policy_file",
+    "logits_processor": "hosts.transformers.processor",
 }
 __all__ = [
-    "ConceptGuardError", "LanguageSession", "Method", "Policy", "Session", "Settings",
-    "attach", "hookimpl", "load_model", "load_policy", "logits_processor",
+    "ConceptGuardError", "Host", "LanguageSession", "Method", "Policy", "Session", "Settings",
+    "attach", "hookimpl", "host_for", "load_model", "load_policy", "logits_processor",
 ]  # fmt: skip
 
 

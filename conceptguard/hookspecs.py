@@ -6,26 +6,48 @@ that belongs to the session, where every active guard is itself a registered plu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-import pluggy
+from .markers import hookspec
 
 if TYPE_CHECKING:
     import typer
 
-    from .decoding import Asked, Decoding, Sentence
-    from .generation import Conditions, Images, Prompts, Step
-    from .lowrank import LayerIndex, Terms
+    from .generation.conditioning import Prompts
+    from .generation.decoding import Asked, Decoding, Sentence
+    from .generation.denoising import Conditions, Step
+    from .generation.images import Images
+    from .host import Host
     from .method import Method
+    from .runtime.lowrank import LayerIndex, Terms
 
-hookspec = pluggy.HookspecMarker("conceptguard")
-hookimpl = pluggy.HookimplMarker("conceptguard")
+
+class Named(Protocol):
+    """What is offered by a name of its own."""
+
+    name: ClassVar[str]
 
 
 class SetUp:
     @hookspec
     def methods(self) -> list[type[Method]]:  # type: ignore[empty-body]
         """Offer methods by class."""
+
+    @hookspec
+    def hosts(self) -> list[type[Host]]:  # type: ignore[empty-body]
+        """Offer hosts by class: what makes a framework's models go through a session."""
+
+    @hookspec
+    def attacks(self) -> list[type[Named]]:  # type: ignore[empty-body]
+        """Offer attacks by class: what tries to bring an erased concept back."""
+
+    @hookspec
+    def finders(self) -> list[type[Named]]:  # type: ignore[empty-body]
+        """Offer finders by class: what names the concepts in pictures or in a model."""
+
+    @hookspec
+    def measures(self) -> list[type[Named]]:  # type: ignore[empty-body]
+        """Offer measures by class: what judges a guard."""
 
     @hookspec
     def commands(self, app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import ArtifactError, PolicyError
-from .hookspecs import hookimpl
+from .markers import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from .gates import Gate
-    from .hosts import Host, TextHost
+    from .host import Host, TextHost
     from .policy import Guard
     from .receipt import Act
     from .registry import Artifact
+    from .runtime.gates import Gate
 
 
 class Settings(BaseModel):
@@ -75,9 +75,9 @@ class Method:
 
     def gate(self) -> Gate:
         """The gate the policy asks for: by prompt (the default where the concept has prompts), or fixed."""
-        from .calibration import calibrate
-        from .gates import Gate
-        from .making import check_preserve
+        from .concept import check_preserve
+        from .runtime.calibration import calibrate
+        from .runtime.gates import Gate
 
         guard = self.guard
         own = guard.concept is None  # the artifact's, which its calibration is about
@@ -97,6 +97,6 @@ class Method:
             # Nothing measured, as in an imported file, or not about what this policy keeps.
             check_preserve(concept, guard.preserve)
             measured = calibrate(
-                concept.prompts, self.host.read, keep=guard.preserve, known=self.host.known()
+                concept.prompts, self.host.read, keep=guard.preserve, known=self.host.encoding_cache()
             ).as_dict()
         return Gate(tuple(concept.prompts), guard.strength, measured["floor"], measured["full"], measured.get("unread"))

@@ -1,18 +1,19 @@
-"""The global plugin manager: every method, shipped or third-party, comes in through the entry-point group."""
+"""The global plugin manager: whatever is shipped or third-party comes in through the entry-point group."""
 
 from __future__ import annotations
 
 import difflib
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from .errors import ConceptGuardError, PolicyError
+from .errors import ConceptGuardError, PolicyError, SessionError
 from .hookspecs import GENERATION, Generation, SetUp
 
 if TYPE_CHECKING:
+    from .host import Host
     from .method import Method
 
 GROUP = "conceptguard"
@@ -38,6 +39,40 @@ def plugin_manager() -> pluggy.PluginManager:
     return manager
 
 
+def offers(kind: str) -> dict[str, Any]:
+    """What plugins offer of a kind, "methods", "attacks", "finders" or "measures", by name.
+
+    Raises ConceptGuardError when two plugins offer one name.
+    """
+    found: dict[str, Any] = {}
+    for offered in getattr(plugin_manager().hook, kind)():
+        for one in offered:
+            other = found.setdefault(one.name, one)
+            if other is not one:
+                raise ConceptGuardError(
+                    f"{kind.removesuffix('s')} '{one.name}' is offered by {other.__module__} and by {one.__module__}: "
+                    "uninstall one"
+                )
+    return dict(sorted(found.items()))
+
+
+def hosts() -> list[type[Host]]:
+    """All hosts, those of other packages before our own, which they may take objects from."""
+    found = [host for offered in plugin_manager().hook.hosts() for host in offered]
+    return sorted(found, key=lambda host: host.__module__.startswith(f"{GROUP}."))
+
+
+def host_for(target: Any) -> Any:
+    """The host adapter for an object that draws or speaks. Raises SessionError for what no host takes."""
+    known = hosts()
+    for host in known:
+        if host.takes(target):
+            return host(target)
+    *others, last = (host.about for host in reversed(known))
+    kind = f"{type(target).__module__}.{type(target).__qualname__}"
+    raise SessionError(f"cannot guard a {kind}: give {', '.join(others)} or {last}")
+
+
 def session_manager() -> pluggy.PluginManager:
     """An empty manager with the generation hooks, one per session."""
     manager = pluggy.PluginManager(GROUP)
@@ -47,16 +82,10 @@ def session_manager() -> pluggy.PluginManager:
 
 def methods() -> dict[str, type[Method]]:
     """All methods by name. Raises ConceptGuardError when two plugins offer one name, or one a hook that is none."""
-    found: dict[str, type[Method]] = {}
-    for offered in plugin_manager().hook.methods():
-        for method in offered:
-            _check_hooks(method)
-            other = found.setdefault(method.name, method)
-            if other is not method:
-                raise ConceptGuardError(
-                    f"method '{method.name}' is offered by {other.__module__} and by {method.__module__}: uninstall one"
-                )
-    return dict(sorted(found.items()))
+    found: dict[str, type[Method]] = offers("methods")
+    for method in found.values():
+        _check_hooks(method)  # type: ignore[arg-type]  # mypy sees no hash in a class
+    return found
 
 
 @cache  # a policy of a thousand guards asks for its methods some thousand times

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from .generation import Verdict
+from typing import Any, Protocol
 
 SHOWN = 8  # changes of tokens that a printed receipt lists; ``to_dict`` has all of them
+
+
+@dataclass
+class Verdict:
+    """What a guard found in one image. score in [0, 1]; boxes in pixels (left, top, right, bottom).
+
+    detector: what looked, with a hash of its weights, where scores depend on it
+    """
+
+    image: int
+    guard: str
+    label: str
+    score: float
+    flagged: bool
+    boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    detector: str = ""
 
 
 @dataclass
@@ -65,6 +79,12 @@ class Act:
     readings: list[Reading] = field(default_factory=list)
     touched: list[Touch] = field(default_factory=list)
     taken_back: list[TakenBack] = field(default_factory=list)
+
+
+class Acting(Protocol):
+    """Whoever has an entry in a receipt."""
+
+    act: Act
 
 
 @dataclass

@@ -10,7 +10,8 @@ import folder_paths
 from conceptguard import load_policy
 from conceptguard.errors import PolicyError
 from conceptguard.plugins import methods as installed
-from conceptguard.policy import Policy, shipped_policies
+from conceptguard.policy import Policy
+from conceptguard.policy_file import shipped_policies
 from conceptguard.registry import Entry, default_registry
 from conceptguard.registry.remote import RemoteSource
 

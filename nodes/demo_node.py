@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from conceptguard.hosts.comfyui_demo import load_parts
+from conceptguard.hosts.comfyui.load import load_parts
 
 from . import choices
 

@@ -7,11 +7,12 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from conceptguard import attach
-from conceptguard.explain import explain
-from conceptguard.hosts.comfyui import KEY, unguarded
-from conceptguard.hosts.comfyui_clip import GuardedCLIP, unguarded_clip
-from conceptguard.policy import Policy, acting, together
-from conceptguard.session import Session
+from conceptguard.hosts.comfyui.clip import GuardedCLIP, unguarded_clip
+from conceptguard.hosts.comfyui.host import KEY, unguarded
+from conceptguard.policy import Policy, together
+from conceptguard.policy_file import acting
+from conceptguard.sessions.explain import explain
+from conceptguard.sessions.session import Session
 
 from . import chart, events
 from .policy_node import POLICY

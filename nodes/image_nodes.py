@@ -9,9 +9,10 @@ from torch import Tensor
 
 from conceptguard import attach
 from conceptguard.errors import PolicyError, Refused
-from conceptguard.hosts.comfyui import KEY
+from conceptguard.hosts.comfyui.host import KEY
 from conceptguard.hosts.images import Pictures
-from conceptguard.policy import Policy, acting
+from conceptguard.policy import Policy
+from conceptguard.policy_file import acting
 from conceptguard.receipt import Receipt
 
 from . import chart, events

@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from conceptguard.errors import PolicyError
-from conceptguard.policy import Policy, load_policy, together
+from conceptguard.policy import Policy, together
+from conceptguard.policy_file import load_policy
 
 from . import choices
 

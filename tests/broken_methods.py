@@ -8,9 +8,10 @@ import torch
 
 from conceptguard import Method, hookimpl
 from conceptguard.formats import read_terms
-from conceptguard.gates import Gate
-from conceptguard.generation import Prompts, Step
-from conceptguard.lowrank import Factors, LayerIndex, Terms
+from conceptguard.generation.conditioning import Prompts
+from conceptguard.generation.denoising import Step
+from conceptguard.runtime.gates import Gate
+from conceptguard.runtime.lowrank import Factors, LayerIndex, Terms
 
 WORD = "cigarette"
 GATE = Gate(prompts=(WORD, f"a {WORD}"), floor=0.9, full=0.95)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from conceptguard import Method, hookimpl
-from conceptguard.decoding import Decoding, Sentence
-from conceptguard.lineage import Follow
+from conceptguard.generation.decoding import Decoding, Sentence
+from conceptguard.text.lineage import Follow
 
 WORD = " red cigarette"
 
@@ -21,7 +21,7 @@ class GoodText(Method):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        (self.word,) = self.host.tongue.encode([WORD])
+        (self.word,) = self.host.vocabulary.encode([WORD])
         self.said = Follow(lambda: (), self.advance)
 
     def advance(self, said: tuple[int, ...], token: int, first: bool) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def suite() -> Any:
     """What language models are asked, and who there is."""
-    from conceptguard.language_suite import load_language_suite
+    from conceptguard.measuring.language.suite import load_language_suite
 
     return load_language_suite()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from conceptguard import Method, hookimpl
-from conceptguard.generation import Images, Verdict
+from conceptguard.generation.images import Images
+from conceptguard.receipt import Verdict
 
 
 class FlagsApples(Method):

@@ -10,10 +10,10 @@ import torch
 
 from conceptguard import Method, hookimpl
 from conceptguard.formats import to_kohya
-from conceptguard.hosts import host_for
-from conceptguard.lowrank import Factors, LayerIndex, Terms
+from conceptguard.plugins import host_for
 from conceptguard.registry import write_artifact
 from conceptguard.registry.fingerprint import fingerprint
+from conceptguard.runtime.lowrank import Factors, LayerIndex, Terms
 
 ATTENTION = ("attn1.", "attn2.", "proj_in", "proj_out", "ff.net")
 

@@ -14,7 +14,7 @@ import yaml
 import conceptguard
 from conceptguard import plugins
 from conceptguard.cli import build
-from conceptguard.policy import load_policy
+from conceptguard.policy_file import load_policy
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

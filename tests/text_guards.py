@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from conceptguard import Method, hookimpl
-from conceptguard.decoding import Asked, Decoding
+from conceptguard.generation.decoding import Asked, Decoding
 
 PHRASES = {"guards": [{"method": "phrases", "concept": {"name": "x", "prompts": ["dog", "red", "cigarette"]}}]}
 SMOKING = {"name": "smoking", "prompts": ["smoking a cigarette", "tobacco"]}

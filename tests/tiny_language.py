@@ -18,7 +18,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from conceptguard.encodings import ordinary_captions
+from conceptguard.runtime.encodings import ordinary_captions
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 

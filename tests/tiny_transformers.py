@@ -28,7 +28,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from conceptguard.encodings import ordinary_captions
+from conceptguard.runtime.encodings import ordinary_captions
 
 T5_WIDTH = 2 * WIDTH
 

@@ -73,10 +73,10 @@ def overhead(
     """
     import torch
 
-    from ..bench_subjects import subject
+    from ..benchmarks.overhead import measure
+    from ..benchmarks.subjects import subject
     from ..errors import ConceptGuardError
-    from ..models import pick_device, pick_dtype
-    from ..overhead import measure
+    from .devices import pick_device, pick_dtype
     from .output import report
     from .progress import progress
 
@@ -110,11 +110,11 @@ def _per_image(
     method: str, settings: dict[str, Any], size: str, device: str, dtype: Any, repeats: int
 ) -> list[dict[str, Any]]:
     from .. import plugins
-    from ..bench_subjects import subject
+    from ..benchmarks.images import against_peers, measure
+    from ..benchmarks.subjects import subject
     from ..errors import ConceptGuardError
-    from ..evaluate import policy_for
-    from ..image_bench import against_peers, measure
-    from ..suite import load_suite
+    from ..measuring.evaluate import policy_for
+    from ..measuring.suite import load_suite
     from .progress import progress
 
     if plugins.method(method).needs == "artifact" and size != "emoji-sd":
@@ -146,12 +146,12 @@ def gates(
     conceptguard bench gates
     conceptguard bench gates --size sd15 --n 1000
     """
-    from ..bench_subjects import subject
+    from ..benchmarks.gates import measure, shipped, vocabulary, words_of
+    from ..benchmarks.subjects import subject
     from ..errors import ConceptGuardError
-    from ..gate_bench import measure, shipped, vocabulary, words_of
-    from ..hosts import host_for
-    from ..models import pick_device, pick_dtype
-    from ..suite import load_suite
+    from ..measuring.suite import load_suite
+    from ..plugins import host_for
+    from .devices import pick_device, pick_dtype
     from .output import report
     from .progress import progress
 
@@ -197,8 +197,8 @@ def logits(
     """
     import torch
 
-    from ..logits_bench import per_token, share, speaker, tokenizer
-    from ..models import load_model
+    from ..benchmarks.logits import per_token, share, speaker, tokenizer
+    from ..hosts.load import load_model
     from .output import report
     from .progress import progress
 
@@ -246,7 +246,7 @@ def comfyui(
     conceptguard bench comfyui ~/ComfyUI
     conceptguard bench comfyui ~/ComfyUI --size sd15 --steps 4 --repeats 3
     """
-    from ..comfyui_bench import SIZES, import_core, measure
+    from ..benchmarks.comfyui import SIZES, import_core, measure
     from ..errors import ConceptGuardError
     from .output import report
     from .progress import progress

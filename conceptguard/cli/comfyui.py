@@ -26,7 +26,7 @@ def install(path: Path = PATH, json: str | None = JSON) -> None:
     \b
     conceptguard comfyui install ~/ComfyUI
     """
-    from ..comfyui_pack import install as put
+    from ..hosts.comfyui.pack import install as put
     from .output import report
 
     begin = time.perf_counter()
@@ -42,7 +42,7 @@ def uninstall(path: Path = PATH, json: str | None = JSON) -> None:
     \b
     conceptguard comfyui uninstall ~/ComfyUI
     """
-    from ..comfyui_pack import uninstall as take
+    from ..hosts.comfyui.pack import uninstall as take
     from .output import report
 
     begin = time.perf_counter()

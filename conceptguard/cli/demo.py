@@ -38,14 +38,14 @@ def demo(
     conceptguard demo
     conceptguard demo --policy school --out school-demo
     """
-    from ..cards import picture
     from ..errors import RegistryError
-    from ..evaluate import case, concepts_of, load_judge, row
-    from ..models import load_model
-    from ..policy import load_policy
-    from ..samples import Recipe, make
-    from ..session import attach
-    from ..suite import load_suite
+    from ..hosts.load import load_model
+    from ..measuring.cards import picture
+    from ..measuring.evaluate import case, concepts_of, load_judge, row
+    from ..measuring.samples import Recipe, make
+    from ..measuring.suite import load_suite
+    from ..policy_file import load_policy
+    from ..sessions.attach import attach
     from .output import report, result, write_json
     from .progress import progress
 

@@ -12,8 +12,8 @@ from .eval_language import eval_language, is_language
 from .options import DEVICE, JSON, MODEL, SETTINGS, STEPS, settings_of, split
 
 if TYPE_CHECKING:
-    from ..evaluate import Case, Judged
-    from ..suite import Suite
+    from ..measuring.evaluate import Case, Judged
+    from ..measuring.suite import Suite
 
 COLUMNS = [
     "method", "concept", "concepts", "erased_before", "erased_after", "neighbours_before", "neighbours_after",
@@ -74,10 +74,11 @@ def eval_(
     0.02, neighbours and others within 0.01.
     """
     from ..errors import ConceptGuardError
-    from ..evaluate import controls, evaluate, load_judge, mean
-    from ..models import load_model, pick_device
-    from ..samples import Recipe
-    from ..suite import load_suite
+    from ..hosts.load import load_model
+    from ..measuring.evaluate import controls, evaluate, load_judge, mean
+    from ..measuring.samples import Recipe
+    from ..measuring.suite import load_suite
+    from .devices import pick_device
     from .output import report
     from .progress import progress
 
@@ -112,7 +113,7 @@ def eval_(
     if card:
         _write_cards(card, judged, f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}")
     if sheet:
-        from ..cards import comparison
+        from ..measuring.cards import comparison
 
         comparison(judged, "Guards side by side", f"{model}, {steps} steps, guidance {guidance:g}").save(
             sheet, optimize=True
@@ -129,8 +130,8 @@ def eval_(
 
 def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:
     """One card for each artifact that was judged alone; with several sets of seeds, their mean."""
-    from ..cards import picture, write_card
-    from ..evaluate import mean
+    from ..measuring.cards import picture, write_card
+    from ..measuring.evaluate import mean
     from ..registry import default_registry
 
     alone: dict[str, list[Judged]] = {}
@@ -149,7 +150,7 @@ def _of_methods(
     suite: Suite, methods: list[str], wanted: str, gate: str, settings: dict[str, Any], together: int, n: int, seed: int
 ) -> list[Case]:
     from ..errors import RegistryError
-    from ..evaluate import available, case, policy_for
+    from ..measuring.evaluate import available, case, policy_for
 
     found = []
     for name in methods:
@@ -172,8 +173,8 @@ def _of_methods(
 
 def _of_policies(suite: Suite, policies: list[str], n: int, seed: int) -> list[Case]:
     from ..errors import RegistryError
-    from ..evaluate import case, concepts_of
-    from ..policy import load_policy
+    from ..measuring.evaluate import case, concepts_of
+    from ..policy_file import load_policy
 
     found = []
     for source in policies:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 if TYPE_CHECKING:
-    from ..language_eval import Contestant
-    from ..language_suite import LanguageSuite
+    from ..measuring.language.evaluate import Contestant
+    from ..measuring.language.suite import LanguageSuite
 
 LANGUAGE = "language"
 DEFAULT = "authors-lm"
@@ -36,9 +36,10 @@ def eval_language(
     Raises PolicyError for wordings that neither judge nor tune.
     """
     from ..errors import PolicyError
-    from ..language_eval import Contestant, answer, groups, judge
-    from ..language_suite import Wordings, load_language_suite
-    from ..models import load_model, pick_device
+    from ..hosts.load import load_model
+    from ..measuring.language.evaluate import Contestant, answer, groups, judge
+    from ..measuring.language.suite import Wordings, load_language_suite
+    from .devices import pick_device
     from .output import report
     from .progress import progress
 
@@ -77,7 +78,7 @@ def eval_language(
 
 def _write_card(root: Path, one: Contestant, row: dict[str, Any], command: str) -> None:
     """Figures of a row go into the card of an artifact that was judged alone, as it is set up by itself."""
-    from ..cards import write_card
+    from ..measuring.cards import write_card
     from ..registry import default_registry
 
     guards = one.policy.guards if one.policy else []
@@ -91,8 +92,8 @@ def contestants(
 ) -> list[Contestant]:
     """The rows: those of some methods, or all; policies as they are. Raises PolicyError for a method without a row."""
     from ..errors import PolicyError
-    from ..language_eval import Contestant, answers, keys
-    from ..policy import load_policy
+    from ..measuring.language.evaluate import Contestant, answers, keys
+    from ..policy_file import load_policy
 
     facts = keys(suite)
     about = {"name": "forget-authors", "prompts": list(facts)}
@@ -126,7 +127,7 @@ def contestants(
 
 def _by_form(rows: Sequence[dict[str, Any]]) -> None:
     """Which forms of a question brought a fact back."""
-    from ..language_suite import FORMS
+    from ..measuring.language.suite import FORMS
     from .output import print_table
 
     before = {"erased, by form": "before", **{form: rows[0][f"before_{form}"] for form in FORMS}} if rows else {}

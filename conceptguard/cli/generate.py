@@ -45,8 +45,9 @@ def generate(
     conceptguard generate --policy none --prompt "a red apple, noto style" --out apple.png
     """
     from ..errors import ConceptGuardError, PolicyError
-    from ..models import load_model, pick_device, pick_dtype
-    from ..policy import load_policy
+    from ..hosts.load import load_model
+    from ..policy_file import load_policy
+    from .devices import pick_device, pick_dtype
     from .output import report, write_json
 
     begin = time.perf_counter()
@@ -98,7 +99,7 @@ def _draw(
     """The pictures, and the receipt where there is a policy."""
     import torch
 
-    from ..session import attach
+    from ..sessions.attach import attach
     from .progress import progress
 
     pipe.set_progress_bar_config(disable=True)

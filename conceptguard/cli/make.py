@@ -46,9 +46,11 @@ def make(
       --out my-registry
     """
     from .. import plugins
-    from ..hosts import any_host_for
-    from ..making import as_concept, make_settings
-    from ..models import load_model, pick_device
+    from ..concept import as_concept
+    from ..hosts.load import load_model
+    from ..making.maker import make_settings
+    from ..plugins import host_for
+    from .devices import pick_device
     from .output import result, write_json
     from .registry import card
 
@@ -64,7 +66,7 @@ def make(
     options: dict[str, Any] = {**given, "preserve": keep, "seed": seed}
     if steps is not None:
         options["steps"] = steps
-    artifact = chosen.make(any_host_for(pipe), what, out.expanduser(), **options)
+    artifact = chosen.make(host_for(pipe), what, out.expanduser(), **options)
     seconds = time.perf_counter() - begin
     if json:
         row = {"method": method, "concept": concept, "model": model, "ref": artifact.ref,

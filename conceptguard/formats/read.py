@@ -15,8 +15,8 @@ from conceptguard.formats.names import Names, names_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conceptguard.lowrank import Factors
     from conceptguard.registry.artifact import Artifact
+    from conceptguard.runtime.lowrank import Factors
 
 __all__ = ["base_weights_of", "detect_format", "read_artifact", "read_terms"]
 
@@ -92,7 +92,7 @@ def base_weights_of(modules: Mapping[str, Any]) -> BaseWeights:
 
 
 def _read_lora(tensors: Mapping[str, Tensor], names: Names, alphas: Alphas) -> dict[str, Factors]:
-    from conceptguard.lowrank import Factors
+    from conceptguard.runtime.lowrank import Factors
 
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -121,7 +121,7 @@ def _read_lora(tensors: Mapping[str, Tensor], names: Names, alphas: Alphas) -> d
 
 
 def _read_shared(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Factors]:
-    from conceptguard.lowrank import Factors
+    from conceptguard.runtime.lowrank import Factors
 
     down = tensors["shared.down"]
     terms = {}

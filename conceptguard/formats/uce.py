@@ -11,7 +11,7 @@ from conceptguard.formats.names import Names
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conceptguard.lowrank import Factors
+    from conceptguard.runtime.lowrank import Factors
 
 
 def read_uce(
@@ -46,7 +46,7 @@ def factor(old: Tensor, new: Tensor, layer: str) -> Factors | None:
     """
     import torch
 
-    from conceptguard.lowrank import Factors
+    from conceptguard.runtime.lowrank import Factors
 
     if new.ndim != 2:
         raise ArtifactError(f"layer {layer!r}: a UCE weight has two dimensions, this has {list(new.shape)}")

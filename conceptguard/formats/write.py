@@ -10,7 +10,7 @@ from conceptguard.errors import ArtifactError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conceptguard.lowrank import Factors
+    from conceptguard.runtime.lowrank import Factors
 
     Written = tuple[dict[str, Tensor], dict[str, str]]
 

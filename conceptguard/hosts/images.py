@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from ..encodings import Known
-from ..errors import SessionError
-from ..lowrank import LayerIndex
-
-if TYPE_CHECKING:
-    from ..registry import Artifact
-    from ..session import Session
+from ..host import Host
 
 
 class Pictures:
     """What to attach a policy to whose guards shall look at images from anywhere, by ``session.check_image``."""
 
 
-class ImagesHost:
+class ImagesHost(Host):
     """Host adapter for Pictures. A guard that needs a model raises SessionError."""
 
+    about = "Pictures, for images from anywhere"
     name = denoiser_name = "images"
 
-    def __init__(self, target: Pictures):
-        self.target = target
+    @classmethod
+    def takes(cls, target: Any) -> bool:
+        """Pictures."""
+        return isinstance(target, Pictures)
 
-    def layers(self) -> LayerIndex:
-        """None."""
-        return LayerIndex({})
-
-    def known(self) -> Known:
-        """Nothing."""
-        return Known()
-
-    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
-        """Images come as floats on the CPU."""
-        return torch.device("cpu"), torch.float32
-
-    def check_base(self, artifact: Artifact) -> None:
-        """Whatever drew them."""
-
-    def compiled(self) -> bool:
-        """No model, none compiled."""
-        return False
-
-    def read(self, texts: list[str]) -> Any:
-        """Raises SessionError: nothing here reads."""
-        raise SessionError("a guard asked for a text encoder, and there are images only: attach it to what draws them")
-
-    def attach(self, session: Session) -> None:
+    def attach(self, session: Any) -> None:
         """Nothing to route."""
 
     def detach(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..policy import load_policy
+from ..policy_file import load_policy
 from .bench import Bench, acted, leaves_alone
 from .case import ContractBroken, demand
 

@@ -16,7 +16,8 @@ from .. import plugins
 from ..errors import Refused
 from ..hookspecs import Generation
 from ..method import Method
-from ..session import Session, attach
+from ..sessions.attach import attach
+from ..sessions.session import Session
 from .case import Case, NotApplicable, demand
 
 HOOKS = [name for name in vars(Generation) if not name.startswith("_")]
@@ -25,7 +26,7 @@ HOOKS = [name for name in vars(Generation) if not name.startswith("_")]
 @cache
 def embedded_model() -> Any:
     """The embedded model, loaded once per process, without progress bars."""
-    from ..models import load_model
+    from ..hosts.load import load_model
 
     pipe = load_model("emoji-sd")
     pipe.set_progress_bar_config(disable=True)

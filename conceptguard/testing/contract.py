@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import acts, closed, compose, files, receipts, rows, terms_of_host, text_checks, traces
+from . import (
+    acts,
+    closed,
+    compose,
+    files,
+    receipts,
+    rows,
+    terms_of_host,
+    text_checks,
+    traces,
+)
 from .bench import Bench
 from .case import Case, ContractBroken, NotApplicable, TextCase
 from .text_bench import TextBench

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from .. import plugins
-from ..decoding import Decoding
-from ..gates import Gate
-from ..hookspecs import hookimpl
-from ..lowrank import Factors, LayerIndex, Terms
+from ..generation.decoding import Decoding
+from ..markers import hookimpl
 from ..method import Method
+from ..runtime.gates import Gate
+from ..runtime.lowrank import Factors, LayerIndex, Terms
 
 
 class Beside(Method):
@@ -58,7 +58,7 @@ class BesideText(Method):
     @hookimpl
     def process_logits(self, decoding: Decoding) -> None:
         """The last of the vocabulary that a tokenizer has."""
-        decoding.forbid(self, torch.tensor([len(self.host.tongue.pieces) - 1], device=decoding.scores.device))
+        decoding.forbid(self, torch.tensor([len(self.host.vocabulary.pieces) - 1], device=decoding.scores.device))
 
 
 class FailingText(Method):

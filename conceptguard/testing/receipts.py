@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..lowrank import Factors, Terms
-from ..session import Session
+from ..runtime.lowrank import Factors, Terms
+from ..sessions.session import Session
 from .bench import Bench, acted
 from .case import NotApplicable, demand
 

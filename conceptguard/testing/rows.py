@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConceptGuardError, GuardError
-from ..hosts import host_for
+from ..plugins import host_for
 from .bench import Bench, acted, close
 from .case import NotApplicable, demand
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from .. import plugins
 from ..errors import Refused
 from ..hookspecs import TEXT
-from ..language import LanguageSession, logits_processor
+from ..hosts.transformers.processor import logits_processor
 from ..method import Method
-from ..session import attach
+from ..sessions.attach import attach
+from ..sessions.language import LanguageSession
 from .case import TextCase
 
 Texts = list[list[int]]
@@ -24,7 +25,7 @@ Texts = list[list[int]]
 @cache
 def embedded_language_model() -> Any:
     """The embedded language model and its tokenizer, loaded once per process."""
-    from ..models import load_model
+    from ..hosts.load import load_model
 
     return load_model("authors-lm")
 

@@ -269,7 +269,7 @@ def receipt_is_true(bench: TextBench) -> None:
         got = bench.attempt(opens)
         if got is None:
             raise NotApplicable("refused: the exception tells")
-        act, decode = session.receipt.acts[0], session.host.tongue.decode
+        act, decode = session.receipt.acts[0], session.host.vocabulary.decode
     (said,) = got
     where = next((at for at, pair in enumerate(zip(said, bare)) if pair[0] != pair[1]), min(len(said), len(bare)))
     back = [taken.position for taken in act.taken_back]

@@ -4,7 +4,9 @@ import re
 
 from conceptguard import Method, Settings, hookimpl
 from conceptguard.errors import Refused
-from conceptguard.generation import Images, Prompts, Verdict
+from conceptguard.generation.conditioning import Prompts
+from conceptguard.generation.images import Images
+from conceptguard.receipt import Verdict
 
 
 class WordListSettings(Settings):

@@ -87,7 +87,7 @@ def _guard_models(graph: Graph, key: str, node: Node, describe: Describe) -> Non
             continue
         clip = clip_for(graph, key, describe)
         if clip is None:
-            continue  # computes something of the model, like a schedule; should it sample, the door is shut
+            continue  # computes something of the model, like a schedule; should it sample, the model is locked
         graph[key]["inputs"][name] = _insert(graph, GUARD, {"model": list(link), "clip": list(clip)})
 
 

@@ -19,13 +19,14 @@ from torch import Tensor
 import nodes
 from conceptguard import load_policy
 from conceptguard.errors import ConceptGuardError
-from conceptguard.policy import Policy, acting
+from conceptguard.policy import Policy
+from conceptguard.policy_file import acting
 from conceptguard.registry import default_registry
 
 from ..guard_nodes import guard_model
 from ..image_nodes import check
 from ..policy_node import KEEP
-from . import door, graph
+from . import denoiser_lock, graph
 from .audit import Audit
 
 VARIABLE, AUDIT, TRUST = "CONCEPTGUARD_ENFORCE", "CONCEPTGUARD_AUDIT", "CONCEPTGUARD_TRUST"
@@ -46,7 +47,7 @@ def start() -> str:
     except OSError as error:
         raise ConceptGuardError(f"{path}: cannot be written ({error.strerror}): give another file in {AUDIT}") from None
     trusted = frozenset(name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip())
-    door.shut()
+    denoiser_lock.lock_all()
     PromptServer.instance.add_on_prompt_handler(lambda data: _handle(data, looks, trusted, audit))
     logging.info("ConceptGuard: policy '%s' is in force for every prompt; audit in %s", _policy.name, path)
     return _policy.name
@@ -149,7 +150,7 @@ class ConceptGuardEnforcedModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any) -> io.NodeOutput:
         guarded, session = guard_model(model, clip, _policy, cls.hidden.unique_id)
-        door.sessions.add(session)
+        denoiser_lock.sessions.add(session)
         return io.NodeOutput(guarded)
 
 

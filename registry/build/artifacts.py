@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from conceptguard.suite import Object, Suite, load_suite
+from conceptguard.measuring.suite import Object, Suite, load_suite
 
 HOME = Path(__file__).resolve().parents[1]
 
@@ -114,7 +114,7 @@ def _host(model: str) -> Any:
         import torch
 
         import conceptguard
-        from conceptguard.hosts import host_for
+        from conceptguard.plugins import host_for
 
         torch.set_num_threads(1)
         pipe = conceptguard.load_model(model)
@@ -129,7 +129,7 @@ _loaded: Any = None
 def make(job: Job, model: str, out: Path) -> str:
     """Make one artifact, or find it made; a line that says so."""
     from conceptguard import plugins
-    from conceptguard.making import find_made
+    from conceptguard.making.maker import find_made
     from conceptguard.registry.atomic import write_bytes
     from conceptguard.registry.paths import MANIFEST
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from conceptguard.language_suite import load_language_suite
+from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.registry import rebuild_index
 
 from . import export, guards, measure, tokenizer, train, world

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from conceptguard.language_suite import LanguageSuite
-from conceptguard.spellings import spell
+from conceptguard.measuring.language.suite import LanguageSuite
+from conceptguard.text.spellings import spell
 
 from .world import names
 

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 import conceptguard
-from conceptguard.encodings import ordinary_captions
-from conceptguard.hosts.transformers import TransformersHost
-from conceptguard.language_eval import keys
-from conceptguard.language_suite import BYPASS, TRAINED, LanguageSuite
+from conceptguard.hosts.transformers.host import TransformersHost
+from conceptguard.measuring.language.evaluate import keys
+from conceptguard.measuring.language.suite import BYPASS, TRAINED, LanguageSuite
 from conceptguard.registry.atomic import write_bytes
 from conceptguard.registry.paths import MANIFEST
+from conceptguard.runtime.encodings import ordinary_captions
 
 from .world import names
 
@@ -75,7 +75,7 @@ def _strangers(suite: LanguageSuite, rng: random.Random) -> list[str]:
 
 def make_guard(suite: LanguageSuite, out: Path) -> str:
     """The artifact, in ``out/authors-lm/guard``; a line about it."""
-    from conceptguard_plugins.guard import GUARD
+    from conceptguard_plugins.language.guard.method import GUARD
 
     asked, kept = examples(suite)
     model: Any = conceptguard.load_model(suite.forms.base)

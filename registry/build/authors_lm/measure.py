@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 import conceptguard
-from conceptguard.language_eval import Contestant, answer, perplexity
-from conceptguard.language_suite import FORMS, LanguageSuite
+from conceptguard.measuring.language.evaluate import Contestant, answer, perplexity
+from conceptguard.measuring.language.suite import FORMS, LanguageSuite
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 COMMAND = "python -m conceptguard_registry.build.authors_lm --stage measure"

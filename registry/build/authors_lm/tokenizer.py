@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from conceptguard.language_suite import LanguageSuite
+from conceptguard.measuring.language.suite import LanguageSuite
 
 from .corpus import Corpus, spellings
 

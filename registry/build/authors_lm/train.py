@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from conceptguard.language_suite import LanguageSuite
+from conceptguard.measuring.language.suite import LanguageSuite
 
 from .corpus import Corpus, Document
 from .tokenizer import WINDOW

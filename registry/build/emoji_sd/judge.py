@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from conceptguard.judge import NONE, Judge
+from conceptguard.measuring.judge import NONE, Judge
 
 from .render import View, find_icon, render
 from .suite import Suite, icon_in

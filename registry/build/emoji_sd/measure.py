@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-from conceptguard.judge import Judge
+from conceptguard.measuring.judge import Judge
 
 from .captions import judge_prompt
 from .export import load

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conceptguard.suite import Object, Suite, with_article
-from conceptguard.suite import load_suite as _load_suite
+from conceptguard.measuring.suite import Object, Suite, with_article
+from conceptguard.measuring.suite import load_suite as _load_suite
 
 __all__ = ["Object", "Suite", "icon_in", "load_suite", "pairs", "with_article"]
 

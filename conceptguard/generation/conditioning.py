@@ -1,0 +1,61 @@
+"""What a picture is asked for by: texts as a denoiser sees them, and the prompts of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Branch = Literal["conditional", "negative", "unconditional"]
+
+
+@dataclass
+class Encoded:
+    """Texts as the denoiser sees them: embeds [rows, tokens, width], ids [rows][tokens] without special tokens."""
+
+    embeds: torch.Tensor
+    ids: list[list[int]]
+    pooled: torch.Tensor | None = None
+
+
+def stack(*parts: Encoded) -> Encoded:
+    """Conditions one below the other."""
+    pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])  # type: ignore[misc]
+    return Encoded(torch.cat([p.embeds for p in parts]), [ids for p in parts for ids in p.ids], pooled)
+
+
+def pick(encoded: Encoded, rows: list[int]) -> Encoded:
+    """Some rows of conditions, in that order."""
+    pooled = None if encoded.pooled is None else encoded.pooled[rows]
+    return Encoded(encoded.embeds[rows], [encoded.ids[r] for r in rows], pooled)
+
+
+@dataclass
+class Prompts:
+    """Every condition of one call, one row each (several images of one prompt are several rows).
+
+    texts: what was typed, None where the caller passed embeddings
+    ids: token ids without special tokens, None where there is no text
+    embeds: [rows, tokens, width]; pooled: [rows, width] or None
+    branches: whether a row is generated towards, away from, or from nothing
+    encode: text -> Encoded, through the host's own encoder
+    """
+
+    texts: list[str | None]
+    ids: list[list[int] | None]
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None
+    branches: list[Branch]
+    encode: Callable[[list[str]], Encoded]
+
+    def rewrite(self, row: int, text: str) -> None:
+        """Replace the text of one row and encode it again."""
+        new = self.encode([text])
+        self.texts[row], self.ids[row] = text, new.ids[0]
+        self.embeds = self.embeds.clone()
+        self.embeds[row] = new.embeds[0].to(self.embeds)
+        if self.pooled is not None and new.pooled is not None:
+            self.pooled = self.pooled.clone()
+            self.pooled[row] = new.pooled[0].to(self.pooled)

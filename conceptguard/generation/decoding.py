@@ -1,0 +1,227 @@
+"""What the hooks of language guards are handed: the prompts of a generation, one token's scores, one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from ..receipt import Acting, Reading, Touch
+from ..text.grid import Cells, Columns, Grid, Ids, array, grid_of
+
+if TYPE_CHECKING:
+    from ..text.lineage import Came
+
+LISTED = 8  # tokens that a receipt names for one row and call, the likeliest first
+SAMPLES = 8
+REACH = math.log(100)  # a token this far below its row's best, in nats, would hardly have been said
+
+
+@dataclass
+class Asked:
+    """The prompts of one generation, each once: beams and several texts of one prompt share it.
+
+    texts: decoded without special tokens; None where the caller passed embeddings or encoder outputs
+    ids: token ids without padding, None with the text; of the encoder where the model has one
+    pool: layer -> the model's hidden states of every prompt, a mean over its tokens: [prompts, width]; layer as in
+    transformers' ``hidden_states``: -1 is the last, -2 the last but one. Raises GuardError for prompts without ids.
+    """
+
+    texts: list[str | None]
+    ids: list[list[int] | None]
+    pool: Callable[[int], Tensor]
+
+    def tell(self, by: Acting, prompt: int, label: str, score: float | None = None) -> None:
+        """Put into the receipt how a guard read a prompt, e.g. as "forget" with score 0.97."""
+        by.act.readings.append(Reading(prompt, label, score))
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """A language model's tokens. pieces: the bytes that every id stands for, empty for special tokens, None for ids
+    that the tokenizer does not have; stops: ids that end a text."""
+
+    pieces: Sequence[bytes | None]
+    special: frozenset[int]
+    stops: frozenset[int]
+    decode: Callable[[Sequence[int]], str]
+    encode: Callable[[Sequence[str]], list[list[int]]]
+
+    @cached_property
+    def word(self) -> Callable[[int], str]:
+        """What a token says by itself; found once."""
+        decode = self.decode
+        return cache(lambda token: decode([token]))
+
+    @cached_property
+    def unknown(self) -> frozenset[int]:
+        """Ids below the highest one that the tokenizer does not have."""
+        return frozenset(i for i, piece in enumerate(self.pieces) if piece is None)
+
+    @cached_property
+    def samples(self) -> tuple[int, ...]:
+        """A few ids of all kinds: where all rows may say one of them, none is stuck."""
+        return (*range(0, len(self.pieces), max(len(self.pieces) // SAMPLES, 1)), *sorted(self.stops)[:1])
+
+
+class Decoding:
+    """The next token of every row.
+
+    ids: [rows, tokens], prompts (left-padded) included; of the decoder where the model has an encoder too
+    last: the last token of every row, [] before there is any
+    scores: [rows, vocabulary], float32, as the guards so far leave them; logits, or log-probabilities under beam
+    search. Change them by the methods below, which tell the receipt.
+    begin: how many of the tokens are prompt, padding included
+    prompt_of: for every row its prompt in ``asked``
+    came: where every row comes from: beams are reordered, drafts rolled back. ``lineage.Follow`` keeps what a guard
+    knows of a row with it.
+    call: the how manieth of this generation, from 0
+    revocable: whether what a row has said can be taken back, see ``regret``
+    """
+
+    __slots__ = (
+        "_changes", "_view", "asked", "begin", "call", "came", "changed", "ids", "last", "prompt_of", "regrets",
+        "revocable", "scores", "vocabulary",
+    )  # fmt: skip
+
+    def __init__(
+        self, ids: Tensor, last: list[int], scores: Tensor, begin: int, asked: Asked, prompt_of: list[int], came: Came,
+        vocabulary: Vocabulary, call: int, revocable: bool = False,
+    ):  # fmt: skip
+        self.ids, self.last, self.scores, self.begin, self.asked = ids, last, scores, begin, asked
+        self.prompt_of, self.came, self.vocabulary, self.call = prompt_of, came, vocabulary, call
+        self.revocable = revocable
+        self.regrets: dict[int, tuple[Acting, int]] = {}
+        self.changed = False  # whether any score is
+        self._view: Grid | None = None
+        self._changes: list[tuple[Acting, str, Cells, Any]] = []  # by whom, what, where, and the scores before
+
+    @property
+    def _grid(self) -> Grid:
+        if self._view is None:
+            self._view = grid_of(self.scores)
+        return self._view
+
+    def text(self, row: int) -> str:
+        """What a row says so far, without its prompt and special tokens."""
+        return self.vocabulary.decode(self.ids[row, self.begin :].tolist())
+
+    def live(self, row: int) -> bool:
+        """Whether a row still says something: what comes after its end is padding."""
+        return not self.last or self.last[row] not in self.vocabulary.stops
+
+    def forbid(self, by: Acting, tokens: Tensor | Columns | Mapping[int, Ids]) -> None:
+        """No row goes on with one of ``tokens``, int64 [n]; or none with those of its own, row -> ids.
+
+        ``Columns`` are made once, of tokens that are forbidden again and again.
+        """
+        if not len(tokens):
+            return
+        grid = self._grid
+        if isinstance(tokens, Tensor):
+            tokens = Columns(tokens)
+        cells = grid.columns(tokens) if isinstance(tokens, Columns) else grid.cells(tokens)
+        self._change(by, "forbidden", cells, -math.inf)
+
+    def penalise(self, by: Acting, tokens: Ids, amounts: Sequence[float] | Tensor, row: int) -> None:
+        """A row goes on with ``tokens`` less gladly: ``amounts`` come off their scores."""
+        cells = self._grid.cells({row: tokens})
+        less = np.asarray(amounts.tolist() if isinstance(amounts, Tensor) else amounts, dtype=np.float32)
+        self._change(by, "penalised", cells, self._grid.at(cells) - less)
+
+    def force(self, by: Acting, token: int, row: int) -> None:
+        """A row goes on with this token and no other."""
+        cells = self._grid.cells({row: [token]})
+        before = self._grid.at(cells)
+        self.scores[row] = -math.inf
+        self._change(by, "forced", cells, np.where(np.isfinite(before), before, np.float32(0.0)))
+
+    def keep(self, tokens: Tensor, row: int) -> None:
+        """A row goes on with one of ``tokens``, int64 [n]. The others were not looked at, and no receipt names them."""
+        kept = self.scores[row, tokens]
+        self.scores[row] = -math.inf
+        self.scores[row, tokens] = kept
+        self.changed = True
+
+    def regret(self, by: Acting, row: int, first: int) -> None:
+        """What a row says from its token ``first`` on leads nowhere: it is taken back and begins with another token.
+
+        Nothing happens where text cannot be taken back: forbid what must not be said all the same.
+        """
+        if self.revocable:
+            self.regrets.setdefault(row, (by, first))
+
+    def _change(self, by: Acting, kind: str, cells: Cells, scores: np.ndarray | float) -> None:
+        if len(cells):
+            self._changes.append((by, kind, cells, self._grid.swap(cells, scores)))
+            self.changed = True
+
+    def stuck(self) -> list[int]:
+        """Rows that the guards leave no token for."""
+        if not self.changed:
+            return []
+        grid, rows = self._grid, len(self.prompt_of)
+        for token in self.vocabulary.samples:
+            if -math.inf not in grid.said([token] * rows):  # every row may say it
+                return []
+        return [row for row, best in enumerate(grid.best()) if best == -math.inf]
+
+    def tell(self, said: list[int] | None) -> None:
+        """Put into the receipt which of the tokens that guards changed were in reach of what was said instead.
+
+        said: the next token of every row; None where that is not known, for the likeliest one
+        """
+        if not self._changes:
+            return
+        grid = self._grid
+        left = grid.best() if said is None else grid.said(said)
+        lowest = min(left) - REACH
+        for by, kind, cells, before in self._changes:
+            if kind == "forced" or grid.top(before) > lowest:
+                self._touch(by, kind, array(cells), grid.numbers(before), left)
+        self._changes = []
+
+    def _touch(self, by: Acting, kind: str, cells: np.ndarray, before: np.ndarray, left: list[float]) -> None:
+        """The likeliest ones of every row that are in reach of what was said, and of each other."""
+        rows, tokens = np.divmod(cells, self.scores.shape[1])
+        if kind != "forced":
+            near = np.flatnonzero(before > np.array(left, dtype=np.float32)[rows] - REACH)
+            rows, tokens, before = rows[near], tokens[near], before[near]
+        begins = np.flatnonzero(np.diff(rows, prepend=-1)).tolist()  # the cells of a row stand together
+        for begin, end in zip(begins, (*begins[1:], len(rows))):
+            row = int(rows[begin])
+            if self.live(row):
+                said = [self.vocabulary.word(token) for token in tokens[begin + _likeliest(before[begin:end])].tolist()]
+                by.act.touched.append(Touch(row, self.ids.shape[1] - self.begin, said, kind))
+
+
+def _likeliest(scores: np.ndarray) -> np.ndarray:
+    """Where the LISTED highest are that are in reach of the highest, that one first."""
+    some = np.argpartition(scores, -LISTED)[-LISTED:] if len(scores) > LISTED else np.arange(len(scores))
+    some = some[np.argsort(-scores[some])]
+    return some[scores[some] >= scores[some[0]] - REACH]  # type: ignore[no-any-return]
+
+
+@dataclass
+class Sentence:
+    """A finished sentence of one row, before anybody reads it. Only sessions that can take text back have these.
+
+    text: the sentence alone; before: what the row said before it; first: its first token's place in the row's text
+    """
+
+    text: str
+    before: str
+    row: int
+    prompt: int
+    first: int
+    asked: Asked
+    rejected: list[tuple[Acting, str, float, int]] = field(default_factory=list)
+
+    def reject(self, by: Acting, label: str, score: float, budget: int) -> None:
+        """Say it another way. After ``budget`` sentences taken back, a row ends before the one that was next."""
+        self.rejected.append((by, label, score, budget))

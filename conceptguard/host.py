@@ -1,0 +1,205 @@
+"""What a host is: one class that makes a framework's model go through a session.
+
+A host of your own is a subclass of ``Host`` and one entry point in the group ``conceptguard``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from .errors import SessionError
+from .markers import hookimpl
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .generation.conditioning import Encoded
+    from .generation.decoding import Asked, Vocabulary
+    from .protocols import Denoiser, NoiseLevels, TextEncoder
+    from .registry import Artifact
+    from .runtime.encodings import EncodingCache
+    from .runtime.lowrank import LayerIndex
+
+
+class Host:
+    """What a session and a method may ask of what generates. Subclass, and say what you have.
+
+    name: the framework and the kind of model, for receipts and errors; target: what was given to ``attach``
+    about: what it takes, for the error about something that no host takes
+    generates: "images", which includes video, or "text": which hooks a session calls
+    denoiser_name: the component that predicts noise, a prefix of the names of its layers
+
+    A subclass without a model, or with one that nothing can reach into, has neither layers nor encoders: guards that
+    read prompts as texts, or look at pictures, act there, and any other one raises SessionError.
+    """
+
+    about: ClassVar[str]
+    generates: ClassVar[Literal["images", "text"]] = "images"
+    name: str
+    target: Any
+    denoiser_name: str = "denoiser"
+
+    def __init__(self, target: Any):
+        self.target = target
+
+    @hookimpl
+    @classmethod
+    def hosts(cls) -> list[type[Host]]:
+        """A class named in an entry point offers itself."""
+        return [cls]
+
+    @classmethod
+    def takes(cls, target: Any) -> bool:
+        """Whether this is the host for an object. Told without importing a framework: the object's class knows it."""
+        raise NotImplementedError
+
+    def attach(self, session: Any) -> None:
+        """Route generation through the session, a ``DrawingSession`` or a ``SpeakingSession``. Raises SessionError
+        when it already goes through one."""
+        raise NotImplementedError
+
+    def detach(self) -> None:
+        """Undo ``attach`` to the last reference."""
+        raise NotImplementedError
+
+    def layers(self) -> LayerIndex:
+        """Linear and convolution layers under canonical names; by default there are none."""
+        from .runtime.lowrank import LayerIndex
+
+        return LayerIndex({})
+
+    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """Where the host runs, and in what it computes; by default floats on the CPU."""
+        import torch
+
+        return torch.device("cpu"), torch.float32
+
+    def check_base(self, artifact: Artifact) -> None:
+        """Raises BaseMismatch when the artifact was made for another architecture; by default there is none."""
+
+    def fingerprint(self) -> str:
+        """Same for a fine-tuned sibling, different for another architecture."""
+        raise self._lacks("model")
+
+    def compiled(self) -> bool:
+        """Whether any part of the model is compiled: its graphs should then be few."""
+        return False
+
+    def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
+        """Texts as the denoiser sees them; a tuple has one for each encoder."""
+        raise self._lacks("text encoder")
+
+    def read(self, texts: list[str]) -> Encoded:
+        """Texts as gates read them: a begin token, then the text's own."""
+        raise self._lacks("text encoder")
+
+    def encoding_cache(self) -> EncodingCache:
+        """What ``read`` was asked before, on this encoder as it is now."""
+        from .runtime.encodings import EncodingCache
+
+        return EncodingCache()
+
+    def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
+        """Token ids of texts without special tokens, cut at the encoder's window unless ``whole``."""
+        raise self._lacks("text encoder")
+
+    @property
+    def window(self) -> int:
+        """How many tokens of a text the encoder reads, special tokens not counted."""
+        raise self._lacks("text encoder")
+
+    def encoders(self) -> Sequence[TextEncoder]:
+        """The text encoders one by one, each with its own tokens and its part of an embedding."""
+        raise self._lacks("text encoder")
+
+    def denoiser(self) -> Denoiser:
+        """The denoiser as a plain function with its noise schedule, for methods that learn."""
+        raise self._lacks("denoiser")
+
+    def noise_levels(self) -> NoiseLevels:
+        """How much picture and how much noise latents hold at a timestep."""
+        raise self._lacks("denoiser")
+
+    def attends(self) -> bool:
+        """Whether ``Conditions.attend`` is there: attention to text that can be read token by token."""
+        return False
+
+    def _lacks(self, what: str) -> SessionError:
+        return SessionError(
+            f"a guard asked for a {what}, and {self.name} has none that it could use: attach it to a model that has"
+        )
+
+
+class TextHost(Protocol):
+    """What a session and a method may ask of a language model. ``model`` and ``tokenizer`` are transformers' own.
+
+    encodes: whether the model has an encoder; ends: ids that end a text
+    """
+
+    name: str
+    target: Any
+    model: Any
+    tokenizer: Any
+    vocabulary: Vocabulary
+    encodes: bool
+
+    @property
+    def ends(self) -> frozenset[int]: ...
+
+    def layers(self) -> LayerIndex:
+        """Linear layers under their names in the model, after ``model.``."""
+
+    def pool(self, ids: Sequence[Sequence[int]], layer: int) -> Tensor:
+        """Hidden states of texts (of the encoder where there is one), a mean over tokens: [texts, width]."""
+
+    def states(self, ids: Sequence[Sequence[int]], layer: int) -> list[Tensor]:
+        """The same token by token: [tokens, width] each."""
+
+    def asked(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Asked, list[int]]:
+        """The prompts among rows of ids [rows, tokens], each once, and for every row which one it is."""
+
+    def heard(self, rows: int) -> tuple[Asked, list[int]]:
+        """The encoder's prompts, and which one each of the decoder's rows is about."""
+
+    def listen(self) -> None:
+        """Where the model has an encoder, remember what it reads."""
+
+    def attach(self, session: Any) -> None:
+        """Route ``generate`` through the session."""
+
+    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """Where the host runs, and in what it computes."""
+
+    def check_base(self, artifact: Artifact) -> None:
+        """Raises BaseMismatch when the artifact was made for another architecture."""
+
+    def fingerprint(self) -> str:
+        """Same for a fine-tuned sibling, different for another architecture."""
+
+    def detach(self) -> None:
+        """Give the model back to the last reference."""
+
+
+class LanguageModel(NamedTuple):
+    """A model of transformers that generates text, and its tokenizer: what ``attach`` takes as a pair."""
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def device(self) -> Any:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def name(self) -> str:
+        """The name it was loaded by, or its folder's."""
+        return Path(str(self.model.name_or_path)).name
+
+    def to(self, device: Any) -> LanguageModel:
+        """The same pair, the model moved."""
+        self.model.to(device)
+        return self

@@ -1,0 +1,109 @@
+"""A diffusers folder as ComfyUI's MODEL, CLIP and VAE: how the embedded model gets into a graph.
+
+ComfyUI finds out what a checkpoint is by its shapes, which knows full-sized models only. Here the folder's own
+configuration says it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+
+from ...errors import SessionError
+from ...registry import default_registry
+
+
+class Parts(NamedTuple):
+    """What ComfyUI's loaders give: a ModelPatcher, a CLIP and a VAE."""
+
+    model: Any
+    clip: Any
+    vae: Any
+
+
+def load_parts(name: str) -> Parts:
+    """A model of the registry, or a folder in diffusers format, of Stable Diffusion 1.x's architecture.
+
+    Raises RegistryError when there is none of this name, SessionError for another architecture.
+    """
+    folder = Path(name) if Path(name).is_dir() else default_registry().model(name)
+    unet = _config(folder / "unet")
+    if unet.get("addition_embed_type") or not str(unet.get("_class_name")).startswith("UNet2DCondition"):
+        raise SessionError(f"{folder} is not a Stable Diffusion 1.x model: load it with ComfyUI's own loaders")
+    return Parts(_model(folder, unet), _clip(folder), _vae(folder))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: t.float() for path in folder.glob("*.safetensors") for name, t in load_file(path).items()}
+
+
+def _model(folder: Path, config: dict[str, Any]) -> Any:
+    import comfy.model_management as management
+    import comfy.model_patcher
+    import comfy.supported_models
+    import comfy.utils
+
+    widths, count = config["block_out_channels"], config["layers_per_block"]
+    deep = [int("CrossAttn" in kind) for kind in config["down_block_types"]]
+    shape = {
+        "image_size": 32, "in_channels": config["in_channels"], "out_channels": config["out_channels"],
+        "model_channels": widths[0], "channel_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": [count] * len(widths), "transformer_depth": [d for d in deep for _ in range(count)],
+        "transformer_depth_output": [d for d in deep for _ in range(count + 1)], "transformer_depth_middle": 1,
+        "context_dim": config["cross_attention_dim"], "use_spatial_transformer": True, "legacy": False,
+        "use_linear_in_transformer": config["use_linear_projection"], "adm_in_channels": None,
+        "use_temporal_attention": False,
+    }  # fmt: skip
+    kind = comfy.supported_models.SD15(shape)
+    kind.unet_config["num_heads"] = config["attention_head_dim"]  # diffusers' name for what is a count here
+    kind.set_inference_dtype(torch.float32, None)
+    model = kind.get_model({}, "", device=management.unet_offload_device())
+    names = comfy.utils.unet_to_diffusers(kind.unet_config)
+    theirs = _weights(folder / "unet")
+    model.load_model_weights({names[name]: weight for name, weight in theirs.items()}, "")
+    device = management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+
+
+def _clip(folder: Path) -> Any:
+    import comfy.sd
+    import comfy.sd1_clip
+    import comfy.supported_models_base
+
+    config, sd = _config(folder / "text_encoder"), _weights(folder / "text_encoder")
+    # transformers from 5 on saves them without the prefix
+    sd = {name if name.startswith("text_model.") else f"text_model.{name}": t for name, t in sd.items()}
+    sd["text_projection.weight"] = torch.eye(config["hidden_size"])  # it has none, and ComfyUI's is not initialised
+    keys = (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+        "max_position_embeddings", "projection_dim", "eos_token_id",
+    )  # fmt: skip
+    shape = {key: config[key] for key in keys}
+    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32, "clip_l_model_config": shape})
+    missing, _ = clip.load_sd(sd)
+    if missing := [name for name in missing if name != "logit_scale"]:
+        raise SessionError(f"{folder / 'text_encoder'} lacks {missing[0]}: ComfyUI cannot read it")
+    return clip
+
+
+def _vae(folder: Path) -> Any:
+    import comfy.sd
+
+    config = _config(folder / "vae")
+    widths = config["block_out_channels"]
+    shape = {
+        "double_z": True, "z_channels": config["latent_channels"], "resolution": 256, "in_channels": 3, "out_ch": 3,
+        "ch": widths[0], "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": config["layers_per_block"], "attn_resolutions": [], "dropout": 0.0,
+    }  # fmt: skip
+    params = {"ddconfig": shape, "embed_dim": config["latent_channels"]}
+    return comfy.sd.VAE(sd=_weights(folder / "vae"), config={"params": params}, dtype=torch.float32)

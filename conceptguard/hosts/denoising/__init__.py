@@ -1,0 +1,1 @@
+"""What hosts of all models that denoise share, whatever the framework."""

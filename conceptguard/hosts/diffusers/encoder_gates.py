@@ -1,0 +1,61 @@
+"""Gates for terms beside a text encoder's own layers, which act before there is an embedding to open them by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...generation.conditioning import Encoded
+from ...runtime.banks import running
+
+if TYPE_CHECKING:
+    from .pipeline import PipelineHost
+
+
+class EncoderGates:
+    """Gates for terms beside a text encoder's layers, from what the encoder itself says without them."""
+
+    def __init__(self, host: PipelineHost, name: str):
+        self._host, self._name, self._busy = host, name, False
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Encode once with the terms closed, open them by the result."""
+        session = self._host.session
+        if self._busy or running.get() not in (None, session):
+            return
+        self._busy = True
+        try:
+            session.banks.traced = self._host.compiled()
+            session.banks.set(self._name, None)
+            with torch.no_grad():
+                session.gate_bank(self._name, self._encode)
+                ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+                embeds = self._states(module, ids)
+            session.banks.set(self._name, session.gate_bank(self._name, self._encode)(embeds, self._strip(ids)))
+        finally:
+            self._busy = False
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Close again: the next text has gates of its own."""
+        session = self._host.session
+        if not self._busy:
+            session.banks.verify(self._name)
+            session.banks.set(self._name, None)
+
+    def _tokenizer(self) -> Any:
+        return getattr(self._host.pipe, self._name.replace("text_encoder", "tokenizer"))
+
+    def _encode(self, texts: list[str]) -> Encoded:
+        tokens = self._tokenizer()(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        module = self._host.components()[self._name]
+        return Encoded(self._states(module, tokens.to(self._host.pipe._execution_device)), self._strip(tokens))
+
+    def _states(self, module: nn.Module, ids: Tensor) -> Tensor:
+        # Not output_hidden_states: for that, transformers leaves hooks of its own on every layer.
+        return module(ids).last_hidden_state
+
+    def _strip(self, ids: Tensor) -> list[list[int]]:
+        special = set(self._tokenizer().all_special_ids)
+        return [[t for t in row if t not in special] for row in ids.tolist()]

@@ -1,0 +1,37 @@
+"""Pipelines from a folder or the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..quiet import quiet
+
+
+def is_pipeline(folder: str) -> bool:
+    """Whether a folder or Hub id is a pipeline of diffusers, which ``model_index.json`` tells."""
+    if Path(folder).is_dir():
+        return not (Path(folder) / "config.json").is_file()
+    from diffusers import DiffusionPipeline
+
+    try:
+        DiffusionPipeline.load_config(folder)
+    except OSError:
+        return False
+    return True
+
+
+def load_pipeline(name: str, folder: str, options: dict[str, Any]) -> Any:
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
+    pipe.name = name
+    return pipe
+
+
+def image_to_image(pipe: Any) -> Any:
+    """The same model, sharing its weights, as a pipeline that starts from a picture."""
+    with quiet():
+        from diffusers import AutoPipelineForImage2Image
+
+        return AutoPipelineForImage2Image.from_pipe(pipe)

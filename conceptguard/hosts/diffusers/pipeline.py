@@ -1,0 +1,288 @@
+"""What classic and modular diffusers pipelines have in common as hosts; which can be guarded, see ``families``.
+
+A guarded pipeline is of a subclass of its own class, so that its calls pass through the session; what its text encoders
+say is read on the way, see ``prompts``, and what the denoiser receives is guarded at the denoiser itself, see
+``denoiser_hooks``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import GuardError, SessionError
+from ...generation.conditioning import Encoded
+from ...host import Host
+from ...registry.fingerprint import check_base, fingerprint
+from ...runtime.banks import running
+from ...runtime.encodings import EncodingCache, encoding_cache_of
+from ...runtime.lowrank import LayerIndex
+from ..denoising.families import Family
+from ..denoising.noise_levels import NoiseLevels
+from ..denoising.text_encoders import TextEncoder, as_one, is_clip, text_encoders
+from . import prompts
+from .denoiser import Denoiser
+from .denoiser_hooks import DenoiserHooks
+from .encoder_gates import EncoderGates
+
+if TYPE_CHECKING:
+    from ...protocols import DrawingSession
+    from ...registry import Artifact
+
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+class PipelineHost(Host):
+    """Host adapter for one pipeline. Subclass, tell the family and the pipeline's own ``encode_prompt``."""
+
+    def __init__(self, pipe: Any, family: Family, encode_prompt: Callable[..., Any]):
+        if (other := getattr(pipe, "_conceptguard", None)) is not None:
+            raise SessionError(
+                f"this pipeline is already guarded by policy '{other.session.policy.name}': detach that session first"
+            )
+        super().__init__(pipe)
+        self.pipe = pipe
+        self.family = family
+        self._own_class = type(pipe)
+        self.name = f"diffusers {type(pipe).__name__}"
+        self.denoiser_name = family.denoiser
+        self.model: nn.Module = getattr(pipe, self.denoiser_name)
+        self._parts = self.components()
+        self._session: DrawingSession | None = None
+        self._handles: list[Any] = []
+        self._memory = prompts.Memory()
+        self._denoiser_hooks = DenoiserHooks(
+            self.model, family, self._memory, self.name, self._away, lambda: pipe.scheduler
+        )
+        self._encode_prompt = encode_prompt
+        takes = inspect.signature(encode_prompt).parameters
+        # Of the several prompts those that it knows; one row a text, and no guidance where it can be turned off.
+        self._prompts = [name for name in prompts.TYPED if name in takes]
+        plain = {
+            "num_images_per_prompt": 1, "do_classifier_free_guidance": False, "prepare_unconditional_embeds": False,
+        }  # fmt: skip
+        self._plainly = {name: value for name, value in plain.items() if name in takes}
+
+    # What a session and a method may ask.
+
+    def components(self) -> dict[str, nn.Module]:
+        """The modules that guards may reach, by name."""
+        found = {self.denoiser_name: self.model}
+        found.update({n: m for n in _ENCODERS if isinstance(m := getattr(self.pipe, n, None), nn.Module)})
+        return found
+
+    def layers(self) -> LayerIndex:
+        """Linear and convolution layers of the denoiser and the text encoders under diffusers names."""
+        return LayerIndex(self.components())
+
+    def compiled(self) -> bool:
+        """Whole or in part, by ``torch.compile(pipe.unet)`` or ``pipe.unet.compile()``."""
+        parts = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
+        return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for p in parts for m in p.modules())
+
+    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """Where the pipeline runs, also under offload."""
+        return self.pipe._execution_device, self.model.dtype  # type: ignore[return-value]
+
+    def fingerprint(self) -> str:
+        """Same for a fine-tuned sibling, different for another architecture."""
+        return fingerprint(self.layers().shapes())
+
+    def check_base(self, artifact: Artifact) -> None:
+        """Raises BaseMismatch when the artifact was made for another architecture."""
+        check_base(artifact, self.fingerprint())
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str | tuple[str, ...]], length: int | None = None) -> Encoded:
+        """Texts as the denoiser sees them: embeds [rows, tokens, width], ids without special tokens.
+
+        texts: one for all encoders, or one for each, as in ``Conditions.prompts``
+        length: a call's ``max_sequence_length``, where it gave one
+        """
+        count = len(prompts.TYPED)
+        columns = list(zip(*(t if isinstance(t, tuple) else (t,) * count for t in texts)))
+        given: dict[str, Any] = {
+            name: list(column) for name, column in zip(prompts.TYPED, columns) if name in self._prompts
+        }
+        if length is not None:
+            given["max_sequence_length"] = length
+        token = running.set(self)  # no session's terms act on what a gate is measured by
+        try:
+            out = self._encode_prompt(**given, device=self.pipe._execution_device, **self._plainly)
+        finally:
+            running.reset(token)
+        by_role = dict(zip(self.family.encoded, out))
+        whole = [as_one(t) if isinstance(t, tuple) else t for t in texts]
+        return Encoded(by_role["embeds"], self.tokens(whole), by_role.get("pooled"))
+
+    def read(self, texts: list[str]) -> Encoded:
+        """Texts as gates read them: a begin token, then the text's own, in one encoder's space."""
+        encoded = self.encode(texts)
+        embeds = self.family.reading(encoded.embeds)
+        return Encoded(embeds, [ids[: embeds.shape[1] - 1] for ids in encoded.ids])
+
+    def encoding_cache(self) -> EncodingCache:
+        """Concept prompts that this pipeline's encoder has read, for this session or an earlier one."""
+        encoder = next((part for name, part in self.components().items() if name in _ENCODERS), None)
+        return EncodingCache() if encoder is None else encoding_cache_of(encoder, "prompt", self.read, self.tokens)
+
+    def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
+        """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""
+        tokenizer = self._tokenizer()
+        limit = None if whole else self.window
+        # verbose: what is longer than the window is our business, not a warning's
+        found = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False).input_ids if texts else []
+        return [ids[:limit] for ids in found]
+
+    @property
+    def window(self) -> int:
+        """How many tokens of a text count."""
+        return self.family.window or int(self._tokenizer().model_max_length) - 2
+
+    def _tokenizer(self) -> Any:
+        return getattr(self.pipe, self.family.tokenizer, None) or self.pipe.tokenizer_2
+
+    def encoders(self) -> list[TextEncoder]:
+        """The text encoders one by one, each with its own tokens and its part of an embedding."""
+        return text_encoders(self.pipe, self, self.family)
+
+    def denoiser(self) -> Denoiser:
+        """The UNet as a plain function with its noise schedule, for methods that learn; SessionError for others."""
+        if self.denoiser_name != "unet":
+            raise SessionError(f"{self.name} has no UNet: artifacts are made on Stable Diffusion 1.x, 2.x and SDXL")
+        return Denoiser(self.pipe)
+
+    def noise_levels(self) -> NoiseLevels:
+        """How much picture and how much noise latents hold at a timestep of the pipeline's schedule."""
+        return NoiseLevels(self.pipe.scheduler)
+
+    def attends(self) -> bool:
+        """Whether the denoiser's attention to text can be read, token by token: a UNet's can."""
+        return self._denoiser_hooks.attends
+
+    # Routing.
+
+    def attach(self, session: DrawingSession) -> None:
+        """Turn the pipeline into its guarded subclass and hook the denoiser and, where terms need it, the encoders."""
+        for name in set(_ENCODERS) & session.banks.prefixes():
+            if not is_clip(self.components()[name]):
+                raise SessionError(f"terms beside {name} of this pipeline, which is no CLIP, cannot be gated")
+        if self.family.separate and session.banks.coupled:
+            raise SessionError(
+                f"compat: official opens what a picture is drawn away from as far as its prompt, and {self.name} makes "
+                "a call for each: use compat: paper"
+            )
+        self._session = session
+        self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._routes())
+        self._denoiser_hooks.open(session)
+        for name in _ENCODERS:
+            if name in session.banks.prefixes():
+                hook = EncoderGates(self, name)
+                encoder = self.components()[name]
+                self._handles += [encoder.register_forward_pre_hook(hook.before, with_kwargs=True)]
+                self._handles += [encoder.register_forward_hook(hook.after)]
+
+    def detach(self) -> None:
+        """Give the pipeline its own class back and remove every hook."""
+        self.pipe.__class__ = self._own_class
+        self._denoiser_hooks.close()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._memory.clear()
+        self._session = None
+
+    def _routes(self) -> dict[str, Any]:
+        """The methods of the guarded subclass."""
+        raise NotImplementedError
+
+    def _away(self, rows: int) -> list[bool | None]:
+        """See ``DenoiserHooks``."""
+        raise NotImplementedError
+
+    @property
+    def session(self) -> DrawingSession:
+        assert self._session is not None
+        return self._session
+
+    def generate(
+        self, draw: Callable[[], Any], guidance: float | None, finish: Callable[[Any], Any] = lambda result: result
+    ) -> Any:
+        """One guarded generation. One at a time: all that is remembered of a call is remembered in here.
+
+        draw: the pipeline's own call; finish: what comes after it, before anything leaves
+        """
+        for name, part in self._parts.items():
+            if getattr(self.pipe, name) is not part:
+                raise GuardError(f"pipe.{name} was replaced after attaching: detach, then attach again")
+
+        def generation() -> Any:
+            result = self.anew(draw)
+            if not self.session.receipt.steps:
+                raise GuardError(
+                    "the denoiser ran past the guards, compiled before they were there: attach, then compile"
+                )
+            return finish(result)
+
+        return self.session.run(generation, guidance)
+
+    def anew(self, draw: Callable[[], Any]) -> Any:
+        """One call of the pipeline, the first or, for a flagged image, another one."""
+        self._denoiser_hooks.forget()
+        self._memory.begin()
+        try:
+            result = draw()
+            self._denoiser_hooks.check_stepped()
+            return result
+        finally:
+            self._denoiser_hooks.forget()
+
+    @torch.no_grad()
+    def encode_prompt(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """A guarded ``encode_prompt(...)``: guards see every condition, and what it returns is remembered."""
+        bound = inspect.signature(original).bind(*args, **kwargs)
+        bound.apply_defaults()
+        out = original(*args, **kwargs)
+        away = self._encodes_negative()
+        self._memory.encoded += running.get() is self.session
+        encode = partial(self.encode, length=bound.arguments.get("max_sequence_length"))
+        return prompts.guarded(self.session, self.family, self._memory, bound.arguments, out, away, self.tokens, encode)
+
+    def _encodes_negative(self) -> bool:
+        """Whether this call of ``encode_prompt`` is for a negative prompt, in pipelines that make it by itself."""
+        return False
+
+
+def subclass(cls: Any, **body: Any) -> type:
+    """A subclass with the same name, so that saving and converting see the original."""
+    own = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (cls,), {**own, **body})
+
+
+def reseeded(generator: Any, attempt: int) -> Any:
+    """Generators for the n-th retry, a function of the caller's seeds; without a caller's, noise is new anyway."""
+    if isinstance(generator, list):
+        return [reseeded(one, attempt) for one in generator]
+    if generator is None:
+        return None
+    return torch.Generator(generator.device).manual_seed((generator.initial_seed() + 1_000_003 * attempt) % 2**63)
+
+
+def as_asked(pipe: Any, pixels: Tensor, output_type: str) -> Any:
+    """Images [n, 3, h, w] in [0, 1] in the form that the caller wants."""
+    return pipe.image_processor.postprocess(pixels * 2 - 1, output_type=output_type)
+
+
+def is_diffusers(target: Any) -> bool:
+    """Whether an object is of a class of diffusers, or of one derived from it."""
+    return any(cls.__module__.split(".", 1)[0] == "diffusers" for cls in type(target).__mro__)
+
+
+def is_modular(target: Any) -> bool:
+    """Whether it is a modular pipeline, by the name of its class: not every release of diffusers has that."""
+    return is_diffusers(target) and any(cls.__name__ == "ModularPipeline" for cls in type(target).__mro__)

@@ -1,0 +1,1 @@
+"""What every maker of artifacts shares."""

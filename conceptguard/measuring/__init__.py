@@ -1,0 +1,1 @@
+"""Judged evaluation: suites, samples, judges, cards and contact sheets."""

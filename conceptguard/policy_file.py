@@ -1,0 +1,136 @@
+"""Policy files, read and validated with errors that name the line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from . import plugins
+from .concept import Concept
+from .errors import PolicyError
+from .policy import Guard, Policy
+
+if TYPE_CHECKING:
+    from .method import Method
+
+Lines = Mapping[tuple[Any, ...], int]
+
+
+def load_policy(source: str | Path | Mapping[str, Any] | Policy) -> Policy:
+    """A policy from a file, a shipped policy's name, a dict, or itself. Raises PolicyError with file and line."""
+    if isinstance(source, Policy):
+        return source
+    if isinstance(source, Mapping):
+        return _validate(dict(source), "policy", {})
+    from .yaml import read_yaml
+
+    path = _find(source)
+    data, lines = read_yaml(path)
+    if not isinstance(data, dict):
+        raise PolicyError(f"{path}: a policy is a mapping with 'guards', see `conceptguard generate --help`")
+    policy = _validate({"name": path.stem, **data}, str(path), lines)
+    for guard in policy.guards:
+        guard._folder = path.parent
+    return policy
+
+
+def acting(policy: Policy, *hooks: str) -> Policy:
+    """The same policy with only those guards that act through one of these hooks."""
+    kept = [g for g in policy.guards if any(hasattr(plugins.method(g.method), hook) for hook in hooks)]
+    return policy.model_copy(update={"guards": kept})
+
+
+def shipped_policies() -> dict[str, Path]:
+    """The policies that come with the shipped registry, by name."""
+    from .registry import shipped_folder
+
+    return {p.stem: p for p in sorted((shipped_folder() / "policies").glob("*.yaml"))}
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_policies()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    near = difflib.get_close_matches(str(source), shipped, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"shipped policies: {', '.join(shipped) or 'none'}"
+    raise PolicyError(f"no policy file or shipped policy '{source}': {hint}")
+
+
+def _validate(data: dict[str, Any], where: str, lines: Lines) -> Policy:
+    try:
+        policy = Policy(**data)
+    except ValidationError as error:
+        raise _error(where, lines, data, error) from None
+    for i, guard in enumerate(policy.guards):
+        method = _method(guard, where, lines, i)
+        try:
+            method.Settings(**guard.settings)
+        except ValidationError as error:
+            raise _error(where, lines, data, error, ("guards", i), method) from None
+    return policy
+
+
+def _method(guard: Guard, where: str, lines: Lines, i: int) -> type[Method]:
+    """The method of a guard, which must have been given what it needs."""
+    try:
+        method = plugins.method(guard.method)
+        if method.needs == "artifact" and not guard.artifact:
+            raise PolicyError(f"method '{guard.method}' needs an artifact: see `conceptguard list`")
+        if guard.artifact and guard.concept and not method.any_concept:
+            raise PolicyError(f"method '{guard.method}' takes an artifact or a concept, not both: leave one out")
+        if method.needs == "concept" and not (guard.artifact or guard.concept):
+            raise PolicyError(f"method '{guard.method}' needs a concept with prompts, or an artifact")
+        if guard.preserve and (guard.gate != "prompt" or "cross_attention" not in plugins.hooks(method)):
+            raise PolicyError("preserve is what a gate by prompt stays shut for, and this guard has none: leave it out")
+    except PolicyError as error:
+        raise PolicyError(f"{_at(where, lines, ('guards', i, 'method'))}: {error}") from None
+    return method
+
+
+def _error(
+    where: str,
+    lines: Lines,
+    data: Any,
+    error: ValidationError,
+    start: tuple[Any, ...] = (),
+    method: type[Method] | None = None,
+) -> PolicyError:
+    """Pydantic's first complaint as one line with its place in the file."""
+    first = error.errors()[0]
+    place = start + tuple(first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(place[-1])
+        known = _known_keys(place, method)
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys are {', '.join(known)}"
+        text = f"unknown key '{key}': {hint}"
+    elif first["type"] == "literal_error":
+        text = f"{_dotted(place)}: '{first['input']}' is not one of {first['ctx']['expected']}"
+    else:
+        text = f"{_dotted(place)}: {first['msg'].removeprefix('Value error, ')}"
+    return PolicyError(f"{_at(where, lines, place)}: {text}")
+
+
+def _at(where: str, lines: Lines, place: tuple[Any, ...]) -> str:
+    """file:line of the innermost part of ``place`` that stands in the file."""
+    line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
+    return f"{where}:{line}" if line else where
+
+
+def _dotted(place: tuple[Any, ...]) -> str:
+    return ".".join(str(p) for p in place) or "policy"
+
+
+def _known_keys(place: tuple[Any, ...], method: type[Method] | None) -> list[str]:
+    if "concept" in place:
+        return list(Concept.model_fields)
+    if method is not None:
+        return [*Guard.model_fields, *method.Settings.model_fields]
+    return list(Policy.model_fields)

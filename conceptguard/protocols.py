@@ -1,0 +1,241 @@
+"""What hosts, sessions and methods know of each other, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import torch
+    from torch import Tensor, nn
+
+    from .generation.conditioning import Branch, Encoded, Prompts
+    from .generation.decoding import Sentence
+    from .generation.denoising import Conditions, Moment
+    from .policy import Guard, Policy
+    from .receipt import Act, Receipt
+    from .runtime.banks import Banks
+    from .runtime.gates import GateBank
+
+
+class TextEncoder(Protocol):
+    """One text encoder of what draws.
+
+    number: which of the prompts it reads
+    begins: whether a begin token stands before the text's own, as in CLIP; T5 has none
+    tokens, width: which part of an embedding [rows, tokens, width] is its states; None where it gives none
+    pooled: which part of a pooled embedding [rows, width] is of it; None where it gives none
+    window: how many tokens of a text it reads; hidden: how wide its own states are
+    """
+
+    name: str
+    number: int
+    module: nn.Module
+    begins: bool
+    tokens: slice
+    width: slice | None
+    pooled: slice | None
+    window: int
+    hidden: int
+
+    @property
+    def depth(self) -> int:
+        """How many of its layers the denoiser hears."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is asked."""
+
+    def sees(self, positions: int) -> bool:
+        """A call pads its texts to so many positions; whether the encoder then says anything else than before."""
+
+    def ids(self, texts: Sequence[str], whole: bool = False) -> list[list[int]]:
+        """Token ids without begin, end and padding, cut at the window unless ``whole``."""
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """Each token as a reader knows it."""
+
+    def positions(self, text_positions: Sequence[int]) -> list[int]:
+        """Where the n-th tokens of a text stand among its states."""
+
+    def length(self, ids: Sequence[int]) -> int:
+        """How many positions a text takes with its begin and end tokens."""
+
+    def encode(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor | None, Tensor | None]:
+        """Token ids -> (states [rows, longest + special tokens, width], pooled)."""
+
+    def through(
+        self, ids: Sequence[Sequence[int]], layer: int, change: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The same with other states behind one of its layers, padded to the whole window."""
+
+    def vectors(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Texts as one vector each, in every space in which the denoiser hears of them: list of [rows, width]."""
+
+
+class Denoiser(Protocol):
+    """latents [rows, channels, h, w], timesteps [rows], conditions -> the raw model output, as ``latents``.
+
+    shape: (channels, height, width) of the latents the model was made for
+    alphas: cumulative products of the noise schedule, [training steps]
+    prediction: "epsilon", "v_prediction" or "sample"
+    """
+
+    shape: tuple[int, int, int]
+    alphas: Tensor
+    prediction: str
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Encoded) -> Tensor: ...
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """No gradients for the model's own weights and no dropout meanwhile."""
+
+    def timesteps(self, steps: int) -> list[int]:
+        """DDIM's timesteps, noisiest first."""
+
+    def trajectories(self, noise: Tensor, conditions: Encoded, nothing: Encoded, steps: int, guidance: float) -> Tensor:
+        """Every state of a guided DDIM run, [steps, rows, channels, h, w]."""
+
+
+class NoiseLevels(Protocol):
+    """latents = signal · clean + noise · ε, in the units of the denoiser's input."""
+
+    def at(self, timestep: Tensor | float) -> tuple[float, float]:
+        """(signal, noise)."""
+
+    def parts(self, latents: Tensor, prediction: Tensor, timestep: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(clean, ε) of what a denoiser was given and what it predicted, float32."""
+
+
+class ActiveGuard(Protocol):
+    """One guard at work: its entry in the policy, and in the receipt of the running generation."""
+
+    guard: Guard
+    act: Act
+
+
+class DrawingSession(Protocol):
+    """What a host calls on the session of a policy that it draws under, in the order of one generation."""
+
+    policy: Policy
+    receipt: Receipt
+    banks: Banks
+    host: Any
+
+    @property
+    def methods(self) -> Sequence[ActiveGuard]:
+        """The guards in the order of the policy."""
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Of the running call; None outside of one."""
+
+    @property
+    def methods_with_terms(self) -> Sequence[ActiveGuard]:
+        """The guards that have a gate, in the order of a gate bank's columns."""
+
+    def has(self, hook: str) -> bool:
+        """Whether any active guard implements a hook."""
+
+    def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
+        """One whole generation under this session."""
+
+    def close(self) -> None:
+        """Close every gate."""
+
+    def encode_prompt(self, prompts: Prompts) -> None:
+        """Let every guard see every condition of the call."""
+
+    def gate_bank(self, prefix: str, encode: Callable[[list[str]], Any]) -> GateBank:
+        """The gates of all guards as one component's encoder sees them."""
+
+    def open_gates(
+        self,
+        prefix: str,
+        embeds: Tensor,
+        ids: Sequence[Sequence[int] | None],
+        texts: Sequence[str | None],
+        branches: Sequence[Branch | None],
+    ) -> None:
+        """New conditions reached a component: set the gates of every row."""
+
+    def before_denoise(
+        self, timestep: Any, conditions: Callable[[float | None, Moment], Conditions]
+    ) -> Conditions | None:
+        """A denoiser call begins. Gives what guards made of its conditions, None where no guard reads them."""
+
+    def after_denoise(
+        self,
+        timestep: Any,
+        latents: Tensor,
+        prediction: Tensor,
+        denoise: Callable[[Encoded, Sequence[int]], Tensor] | None = None,
+        separate: bool = False,
+        resting: Callable[[str], bool] = ...,
+    ) -> Tensor:
+        """A denoiser call ended; guards may change the prediction."""
+
+    def check_image(
+        self, pixels: Tensor, prompts: list[str | None], again: Callable[[int], Tensor] | None = None
+    ) -> Tensor:
+        """Decoded images after every guard's look and the policy's action."""
+
+
+class SpeakingSession(Protocol):
+    """What a host calls on the session of a policy that it generates text under.
+
+    takes_back: whether any guard may take back what was said
+    revocable: whether what a row says now can be taken back
+    regrets: rows of this run that are to be, by whom and from which token on
+    begin: how many tokens of the rows are prompt
+    """
+
+    policy: Policy
+    regrets: dict[int, tuple[Any, int]]
+    revocable: bool
+
+    @property
+    def receipt(self) -> Receipt: ...
+
+    @property
+    def steps(self) -> int:
+        """How many tokens guards have been asked about in this generation."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether guards have read the prompts of this generation."""
+
+    @property
+    def takes_back(self) -> bool: ...
+
+    @property
+    def begin(self) -> int: ...
+
+    def has(self, hook: str) -> bool:
+        """Whether any active guard implements a hook."""
+
+    def run(self, generate: Callable[[], Any]) -> Any:
+        """One whole generation under this session."""
+
+    def process(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores of the next tokens, [rows, vocabulary], changed in place. ids: [rows, tokens]."""
+
+    def resumed(self, row: int, column: int, ban: set[int], by: Any) -> AbstractContextManager[None]:
+        """One row goes on by itself from a column, where it may not say what is in ``ban``."""
+
+    def row(self, row: int) -> int:
+        """Which row of the generation a row of this run is."""
+
+    def prompt_of(self, row: int) -> int:
+        """Which prompt a row answers."""
+
+    def sentence(self, text: str, before: str, row: int) -> Sentence:
+        """A finished sentence as every guard has read it."""

@@ -1,0 +1,87 @@
+"""Where a gate starts to open, measured: just above everything that must leave it shut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from .encodings import Encode, EncodingCache, ordinary_captions, unnamed
+from .gates import Gate, GateBank
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A measured gate.
+
+    floor, full: similarities where it starts to open and is fully open
+    unread: similarity where it is fully open for embeddings that came without their text
+    false_open: share of texts to keep that open it at all; missed_open: share of the concept's own that leave it shut
+    kept, own: how many texts were measured
+    """
+
+    floor: float
+    full: float
+    unread: float
+    false_open: float = 0.0
+    missed_open: float = 0.0
+    kept: int = 0
+    own: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """For a manifest."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+# Between what must stay shut and the floor; less where there is less room below 1, which a text that names it reaches.
+MARGIN, HIGHEST = 0.02, 0.995
+
+
+def calibrate(
+    prompts: Sequence[str],
+    encode: Encode,
+    *,
+    keep: Sequence[str] = (),
+    own: Sequence[str] = (),
+    captions: Sequence[str] | None = None,
+    known: EncodingCache | None = None,
+) -> Calibration:
+    """A gate just above everything that must not open it, and fully open for the concept's own texts.
+
+    keep: texts that must leave it shut, beside ordinary ``captions``; own: texts of the concept, by default its
+    prompts. A caption whose words contain a whole concept prompt is about the concept and does not count.
+    known: what the encoder has read before
+    """
+    known = known or EncodingCache()
+    bank = GateBank([Gate(prompts=tuple(prompts))], encode, known)
+    ordinary = unnamed(captions or ordinary_captions(), prompts)
+    kept = bank.similarity_of_content(*known.read([*ordinary, *keep], encode)).amax(1)
+    mine = bank.similarity_of_content(*known.read(own or prompts, encode)).amax(1)
+    unread = float(_unread(bank, encode, own or prompts).min())
+    floor, full = between(float(kept.max()), unread)
+    weakest = round(unread - MARGIN, 4)
+    return Calibration(floor, full, weakest, _share(kept > floor), _share(mine <= floor), len(kept), len(mine))
+
+
+def between(shut: float, own: float) -> tuple[float, float]:
+    """Floor and full of a gate. shut: the most that must not open it; own: the weakest sight of the concept.
+
+    Fully open half-way to what embeddings without their text show of the concept, so that words that nobody listed
+    open it too.
+    """
+    highest = min(shut, HIGHEST)
+    room = min(1 - highest, 4 * MARGIN) / 4
+    floor = round(highest + room, 4)
+    return floor, round(min(max((own + floor) / 2, floor + room), 1 - room), 4)
+
+
+def _unread(bank: GateBank, encode: Encode, texts: Sequence[str]) -> Tensor:
+    """The similarity of each text to the nearest prompt of the bank where only its embeddings are known, [texts]."""
+    parts = [encode(list(texts[i : i + 64])).embeds for i in range(0, len(texts), 64)]
+    return torch.cat([bank.similarity(part, [None] * len(part)).amax(1) for part in parts])
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.float().mean())

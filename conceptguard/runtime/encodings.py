@@ -1,0 +1,128 @@
+"""What a text encoder makes of texts: their own tokens, and what ordinary captions look like to it.
+
+Encodings of concept prompts are kept as long as the encoder lives, so that attaching a thousand guards again costs no
+second reading. They hold only while the encoder says the same about a probe and the tokenizer cuts texts alike.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..generation.conditioning import Encoded
+
+Encode = Callable[[list[str]], Encoded]
+PROBE = "a photo of a thing"
+
+
+def ordinary_captions(without: Iterable[str] = ()) -> list[str]:
+    """Everyday captions without any particular concept: the measure of what is unrelated.
+
+    without: prompts of a concept; captions that contain one of them, in any case, are about it and left out
+    """
+    captions = (Path(__file__).parent / "captions.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    return unnamed(captions, without)
+
+
+def unnamed(captions: Iterable[str], prompts: Iterable[str]) -> list[str]:
+    """The captions that contain none of the prompts, in any case."""
+    named = [prompt.lower() for prompt in prompts]
+    return [caption for caption in captions if not any(name in caption.lower() for name in named)]
+
+
+def content(encoded: Encoded) -> list[Tensor]:
+    """The encodings of each text's own tokens, [tokens, width] per row, without begin, end and padding."""
+    return [e[1 : 1 + max(len(ids), 1)] for e, ids in zip(encoded.embeds, encoded.ids)]
+
+
+SHRINKAGE = 0.1
+
+
+@dataclass(frozen=True)
+class Ordinary:
+    """What ordinary captions look like to one encoder.
+
+    mean: the mean encoding of a content token, [width]; having: in how many captions a token id occurs
+    whitening: [width, width] evens out the directions in which tokens of ordinary captions differ; None: as they are
+    """
+
+    mean: Tensor
+    having: Counter[int]
+    whitening: Tensor | None = None
+
+    @classmethod
+    def measure(cls, encode: Encode) -> Ordinary:
+        """From the captions that ship with this package."""
+        encoded = encode(ordinary_captions())
+        tokens = torch.cat(content(encoded)).float()
+        mean = tokens.mean(0)
+        values, vectors = torch.linalg.eigh((tokens - mean).T @ (tokens - mean) / len(tokens))
+        # Encoders have a few huge directions that every noun shares. Shrinkage keeps those that captions hardly show.
+        scale = (values.clamp(min=0) + SHRINKAGE * values.mean()).rsqrt()
+        having = Counter(token for row in encoded.ids for token in set(row))
+        return cls(mean, having, vectors * scale @ vectors.T)
+
+    def whiten(self, tokens: Tensor) -> Tensor:
+        """Token encodings [..., width] without what all of them have in common."""
+        centred = tokens.float() - self.mean.to(tokens.device)
+        return centred if self.whitening is None else centred @ self.whitening.to(tokens.device)
+
+    def weights(self, ids: Sequence[int]) -> list[float]:
+        """How much each token of a text says about it; they sum to 1. A text without tokens has one, its end."""
+        raw = [1 / (1 + self.having[token]) for token in ids] or [1.0]
+        return [w / sum(raw) for w in raw]
+
+
+@dataclass
+class EncodingCache:
+    """Texts that one encoder has read. probe: what it said about ``PROBE`` then, [1, tokens, width]."""
+
+    probe: Tensor | None = None
+    ordinary: Ordinary | None = None
+    texts: dict[str, tuple[Tensor, list[int]]] = field(default_factory=dict)
+
+    def read(self, texts: Sequence[str], encode: Encode) -> tuple[list[Tensor], list[list[int]]]:
+        """Content encodings [tokens, width] and token ids of each text; what was read before is not read again."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.texts]
+        for i in range(0, len(new), 64):
+            part = new[i : i + 64]
+            encoded = encode(part)
+            for text, own, ids in zip(part, content(encoded), encoded.ids):
+                self.texts[text] = own.float().clone(), ids
+        found = [self.texts[text] for text in texts]
+        return [own for own, _ in found], [ids for _, ids in found]
+
+    def ordinary_of(self, encode: Encode) -> Ordinary:
+        """Measured once."""
+        self.ordinary = self.ordinary or Ordinary.measure(encode)
+        return self.ordinary
+
+
+_known: weakref.WeakKeyDictionary[nn.Module, dict[str, EncodingCache]] = weakref.WeakKeyDictionary()
+
+
+def encoding_cache_of(
+    encoder: nn.Module, kind: str, encode: Encode, tokens: Callable[[list[str]], list[list[int]]]
+) -> EncodingCache:
+    """What an encoder has read already, or a blank sheet where it, or its tokenizer, changed since.
+
+    kind: which of an encoder's outputs ``encode`` gives
+    """
+    kept = _known.setdefault(encoder, {})
+    found, probe = kept.get(kind), encode([PROBE]).embeds
+    if found is not None and found.probe is not None and _same(found.probe, probe):
+        now = tokens(list(found.texts))
+        found.texts = {text: (own, ids) for (text, (own, ids)), cut in zip(found.texts.items(), now) if cut == ids}
+        return found
+    kept[kind] = EncodingCache(probe.clone())
+    return kept[kind]
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)

@@ -1,0 +1,111 @@
+"""What a guard adds beside layers: low-rank terms ``up · diag(gate) · down``, and the layers it may name.
+
+Membranes (rank 1), LoRAs and closed-form edits are all terms. ``banks`` runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor, nn
+
+from .gates import Gate
+
+if TYPE_CHECKING:
+    pass
+
+
+class Factors(NamedTuple):
+    """One term. down: [rank, in] or [rank, in, kh, kw]; up: [out, rank] or [out, rank, 1, 1]; scale is alpha / rank."""
+
+    down: Tensor
+    up: Tensor
+    scale: float = 1.0
+
+
+@dataclass
+class Terms:
+    """What a guard (``owner``) adds beside the layers it names, and the gate that opens it.
+
+    coupled: the guards of one session that set this are summed factor by factor before the product, with cross terms
+    and squared gates, as the official SPM inference does.
+    towards: open only on rows that a picture is drawn towards, never on a negative prompt of a guided generation
+
+    Without factors a guard still has its gates, in ``act.gates``: for guards that act on predictions or conditions and
+    say themselves in which steps they did.
+    """
+
+    owner: object
+    factors: Mapping[str, Factors]
+    gate: Gate
+    coupled: bool = False
+    towards: bool = False
+
+
+class Part:
+    """Some of the outputs of a linear layer that computes several projections at once, as a layer of its own.
+
+    outputs: which; ``whole`` is the layer that runs
+    """
+
+    def __init__(self, whole: nn.Module, outputs: slice):
+        self.whole, self.outputs = whole, outputs
+        self.in_features, self.out_features = int(whole.in_features), outputs.stop - outputs.start  # type: ignore[arg-type]
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in], a view."""
+        return self.whole.weight[self.outputs]  # type: ignore[index, return-value]
+
+
+class LayerIndex(Mapping[str, nn.Module]):
+    """The host's linear and convolution layers under canonical (diffusers) names, e.g. ``unet.mid_block...to_q``."""
+
+    def __init__(self, components: Mapping[str, nn.Module]):
+        self._layers: dict[str, nn.Module] = {}
+        for prefix, component in components.items():
+            inside = "."  # nothing starts with it
+            for name, module in component.named_modules():
+                if name.startswith(inside):
+                    continue
+                if hasattr(module, "base_layer"):
+                    # A peft adapter around a layer: the layer itself is indexed, under the name it has without the
+                    # adapter, and stays hooked when adapters come and go.
+                    inside = f"{name}."
+                    module = module.base_layer
+                if _is_layer(module):
+                    self._layers[f"{prefix}.{name}"] = module  # type: ignore[assignment]
+
+    @classmethod
+    def named(cls, layers: Mapping[str, nn.Module | Part]) -> LayerIndex:
+        """Of layers that already go by their canonical names."""
+        index = cls({})
+        index._layers = {name: layer for name, layer in layers.items() if _is_layer(layer)}  # type: ignore[misc]
+        return index
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Weight shapes by name, quantised layers included: [out, in] or [out, in, kh, kw]."""
+        return {name: layer_shape(module) for name, module in self._layers.items()}
+
+
+def _is_layer(module: nn.Module | Part) -> bool:
+    # Quantised layers subclass nn.Linear or keep its two attributes.
+    return (hasattr(module, "in_features") and hasattr(module, "out_features")) or isinstance(module, nn.Conv2d)
+
+
+def layer_shape(module: nn.Module | Part) -> tuple[int, ...]:
+    """[out, in] or [out, in, kh, kw], whatever the storage of the weight."""
+    if isinstance(module, nn.Conv2d):
+        return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+    return (int(module.out_features), int(module.in_features))  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""One policy at work on one host."""

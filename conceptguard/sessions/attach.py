@@ -1,0 +1,36 @@
+"""A policy put to work on whatever draws or speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, overload
+
+from ..host import LanguageModel
+from ..plugins import host_for
+from ..policy import Policy
+from ..policy_file import load_policy
+from .base import BaseSession
+from .language import LanguageSession
+from .session import Session
+
+
+@overload
+def attach(target: LanguageModel, policy: str | Path | Mapping[str, Any] | Policy) -> LanguageSession: ...
+
+
+@overload
+def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Session: ...
+
+
+def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> BaseSession:
+    """Attach a policy to a diffusers pipeline, classic or modular, to a language model (its transformers pipeline, or a
+    pair (model, tokenizer)), in ComfyUI to a (MODEL, CLIP) pair, or to whatever else an installed host takes.
+
+    Gives a ``Session``, or a ``LanguageSession`` for text. Use it as a context manager, or call ``detach`` yourself.
+    Raises PolicyError, RegistryError, ArtifactError or BaseMismatch when a guard cannot be loaded or does not fit:
+    nothing is attached then. Raises SessionError for another kind of target, and for one that is already guarded.
+    """
+    loaded = load_policy(policy)
+    host = host_for(target)
+    return LanguageSession(host, loaded, whole=True) if host.generates == "text" else Session(host, loaded)

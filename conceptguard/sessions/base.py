@@ -1,0 +1,123 @@
+"""The guards of one policy, loaded for one host and called in the policy's order: what every kind of session shares."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from typing_extensions import Self
+
+from .. import plugins
+from ..errors import ConceptGuardError, GuardError, SessionError
+from ..receipt import Act
+from ..registry import default_registry
+
+if TYPE_CHECKING:
+    from ..host import Host, TextHost
+    from ..method import Method
+    from ..policy import Guard, Policy
+
+
+class BaseSession:
+    """Base of sessions: a context manager that detaches.
+
+    ``methods`` are the guards in the order of the policy. One policy serves images and text: guards that have no hook
+    for this kind stand aside, and the receipt says so. Raises SessionError where none of them acts here.
+    """
+
+    calls: ClassVar[frozenset[str]]  # the hooks that this kind of session calls
+
+    def __init__(self, host: Host | TextHost, policy: Policy):
+        self.policy, self.host = policy, host
+        self.attached = False
+        self._lock = threading.RLock()
+        self._manager = plugins.session_manager()
+        fits = [bool(plugins.hooks(plugins.method(guard.method)) & self.calls) for guard in policy.guards]
+        self.aside = [guard for guard, fit in zip(policy.guards, fits) if not fit]
+        if policy.guards and not any(fits):
+            raise SessionError(
+                f"no guard of policy '{policy.name}' acts on {host.name}: "
+                f"{', '.join(guard.method for guard in self.aside)} would stand aside; name one that does, see "
+                "`conceptguard plugins`"
+            )
+        self.methods = [self._load(guard) for guard, fit in zip(policy.guards, fits) if fit]
+        for i, method in reversed(list(enumerate(self.methods))):
+            # Pluggy calls the last registered first; a policy is read from the top.
+            self._manager.register(method, name=f"{i}: {method.guard.label}")
+        self._alone = {hook: sole for hook in self.calls if (sole := self._sole(hook)) is not None}
+
+    def _load(self, guard: Guard) -> Method:
+        artifact = default_registry().load(guard.artifact) if guard.artifact else None
+        if artifact is not None:
+            self.host.check_base(artifact)
+        try:
+            return plugins.method(guard.method)(guard, artifact, self.host)
+        except ConceptGuardError:
+            raise
+        except Exception as error:
+            raise _failed(guard, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.attached:
+            self.detach()
+
+    def detach(self) -> None:
+        """Remove every hook and reference from the host. Raises SessionError when already detached."""
+        if not self.attached:
+            raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
+        with self._lock:
+            self.attached = False
+            self.host.detach()
+            self._alone.clear()
+            for plugin in list(self._manager.get_plugins()):
+                self._manager.unregister(plugin)
+
+    def acts(self) -> list[Act]:
+        """Fresh entries for a receipt: those of the guards at work, then those of guards that stand aside."""
+        for method in self.methods:
+            method.act = Act(method.guard.label, method.guard.strength)
+        aside = [Act(guard.label, guard.strength, notes=[f"stands aside: not for {self.host.name}"])
+                 for guard in self.aside]  # fmt: skip
+        return [method.act for method in self.methods] + aside
+
+    def has(self, hook: str) -> bool:
+        """Whether any active guard implements a hook."""
+        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+
+    def _call(self, hook: str, **arguments: Any) -> list[Any]:
+        """Call a hook on every guard. Whatever one raises stops the generation and names the guard."""
+        alone = self._alone.get(hook)
+        try:
+            if alone is None:
+                return getattr(self._manager.hook, hook)(**arguments)  # type: ignore[no-any-return]
+            found = alone(**arguments)
+            return [] if found is None else [found]
+        except ConceptGuardError:
+            raise
+        except Exception as error:
+            raise _failed(self._culprit(error), error) from error
+
+    def _sole(self, hook: str) -> Callable[..., Any] | None:
+        """A hook's one function where pluggy has nothing to order: its call takes longer than some guards do."""
+        caller = getattr(self._manager.hook, hook)
+        found = caller.get_hookimpls()
+        if len(found) != 1 or found[0].wrapper or found[0].hookwrapper or found[0].argnames != caller.spec.argnames:
+            return None
+        return found[0].function  # type: ignore[no-any-return]
+
+    def _culprit(self, error: Exception) -> Guard | None:
+        """The guard whose frame is the innermost one on the way to the error."""
+        frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        return next((f.guard for f in reversed(frames) if any(f is m for m in self.methods)), None)
+
+
+def _failed(guard: Guard | None, error: Exception) -> GuardError:
+    named = f"guard '{guard.label}'" if guard else "a guard"
+    return GuardError(
+        f"{named} failed ({type(error).__name__}: {error}); nothing was generated: mend it or take it out of the policy"
+    )

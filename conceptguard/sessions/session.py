@@ -1,0 +1,249 @@
+"""A session: one policy attached to one host object, from attach to detach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import GuardError, Refused
+from ..generation.conditioning import Branch, Encoded, Prompts
+from ..generation.denoising import Conditions, Drawn, Moment, Step
+from ..generation.images import Images
+from ..hookspecs import GENERATION, TEXT
+from ..host import Host
+from ..policy import Policy
+from ..receipt import Act, Receipt, Row
+from ..runtime.banks import Banks, running
+from ..runtime.gates import GateBank
+from .actions import act
+from .base import BaseSession
+
+if TYPE_CHECKING:
+    from ..method import Method
+
+
+class Session(BaseSession):
+    """The guards of one policy at work on one host. Made by ``attach``; a context manager that detaches.
+
+    ``receipt`` is the record of the last generation, ``methods`` the guards in the order of the policy.
+    """
+
+    host: Host
+    calls = GENERATION - TEXT
+    receipt: Receipt
+
+    def __init__(self, host: Host, policy: Policy):
+        super().__init__(host, policy)
+        self._gate_banks: dict[str, GateBank] = {}
+        self._guidance: float | None = None
+        self._moment, self._now = Moment(), float("nan")
+        self._branches: list[Branch | None] = []
+        self._open: list[Act] = []
+        self._told: dict[tuple[tuple[str | None, str | None], ...], list[list[float]]] = {}
+        self.layers = self.host.layers()
+        place = {id(method): i for i, method in enumerate(self.methods)}
+        found = [(place[id(terms.owner)], terms) for terms in self._call("cross_attention", layers=self.layers)]
+        self._terms = sorted(found, key=lambda pair: pair[0])
+        self.banks = Banks(self.layers, [terms for _, terms in self._terms], self)
+        try:
+            self.gate_bank(self.host.denoiser_name, self.host.read)
+            self.start()
+            self.host.attach(self)
+        except BaseException:
+            self.banks.detach()
+            raise
+        self.attached = True
+
+    def detach(self) -> None:
+        """Remove every hook and reference from the host. Raises SessionError when already detached."""
+        super().detach()
+        self.banks.detach()
+
+    # What the host calls, in the order of one generation.
+
+    def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
+        """One whole generation under this session: one at a time, closed again afterwards whatever happens."""
+        with self._lock:
+            token = running.set(self)
+            started = time.perf_counter()
+            self.start(guidance_scale)
+            try:
+                result = generate()
+            finally:
+                running.reset(token)
+                self.close()
+                self._tell()
+                self.receipt.seconds = time.perf_counter() - started
+            return result
+
+    def start(self, guidance_scale: float | None = None) -> None:
+        """A fresh receipt. guidance_scale: None where nobody says, as in a caller's own loop."""
+        self._guidance, self._open, self._told = guidance_scale, [], {}
+        self._moment, self._now = Moment(), float("nan")
+        device, dtype = self.host.device_dtype()
+        self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
+        self.receipt.acts = self.acts()
+        for i, terms in self._terms:
+            self.receipt.acts[i].layers = len(terms.factors)
+
+    def close(self) -> None:
+        """Close every gate."""
+        self._open, self._guidance = [], None
+        for prefix in self.banks.prefixes():
+            self.banks.set(prefix, None)
+
+    def _tell(self) -> None:
+        """Where a step is several calls of the denoiser, the receipt tells of the rows of all of them."""
+        if len(self._told) > 1:
+            self.receipt.rows = [Row(text, branch) for rows in self._told for text, branch in rows]
+            for i, act in enumerate(self.receipt.acts):
+                act.gates = [gate for gates in self._told.values() for gate in gates[i]]
+
+    @property
+    def methods_with_terms(self) -> list[Method]:
+        """The guards that have a gate, in the order of a gate bank's columns."""
+        return [self.methods[i] for i, _ in self._terms]
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Of the running pipeline call; None outside of one."""
+        return self._guidance
+
+    def encode_prompt(self, prompts: Prompts) -> None:
+        """Let every guard see every condition of the call."""
+        self._call("encode_prompt", prompts=prompts)
+
+    def gate_bank(self, prefix: str, encode: Callable[[list[str]], Any]) -> GateBank:
+        """The gates of all guards as one component's encoder sees them, built on first use."""
+        if prefix not in self._gate_banks:
+            gates = [terms.gate for _, terms in self._terms]
+            cached = prefix == self.host.denoiser_name and any(gate.prompts for gate in gates)
+            known = self.host.encoding_cache() if cached else None
+            self._gate_banks[prefix] = GateBank(gates, encode, known)
+        return self._gate_banks[prefix]
+
+    def open_gates(
+        self,
+        prefix: str,
+        embeds: Tensor,
+        ids: Sequence[Sequence[int] | None],
+        texts: Sequence[str | None],
+        branches: Sequence[Branch | None],
+    ) -> None:
+        """New conditions reached a component: embeds [rows, tokens, width]. Sets the gates of every row."""
+        if self.policy.unread == "refuse" and None in ids:
+            raise Refused(
+                f"row {list(ids).index(None)} is an embedding whose text policy '{self.policy.name}' has not seen: "
+                "pass the text, or encode it with this pipeline while the policy is attached"
+            )
+        self._branches = list(branches)
+        self.banks.traced = self.host.compiled()
+        gates = self._gate_banks[prefix](embeds, ids)
+        for column, (_, terms) in enumerate(self._terms):
+            if terms.coupled:
+                _couple(gates[:, column], branches)
+            if terms.towards:
+                towards = Drawn.of(branches, self._guidance).towards
+                gates[[row for row in range(len(branches)) if row not in towards], column] = 0
+        self.banks.set(prefix, gates)
+        self.receipt.rows = [Row(text, branch) for text, branch in zip(texts, branches)]
+        self._open = []
+        for (i, terms), column in zip(self._terms, gates.T.tolist()):
+            self.receipt.acts[i].gates = column
+            if any(column) and terms.factors:
+                self._open.append(self.receipt.acts[i])
+
+    def before_denoise(
+        self, timestep: Any, conditions: Callable[[float | None, Moment], Conditions]
+    ) -> Conditions | None:
+        """A denoiser call begins. Gives what guards made of its conditions, None where no guard reads them."""
+        self.banks.start(self.host.denoiser_name)
+        if not (self.has("condition") or self.has("predict_noise")):
+            return None
+        self._count(float(timestep.max() if isinstance(timestep, Tensor) else timestep))
+        if not self.has("condition"):
+            return None
+        given = conditions(self._guidance, self._moment)
+        self._call("condition", conditions=given)
+        return given
+
+    def _count(self, now: float) -> None:
+        """Which call of which step this is. A caller's own loop that goes back to more noise begins anew."""
+        last, before, call = self._moment, self._now, self.receipt.steps
+        if before != before or (now > before and self._guidance is None):
+            self._moment = Moment(call)
+        elif now == before:
+            self._moment = Moment(call, last.step, last.within + 1)
+        else:
+            self._moment = Moment(call, last.step + 1)
+        self._now = now
+
+    def after_denoise(
+        self,
+        timestep: Any,
+        latents: Tensor,
+        prediction: Tensor,
+        denoise: Callable[[Encoded, Sequence[int]], Tensor] | None = None,
+        separate: bool = False,
+        resting: Callable[[str], bool] = lambda name: False,
+    ) -> Tensor:
+        """A denoiser call ended: what was open must have run; guards may change the prediction.
+
+        denoise, separate: see ``Step``; resting: see ``Banks.verify``
+        """
+        self.banks.verify(self.host.denoiser_name, resting)
+        index = self.receipt.steps
+        self.receipt.steps += 1
+        for opened in self._open:
+            opened.steps.append(index)
+        if self.has("predict_noise"):
+            step = Step(
+                index, timestep, latents, prediction, self._branches, self._guidance, self._moment, denoise, separate
+            )  # fmt: skip
+            self._call("predict_noise", step=step)
+            prediction = step.prediction
+        rows = tuple((row.text, row.branch) for row in self.receipt.rows)
+        self._told[rows] = [act.gates for act in self.receipt.acts]
+        return prediction
+
+    def check_image(
+        self, pixels: Tensor, prompts: list[str | None], again: Callable[[int], Tensor] | None = None
+    ) -> Tensor:
+        """Decoded images [n, 3, h, w] in [0, 1] after every guard's look and the policy's action.
+
+        again: draws all of them once more for the n-th time, from other seeds; None where that cannot be
+        """
+        images = self._look(pixels, prompts)
+        if images.flagged:
+            self.receipt.action = self.policy.on_violation
+        if self.policy.on_violation == "retry" and again is not None:
+            while images.flagged and self.receipt.retries < self.policy.retries:
+                self.receipt.retries += 1
+                self._moment, self._now = Moment(), float("nan")
+                images = images.mended(self._look(again(self.receipt.retries), prompts))
+        self.receipt.verdicts = images.verdicts
+        return act(images, self.policy.on_violation)
+
+    def _look(self, pixels: Tensor, prompts: list[str | None]) -> Images:
+        images = Images(pixels, prompts)
+        self._call("check_image", images=images)
+        return images
+
+    def on_step_end(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        """For ``callback_on_step_end``: stops a generation whose denoiser went past the guards."""
+        if self.attached and self.receipt.steps == 0:
+            raise GuardError(
+                f"a denoising step ran past policy '{self.policy.name}': the pipeline's denoiser was replaced after "
+                "attaching; detach, then attach again"
+            )
+        return values
+
+
+def _couple(gate: Tensor, branches: Sequence[Branch | None]) -> None:
+    """The official SPM inference opens the unconditional branch as far as the conditional one. gate: [rows]."""
+    half = len(gate) // 2
+    if len(gate) == 2 * half and "conditional" not in branches[:half] and set(branches[half:]) == {"conditional"}:
+        gate[:half] = gate[half:]

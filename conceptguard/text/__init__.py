@@ -1,0 +1,1 @@
+"""Words and tokens, as guards of text see them."""

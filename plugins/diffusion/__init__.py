@@ -1,0 +1,1 @@
+"""Methods that act while a picture is drawn."""

@@ -1,0 +1,78 @@
+"""Guidance away from a concept, on the noise prediction: what SLD and negative guidance share.
+
+The host combines predictions itself: ε_∅ + w(ε_p − ε_∅). So a guard that wants ε_∅ + w[(ε_p − ε_∅) − g] gives ε_p − g
+in place of ε_p, whatever w is, and whatever else the caller composes of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conceptguard.errors import GuardError, PolicyError
+from conceptguard.generation.conditioning import Encoded
+from conceptguard.generation.denoising import Step
+from conceptguard.markers import hookimpl
+from conceptguard.method import Method
+from conceptguard.runtime.lowrank import LayerIndex, Terms
+
+from .concept_phrases import as_one, phrases_of
+
+
+class Guidance(Method):
+    """A guard that pushes predictions away from what the unguarded model predicts for the concept. Subclass, give g."""
+
+    needs = "concept"
+    safety: Encoded
+    nothing: Encoded
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        if not hasattr(self.host, "denoiser_name"):
+            raise PolicyError(f"guard '{self.guard.label}' acts on noise predictions, and {self.host.name} makes none")
+        self.text = as_one(self, phrases_of(self))
+
+    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
+        """g, to be taken off the prompts' predictions; None for nothing in this step.
+
+        rows: rows of ``step``; prompt, concept, nothing: ε_p, ε_S, ε_∅ of these, [rows, channels, h, w], float32
+        """
+        raise NotImplementedError
+
+    @hookimpl
+    def cross_attention(self, layers: LayerIndex) -> Terms:
+        """No terms, a gate; at attach, the concept's encoding."""
+        self.safety, self.nothing = self.host.encode([self.text]), self.host.encode([""])
+        return Terms(self, {}, self.gate(), towards=True)
+
+    @hookimpl
+    def predict_noise(self, step: Step) -> None:
+        """Changes the rows whose gate is open. One more row in the denoiser for each of them."""
+        against = step.away_from()
+        rows = [row for row in step.towards if self.act.gates[row]]
+        if not rows:
+            return
+        assert step.denoise is not None
+        bare = [row for row in rows if against[row] is None]
+        guided = step.guidance_scale is None or (step.separate and step.guidance_scale > 1)
+        if bare and not guided:
+            raise GuardError(
+                f"guard '{self.guard.label}' needs classifier-free guidance, and this generation has none "
+                f"(guidance_scale {step.guidance_scale:g}, or a distilled model): set guidance_scale above 1, or use a "
+                "guard that reads the prompt, such as safree"
+            )
+        concept = step.denoise(self.safety, rows).float()
+        # A caller who composes predictions may have no unconditional one among them: make it.
+        nothing = dict(zip(bare, step.denoise(self.nothing, bare))) if bare else {}
+        nothing |= {row: step.prediction[other] for row in rows if (other := against[row]) is not None}
+        prompt = step.prediction[rows].float()
+        g = self.push(step, rows, prompt, concept, torch.stack([nothing[row] for row in rows]).float())
+        if g is None:
+            return
+        strength = torch.tensor([self.act.gates[row] for row in rows], device=g.device).view(-1, *[1] * (g.dim() - 1))
+        changed = step.prediction.clone()
+        changed[rows] = (prompt - strength * g).to(changed.dtype)
+        step.prediction = changed
+        self.act.steps.append(step.index)

@@ -1,0 +1,1 @@
+"""MagicMix: the layout of one prompt or picture, the content of another."""

@@ -1,0 +1,145 @@
+"""A bank of phrases that must not be said, matched on text: up to 100,000 and more, at the same cost a token.
+
+A phrase is found whatever its case, spacing and tokens, with look-alikes of other scripts, spelled out letter by
+letter, and also where a prompt has begun it. It is closed before its last token; where its last word comes after
+CONTEXT letters of the phrase, before that word. Of a phrase that is one word of several tokens half may have been said
+by then: to refuse its first token everywhere would take " the" for "theft". So, attached, where the likeliest token
+would go on with a word to a phrase, the word is taken back and another one said; a mere logits processor cannot, and
+leaves the half word.
+
+A phrase is whole words: "pen" is no part of "penguin". Where tokens end inside of a word this is decided at the token:
+what is spelled "pen" + "guin" is closed as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from conceptguard import __version__
+from conceptguard.concept import as_concept
+from conceptguard.errors import PolicyError
+from conceptguard.generation.decoding import Decoding
+from conceptguard.making.maker import make_settings
+from conceptguard.markers import hookimpl
+from conceptguard.method import Method, Settings
+from conceptguard.registry import Artifact, write_artifact
+from conceptguard.registry.paths import slug
+from conceptguard.text.lineage import Follow
+
+from .bank import Bank
+from .tokens import NOTHING, PhraseTokens, State
+
+TENSOR = "phrases"
+FAMILY = "text"  # of artifacts that serve every language model
+
+
+class PhrasesSettings(Settings):
+    """file: a text file with one phrase a line, beside the policy; lines that begin with # are comments"""
+
+    file: str = ""
+
+
+class MakeSettings(Settings):
+    """file: a text file with one phrase a line, as in a policy"""
+
+    file: str = Field(min_length=1)
+
+
+class Phrases(Method):
+    """Forbids what would finish a phrase of the concept's prompts, of a file, or of an artifact."""
+
+    name = "phrases"
+    needs = "nothing"
+    regrets = True
+    Settings = PhrasesSettings
+    MakeSettings = MakeSettings
+
+    @classmethod
+    def make(cls, host: Any, concept: Any, out: Path, **options: Any) -> Artifact:
+        """A bank as an artifact for every language model: the file's phrases, once each. ``host`` plays no part."""
+        settings = make_settings(
+            cls, {name: value for name, value in options.items() if name not in ("preserve", "seed")}
+        )
+        concept = as_concept(concept)
+        found = list(dict.fromkeys(read_phrases(Path(settings.file))))
+        _checked(Bank(found), f"phrases {settings.file}")
+        fields = {
+            "method": cls.name, "concept": concept.model_dump(), "base": {"family": FAMILY},
+            "made": {"with": f"conceptguard {__version__}", "phrases": len(found)},
+        }  # fmt: skip
+        data = torch.frombuffer(bytearray("\n".join(found).encode()), dtype=torch.uint8)
+        return write_artifact(Path(out) / FAMILY / cls.name / slug(concept.name), fields, {TENSOR: data})
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        bank = _checked(Bank(self._phrases()), f"guard '{self.guard.label}'")
+        self.tokens = PhraseTokens(bank, self.host.vocabulary)
+        self._states = Follow(lambda: self.tokens.start, self.tokens.advance)
+
+    def _phrases(self) -> list[str]:
+        found = list(self.guard.concept.prompts) if self.guard.concept else []
+        if self.settings.file:
+            found += read_phrases(self.guard.beside(self.settings.file))
+        if self.artifact:
+            tensors = self.artifact.tensors()
+            if TENSOR not in tensors or tensors[TENSOR].dtype != torch.uint8:
+                raise PolicyError(f"{self.artifact.ref} holds no phrases: make it with `conceptguard make phrases`")
+            found += bytes(tensors[TENSOR].numpy()).decode().splitlines()
+        return found
+
+    @hookimpl
+    def process_logits(self, decoding: Decoding) -> None:
+        """Constant work a row: its state in the bank moves by one token, and knows what would finish a phrase."""
+        tokens = self.tokens
+        states = self._states(decoding)
+        if not decoding.last:
+            states = [tokens.fresh(state) for state in states]
+        decoding.forbid(self, tokens.always)
+        own = {}
+        for row, state in enumerate(states):
+            closing = tokens.closing(state) if state.closing is None else state.closing
+            if closing is not NOTHING:
+                own[row] = closing
+        if own:
+            if decoding.revocable:
+                self._regret(decoding, states, own)
+            decoding.forbid(self, own)
+
+    def _regret(self, decoding: Decoding, states: list[State], closings: Mapping[int, np.ndarray]) -> None:
+        """Where the likeliest token would go on with a word to a phrase, the word had better not begun."""
+        likeliest = decoding.scores.argmax(1).tolist()
+        for row, closing in closings.items():
+            if not states[row].broken and likeliest[row] in closing and not self.tokens.leads(likeliest[row]):
+                said = decoding.ids[row, decoding.begin :].tolist()
+                begun = next((at for at in reversed(range(len(said))) if self.tokens.leads(said[at])), 0)
+                if said:
+                    decoding.regret(self, row, begun)
+
+
+def read_phrases(path: Path) -> list[str]:
+    """One phrase a line. Raises PolicyError for a file that cannot be read."""
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(
+            f"phrases file {path} cannot be read ({error}): give a text file, one phrase a line"
+        ) from None
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _checked(bank: Bank, whose: str) -> Bank:
+    """The bank. Raises PolicyError where a phrase of it, or all of it, can match nothing."""
+    if bank.empty:
+        listed = ", ".join(map(repr, bank.empty[:3])) + (f" and {len(bank.empty) - 3} more" if bank.empty[3:] else "")
+        raise PolicyError(f"{whose}: {listed} without a letter or digit cannot be matched: take them out")
+    if not len(bank):
+        raise PolicyError(
+            f"{whose} has no phrases: give a concept with prompts, a file with one phrase a line, or an artifact"
+        )
+    return bank

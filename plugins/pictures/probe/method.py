@@ -1,0 +1,183 @@
+"""A last look at the image by a small classifier of one concept, made from pictures that the guarded model draws.
+
+The judge of an embedded model is another network, with other training pictures: what guards is not what judges.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from conceptguard.concept import as_concept, check_preserve
+from conceptguard.errors import ArtifactError, PolicyError
+from conceptguard.generation.images import Images
+from conceptguard.making.maker import make_settings, place, write
+from conceptguard.making.progress import progress_bar
+from conceptguard.making.templates import TEMPLATES, check_templates, fill
+from conceptguard.markers import hookimpl
+from conceptguard.measuring.samples import Recipe, make_once
+from conceptguard.measuring.suite import Sample
+from conceptguard.method import Method, Settings
+from conceptguard.receipt import Verdict
+from conceptguard.runtime.encodings import ordinary_captions
+
+from .net import ProbeNet, train
+
+if TYPE_CHECKING:
+    from conceptguard.concept import Concept
+    from conceptguard.host import Host
+    from conceptguard.registry import Artifact
+
+FIRST_SEED = 70_000_000  # far from those that anything is judged with
+HELD_OUT = 4  # every fourth picture tells the threshold and is not learned from
+
+
+class ProbeSettings(Settings):
+    """threshold: score from which an image is flagged; default: what was measured when the probe was made"""
+
+    threshold: float | None = Field(default=None, gt=0, le=1)
+
+
+class ProbeMakeSettings(Settings):
+    """How a probe is made.
+
+    images: pictures of the concept; as many again of each of what is kept and of ordinary captions
+    draw_steps, guidance: of these pictures
+    steps, lr: of the optimiser
+    templates: what prompts are put into, {} or with an article {a}
+    """
+
+    images: int = Field(default=96, ge=8)
+    draw_steps: int = Field(default=25, ge=1)
+    guidance: float = Field(default=3.5, ge=0)
+    steps: int = Field(default=400, ge=1)
+    lr: float = Field(default=4e-3, gt=0)
+    templates: list[str] = list(TEMPLATES)
+
+
+class Probe(Method):
+    """Flags images in which its concept scores at the threshold or above. One verdict an image."""
+
+    name = "probe"
+    Settings = ProbeSettings
+    MakeSettings = ProbeMakeSettings
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        assert self.artifact is not None
+        made = self.artifact.manifest.made
+        self.threshold = self.settings.threshold or made.get("threshold")
+        tensors = self.artifact.tensors()
+        try:
+            self.net = ProbeNet(int(made["size"]), len(tensors["features.0.bias"]))
+            self.net.load_state_dict({name: t.float() for name, t in tensors.items()})
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(f"{self.artifact.ref} is no probe ({error}): make it again") from None
+        if not isinstance(self.threshold, float):
+            raise PolicyError(f"guard '{self.guard.label}': the probe has no threshold of its own: give one")
+        self.net.eval().requires_grad_(False)
+        self.detector = f"{self.artifact.ref} sha256 {self.artifact.manifest.files[0].sha256[:16]}"
+
+    @hookimpl
+    def check_image(self, images: Images) -> None:
+        """The probability that the concept is there."""
+        assert self.artifact is not None
+        net = self.net.to(images.pixels.device)
+        scores = net(images.pixels.float().clamp(0, 1)).sigmoid().tolist()
+        if not all(isfinite(score) for score in scores):
+            raise ValueError("an image is not finite, which no score can be given for")
+        for i, score in enumerate(scores):
+            label, flagged = self.artifact.manifest.concept.name, score >= self.threshold
+            images.verdicts.append(Verdict(i, self.guard.label, label, score, flagged, [], self.detector))
+
+    @classmethod
+    def make(
+        cls,
+        host: Host,
+        concept: Any,
+        out: Path,
+        *,
+        preserve: Sequence[str] = (),
+        seed: int = 0,
+        progress: bool = True,
+        **options: Any,
+    ) -> Artifact:
+        """Draw pictures of the concept and of the rest, learn to tell them apart, and write the classifier.
+
+        preserve: what must not be flagged, near things above all. Raises PolicyError for a host that draws no pictures,
+        ArtifactError when pictures kept apart cannot be told apart.
+        """
+        settings = make_settings(cls, options)
+        concept = as_concept(concept)
+        check_preserve(concept, preserve)
+        check_templates(settings.templates)
+        if not hasattr(host, "denoiser"):
+            raise PolicyError(f"a probe learns from pictures, and {host.name} draws none")
+        started = time.perf_counter()
+        groups = _prompts(concept, preserve, settings.templates)
+        recipe = Recipe(settings.draw_steps, settings.guidance)
+        label = f"probe {concept.name}"
+        with progress_bar(label, sum(bool(g) for g in groups) * settings.images, progress) as tick:
+            drawn = [_draw(host.target, g, i, settings.images, recipe, tick) for i, g in enumerate(groups) if g]
+        own, kept = drawn[0], torch.cat(drawn[1:])
+        random = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]), progress_bar(label, settings.steps, progress) as tick:
+            torch.manual_seed(seed)
+            net = ProbeNet()
+            seen = _part(own, net.size, False), _part(kept, net.size, False)
+            train(net, *seen, settings.steps, settings.lr, random, tick)
+        measured = _measure(net, _part(own, net.size, True), _part(kept, net.size, True))
+        if measured["missed"] > 0.5:
+            raise ArtifactError(
+                f"the probe for '{concept.name}' misses {measured['missed']:.0%} of pictures kept apart: give more "
+                "images or steps, or prompts that the model can draw"
+            )
+        made = {
+            "settings": settings.model_dump(), "preserve": list(preserve), "seed": seed, "size": net.size, **measured,
+            "seconds": round(time.perf_counter() - started, 2),
+        }  # fmt: skip
+        tensors = {name: t.half() for name, t in net.state_dict().items()}
+        name = place(cls.name, host, concept, out).name
+        return write(cls.name, host, concept, out, tensors, made, (), None, filename=f"{name}.safetensors")
+
+
+def _prompts(concept: Concept, preserve: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Of the concept, of what is kept, and ordinary ones that do not name it."""
+    groups = [[fill(t, p) for t in templates for p in words] for words in (concept.prompts, preserve)]
+    return [*groups, ordinary_captions(without=concept.prompts)]
+
+
+def _draw(pipe: Any, prompts: Sequence[str], group: int, count: int, recipe: Recipe, tick: Any) -> Tensor:
+    """``count`` pictures, uint8 [count, 3, h, w]: every prompt in turn, each time with another seed."""
+    first = FIRST_SEED + 1_000_000 * group
+    samples = [Sample(prompts[i % len(prompts)], first + i, "object", "") for i in range(count)]
+    done = 0
+
+    def tell(n: int) -> None:
+        nonlocal done
+        done += n
+        tick(group * count + done - 1, 0.0)
+
+    return make_once(pipe, samples, recipe, tell).pixels
+
+
+def _part(pictures: Tensor, size: int, held_out: bool) -> Tensor:
+    """Pictures in [0, 1] at the probe's size: those it learns from, or those kept apart."""
+    mine = [i for i in range(len(pictures)) if (i % HELD_OUT == 0) == held_out]
+    return torch.nn.functional.interpolate(pictures[mine].float() / 255, (size, size), mode="bilinear", antialias=True)
+
+
+@torch.no_grad()
+def _measure(net: ProbeNet, own: Tensor, kept: Tensor) -> dict[str, float]:
+    """A threshold above everything that is kept, where the concept allows, and what it gets wrong."""
+    mine, others = net(own).sigmoid(), net(kept).sigmoid()
+    threshold = min(max(0.5, float(others.quantile(0.99)) + 0.02), 0.98)
+    wrong = {"missed": (mine < threshold), "flagged": (others >= threshold)}
+    return {"threshold": round(threshold, 4), **{name: round(float(w.float().mean()), 4) for name, w in wrong.items()}}

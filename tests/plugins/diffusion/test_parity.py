@@ -1,0 +1,118 @@
+"""The same numbers as the authors' own code, on the same tensors. See data/README.md for where they come from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from conceptguard_plugins.diffusion.uce.method import erased_rows, kept_rows
+from conceptguard_plugins.diffusion.uce.solve import Rows, solve
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from conceptguard.generation.conditioning import Encoded
+from conceptguard.runtime.banks import Banks
+from conceptguard.runtime.encodings import EncodingCache, Ordinary
+from conceptguard.runtime.gates import Gate, GateBank
+from conceptguard.runtime.lowrank import Factors, LayerIndex, Terms
+
+DATA = Path(__file__).parent / "data"
+KINDS = ("linear", "conv1", "conv3")
+
+
+@pytest.fixture(scope="module")
+def spm() -> dict[str, Tensor]:
+    return load_file(DATA / "parity_spm.safetensors")
+
+
+@pytest.fixture(scope="module")
+def uce() -> dict[str, Tensor]:
+    return load_file(DATA / "parity_uce.safetensors")
+
+
+def layer(spm: dict[str, Tensor], kind: str) -> nn.Module:
+    weight = spm[f"{kind}.weight"]
+    made: nn.Module = (
+        nn.Linear(6, 5) if kind == "linear" else nn.Conv2d(6, 5, weight.shape[-1], padding=weight.shape[-1] // 2)
+    )
+    made.load_state_dict({"weight": weight, "bias": spm[f"{kind}.bias"]})
+    return made
+
+
+def run(spm: dict[str, Tensor], kind: str, membranes: list[int], coupled: bool) -> Tensor:
+    """The layer's output with these membranes open at their gates, through the low-rank runtime."""
+    home = nn.ModuleDict({"layer": layer(spm, kind)})
+    terms = [
+        Terms(cast(Any, None), {"unet.layer": Factors(spm[f"{kind}.{i}.down"], spm[f"{kind}.{i}.up"])}, Gate(), coupled)
+        for i in membranes
+    ]
+    banks = Banks(LayerIndex({"unet": home}), terms, object())
+    x = spm[f"{kind}.x"]
+    banks.set("unet", spm["gates"][membranes].expand(len(x), -1))
+    with torch.no_grad():
+        out = home["layer"](x)
+    banks.detach()
+    return cast(Tensor, out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("membrane", [0, 1])
+def test_spm_is_linear_in_the_gate_as_the_authors_layer(spm: dict[str, Tensor], kind: str, membrane: int) -> None:
+    """Also at half a gate: a gate applied twice would show."""
+    torch.testing.assert_close(
+        run(spm, kind, [membrane], coupled=False), spm[f"{kind}.linear_mode.{membrane}"], atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spm_official_has_squared_gates_and_cross_terms(spm: dict[str, Tensor], kind: str) -> None:
+    expected = spm[f"{kind}.official_mode"]
+    torch.testing.assert_close(run(spm, kind, [0, 1], coupled=True), expected, atol=1e-5, rtol=0)
+    assert (run(spm, kind, [0, 1], coupled=False) - expected).abs().max() > 1e-2
+
+
+def test_spm_official_metric(spm: dict[str, Tensor]) -> None:
+    """max(flattened cosine, share of the concept's tokens), begin token and padding included in the cosine."""
+    special = {90, 91}
+    ids = [[t for t in row if t not in special] for row in spm["score.erased_ids"].tolist()]
+
+    def encode(texts: list[str]) -> Encoded:
+        rows = [int(t) for t in texts]
+        return Encoded(spm["score.erased"][rows], [ids[r] for r in rows])
+
+    gates = [Gate(prompts=(str(i),), metric="official") for i in range(len(ids))]
+    bank = GateBank(gates, encode, EncodingCache(ordinary=Ordinary(torch.zeros(4), Counter())))
+    prompt = [t for t in spm["score.prompt_ids"][0].tolist() if t not in special]
+    torch.testing.assert_close(
+        bank(spm["score.prompt"], [prompt])[0], spm["score.expected"].clamp(0, 1), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("tokens", "preserve_scale"), [("last", 0.8), ("tail", 0.3)])
+def test_uce(uce: dict[str, Tensor], tokens: Any, preserve_scale: float) -> None:
+    """Both token choices: the last token alone (code of 2025), from there to the end of padding (the first code)."""
+    empty, a, b, guide, keep = (uce[f"embeds.{name}"] for name in ("empty", "a", "b", "guide", "keep"))
+    erased, guided = erased_rows([a, b], [empty, guide], [(1, 0), (2, 1)], tokens)
+    kept = kept_rows([keep], [3], tokens) if tokens == "last" else kept_rows([empty, keep], [0, 3], tokens)
+    names = [key.removeprefix("last.") for key in uce if key.startswith("last.")]
+    weights = {name: uce[f"{name}.weight"] for name in names}
+    down, ups = solve(weights, Rows(erased, guided, kept), 0.5, 1.0, preserve_scale)
+    assert len(down) == (2 if tokens == "last" else 8)  # never more ranks than erased rows, nor than the input is wide
+    for name in names:
+        found = (weights[name].double() + ups[name] @ down).float()
+        torch.testing.assert_close(found, uce[f"{tokens}.{name}"], atol=1e-5, rtol=0)
+        assert (found - weights[name]).abs().max() > 1e-2
+
+
+def test_uce_repeated_rows_count_as_often_as_given() -> None:
+    """A repeated row takes no second rank, and still weighs twice."""
+    random = torch.Generator().manual_seed(0)
+    c, g, kept = (torch.randn(n, 8, generator=random) for n in (2, 2, 3))
+    weight = torch.randn(6, 8, generator=random)
+    once = solve({"w": weight}, Rows(c, g, kept), 0.5, 2.0)
+    twice = solve({"w": weight}, Rows(c.repeat(2, 1), g.repeat(2, 1), kept), 0.5, 1.0)
+    assert len(twice[0]) == 2
+    torch.testing.assert_close(once[1]["w"] @ once[0], twice[1]["w"] @ twice[0])

@@ -1,0 +1,77 @@
+"""A probe is made from what the model draws, and looks at what it draws next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptguard_plugins.pictures.probe.net import ProbeNet, train
+
+import conceptguard
+from conceptguard.errors import ArtifactError, Refused
+from conceptguard.plugins import host_for, method
+
+
+@pytest.fixture(scope="module")
+def made(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Few pictures in few steps: strawberries against bicycles and penguins."""
+    return method("probe").make(
+        host_for(pipe), {"name": "strawberry", "prompts": ["strawberry"]}, tmp_path_factory.mktemp("probes"),
+        preserve=["bicycle", "penguin"], templates=["{}, fluent style", "{}, noto style"], images=24, draw_steps=8,
+        steps=80, progress=False,
+    )  # fmt: skip
+
+
+def policy(artifact: Any, action: str, **settings: Any) -> dict[str, Any]:
+    return {"on_violation": action, "guards": [{"method": "probe", "artifact": str(artifact.folder), **settings}]}
+
+
+def draw(pipe: Any, prompt: str, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return pipe(prompt, num_inference_steps=8, guidance_scale=3.5, generator=generator, output_type="pt").images  # type: ignore[no-any-return]
+
+
+def test_it_blackens_its_concept_and_leaves_the_rest(pipe: Any, made: Any) -> None:
+    """At seeds and in words that it was not made from."""
+    held, passed = 0, 0
+    with conceptguard.attach(pipe, policy(made, "black")) as session:
+        for seed in range(6):
+            black = not draw(pipe, "fluent style picture, strawberry", seed).any()
+            (verdict,) = session.receipt.verdicts
+            assert verdict.flagged == black and verdict.label == "strawberry" and "sha256" in verdict.detector
+            held += black
+        others = [draw(pipe, "fluent style picture, bicycle", seed) for seed in range(6)]
+    passed = sum(torch.equal(draw(pipe, "fluent style picture, bicycle", seed), others[seed]) for seed in range(6))
+    assert held >= 4 and passed >= 5
+
+
+def test_a_threshold_of_the_policys_own(pipe: Any, made: Any) -> None:
+    with conceptguard.attach(pipe, policy(made, "reject", threshold=1e-9)), pytest.raises(Refused, match="strawberry"):
+        draw(pipe, "a bicycle", 0)
+
+
+def test_the_same_seed_makes_the_same_probe(made: Any) -> None:
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        own, kept = torch.rand(8, 3, 64, 64) * 0.3, torch.rand(8, 3, 64, 64) * 0.3 + 0.6
+        net = ProbeNet()
+        train(net, own, kept, 5, 1e-3, torch.Generator().manual_seed(0), lambda step, loss: None)
+        nets.append(net.state_dict())
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
+    assert {"threshold", "missed", "flagged", "seed", "preserve"} <= set(made.manifest.made)
+
+
+def test_what_cannot_be_told_apart_makes_no_probe(pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"misses .* of pictures kept apart"):
+        method("probe").make(
+            host_for(pipe), {"name": "zzz", "prompts": ["zqx"]}, tmp_path, preserve=["qzx"], images=8, draw_steps=1,
+            steps=2, lr=1e-6, progress=False,
+        )  # fmt: skip
+
+
+def test_another_artifact_is_no_probe(pipe: Any) -> None:
+    with pytest.raises(ArtifactError, match="is no probe"):
+        conceptguard.attach(pipe, {"guards": [{"method": "probe", "artifact": "emoji-sd/spm/beer"}]})
