@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .errors import ConceptGuardError
     from .host import Host
     from .hosts.load import load_model
-    from .hosts.transformers.processor import logits_processor
+    from .hosts.transformers.logits import logits_processor
     from .markers import hookimpl
     from .method import Method, Settings
     from .plugins import host_for
@@ -36,7 +36,7 @@ _HOME = {
     "host_for": "plugins",
     "load_model": "hosts.load",
     "load_policy": "policy_file",
-    "logits_processor": "hosts.transformers.processor",
+    "logits_processor": "hosts.transformers.logits",
 }
 __all__ = [
     "ConceptGuardError", "Host", "LanguageSession", "Method", "Policy", "Session", "Settings",

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..hosts.transformers.processor import logits_processor
+from ..hosts.transformers.logits import logits_processor
 
 VOCABULARY = 32_000
 PROMPT = 8  # tokens

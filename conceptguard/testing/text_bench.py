@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import plugins
 from ..errors import Refused
 from ..hookspecs import TEXT
-from ..hosts.transformers.processor import logits_processor
+from ..hosts.transformers.logits import logits_processor
 from ..method import Method
 from ..sessions.attach import attach
 from ..sessions.language import LanguageSession

@@ -18,7 +18,7 @@ from ..denoising.families import XL
 from ..denoising.rows import pick_rows
 
 if TYPE_CHECKING:
-    from .host import ComfyHost
+    from .model import GuardedModel
 
 _SIZES = 6 * 256  # numbers that stand behind SDXL's pooled embedding in ``y``
 
@@ -45,7 +45,7 @@ class ComfyCall:
     """
 
     def __init__(
-        self, host: ComfyHost, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], channels: int
+        self, host: GuardedModel, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], channels: int
     ):
         self._host, self._module, self._channels = host, module, channels
         self.sample, self.timestep = args[:2]

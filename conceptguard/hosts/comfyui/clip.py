@@ -16,7 +16,7 @@ from .conditions import Condition
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
-    from .host import ComfyHost
+    from .model import GuardedModel
     from .text import Seen
 
 
@@ -85,7 +85,7 @@ def _encode(
     session: DrawingSession, clip: Any, tokens: Any, encode: Callable[[Any], Any], conds: Callable[[Any], list[Tensor]]
 ) -> Any:
     """Under the session: let guards read, encode with their terms, remember what came out."""
-    host: ComfyHost = session.host  # type: ignore[assignment]
+    host: GuardedModel = session.host  # type: ignore[assignment]
     texts = host.texts.of(clip)
     given = texts.said(tokens)
     text = getattr(tokens, "text", given[0])
@@ -124,7 +124,7 @@ def _ask(session: DrawingSession, texts: Any, seen: Seen, cond: Tensor, pooled: 
     return prompts.texts[0] or seen.text
 
 
-def _open(session: DrawingSession, host: ComfyHost, texts: Any, seen: Seen, tokens: Any) -> list[str]:
+def _open(session: DrawingSession, host: GuardedModel, texts: Any, seen: Seen, tokens: Any) -> list[str]:
     """Open terms beside the text encoders' own layers as far as the text says; gives the components that have some."""
     prefixes = [p for p in session.banks.prefixes() if p.startswith("text_encoder")]
     if not prefixes:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..denoising.text_encoders import EncoderPlace, TextEncoder
+from ..denoising.families import EncoderPlace
+from ..denoising.text_encoders import TextEncoder
 from .call import closed
 from .text import Piece, Texts, spelled
 

@@ -19,13 +19,13 @@ from .windows import Layout, Windowed, encoded, gates_by_window, has_long, layou
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
-    from .host import ComfyHost
+    from .model import GuardedModel
 
 
 class Sampling:
     """From the first look at a guider's conditions to its last step. Raises what guards raise, GuardError, Refused."""
 
-    def __init__(self, host: ComfyHost, session: DrawingSession):
+    def __init__(self, host: GuardedModel, session: DrawingSession):
         self.host, self.session = host, session
         self._given = SamplingConditions(host, session)
         self._rows: list[Condition] = []

@@ -17,13 +17,13 @@ from .conditions import Condition, nothing
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
-    from .host import ComfyHost
+    from .model import GuardedModel
 
 
 class SamplingConditions:
     """The conditions of one sampling."""
 
-    def __init__(self, host: ComfyHost, session: DrawingSession):
+    def __init__(self, host: GuardedModel, session: DrawingSession):
         self._host, self._session = host, session
         self._conditions: list[Condition] = []
         self._names: dict[Any, str] = {}

@@ -12,9 +12,32 @@ import torch
 from torch import Tensor
 
 from ...errors import SessionError
-from .text_encoders import EncoderPlace
 
 Role = Literal["embeds", "negative_embeds", "pooled", "negative_pooled", "other"]
+
+
+@dataclass(frozen=True)
+class EncoderPlace:
+    """Where a family of pipelines keeps one text encoder's answer.
+
+    name: the component, with a tokenizer of the same number
+    states: which of its states the denoiser is given, None for none
+    pooled: whether it is given a pooled vector of it
+    start: the first position of the states in an embedding
+    padded: to how many positions a pipeline pads texts by default, where the encoder sees the padding as it sees text;
+    None where no state of a text depends on it
+    """
+
+    name: str
+    states: Literal["last", "penultimate"] | None = "last"
+    pooled: bool = False
+    start: int = 0
+    padded: int | None = None
+
+    @property
+    def number(self) -> int:
+        """Which of the prompts it reads: ``prompt`` is 0, ``prompt_2`` is 1."""
+        return int(self.name.removeprefix("text_encoder").strip("_") or 1) - 1
 
 
 @dataclass(frozen=True)

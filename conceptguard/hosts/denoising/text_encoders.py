@@ -7,43 +7,16 @@ Guards that read a prompt token by token take it apart by this.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import SessionError
 from ...runtime.banks import running
-
-if TYPE_CHECKING:
-    from .families import Family
+from .families import EncoderPlace, Family
 
 _POSITIONS = 2**14  # per call: 60 prompts of ordinary length, each with every word masked; bounded memory for more
-
-
-@dataclass(frozen=True)
-class EncoderPlace:
-    """Where a family of pipelines keeps one text encoder's answer.
-
-    name: the component, with a tokenizer of the same number
-    states: which of its states the denoiser is given, None for none
-    pooled: whether it is given a pooled vector of it
-    start: the first position of the states in an embedding
-    padded: to how many positions a pipeline pads texts by default, where the encoder sees the padding as it sees text;
-    None where no state of a text depends on it
-    """
-
-    name: str
-    states: Literal["last", "penultimate"] | None = "last"
-    pooled: bool = False
-    start: int = 0
-    padded: int | None = None
-
-    @property
-    def number(self) -> int:
-        """Which of the prompts it reads: ``prompt`` is 0, ``prompt_2`` is 1."""
-        return int(self.name.removeprefix("text_encoder").strip("_") or 1) - 1
 
 
 class TextEncoder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,24 @@ from ...generation.conditioning import Encoded
 from ...runtime.banks import running
 
 if TYPE_CHECKING:
-    from .pipeline import PipelineHost
+    from ...protocols import DrawingSession
+
+
+class _Host(Protocol):
+    pipe: Any
+
+    @property
+    def session(self) -> DrawingSession: ...
+
+    def compiled(self) -> bool: ...
+
+    def components(self) -> dict[str, nn.Module]: ...
 
 
 class EncoderGates:
     """Gates for terms beside a text encoder's layers, from what the encoder itself says without them."""
 
-    def __init__(self, host: PipelineHost, name: str):
+    def __init__(self, host: _Host, name: str):
         self._host, self._name, self._busy = host, name, False
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -20,10 +20,11 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from ...errors import GuardError
 from ...generation.decoding import Sentence
 from ...receipt import TakenBack
+from .processor import with_guards
 
 if TYPE_CHECKING:
+    from ...host import TextHost
     from ...protocols import SpeakingSession
-    from .host import TransformersHost
 
 _ENDS = re.compile(r"(?<=[.!?\u2026])[\"')\]\u201d\u2019]*(?=\s)|(?<=[\u3002\uff01\uff1f])|(?=\n)")
 WORDS = 8  # words of one text that are taken back; then the row goes on as it may
@@ -44,7 +45,7 @@ def sentences(text: str, ended: bool) -> Iterator[tuple[int, str]]:
 class Backtracking:
     """One ``generate`` call under guards that read sentences. Rows are lists of ids, without the prompt."""
 
-    def __init__(self, session: SpeakingSession, host: TransformersHost, original: Callable[..., Any]):
+    def __init__(self, session: SpeakingSession, host: TextHost, original: Callable[..., Any]):
         self._session, self._host, self._original = session, host, original
         self._reads = session.has("check_sentence")
         self._passed: set[tuple[int, str, str]] = set()
@@ -60,7 +61,7 @@ class Backtracking:
         plain = dict(kwargs)
         config = self._configured(kwargs)
         if config is None:
-            return self._host.with_guards(self._session, self._original, plain)
+            return with_guards(self._session, self._original, plain)
         if (streamer := kwargs.pop("streamer", None)) is not None:
             self._held = _Held(streamer)
         out, regrets = self._run(config, kwargs, True)
@@ -106,7 +107,7 @@ class Backtracking:
         session.regrets = {}
         session.revocable = revocable and (config.num_beams or 1) == 1 and kwargs.get("assistant_model") is None
         try:
-            return self._host.with_guards(session, self._original, given), session.regrets
+            return with_guards(session, self._original, given), session.regrets
         finally:
             session.revocable = False
 

@@ -210,29 +210,16 @@ class TransformersHost(Host):
 
     def generate(self, session: SpeakingSession, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A guarded ``model.generate(...)``."""
-        from .backtracking import Backtracking
+        from .backtracking import Backtracking  # these are of classes of transformers, which takes seconds to import
+        from .processor import with_guards
 
         def generation() -> Any:
             with self.generating():
                 if session.takes_back:
                     return Backtracking(session, self, original)(args, kwargs)
-                return self.with_guards(session, partial(original, *args), kwargs)
+                return with_guards(session, partial(original, *args), kwargs)
 
         return session.run(generation)
-
-    def with_guards(self, session: SpeakingSession, original: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
-        """What ``generate`` gives with the guards at every token."""
-        from .processor import GuardProcessor, Processors
-
-        before = session.steps
-        given = kwargs.get("logits_processor") or []
-        out = original(**{**kwargs, "logits_processor": Processors([*given, GuardProcessor(session)])})
-        if session.steps <= before and not session.begun:
-            raise GuardError(
-                "the text was generated past the guards, by a way that asks no logits processor: use generate() "
-                "without custom_generate"
-            )
-        return out
 
     def detach(self) -> None:
         """Give the model its own class back and forget what its encoder read."""

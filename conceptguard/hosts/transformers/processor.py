@@ -1,20 +1,16 @@
-"""A policy as transformers' own logits processors."""
+"""A session as transformers' own logits processors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from ...policy_file import load_policy
-from ...sessions.language import LanguageSession
-from .host import TransformersHost
+from ...errors import GuardError
 
 if TYPE_CHECKING:
-    from ...policy import Policy
     from ...protocols import SpeakingSession
 
 
@@ -39,13 +35,14 @@ class Processors(LogitsProcessorList):
         return self.session.receipt
 
 
-def logits_processor(model: Any, tokenizer: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Processors:
-    """A policy as a list of processors for ``model.generate(..., logits_processor=...)``; it may be used again.
-
-    Its ``receipt`` is the record of the last generation. Raises as ``attach`` does, and SessionError for guards that
-    take text back, which need ``attach``.
-    """
-    session = LanguageSession(TransformersHost((model, tokenizer)), load_policy(policy), whole=False)
-    made = Processors([GuardProcessor(session)])
-    made.session = session
-    return made
+def with_guards(session: SpeakingSession, original: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+    """What ``generate`` gives with the guards at every token."""
+    before = session.steps
+    given = kwargs.get("logits_processor") or []
+    out = original(**{**kwargs, "logits_processor": Processors([*given, GuardProcessor(session)])})
+    if session.steps <= before and not session.begun:
+        raise GuardError(
+            "the text was generated past the guards, by a way that asks no logits processor: use generate() "
+            "without custom_generate"
+        )
+    return out

@@ -196,7 +196,7 @@ def perplexity(model: Any, tokenizer: Any, suite: LanguageSuite, one: Contestant
     before: list[Any] = []
     if one.policy is not None:
         from ...errors import SessionError
-        from ...hosts.transformers.processor import logits_processor
+        from ...hosts.transformers.logits import logits_processor
 
         try:
             before = list(logits_processor(model, tokenizer, one.policy))
