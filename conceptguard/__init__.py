@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__
 
 if TYPE_CHECKING:
     from .errors import ConceptGuardError
@@ -39,8 +39,20 @@ _HOME = {
     "logits_processor": "hosts.transformers.logits",
 }
 __all__ = [
-    "ConceptGuardError", "Host", "LanguageSession", "Method", "Policy", "Session", "Settings",
-    "attach", "hookimpl", "host_for", "load_model", "load_policy", "logits_processor",
+    "ConceptGuardError",
+    "Host",
+    "LanguageSession",
+    "Method",
+    "Policy",
+    "Session",
+    "Settings",
+    "__version__",
+    "attach",
+    "hookimpl",
+    "host_for",
+    "load_model",
+    "load_policy",
+    "logits_processor",
 ]  # fmt: skip
 
 

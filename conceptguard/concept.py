@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import PolicyError
-from .registry.paths import slug
+from .files.paths import slug
 from .text.words import stands_in
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ def load_policy(source: str | Path | Mapping[str, Any] | Policy) -> Policy:
         return source
     if isinstance(source, Mapping):
         return _validate(dict(source), "policy", {})
-    from .yaml import read_yaml
+    from .files.yaml import read_yaml
 
     path = _find(source)
     data, lines = read_yaml(path)

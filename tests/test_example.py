@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "wordlist"
+EXAMPLE = ROOT / "examples" / "wordlist"
 
 
 @pytest.fixture(scope="module")

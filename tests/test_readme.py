@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from paths import ROOT
 
 import conceptguard
 from conceptguard import plugins
 from conceptguard.cli import build
 from conceptguard.policy_file import load_policy
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -10,41 +10,21 @@ weight hooks  the same as a hook on the conditioning, which weights are changed 
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import plugins
-from ..errors import ConceptGuardError
-from ..formats import to_kohya
+from ..hosts.comfyui.core import lora_peers, sample
 from ..sessions.attach import attach
 from .subjects import Membranes, membrane, subject
 
 Row = dict[str, Any]
 OPEN, SHUT = "concept 0", "a red apple, noto style"
 SIZES = {"emoji-sd": 16, "sd15": 32}  # of the latents; Stable Diffusion 1.5's own 64 take minutes a step on a CPU
-
-
-def import_core(folder: Path) -> None:
-    """Make ``comfy`` importable from a ComfyUI's folder. Raises ConceptGuardError where it is not."""
-    if "comfy" in sys.modules:
-        return
-    if not (folder / "main.py").is_file():
-        raise ConceptGuardError(f"{folder} has no main.py: give ComfyUI's folder")
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        import comfy.cli_args
-
-        comfy.cli_args.args.cpu = not torch.cuda.is_available()
-        import comfy.sample
-    except ImportError as error:
-        raise ConceptGuardError(f"{folder} cannot be imported ({error}): run this with ComfyUI's own Python") from None
 
 
 @torch.inference_mode()
@@ -79,15 +59,15 @@ def measure(
         variants = {
             "bare": (parts.model, conds[SHUT]), "bare again": (parts.model, conds[SHUT]),
             "none open": (guarded, conds[SHUT]), "one open": (guarded, conds[OPEN]),
-            **_peers(parts.model, conds[OPEN], Membranes.made[0]),
+            **lora_peers(parts.model, conds[OPEN], Membranes.made[0]),
         }  # fmt: skip
         times: dict[str, list[float]] = {name: [] for name in variants}
         images = {}
         for _ in range(repeats):
             for name, (model, positive) in variants.items():
-                _sample(model, positive, conds[""], 1, side)
+                sample(model, positive, conds[""], 1, side)
                 begin = clock()
-                images[name] = _sample(model, positive, conds[""], steps, side)
+                images[name] = sample(model, positive, conds[""], steps, side)
                 times[name].append(clock() - begin)
             tick(1)
         opened = [act.guard for act in session.receipt.opened]
@@ -114,33 +94,6 @@ def _parts(size: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         subject(size, "cpu", torch.float32).pipe.save_pretrained(folder)
         return load_parts(folder)
-
-
-def _peers(model: Any, positive: Any, factors: Any) -> dict[str, tuple[Any, Any]]:
-    """The one open membrane by ComfyUI's own means."""
-    import comfy.hooks
-    import comfy.lora
-
-    tensors, _ = to_kohya(factors)
-    patches = comfy.lora.load_lora(tensors, comfy.lora.model_lora_keys_unet(model.model, {}))
-    patched = model.clone()
-    patched.add_patches(patches, 1.0)
-    hooks = comfy.hooks.create_hook_lora(tensors, 1.0, 1.0)
-    return {
-        "add_patches": (patched, positive),
-        "weight hooks": (model.clone(), comfy.hooks.set_hooks_for_conditioning(positive, hooks)),
-    }
-
-
-def _sample(model: Any, positive: Any, negative: Any, steps: int, side: int) -> Tensor:
-    import comfy.sample
-
-    latent = torch.zeros(1, 4, side, side)
-    noise = comfy.sample.prepare_noise(latent, 1)
-    out: Tensor = comfy.sample.sample(
-        model, noise, steps, 3.5, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=1
-    )
-    return out
 
 
 def _ratio(mine: list[float], theirs: list[float]) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..hosts.transformers.logits import logits_processor
+from ..hosts.transformers.random_models import byte_level_bpe, llama, no_bad_words
 
 VOCABULARY = 32_000
 PROMPT = 8  # tokens
@@ -38,21 +39,7 @@ def words() -> list[str]:
 @cache
 def tokenizer() -> Any:
     """A byte-level BPE, as of GPT-2 and Llama 3, of ``VOCABULARY`` tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    inner.train_from_iterator((f" {word} {word.title()}" for word in words()), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left"
-    )
+    return byte_level_bpe([f" {word} {word.title()}" for word in words()], VOCABULARY)
 
 
 def phrases(count: int, seed: int = 0) -> list[str]:
@@ -93,23 +80,7 @@ def texts(rows: int, tokens: int, guarded: list[str], seed: int = 1) -> torch.Te
 
 def speaker(size: str = "tiny") -> Any:
     """A Llama with random weights and this vocabulary: ``tiny``, for its processors alone, or ``1b`` in bfloat16."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tok = tokenizer()
-    # 1b has the shape of Llama 3.2 1B, which has a larger vocabulary.
-    shape = (2048, 8192, 16, 32) if size == "1b" else (8, 8, 1, 1)
-    width, inner, layers, heads = shape
-    config = LlamaConfig(
-        vocab_size=len(tok), hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=min(heads, 8), tie_word_embeddings=True,
-        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
-    )  # fmt: skip
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if size == "1b" else torch.float32)
-    try:
-        return LlamaForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    return llama(tokenizer(), size)
 
 
 def policy(guarded: list[str]) -> dict[str, Any]:
@@ -120,13 +91,6 @@ def policy(guarded: list[str]) -> dict[str, Any]:
 def tokens_of(tok: Any, guarded: list[str]) -> list[list[int]]:
     """Phrases as they are said after another word."""
     return tok([f" {phrase}" for phrase in guarded], add_special_tokens=False).input_ids  # type: ignore[no-any-return]
-
-
-def no_bad_words(tok: Any, ids: list[list[int]]) -> Any:
-    """The peer, of phrases as ``tokens_of`` has them."""
-    from transformers import NoBadWordsLogitsProcessor
-
-    return NoBadWordsLogitsProcessor(ids, eos_token_id=tok.eos_token_id)
 
 
 def least(ids: list[list[int]]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..hosts.diffusers.random_models import stable_diffusion_15
 from ..hosts.load import load_model
 from ..markers import hookimpl
 from ..method import Method
@@ -69,7 +70,7 @@ def subject(size: str, device: str, dtype: torch.dtype, text_layers: int = 1) ->
     """
     pipe = load_model("emoji-sd", torch_dtype=dtype)
     if size == "sd15":
-        pipe = _stable_diffusion(pipe, dtype, text_layers)
+        pipe = stable_diffusion_15(pipe, dtype, text_layers)
     pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     config = pipe.unet.config
@@ -78,22 +79,3 @@ def subject(size: str, device: str, dtype: torch.dtype, text_layers: int = 1) ->
     text = torch.randn(2, 77, config.cross_attention_dim, generator=random)
     inputs = {"sample": latents, "encoder_hidden_states": text}
     return Subject(pipe, {k: v.to(device, dtype) for k, v in inputs.items()} | {"timestep": torch.tensor(500)})
-
-
-def _stable_diffusion(small: Any, dtype: torch.dtype, text_layers: int) -> Any:
-    """The UNet and the layers of the text encoder have Stable Diffusion 1.5's own configuration."""
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    torch.manual_seed(0)
-    unet: Any = UNet2DConditionModel(
-        sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768,
-        attention_head_dim=8,
-    )  # fmt: skip
-    words = small.text_encoder.config.vocab_size
-    text = CLIPTextConfig(
-        vocab_size=words, hidden_size=768, intermediate_size=3072, num_hidden_layers=text_layers,
-        num_attention_heads=12, eos_token_id=small.text_encoder.config.eos_token_id,
-    )  # fmt: skip
-    parts = {**small.components, "unet": unet.eval().to(dtype), "text_encoder": CLIPTextModel(text).eval().to(dtype)}
-    return type(small)(**parts, requires_safety_checker=False)

@@ -54,7 +54,7 @@ def _module(name: str) -> ModuleType:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from .. import __version__
+        from ..version import __version__
 
         print(f"conceptguard {__version__}")
         raise typer.Exit()

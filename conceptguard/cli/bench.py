@@ -246,8 +246,9 @@ def comfyui(
     conceptguard bench comfyui ~/ComfyUI
     conceptguard bench comfyui ~/ComfyUI --size sd15 --steps 4 --repeats 3
     """
-    from ..benchmarks.comfyui import SIZES, import_core, measure
+    from ..benchmarks.comfyui import SIZES, measure
     from ..errors import ConceptGuardError
+    from ..hosts.comfyui.core import import_core
     from .output import report
     from .progress import progress
 

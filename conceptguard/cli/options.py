@@ -27,7 +27,7 @@ def split(text: str | None) -> list[str]:
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:
     """``key=value`` pairs, values read as YAML. Raises PolicyError for what is none."""
     from ..errors import PolicyError
-    from ..yaml import parse
+    from ..files.yaml import parse
 
     found = {}
     for pair in pairs or []:

@@ -57,7 +57,7 @@ def write_json(fields: Mapping[str, Any], target: str) -> None:
         sys.stdout.write(text)
         return
     from conceptguard.errors import ConceptGuardError
-    from conceptguard.registry.atomic import write_bytes
+    from conceptguard.files.atomic import write_bytes
 
     try:
         write_bytes(Path(target), text.encode())

@@ -76,7 +76,7 @@ def show(ref: str = REF, json: str | None = JSON) -> None:
 
 def card(artifact: Artifact) -> str:
     """An artifact as text for people."""
-    from conceptguard import yaml
+    from conceptguard.files import yaml
 
     manifest = artifact.manifest
     lines = [artifact.ref, ""]
@@ -204,9 +204,9 @@ def import_(
     import tempfile
 
     from conceptguard.errors import RegistryError
-    from conceptguard.formats.importer import import_artifact
+    from conceptguard.files.paths import slug
     from conceptguard.registry import default_registry
-    from conceptguard.registry.paths import slug
+    from conceptguard.registry.importer import import_artifact
 
     begin = time.perf_counter()
     registry = default_registry()
@@ -245,8 +245,8 @@ def export(
 ) -> None:
     """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE."""
     from conceptguard.cli.output import report
-    from conceptguard.formats.exporter import export_artifact
     from conceptguard.registry import default_registry
+    from conceptguard.registry.exporter import export_artifact
 
     begin = time.perf_counter()
     registry = default_registry()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptguard.errors import RegistryError
+from conceptguard.files.header import read_header
 from conceptguard.formats.names import COMPONENTS
-from conceptguard.registry.header import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from conceptguard.errors import ArtifactError
 from conceptguard.formats.alpha import Alphas, checked
@@ -15,12 +15,23 @@ from conceptguard.formats.names import Names, names_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conceptguard.registry.artifact import Artifact
     from conceptguard.runtime.lowrank import Factors
 
 __all__ = ["base_weights_of", "detect_format", "read_artifact", "read_terms"]
 
 BaseWeights = Callable[[str], "Tensor"]
+
+
+class Artifact(Protocol):
+    """What is read of an artifact of the registry."""
+
+    manifest: Any
+
+    def path(self, name: str) -> Path: ...
+
+    def tensors(self) -> Mapping[str, Tensor]: ...
+
+    def metadata(self) -> Mapping[str, str]: ...
 
 
 def read_terms(
@@ -69,7 +80,7 @@ def read_artifact(
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON configuration of at most 1 MiB. Raises ArtifactError."""
-    from conceptguard.registry.atomic import read_limited
+    from conceptguard.files.atomic import read_limited
 
     try:
         fields = json.loads(read_limited(path, 1 << 20, ArtifactError))

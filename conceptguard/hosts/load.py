@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import RegistryError
 from ..registry import default_registry
 from .diffusers.load import is_pipeline, load_pipeline
-from .quiet import quiet
+from .diffusers.quiet import quiet
 from .transformers.load import load_language_model
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from .. import __version__
 from ..concept import Concept, as_concept
 from ..errors import ArtifactError, PolicyError
+from ..files.paths import slug
 from ..formats import base_weights_of
 from ..registry import Artifact, open_artifact, write_artifact
-from ..registry.paths import slug
 from ..runtime.calibration import calibrate
+from ..version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor

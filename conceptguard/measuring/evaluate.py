@@ -16,10 +16,10 @@ import torch
 
 from .. import plugins
 from ..errors import RegistryError
+from ..files.paths import slug
 from ..policy import Policy
 from ..policy_file import load_policy
 from ..registry import default_registry, shipped_folder
-from ..registry.paths import slug
 from ..sessions.attach import attach
 from . import suite as suites
 from .judge import Judge

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..registry.atomic import write_bytes
+from ..files.atomic import write_bytes
 from ..registry.cache import cache_folder
 from .suite import Sample
 
@@ -92,12 +92,11 @@ def weights_digest(pipe: Any) -> str:
 
 def _surroundings(pipe: Any) -> str:
     """What else decides the last bit."""
-    import diffusers
-    import transformers
+    from importlib.metadata import version
 
     settings = json.dumps(dict(pipe.scheduler.config), sort_keys=True, default=str)
     scheduler = f"{type(pipe.scheduler).__name__} {settings}"
-    versions = f"torch {torch.__version__} diffusers {diffusers.__version__} transformers {transformers.__version__}"
+    versions = f"torch {torch.__version__} diffusers {version('diffusers')} transformers {version('transformers')}"
     machine = torch.cuda.get_device_name() if pipe.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return f"{versions} {pipe.device} {pipe.unet.dtype} {machine} {torch.get_num_threads()} threads {scheduler}"
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .. import yaml
 from ..errors import RegistryError
+from ..files import yaml
 from ..registry import shipped_folder
 from ..text.words import stands_in
 

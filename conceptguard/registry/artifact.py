@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError
-from conceptguard.registry.atomic import LOCK, read_limited, sha256_file, waiting
-from conceptguard.registry.header import Header, parse_header, read_header
+from conceptguard.files.atomic import LOCK, read_limited, sha256_file, waiting
+from conceptguard.files.header import Header, parse_header, read_header
+from conceptguard.files.paths import MANIFEST, MAX_MANIFEST, inside
 from conceptguard.registry.manifest import File, Manifest, parse_manifest
-from conceptguard.registry.paths import MANIFEST, MAX_MANIFEST, inside
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from conceptguard.errors import ArtifactError
-from conceptguard.registry.atomic import replacing, sha256_file
+from conceptguard.files.atomic import replacing, sha256_file
 
 
 def cache_folder() -> Path:

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
+from conceptguard.files.paths import MANIFEST, PICKLES, is_ref
 from conceptguard.registry.index import Entry
 from conceptguard.registry.local import LocalSource
-from conceptguard.registry.paths import MANIFEST, PICKLES, is_ref
 from conceptguard.registry.remote import RemoteSource
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _load_path(path: Path) -> Artifact:
         return open_artifact(path)
     if not path.exists():
         raise ArtifactError(f"{path}: no such file or folder: check the path, or see `conceptguard list`")
-    from conceptguard.formats.importer import open_published
+    from conceptguard.registry.importer import open_published
 
     return open_published(path)
 

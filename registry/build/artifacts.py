@@ -129,9 +129,9 @@ _loaded: Any = None
 def make(job: Job, model: str, out: Path) -> str:
     """Make one artifact, or find it made; a line that says so."""
     from conceptguard import plugins
+    from conceptguard.files.atomic import write_bytes
+    from conceptguard.files.paths import MANIFEST
     from conceptguard.making.maker import find_made
-    from conceptguard.registry.atomic import write_bytes
-    from conceptguard.registry.paths import MANIFEST
 
     started = time.perf_counter()
     host, method = _host(model), plugins.method(job.method)

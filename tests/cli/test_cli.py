@@ -32,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def model(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Commands load a pipeline that takes milliseconds."""
-    monkeypatch.setattr("conceptguard.models.load_model", lambda name, **options: tiny)
+    monkeypatch.setattr("conceptguard.hosts.load.load_model", lambda name, **options: tiny)
     return tiny
 
 
@@ -147,7 +147,7 @@ def test_a_plugin_adds_a_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bench_overhead_adds_the_same_terms_as_its_peers(
     model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("conceptguard.bench_subjects.load_model", lambda name, **options: model)
+    monkeypatch.setattr("conceptguard.benchmarks.subjects.load_model", lambda name, **options: model)
     rows = reported(capsys, "bench", "overhead", "--n", "3", "--open", "0,1,all", "--repeats", 2)["rows"]
     assert [(row["open"], row["peer"]) for row in rows] == [
         (0, ""), (1, "peft"), (1, "official"), (3, "peft"), (3, "official"),
@@ -160,8 +160,8 @@ def test_bench_overhead_adds_the_same_terms_as_its_peers(
 def test_bench_overhead_of_one_method_times_images_and_its_peer(
     pipe: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("conceptguard.bench_subjects.load_model", lambda name, **options: pipe)
-    monkeypatch.setattr("conceptguard.image_bench.STEPS", 2)
+    monkeypatch.setattr("conceptguard.benchmarks.subjects.load_model", lambda name, **options: pipe)
+    monkeypatch.setattr("conceptguard.benchmarks.images.STEPS", 2)
     words = ["bench", "overhead", "--method", "safree", "--set", "schedule=false", "--repeats", 1]
     named, other, peer = reported(capsys, *words)["rows"]
     assert (named["open"], named["acted"]) == (1, 2) and (other["open"], other["acted"]) == (0, 0)
@@ -303,7 +303,7 @@ def test_a_plugin_that_raises_leaves_no_picture(
     def broken(self: Any, **anything: Any) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr("conceptguard_plugins.spm.SPM.cross_attention", hookimpl(lambda self, layers: broken(self)))
+    monkeypatch.setattr("conceptguard_plugins.diffusion.spm.method.SPM.cross_attention", hookimpl(lambda self, layers: broken(self)))
     path = write_policy(tmp_path, membrane(tmp_path / "artifacts", model))
     out, err = said(capsys, *GENERATE, tmp_path / "out", "--policy", path, status=1)
     assert not out and len(err.splitlines()) == 1 and "guard 'spm" in err and "out of order" in err

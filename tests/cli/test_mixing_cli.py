@@ -18,7 +18,7 @@ from conceptguard.cli import run
 @pytest.fixture(autouse=True)
 def model(tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Commands load a pipeline that takes milliseconds."""
-    monkeypatch.setattr("conceptguard.models.load_model", lambda name, **options: tiny)
+    monkeypatch.setattr("conceptguard.hosts.load.load_model", lambda name, **options: tiny)
     monkeypatch.chdir(tmp_path)
     return tiny
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from conceptguard.errors import ArtifactError, BaseMismatch
 from conceptguard.formats import read_artifact, read_terms, to_diffusers, to_kohya, to_uce
-from conceptguard.formats.exporter import export_artifact
-from conceptguard.formats.importer import import_artifact, open_published
 from conceptguard.formats.keys import detect_format
 from conceptguard.formats.model import model_layers
+from conceptguard.registry.exporter import export_artifact
 from conceptguard.registry.fingerprint import fingerprint
+from conceptguard.registry.importer import import_artifact, open_published
 from conceptguard.runtime.lowrank import Factors
 
 BLOCK = "unet.down_blocks.1.attentions.0."

@@ -186,7 +186,7 @@ def test_a_mean_weighs_concepts_alike() -> None:
 def test_demo_and_eval_commands(
     pipe: Any, guarded: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("conceptguard.models.load_model", lambda name, **options: pipe)
+    monkeypatch.setattr("conceptguard.hosts.load.load_model", lambda name, **options: pipe)
     policy = tmp_path / "spider.yaml"
     policy.write_text(json.dumps(guarded.model_dump(exclude_none=True)))
     assert run(["demo", "--policy", str(policy), "--steps", "2", "--out", str(tmp_path / "out")]) == 0

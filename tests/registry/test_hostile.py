@@ -21,13 +21,13 @@ import torch
 from registry_tools import make, membrane, uploaded
 
 from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
+from conceptguard.files.header import parse_header
+from conceptguard.files.paths import check_relative, is_ref
 from conceptguard.registry import Manifest, Registry, open_artifact
 from conceptguard.registry.artifact import read_tensors
-from conceptguard.registry.header import parse_header
 from conceptguard.registry.index import parse_index
 from conceptguard.registry.local import LocalSource
 from conceptguard.registry.manifest import parse_manifest
-from conceptguard.registry.paths import check_relative, is_ref
 from conceptguard.registry.remote import RemoteSource
 
 NASTY: list[Any] = [
@@ -98,7 +98,7 @@ def spoil_data(data: Any, chance: random.Random) -> Any:
 
 def manifest_case(good: bytes, chance: random.Random) -> None:
     """A manifest that passes is one whose names and paths are harmless, and it says the same when written again."""
-    from conceptguard import yaml
+    from conceptguard.files import yaml
 
     if chance.random() < 0.5:
         data = spoil_bytes(good, chance)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conceptguard import yaml
 from conceptguard.errors import ArtifactError, ConceptGuardError, PolicyError
+from conceptguard.files import yaml
 
 GOOD = """\
 name: school

@@ -180,4 +180,4 @@ def test_the_captions_ship(tmp_path: Path) -> None:
     import conceptguard
 
     folder = Path(conceptguard.__file__).parent
-    assert {p.name for p in folder.glob("captions*.txt")} == {"captions.txt", "captions_apart.txt"}
+    assert {p.name for p in folder.rglob("captions*.txt")} == {"captions.txt", "captions_apart.txt"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..quiet import quiet
+from .quiet import quiet
 
 
 def is_pipeline(folder: str) -> bool:

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from ...policy import Policy
 from ...sessions.attach import attach
@@ -165,7 +164,7 @@ def answers(suite: LanguageSuite) -> tuple[str, ...]:
     return tuple(dict.fromkeys(question.answer for question in questions))
 
 
-class _Follow(LogitsProcessor):
+class _Follow:
     """Makes a model say given tokens, and notes how likely each was after all processors before this one."""
 
     def __init__(self, begin: int, targets: list[list[int]], end: int):
@@ -206,7 +205,7 @@ def perplexity(model: Any, tokenizer: Any, suite: LanguageSuite, one: Contestant
     with torch.no_grad():
         model.generate(
             input_ids=given, attention_mask=torch.ones_like(given), do_sample=False,
-            max_new_tokens=max(map(len, targets)), logits_processor=LogitsProcessorList([*before, follow]), **options,
+            max_new_tokens=max(map(len, targets)), logits_processor=[*before, follow], **options,
         )  # fmt: skip
     return round(math.exp(-sum(follow.noted) / len(follow.noted)), 3)
 

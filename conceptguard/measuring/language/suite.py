@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ... import yaml
 from ...errors import RegistryError
+from ...files import yaml
 from ...registry import shipped_folder
 from ...text.spellings import (
     alternating,

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError
-from conceptguard.registry.atomic import write_bytes
+from conceptguard.files.atomic import write_bytes
 
 
 class Snapshot:

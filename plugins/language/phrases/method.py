@@ -24,12 +24,12 @@ from pydantic import Field
 from conceptguard import __version__
 from conceptguard.concept import as_concept
 from conceptguard.errors import PolicyError
+from conceptguard.files.paths import slug
 from conceptguard.generation.decoding import Decoding
 from conceptguard.making.maker import make_settings
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.registry import Artifact, write_artifact
-from conceptguard.registry.paths import slug
 from conceptguard.text.lineage import Follow
 
 from .bank import Bank

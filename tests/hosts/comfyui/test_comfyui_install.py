@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import conceptguard
 from conceptguard.cli import run
 from conceptguard.hosts.comfyui.pack import OLDEST, pack_folder
 
-PACK = Path(__file__).parents[2] / "nodes"
+PACK = ROOT / "nodes"
 
 
 @pytest.fixture

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from core import Unavailable, core
 from graphs import RED, SMOKING, guarded, looking, node, policy
 from page import Page, chromium, frontend
+from paths import ROOT
 from server import Client
 
-PACK = Path(__file__).parents[2] / "nodes"
+PACK = ROOT / "nodes"
 NEWEST = "1.58.1"
 CIGARETTE, PISTOL, PROBE = "emoji-sd/spm/cigarette", "emoji-sd/spm/pistol", "emoji-sd/probe/red"
 ICON, SEARCH, TOLD, ADD = ".cg-icon", ".cg-search", ".cg-told", ".cg-card:visible .cg-add"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from paths import ROOT
 from server import Client, pixels
 from workflow import to_graph
 
-FOLDER = Path(__file__).parents[2] / "nodes" / "example_workflows"
+FOLDER = ROOT / "nodes" / "example_workflows"
 STEPS = 4
 
 

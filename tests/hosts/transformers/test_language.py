@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 from text_guards import PHRASES, SENTENCES, Reader, given
 from tiny_language import taught, tiny_gpt2, tiny_llama, tiny_t5, tokenizer
 from transformers import DynamicCache, LogitsProcessorList, TextStreamer, pipeline
@@ -256,7 +257,7 @@ def test_the_example_speaks_under_its_policy(tmp_path: Path) -> None:
     model, tok = taught(*LINES)
     model.save_pretrained(tmp_path)
     tok.save_pretrained(tmp_path)
-    script = Path(__file__).parents[1] / "examples" / "language" / "say.py"
+    script = ROOT / "examples" / "language" / "say.py"
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), "The sun was"], capture_output=True, text=True, timeout=200
     )

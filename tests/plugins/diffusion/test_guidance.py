@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conceptguard_plugins.diffusion.sld import LEVELS, safety_guidance
+from paths import DATA
 from safetensors.torch import load_file
 from tiny import clip_tokenizer, generate, tiny_sdxl
 
@@ -21,7 +21,7 @@ from conceptguard.testing.kit_guards import Beside, offered
 
 CONCEPT = {"name": "cigarette", "prompts": ["cigarette", "smoking"]}
 PROMPT = "a man smoking a cigarette"
-PARITY = load_file(Path(__file__).parent / "data" / "parity_sld.safetensors")
+PARITY = load_file(DATA / "parity_sld.safetensors")
 
 
 def policy(method: str, **settings: Any) -> dict[str, Any]:

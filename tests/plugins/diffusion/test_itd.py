@@ -12,6 +12,7 @@ from conceptguard_plugins.diffusion.itd.files import load
 from conceptguard_plugins.diffusion.itd.sae import SAE, Codes
 from conceptguard_plugins.diffusion.itd.train import ItDMakeSettings, Training
 from conceptguard_plugins.diffusion.spm.state import Snapshot
+from paths import DATA
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def own_of(pipe: Any, *phrases: str) -> Own:
 
 def test_the_authors_numbers() -> None:
     """Top-k codes, reconstruction and deactivation by the authors' own code, on the same tensors."""
-    numbers = load_file(Path(__file__).parent / "data" / "parity_itd.safetensors")
+    numbers = load_file(DATA / "parity_itd.safetensors")
     sae, x = SAE.of(numbers, 6), numbers["x"]
     codes = sae.encode(x)
     dense = torch.zeros_like(numbers["latents"]).scatter_(-1, codes.index, codes.value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 from conceptguard_plugins.diffusion.uce.method import erased_rows, kept_rows
 from conceptguard_plugins.diffusion.uce.solve import Rows, solve
+from paths import DATA
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,7 +19,6 @@ from conceptguard.runtime.encodings import EncodingCache, Ordinary
 from conceptguard.runtime.gates import Gate, GateBank
 from conceptguard.runtime.lowrank import Factors, LayerIndex, Terms
 
-DATA = Path(__file__).parent / "data"
 KINDS = ("linear", "conv1", "conv3")
 
 

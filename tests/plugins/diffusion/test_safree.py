@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conceptguard_plugins.diffusion.safree.math import basis, beta, distances, into, projected, safe_steps, triggers
+from paths import DATA
 from safetensors.torch import load_file
 from tiny import clip_tokenizer, generate, tiny_sdxl
 
@@ -17,7 +17,7 @@ import conceptguard
 from conceptguard.errors import GuardError, PolicyError
 
 CONCEPT = {"name": "cigarette", "prompts": ["cigarette", "smoking"]}
-PARITY = load_file(Path(__file__).parent / "data" / "parity_safree.safetensors")
+PARITY = load_file(DATA / "parity_safree.safetensors")
 
 
 def safree(**settings: Any) -> dict[str, Any]:

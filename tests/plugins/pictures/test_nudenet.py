@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from paths import DATA
 from PIL import Image
 
 import conceptguard
@@ -20,7 +20,7 @@ FACES = ["FACE_FEMALE", "FACE_MALE"]
 @pytest.fixture(scope="module")
 def portrait() -> torch.Tensor:
     """[3, 192, 192] in [0, 1]."""
-    image = Image.open(Path(__file__).parent / "data" / "portrait.jpg").convert("RGB")
+    image = Image.open(DATA / "portrait.jpg").convert("RGB")
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
 
 
@@ -77,6 +77,6 @@ def test_bad_settings_say_what_to_write(tiny: Any, monkeypatch: pytest.MonkeyPat
         guard(tiny, labels=["NUDE"])
     with pytest.raises(PolicyError, match="threshold"):
         guard(tiny, threshold=0.1)
-    monkeypatch.setattr("conceptguard_plugins.nudenet.find_spec", lambda name: None)
+    monkeypatch.setattr("conceptguard_plugins.pictures.nudenet.find_spec", lambda name: None)
     with pytest.raises(PolicyError, match=r'pip install "conceptguard\[nudenet\]"'):
         guard(tiny)

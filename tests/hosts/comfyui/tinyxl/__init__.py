@@ -3,7 +3,7 @@
 import os
 import sys
 
-sys.path += [os.environ["CONCEPTGUARD_TESTS"], os.path.join(os.environ["CONCEPTGUARD_TESTS"], "comfyui")]
+sys.path += [os.environ["CONCEPTGUARD_TESTS"], os.path.join(os.environ["CONCEPTGUARD_TESTS"], "hosts", "comfyui")]
 
 
 class TinyXL:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conceptguard.errors import ArtifactError
-from conceptguard.registry.paths import MAX_HEADER, PICKLES, pickle_message
+from conceptguard.files.paths import MAX_HEADER, PICKLES, pickle_message
 
 BITS = {
     "F64": 64,

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError
+from conceptguard.files.atomic import write_bytes
+from conceptguard.files.header import read_header
+from conceptguard.files.paths import inside
 from conceptguard.formats.keys import detect_format
 from conceptguard.formats.read import read_artifact
 from conceptguard.formats.write import to_diffusers, to_kohya, to_uce
-from conceptguard.registry.atomic import write_bytes
-from conceptguard.registry.header import read_header
-from conceptguard.registry.paths import inside
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact

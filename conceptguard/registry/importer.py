@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptguard.errors import ArtifactError
+from conceptguard.files.atomic import sha256_file
+from conceptguard.files.header import Header, read_header
+from conceptguard.files.paths import PICKLES, is_name, pickle_message, slug
 from conceptguard.formats.keys import detect_format, split_key
-from conceptguard.registry.atomic import sha256_file
-from conceptguard.registry.header import Header, read_header
-from conceptguard.registry.paths import PICKLES, is_name, pickle_message, slug
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
