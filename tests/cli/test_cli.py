@@ -303,7 +303,9 @@ def test_a_plugin_that_raises_leaves_no_picture(
     def broken(self: Any, **anything: Any) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr("conceptguard_plugins.diffusion.spm.method.SPM.cross_attention", hookimpl(lambda self, layers: broken(self)))
+    monkeypatch.setattr(
+        "conceptguard_plugins.diffusion.spm.method.SPM.cross_attention", hookimpl(lambda self, layers: broken(self))
+    )
     path = write_policy(tmp_path, membrane(tmp_path / "artifacts", model))
     out, err = said(capsys, *GENERATE, tmp_path / "out", "--policy", path, status=1)
     assert not out and len(err.splitlines()) == 1 and "guard 'spm" in err and "out of order" in err

