@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import ArtifactError, PolicyError
+from .making.maker import make
 from .markers import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from .host import Host, TextHost
+    from .making.task import Learned, Report, Task
     from .policy import Guard
     from .receipt import Act
     from .registry import Artifact
@@ -40,6 +42,7 @@ class Method:
     name: ClassVar[str]
     needs: ClassVar[str] = "artifact"  # what a policy must give: "artifact", "concept" or "nothing"
     regrets: ClassVar[bool] = False  # whether it calls ``Decoding.regret``
+    family: ClassVar[str | None] = None  # of its artifacts, where they belong to no base model
     any_concept: ClassVar[bool] = False  # whether an artifact serves whatever concept the policy names beside it
     Settings: ClassVar[type[BaseModel]] = Settings
     MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults
@@ -64,8 +67,33 @@ class Method:
         return [cls]
 
     @classmethod
-    def make(cls, host: Host, concept: Any, out: Path, **options: Any) -> Artifact:
-        """Learn or solve an artifact about a concept for this base model and write it below ``out``."""
+    def make(
+        cls,
+        host: Host | Any,
+        concept: Any,
+        out: Path,
+        *,
+        preserve: Sequence[str] = (),
+        seed: int = 0,
+        steps: int | None = None,
+        progress: bool = True,
+        report: Report | None = None,
+        **options: Any,
+    ) -> Artifact:
+        """Learn or solve an artifact about a concept for this base model; it is written to
+        ``out/<family>/<method>/<concept>``.
+
+        preserve: what stands near the concept and must stay; seed: the same one gives the same artifact; steps: of a
+        training; report: called with (step, loss) after each; options: the method's ``MakeSettings``. An interrupted
+        training is taken up where it was when the same is asked for again. Raises PolicyError for what cannot be made,
+        ArtifactError when making fails.
+        """
+        common: dict[str, Any] = {"preserve": preserve, "seed": seed, "steps": steps, "progress": progress, "report": report}
+        return make(cls, host, concept, out, **common, **options)
+
+    @classmethod
+    def learn(cls, task: Task) -> Learned:
+        """The method's own part of ``make``: from a checked task to tensors, and what opens their gate."""
         raise PolicyError(f"method '{cls.name}' makes no artifacts: name it in a policy as it is")
 
     @classmethod

@@ -48,7 +48,7 @@ def make(
     from .. import plugins
     from ..concept import as_concept
     from ..hosts.load import load_model
-    from ..making.maker import make_settings
+    from ..making.settings import make_settings
     from ..plugins import host_for
     from .devices import pick_device
     from .output import result, write_json

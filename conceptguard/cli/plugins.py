@@ -44,7 +44,7 @@ def _makes(method: Any) -> bool:
     from ..method import Method
 
     base: Any = Method
-    return method.make.__func__ is not base.make.__func__
+    return method.learn.__func__ is not base.learn.__func__
 
 
 def _about(method: Any) -> str:

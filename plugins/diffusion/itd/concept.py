@@ -80,7 +80,7 @@ class Dictionary:
 
 def encoders_of(host: Host, label: str) -> Sequence[TextEncoder]:
     """The text encoders of a model, all of them CLIP's. Raises PolicyError for others."""
-    encoders = host.encoders() if hasattr(host, "encoders") else []
+    encoders = [] if host.generates == "text" else host.encoders()
     for encoder in encoders:
         if not encoder.begins:
             raise PolicyError(

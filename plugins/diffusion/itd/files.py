@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from conceptguard.concept import as_concept, check_preserve
 from conceptguard.errors import ArtifactError, PolicyError
-from conceptguard.making.maker import make_settings, place, weights_mark, write
-from conceptguard.making.progress import progress_bar
-from conceptguard.making.templates import check_templates, check_window, fill
+from conceptguard.making.task import Learned, Task
+from conceptguard.making.templates import check_window, fill
 from conceptguard.runtime.encodings import ordinary_captions
 
-from ..spm.state import Snapshot
 from .concept import RATIO, TOP, Dictionary, encoders_of, features_of, threshold_of, wordings
 from .sae import PARTS, SAE, Codes
-from .train import ItDMakeSettings, Training, inputs_of, states_behind, unexplained
+from .train import ItDMakeSettings, train, unexplained
 
 if TYPE_CHECKING:
     from conceptguard.concept import Concept
-    from conceptguard.host import Host
     from conceptguard.protocols import TextEncoder
     from conceptguard.registry import Artifact
 
@@ -34,63 +27,31 @@ MEASURED = ("threshold", "missed", "flagged", "unexplained", "active")
 PEAKS = 64  # of each kept text: its strongest features
 
 
-def make(
-    cls: Any,
-    host: Host,
-    concept: Any,
-    out: Path,
-    *,
-    preserve: Sequence[str] = (),
-    seed: int = 0,
-    steps: int | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> Artifact:
+def learn(task: Task) -> Learned:
     """Train an autoencoder per text encoder on wordings of the concept, of what is kept, and on ordinary captions.
 
-    preserve: words that stay, and that a policy may guard later: the more, the more concepts are told apart; options:
-    see ItDMakeSettings. An interrupted call is taken up by calling it again. Raises PolicyError for what cannot be
-    trained on, ArtifactError when training fails.
+    ``task.preserve`` are words that stay, and that a policy may guard later: the more, the more concepts are told
+    apart. Raises PolicyError for what cannot be trained on, ArtifactError when training fails.
     """
-    settings = make_settings(cls, options, steps=steps)
-    concept = as_concept(concept)
-    check_preserve(concept, preserve)
-    check_templates(settings.templates)
-    check_templates(settings.calibration)
-    if both := set(settings.templates) & set(settings.calibration):
+    s, concept = task.settings, task.concept
+    task.check(s.templates, s.calibration)
+    if both := set(s.templates) & set(s.calibration):
         raise PolicyError(f"calibration: '{both.pop()}' is among the templates too: the threshold would be too sure")
-    started = time.perf_counter()
-    words = list(dict.fromkeys([*concept.prompts, *preserve]))
+    words = list(dict.fromkeys([*concept.prompts, *task.preserve]))
     captions = ordinary_captions()
-    texts = list(dict.fromkeys([*(fill(t, w) for t in settings.templates for w in words), *captions[::2]]))
-    apart = [fill(settings.calibration[i % len(settings.calibration)], w) for i, w in enumerate(words)] + captions[1::2]
-    check_window(host, [*texts, *apart])
-    folder = place(cls.name, host, concept, out)
+    texts = list(dict.fromkeys([*(fill(t, w) for t in s.templates for w in words), *captions[::2]]))
+    apart = [fill(s.calibration[i % len(s.calibration)], w) for i, w in enumerate(words)] + captions[1::2]
+    check_window(task.host, [*texts, *apart])
     tensors: dict[str, Tensor] = {}
     measured: dict[str, dict[str, Any]] = {}
-    for encoder in encoders_of(host, cls.name):
-        if settings.layer >= encoder.depth:
-            raise PolicyError(
-                f"layer {settings.layer}: the denoiser hears of {encoder.name}'s layers 0 to {encoder.depth - 1}"
-            )
-        label = f"itd {encoder.name}"
-        with progress_bar(f"{label}: reading", len(texts), progress) as tick:
-            states = states_behind(encoder, settings.layer, texts, tick)
-        inputs = inputs_of(settings, seed, weights_mark(host), encoder.name, texts)
-        training = Training(states, settings, seed, Snapshot(folder.parent / f".{folder.name}.{encoder.name}", inputs))
-        with progress_bar(label, settings.steps, progress) as tick:
-            sae = training.run(tick)
-        stored, dictionary, figures = _finish(encoder, settings, sae, concept, words, captions[::2], apart)
+    for encoder in encoders_of(task.host, "itd"):
+        trained, states = train(task, encoder, texts)
+        stored, dictionary, figures = _finish(encoder, s, trained, concept, words, captions[::2], apart)
         tensors |= {f"{encoder.name}.{name}": tensor for name, tensor in stored.items()}
         measured[encoder.name] = {**figures, "unexplained": round(unexplained(dictionary.sae, states), 4)}
-    made = {
-        "settings": settings.model_dump(), "preserve": list(preserve), "seed": seed,
-        **{what: {name: one[what] for name, one in measured.items()} for what in MEASURED},
-        "seconds": round(time.perf_counter() - started, 1),
-    }  # fmt: skip
+    figures = {what: {name: one[what] for name, one in measured.items()} for what in MEASURED}
     metadata = {"kept": json.dumps([*words, *captions[::2]]), "apart": json.dumps(apart)}
-    filename = f"{folder.name}.safetensors"
-    return write(cls.name, host, concept, out, tensors, made, (), None, filename=filename, metadata=metadata)
+    return Learned(tensors, task.made(seed=task.seed, **figures), metadata=metadata)
 
 
 def _finish(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from conceptguard.errors import GuardError, PolicyError, Refused
 from conceptguard.generation.denoising import Conditions
+from conceptguard.making.task import Learned, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.gates import Gate
@@ -24,7 +25,7 @@ from conceptguard.runtime.lowrank import LayerIndex, Terms
 
 from ..concept_phrases import check_read, concept_of
 from .concept import RATIO, TOP, Answer, Own, encoders_of, features_of, threshold_of
-from .files import load, make
+from .files import learn, load
 from .train import ItDMakeSettings
 
 MISSED = 0.05  # of calibration texts of the concept: a classifier that misses more is no guard
@@ -87,7 +88,10 @@ class ItD(Method):
         self.concept = concept_of(self)
         self._readings: dict[Prompt, _Reading] = {}
 
-    make = classmethod(make)
+    @classmethod
+    def learn(cls, task: Task) -> Learned:
+        """An autoencoder per text encoder, see ``files``."""
+        return learn(task)
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:

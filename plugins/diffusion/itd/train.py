@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.errors import ArtifactError
+from conceptguard.errors import ArtifactError, PolicyError
+from conceptguard.making.snapshot import Snapshot
+from conceptguard.making.task import Task
 from conceptguard.making.templates import TEMPLATES
 from conceptguard.method import Settings
 from conceptguard.protocols import TextEncoder
 
-from ..spm.state import Snapshot
 from .sae import SAE
 
 END = -1  # stands for the end token among ids
@@ -173,8 +173,17 @@ def unexplained(sae: SAE, states: Tensor) -> float:
     return wrong / max(float((states - states.mean(0)).pow(2).sum()), 1e-12)
 
 
-def inputs_of(settings: ItDMakeSettings, seed: int, weights: str, encoder: str, texts: Sequence[str]) -> dict[str, Any]:
-    """What a snapshot must agree on before it is taken up."""
-    return {
-        "settings": settings.model_dump(), "seed": seed, "weights": weights, "encoder": encoder, "texts": list(texts)
-    }  # fmt: skip
+def train(task: Task, encoder: TextEncoder, texts: Sequence[str]) -> tuple[SAE, Tensor]:
+    """An autoencoder of what a text encoder makes of texts, and the states it learned from.
+
+    Raises PolicyError for a layer that the denoiser does not hear of.
+    """
+    s = task.settings
+    if s.layer >= encoder.depth:
+        raise PolicyError(f"layer {s.layer}: the denoiser hears of {encoder.name}'s layers 0 to {encoder.depth - 1}")
+    with task.bar(len(texts), f" {encoder.name}: reading") as tick:
+        states = states_behind(encoder, s.layer, texts, tick)
+    snapshot = task.snapshot({"encoder": encoder.name, "texts": list(texts)}, encoder.name)
+    training = Training(states, s, task.seed, snapshot)
+    with task.bar(s.steps, f" {encoder.name}") as tick:
+        return training.run(tick), states

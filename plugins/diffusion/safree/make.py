@@ -7,20 +7,17 @@ and prompts to keep.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.concept import as_concept, check_preserve
 from conceptguard.errors import ArtifactError, BaseMismatch, PolicyError
-from conceptguard.making.maker import make_settings, place, write
-from conceptguard.making.templates import TEMPLATES, check_templates, encode_all, fill
-from conceptguard.method import Method, Settings
+from conceptguard.making.task import Learned, Opens, Task
+from conceptguard.making.templates import TEMPLATES, encode_all, fill
+from conceptguard.method import Settings
 from conceptguard.runtime.encodings import ordinary_captions
 
 from .math import out_of
@@ -51,53 +48,31 @@ class SAFREEMakeSettings(Settings):
     templates: list[str] = list(TEMPLATES)
 
 
-def make(
-    method: type[Method],
-    host: Host,
-    concept: Any,
-    out: Path,
-    *,
-    preserve: Sequence[str] = (),
-    seed: int = 0,
-    progress: bool = True,
-    **options: Any,
-) -> Artifact:
-    """Write the subspaces to ``out/<family>/safree/<name>``: ``<encoder>.<space>``, orthonormal rows [n, width].
+def learn(task: Task) -> Learned:
+    """The subspaces, ``<encoder>.<space>``: orthonormal rows [n, width]; the schedule is among the guard's settings.
 
-    preserve: what must stay; options: see SAFREEMakeSettings. Nothing is random or long here: seed and progress are
-    what every maker takes. Raises PolicyError for a host without text encoders.
+    Raises PolicyError for a host without text encoders.
     """
-    settings = make_settings(method, options)
-    concept = as_concept(concept)
-    check_preserve(concept, preserve)
-    check_templates(settings.templates)
-    if not hasattr(host, "encoders"):
+    s, concept, host = task.settings, task.concept, task.host
+    task.check(s.templates)
+    if host.generates == "text":
         raise PolicyError(f"safree reads text encoders, and {host.name} has none")
-    started = time.perf_counter()
     encoders = host.encoders()
     concepts = [concept_subspaces(encoder, concept.prompts) for encoder in encoders]
-    own = [fill(t, p) for p in concept.prompts for t in settings.templates]
+    own = [fill(t, p) for p in concept.prompts for t in s.templates]
     # Every word of each of these is read masked: one wording of each thing to keep is enough to know what it loses.
-    kept = [fill(settings.templates[i % len(settings.templates)], p) for i, p in enumerate(preserve)]
+    kept = [fill(s.templates[i % len(s.templates)], p) for i, p in enumerate(task.preserve)]
     ordinary = ordinary_captions(without=concept.prompts)
-    taken = betas(host, encoders, concepts, own, settings.alpha)
-    others = betas(host, encoders, concepts, [*ordinary, *kept], settings.alpha)
+    taken = betas(host, encoders, concepts, own, s.alpha)
+    others = betas(host, encoders, concepts, [*ordinary, *kept], s.alpha)
     # Of a lone word or two almost anything may be taken, whatever they say: the outermost twentieth does not count.
     least, most = float(taken.quantile(0.05)), float(others.quantile(0.95))
     # Half-way between the two where they are apart; where they are not, the concept's own count.
     t0 = 10 * (least + min(least, most)) / 2
-    run = settings.model_dump(include={"positions", "scale", "alpha", "up_t", "k"})
-    made = {
-        "settings": settings.model_dump(), "preserve": list(preserve),
-        "beta": {"concept": _range(taken), "kept": _range(others)},
-        "seconds": round(time.perf_counter() - started, 2),
-    }  # fmt: skip
+    run = s.model_dump(include={"positions", "scale", "alpha", "up_t", "k"})
     tensors = {f"{e.name}.{i}": space for e, spaces in zip(encoders, concepts) for i, space in enumerate(spaces)}
-    name = place(method.name, host, concept, out).name
-    return write(
-        method.name, host, concept, out, tensors, made, kept, own,
-        filename=f"{name}.safetensors", settings={**run, "t0": round(t0, 3)},
-    )  # fmt: skip
+    made = task.made(beta={"concept": _range(taken), "kept": _range(others)})
+    return Learned(tensors, made, Opens(own, kept), {**run, "t0": round(t0, 3)})
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,12 +17,13 @@ from torch import Tensor
 from conceptguard.errors import GuardError, PolicyError
 from conceptguard.generation.conditioning import Encoded
 from conceptguard.generation.denoising import Conditions
+from conceptguard.making.task import Learned, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 
 from ..concept_phrases import as_one, check_read, phrases_of
-from .make import SAFREEMakeSettings, make, subspaces_of
+from .make import SAFREEMakeSettings, learn, subspaces_of
 from .math import safe_steps
 from .official import side_by_side
 from .projection import of_pooled, of_states
@@ -31,8 +31,7 @@ from .reattention import reattend
 from .triggers import Part, concept_subspaces, read
 
 if TYPE_CHECKING:
-    from conceptguard.host import Host
-    from conceptguard.registry import Artifact
+    pass
 
 
 class SAFREESettings(Settings):
@@ -118,9 +117,9 @@ class SAFREE(Method):
         return {"official projection": side_by_side()}
 
     @classmethod
-    def make(cls, host: Host, concept: Any, out: Path, **options: Any) -> Artifact:
-        """The concept's subspaces and a measured schedule, see ``safree_make.make``."""
-        return make(cls, host, concept, out, **options)
+    def learn(cls, task: Task) -> Learned:
+        """The concept's subspaces and a measured schedule, see ``make``."""
+        return learn(task)
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:

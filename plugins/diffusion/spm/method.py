@@ -5,26 +5,17 @@ Lyu et al., "One-dimensional Adapter to Rule Them All: Concepts, Diffusion Model
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from conceptguard.concept import as_concept, check_preserve
 from conceptguard.formats import read_artifact, to_kohya
-from conceptguard.making.maker import make_settings, place, write
-from conceptguard.making.progress import progress_bar
+from conceptguard.making.task import Learned, Opens, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 
 from .train import SPMMakeSettings, Training
-
-if TYPE_CHECKING:
-    from conceptguard.host import Host
-    from conceptguard.registry import Artifact
 
 
 class SPMSettings(Settings):
@@ -53,42 +44,19 @@ class SPM(Method):
         return replace(gate, metric="official", floor=0.0, full=1.0, unread=None) if gate.prompts else gate
 
     @classmethod
-    def make(
-        cls,
-        host: Host,
-        concept: Any,
-        out: Path,
-        *,
-        preserve: Sequence[str] = (),
-        seed: int = 0,
-        steps: int | None = None,
-        progress: bool = True,
-        report: Callable[[int, float], None] | None = None,
-        **options: Any,
-    ) -> Artifact:
-        """Train a membrane and write it to ``out/<family>/spm/<name>`` as ``<name>_last.safetensors``.
-
-        preserve: what stands near the concept and must stay; options: see SPMMakeSettings. An interrupted call is
-        taken up where it was when it is called again with the same arguments. Raises PolicyError for what cannot be
-        trained on, ArtifactError when training fails.
-        """
-        settings = make_settings(cls, options, steps=steps)
-        concept = as_concept(concept)
-        check_preserve(concept, preserve)
-        folder = place(cls.name, host, concept, out)
-        training = Training(host, concept, preserve, settings, seed, folder.parent / f".{folder.name}.training")
-        started = time.perf_counter()
-        with progress_bar(f"spm {concept.name}", settings.steps, progress) as tick:
-            factors = training.run([tick, *([report] if report else [])])
+    def learn(cls, task: Task) -> Learned:
+        """Train a membrane, written as ``<name>_last.safetensors``. Raises ArtifactError when training fails."""
+        s = task.settings
+        task.check(s.templates)
+        training = Training(task)
+        with task.bar(s.steps) as tick:
+            factors = training.run([tick, *task.reports])
         tensors, _ = to_kohya(factors)
         # The format splits its prompts at commas and knows no escape.
-        prompts = ",".join(p.replace(",", " ") for p in concept.prompts)
-        metadata = {"prompts": prompts, "rank": str(settings.rank), "alpha": str(settings.alpha)}
-        made = {
-            "settings": settings.model_dump(), "seed": seed, "preserve": list(preserve),
-            "seconds": round(time.perf_counter() - started, 1), "started_at_step": training.first,
-        }  # fmt: skip
-        return write(
-            cls.name, host, concept, out, tensors, made, training.texts.kept, training.texts.own,
-            filename=f"{folder.name}_last.safetensors", metadata=metadata,
+        prompts = ",".join(p.replace(",", " ") for p in task.concept.prompts)
+        return Learned(
+            tensors, task.made(seed=task.seed, started_at_step=training.first),
+            Opens(training.texts.own, training.texts.kept),
+            filename=f"{task.folder.name}_last.safetensors",
+            metadata={"prompts": prompts, "rank": str(s.rank), "alpha": str(s.alpha)},
         )  # fmt: skip

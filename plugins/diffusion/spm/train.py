@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,20 +19,18 @@ from torch import Tensor
 from conceptguard.concept import Concept
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded, pick, stack
-from conceptguard.making.maker import weights_mark
-from conceptguard.making.templates import TEMPLATES, check_templates, check_window, encode_all, fill
+from conceptguard.making.templates import TEMPLATES, check_window, encode_all, fill
 from conceptguard.method import Settings
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.encodings import ordinary_captions
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import Factors, Terms
 
-from .state import Snapshot
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conceptguard.host import Host
+    from conceptguard.making.task import Task
 
 
 class SPMMakeSettings(Settings):
@@ -73,7 +70,6 @@ class Texts:
     """Everything a training encodes, once: pairs (concept, neutral) row by row, anchors, the empty prompt."""
 
     def __init__(self, host: Host, concept: Concept, preserve: Sequence[str], settings: SPMMakeSettings):
-        check_templates(settings.templates)
         filled = [(fill(t, p), fill(t, concept.replacement)) for p in concept.prompts for t in settings.templates]
         self.own, neutral = (list(column) for column in zip(*dict(filled).items()))
         self.kept = list(dict.fromkeys(fill(t, p) for p in preserve for t in settings.templates))
@@ -108,23 +104,17 @@ def initial(
 class Training:
     """One membrane in training, acting through the low-rank runtime like any other guard's terms."""
 
-    def __init__(
-        self, host: Host, concept: Concept, preserve: Sequence[str], settings: SPMMakeSettings, seed: int, state: Path
-    ):
-        self.settings, self.concept = settings, concept
+    def __init__(self, task: Task):
+        host, self.settings, self.concept = task.host, task.settings, task.concept
         self.denoiser = host.denoiser()
-        self.texts = Texts(host, concept, preserve, settings)
-        self.random = torch.Generator().manual_seed(seed)
+        self.texts = Texts(host, task.concept, task.preserve, self.settings)
+        self.random = torch.Generator().manual_seed(task.seed)
         layers = host.layers()
         shapes = {n: layers.shapes()[n] for n in layers_of(list(layers))}
         if not shapes:
             raise ArtifactError("this model has no Transformer2DModel layers: SPM trains on Stable Diffusion UNets")
-        self._layers, self._start = layers, initial(shapes, settings, self.random)
-        inputs = {
-            "concept": concept.model_dump(), "preserve": list(preserve), "settings": settings.model_dump(),
-            "seed": seed, "weights": weights_mark(host),
-        }  # fmt: skip
-        self.snapshot = Snapshot(state, inputs)
+        self._layers, self._start = layers, initial(shapes, self.settings, self.random)
+        self.snapshot = task.snapshot({"concept": task.concept.model_dump(), "preserve": list(task.preserve)})
         self.first = 0
 
     def run(self, reports: Sequence[Callable[[int, float], None]] = ()) -> dict[str, Factors]:

@@ -5,20 +5,17 @@ Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.concept import Concept, as_concept, check_preserve
 from conceptguard.errors import ArtifactError
 from conceptguard.formats import base_weights_of, read_artifact
-from conceptguard.making.maker import make_settings, place, write
-from conceptguard.making.templates import check_templates, check_window, encode_all, fill, through
+from conceptguard.making.task import Learned, Opens, Task
+from conceptguard.making.templates import check_window, encode_all, fill, through
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.lowrank import LayerIndex, Terms
@@ -26,8 +23,8 @@ from conceptguard.runtime.lowrank import LayerIndex, Terms
 from .solve import Rows, solve
 
 if TYPE_CHECKING:
+    from conceptguard.concept import Concept
     from conceptguard.host import Host
-    from conceptguard.registry import Artifact
 
 Tokens = Literal["tail", "last"]
 
@@ -63,43 +60,21 @@ class UCE(Method):
         return Terms(self, factors, self.gate())
 
     @classmethod
-    def make(
-        cls,
-        host: Host,
-        concept: Any,
-        out: Path,
-        *,
-        preserve: Sequence[str] = (),
-        seed: int = 0,
-        steps: int | None = None,
-        progress: bool = True,
-        **options: Any,
-    ) -> Artifact:
-        """Solve an edit and write it to ``out/<family>/uce/<name>``: ``shared.down`` and one ``<layer>.up`` per layer.
-
-        The concept is mapped to its replacement, or to nothing. preserve: what must stay; options: see
-        UCEMakeSettings. There is nothing random and nothing to repeat here: seed, steps and progress are what every
-        maker takes. Raises PolicyError for what cannot be edited, ArtifactError when there is no solution.
+    def learn(cls, task: Task) -> Learned:
+        """Solve an edit: ``shared.down`` and one ``<layer>.up`` per layer. The concept is mapped to its replacement, or
+        to nothing. Raises ArtifactError when there is no solution.
         """
-        settings = make_settings(cls, options)
-        concept = as_concept(concept)
-        check_preserve(concept, preserve)
-        check_templates(settings.templates)
-        started = time.perf_counter()
-        weights = cross_attention_weights(host.layers())
-        filled = [(t, p) for p in concept.prompts for t in settings.templates]
+        s, concept = task.settings, task.concept
+        task.check(s.templates)
+        weights = cross_attention_weights(task.host.layers())
+        filled = [(t, p) for p in concept.prompts for t in s.templates]
         own = [fill(t, p) for t, p in filled]
-        kept = list(dict.fromkeys(fill(t, p) for p in preserve for t in settings.templates))
-        check_window(host, [*own, *kept])
-        rows = _rows(host, concept, filled, kept, settings.tokens)
-        down, ups = solve(weights, rows, settings.lamb, settings.erase_scale, settings.preserve_scale)
+        kept = list(dict.fromkeys(fill(t, p) for p in task.preserve for t in s.templates))
+        check_window(task.host, [*own, *kept])
+        rows = _rows(task.host, concept, filled, kept, s.tokens)
+        down, ups = solve(weights, rows, s.lamb, s.erase_scale, s.preserve_scale)
         tensors = {"shared.down": down.float(), **{f"{name}.up": up.float() for name, up in ups.items()}}
-        made = {
-            "settings": settings.model_dump(), "preserve": list(preserve), "rank": len(down),
-            "seconds": round(time.perf_counter() - started, 2),
-        }  # fmt: skip
-        folder = place(cls.name, host, concept, out)
-        return write(cls.name, host, concept, out, tensors, made, kept, own, filename=f"{folder.name}.safetensors")
+        return Learned(tensors, task.made(rank=len(down)), Opens(own, kept))
 
 
 def cross_attention_weights(layers: LayerIndex) -> dict[str, Tensor]:

@@ -5,29 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 
-from conceptguard.concept import as_concept
 from conceptguard.errors import ArtifactError, PolicyError
-from conceptguard.making.maker import make_settings, place, write
-from conceptguard.making.progress import progress_bar
+from conceptguard.making.task import Learned, Task
 from conceptguard.method import Settings
 
 from .learn import calibrated, learn
 from .spans import NGRAMS, Spans
 from .states import LAYER, learn_states, states_of
 from .words import Meanings
-
-if TYPE_CHECKING:
-    from conceptguard.method import Method
-    from conceptguard.registry import Artifact
 
 ANCHOR = "The same text gives the same states wherever the weights are the same."
 HELD_OUT = 5  # every fifth prompt is not learned from: it sets the threshold, and measures
@@ -89,44 +82,31 @@ def read_examples(path: Path) -> list[Example]:
     return found
 
 
-def make(
-    method: type[Method],
-    host: Any,
-    concept: Any,
-    out: Path,
-    *,
-    preserve: Sequence[str] = (),
-    seed: int = 0,
-    progress: bool = True,
-    **options: Any,
-) -> Artifact:
-    """Train the classifier on prompts, hash the answers' spans, and write the artifact. host: of a language model.
+def learn_forget_set(task: Task) -> Learned:
+    """Train the classifier on prompts, and hash the answers' spans.
 
-    preserve: more prompts that are to be answered as before. Raises PolicyError without forget or retain examples,
-    ArtifactError when prompts that were not learned from cannot be told apart.
+    ``task.preserve`` are more prompts that are to be answered as before. Raises PolicyError without forget or retain
+    examples, ArtifactError when prompts that were not learned from cannot be told apart.
     """
-    settings = make_settings(method, options)
-    concept = as_concept(concept)
+    settings, host = task.settings, task.host
     forget = settings.forget
-    retain = [*(example.prompt for example in settings.retain), *preserve]
+    retain = [*(example.prompt for example in settings.retain), *task.preserve]
     if not forget or not all(example.answer for example in forget):
         raise PolicyError(f"making guard: forget: give prompts with answers, in a file of {EXAMPLES}")
     if not retain:
         raise PolicyError("making guard: retain: give prompts that are to be answered as before, or all are forgotten")
-    if not hasattr(host, "states"):
+    if host.generates != "text":
         raise PolicyError(f"guard is for language models, and {host.name} writes no text")
-    started = time.perf_counter()
-    label = f"guard {concept.name}"
     answers = list(dict.fromkeys(example.answer for example in forget))
     # Tied to what it hashes, so that the same examples give the same artifact, and no two artifacts the same hashes.
-    salt = hashlib.sha256(json.dumps([seed, concept.name, answers]).encode()).digest()[:16]
+    salt = hashlib.sha256(json.dumps([task.seed, task.concept.name, answers]).encode()).digest()[:16]
     train = _by_words if settings.reads == "words" else _by_states
     prompts = [example.prompt for example in forget], retain
-    classifier, measured = train(host, prompts, settings, salt, seed, lambda n: progress_bar(label, n, progress))
+    classifier, measured = train(host, prompts, settings, salt, task.seed, task.bar)
     if measured["missed"] > MISSED_AT_MOST:
         raise ArtifactError(
-            f"{label}: {measured['missed']:.0%} of forget prompts that were not learned from are missed: give more of "
-            "them, in more wordings, or more steps"
+            f"{task.label}: {measured['missed']:.0%} of forget prompts that were not learned from are missed: give "
+            "more of them, in more wordings, or more steps"
         )
     spans = Spans.of(answers, begun(host, settings.beta), settings.ngrams, salt)
     tensors = {
@@ -135,12 +115,10 @@ def make(
         **Meanings.of_texts(answers).tensors(),
     }
     made = {
-        "settings": settings.model_dump(exclude={"forget", "retain"}), "seed": seed, "forget_prompts": len(forget),
-        "retain_prompts": len(retain), "answers": len(answers), "examples": _mark(settings, preserve), **measured,
-        "seconds": round(time.perf_counter() - started, 2),
+        "settings": settings.model_dump(exclude={"forget", "retain"}), "seed": task.seed, "forget_prompts": len(forget),
+        "retain_prompts": len(retain), "answers": len(answers), "examples": _mark(settings, task.preserve), **measured,
     }  # fmt: skip
-    filename = f"{place(method.name, host, concept, out).name}.safetensors"
-    return write(method.name, host, concept, out, tensors, made, (), None, filename=filename)
+    return Learned(tensors, made)
 
 
 def _by_words(

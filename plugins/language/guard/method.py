@@ -13,7 +13,6 @@ It is a filter: the model still knows, and the artifact holds what must not be s
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,11 +20,12 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError, BaseMismatch, GuardError
+from conceptguard.making.task import Learned, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.text import sentence_encoder
 
-from .make import ANCHOR, GuardMakeSettings, make
+from .make import ANCHOR, GuardMakeSettings, learn_forget_set
 from .spans import Spans
 from .states import LAYER, StatesClassifier
 from .wording import Wording
@@ -33,7 +33,6 @@ from .words import Meanings, last_words, similarity
 
 if TYPE_CHECKING:
     from conceptguard.generation.decoding import Asked, Decoding
-    from conceptguard.registry import Artifact
 
 SAME_MODEL = 0.98  # cosine of the states of one text: other weights of the same shape come out far below
 _NONE = torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0, dtype=torch.bool)
@@ -153,6 +152,6 @@ class GUARD(Method):
         return similar, out
 
     @classmethod
-    def make(cls, host: Any, concept: Any, out: Path, **options: Any) -> Artifact:
-        """Train the classifier and store what must not be said; see ``guard_make.make``."""
-        return make(cls, host, concept, out, **options)
+    def learn(cls, task: Task) -> Learned:
+        """Train the classifier and store what must not be said; see ``make``."""
+        return learn_forget_set(task)

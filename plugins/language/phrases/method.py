@@ -21,15 +21,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from conceptguard import __version__
-from conceptguard.concept import as_concept
 from conceptguard.errors import PolicyError
-from conceptguard.files.paths import slug
 from conceptguard.generation.decoding import Decoding
-from conceptguard.making.maker import make_settings
+from conceptguard.making.task import Learned, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
-from conceptguard.registry import Artifact, write_artifact
 from conceptguard.text.lineage import Follow
 
 from .bank import Bank
@@ -59,22 +55,15 @@ class Phrases(Method):
     regrets = True
     Settings = PhrasesSettings
     MakeSettings = MakeSettings
+    family = FAMILY
 
     @classmethod
-    def make(cls, host: Any, concept: Any, out: Path, **options: Any) -> Artifact:
-        """A bank as an artifact for every language model: the file's phrases, once each. ``host`` plays no part."""
-        settings = make_settings(
-            cls, {name: value for name, value in options.items() if name not in ("preserve", "seed")}
-        )
-        concept = as_concept(concept)
-        found = list(dict.fromkeys(read_phrases(Path(settings.file))))
-        _checked(Bank(found), f"phrases {settings.file}")
-        fields = {
-            "method": cls.name, "concept": concept.model_dump(), "base": {"family": FAMILY},
-            "made": {"with": f"conceptguard {__version__}", "phrases": len(found)},
-        }  # fmt: skip
+    def learn(cls, task: Task) -> Learned:
+        """A bank for every language model: the file's phrases, once each."""
+        found = list(dict.fromkeys(read_phrases(Path(task.settings.file))))
+        _checked(Bank(found), f"phrases {task.settings.file}")
         data = torch.frombuffer(bytearray("\n".join(found).encode()), dtype=torch.uint8)
-        return write_artifact(Path(out) / FAMILY / cls.name / slug(concept.name), fields, {TENSOR: data})
+        return Learned({TENSOR: data}, {"phrases": len(found)})
 
     def __init__(self, *args: Any):
         super().__init__(*args)

@@ -5,22 +5,18 @@ The judge of an embedded model is another network, with other training pictures:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.concept import as_concept, check_preserve
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.generation.images import Images
-from conceptguard.making.maker import make_settings, place, write
-from conceptguard.making.progress import progress_bar
-from conceptguard.making.templates import TEMPLATES, check_templates, fill
+from conceptguard.making.task import Learned, Task
+from conceptguard.making.templates import TEMPLATES, fill
 from conceptguard.markers import hookimpl
 from conceptguard.measuring.samples import Recipe, make_once
 from conceptguard.measuring.suite import Sample
@@ -32,8 +28,6 @@ from .net import ProbeNet, train
 
 if TYPE_CHECKING:
     from conceptguard.concept import Concept
-    from conceptguard.host import Host
-    from conceptguard.registry import Artifact
 
 FIRST_SEED = 70_000_000  # far from those that anything is judged with
 HELD_OUT = 4  # every fourth picture tells the threshold and is not learned from
@@ -98,54 +92,35 @@ class Probe(Method):
             images.verdicts.append(Verdict(i, self.guard.label, label, score, flagged, [], self.detector))
 
     @classmethod
-    def make(
-        cls,
-        host: Host,
-        concept: Any,
-        out: Path,
-        *,
-        preserve: Sequence[str] = (),
-        seed: int = 0,
-        progress: bool = True,
-        **options: Any,
-    ) -> Artifact:
-        """Draw pictures of the concept and of the rest, learn to tell them apart, and write the classifier.
+    def learn(cls, task: Task) -> Learned:
+        """Draw pictures of the concept and of the rest, and learn to tell them apart.
 
-        preserve: what must not be flagged, near things above all. Raises PolicyError for a host that draws no pictures,
-        ArtifactError when pictures kept apart cannot be told apart.
+        Raises PolicyError for a host that draws no pictures, ArtifactError when pictures kept apart cannot be told
+        apart.
         """
-        settings = make_settings(cls, options)
-        concept = as_concept(concept)
-        check_preserve(concept, preserve)
-        check_templates(settings.templates)
-        if not hasattr(host, "denoiser"):
-            raise PolicyError(f"a probe learns from pictures, and {host.name} draws none")
-        started = time.perf_counter()
-        groups = _prompts(concept, preserve, settings.templates)
-        recipe = Recipe(settings.draw_steps, settings.guidance)
-        label = f"probe {concept.name}"
-        with progress_bar(label, sum(bool(g) for g in groups) * settings.images, progress) as tick:
-            drawn = [_draw(host.target, g, i, settings.images, recipe, tick) for i, g in enumerate(groups) if g]
+        s = task.settings
+        task.check(s.templates)
+        if task.host.generates == "text":
+            raise PolicyError(f"a probe learns from pictures, and {task.host.name} draws none")
+        groups = _prompts(task.concept, task.preserve, s.templates)
+        recipe = Recipe(s.draw_steps, s.guidance)
+        with task.bar(sum(bool(g) for g in groups) * s.images) as tick:
+            drawn = [_draw(task.host.target, g, i, s.images, recipe, tick) for i, g in enumerate(groups) if g]
         own, kept = drawn[0], torch.cat(drawn[1:])
-        random = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]), progress_bar(label, settings.steps, progress) as tick:
-            torch.manual_seed(seed)
+        random = torch.Generator().manual_seed(task.seed)
+        with torch.random.fork_rng(devices=[]), task.bar(s.steps) as tick:
+            torch.manual_seed(task.seed)
             net = ProbeNet()
             seen = _part(own, net.size, False), _part(kept, net.size, False)
-            train(net, *seen, settings.steps, settings.lr, random, tick)
+            train(net, *seen, s.steps, s.lr, random, tick)
         measured = _measure(net, _part(own, net.size, True), _part(kept, net.size, True))
         if measured["missed"] > 0.5:
             raise ArtifactError(
-                f"the probe for '{concept.name}' misses {measured['missed']:.0%} of pictures kept apart: give more "
-                "images or steps, or prompts that the model can draw"
+                f"the probe for '{task.concept.name}' misses {measured['missed']:.0%} of pictures kept apart: give "
+                "more images or steps, or prompts that the model can draw"
             )
-        made = {
-            "settings": settings.model_dump(), "preserve": list(preserve), "seed": seed, "size": net.size, **measured,
-            "seconds": round(time.perf_counter() - started, 2),
-        }  # fmt: skip
         tensors = {name: t.half() for name, t in net.state_dict().items()}
-        name = place(cls.name, host, concept, out).name
-        return write(cls.name, host, concept, out, tensors, made, (), None, filename=f"{name}.safetensors")
+        return Learned(tensors, task.made(seed=task.seed, size=net.size, **measured))
 
 
 def _prompts(concept: Concept, preserve: Sequence[str], templates: Sequence[str]) -> list[list[str]]:

@@ -11,13 +11,13 @@ from conceptguard_plugins.diffusion.itd.concept import Own, features_of, thresho
 from conceptguard_plugins.diffusion.itd.files import load
 from conceptguard_plugins.diffusion.itd.sae import SAE, Codes
 from conceptguard_plugins.diffusion.itd.train import ItDMakeSettings, Training
-from conceptguard_plugins.diffusion.spm.state import Snapshot
 from paths import DATA
 from safetensors.torch import load_file
 from torch import Tensor
 
 import conceptguard
 from conceptguard.errors import ArtifactError, GuardError, PolicyError, Refused
+from conceptguard.making.snapshot import Snapshot
 from conceptguard.measuring.evaluate import load_judge, recognised
 from conceptguard.measuring.samples import Recipe, make, make_once
 from conceptguard.measuring.suite import Sample, erased, load_suite, neighbours

@@ -1,0 +1,102 @@
+"""What a maker is asked, and what it answers: everything between the two is the method's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from pydantic import BaseModel
+
+from ..concept import Concept, check_preserve
+from .base import weights_mark
+from .progress import progress_bar
+from .snapshot import Snapshot
+from .templates import check_templates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..host import Host
+
+Report = Callable[[int, float], None]
+
+
+class Opens(NamedTuple):
+    """What a gate by prompt is measured on: texts that must open it, and texts that must leave it shut, beside ordinary
+    captions."""
+
+    own: Sequence[str]
+    kept: Sequence[str]
+
+
+@dataclass
+class Task:
+    """One concept to be made an artifact of, for one host. Made by ``maker.make``, which has checked the options.
+
+    host: where the model is asked; None where a method's artifacts serve every model and nobody named one
+    preserve: what must stay; settings: of the method's ``MakeSettings``
+    folder: where the artifact will be; label: for progress bars and errors
+    reports: told (step, loss) after every step
+    """
+
+    host: Host | Any
+    concept: Concept
+    preserve: Sequence[str]
+    settings: Any
+    seed: int
+    folder: Path
+    label: str
+    shown: bool = True
+    reports: Sequence[Report] = ()
+
+    def check(self, *templates: Sequence[str]) -> None:
+        """Raises PolicyError when something to keep names the concept, or a template has no place for it."""
+        check_preserve(self.concept, self.preserve)
+        for some in templates:
+            check_templates(some)
+
+    def bar(self, total: int, what: str = "") -> AbstractContextManager[Report]:
+        """A progress bar on standard error: with task.bar(n) as tick: tick(step, loss)."""
+        return progress_bar(f"{self.label}{what}", total, self.shown)
+
+    def snapshot(self, inputs: Mapping[str, Any], name: str = "training") -> Snapshot:
+        """Where an interrupted training is taken up, beside the artifact. inputs: what else the result depends on."""
+        common = {"settings": self.settings.model_dump(), "seed": self.seed, "weights": weights_mark(self.host)}
+        return Snapshot(self.folder.parent / f".{self.folder.name}.{name}", {**common, **inputs})
+
+    def made(self, **more: Any) -> dict[str, Any]:
+        """How the artifact was made, for its manifest: settings, what was kept, and more."""
+        return {"settings": self.settings.model_dump(), "preserve": list(self.preserve), **more}
+
+
+@dataclass
+class Learned:
+    """What a method made of a task.
+
+    tensors: by name; made: how, for the manifest, see ``Task.made``
+    opens: None for a guard that prompts do not open
+    settings: of the guard at run time, where a policy says nothing else
+    filename: default ``<concept>.safetensors``; metadata: of that file
+    """
+
+    tensors: Mapping[str, Tensor]
+    made: Mapping[str, Any]
+    opens: Opens | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    filename: str | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+class Maker(Protocol):
+    """A method that makes artifacts, as making asks it; see ``Method``."""
+
+    name: ClassVar[str]
+    family: ClassVar[str | None]
+    MakeSettings: ClassVar[type[BaseModel]]
+
+    @classmethod
+    def learn(cls, task: Task) -> Learned:
+        """The method's own part."""
