@@ -88,7 +88,13 @@ class Method:
         training is taken up where it was when the same is asked for again. Raises PolicyError for what cannot be made,
         ArtifactError when making fails.
         """
-        common: dict[str, Any] = {"preserve": preserve, "seed": seed, "steps": steps, "progress": progress, "report": report}
+        common: dict[str, Any] = {
+            "preserve": preserve,
+            "seed": seed,
+            "steps": steps,
+            "progress": progress,
+            "report": report,
+        }
         return make(cls, host, concept, out, **common, **options)
 
     @classmethod

@@ -11,19 +11,23 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-EXAMPLE = ROOT / "examples" / "wordlist"
+EXAMPLES = ROOT / "examples"
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """The example built and installed into a folder of its own, and an environment that sees it."""
-    folder = tmp_path_factory.mktemp("example")
-    source = shutil.copytree(EXAMPLE, folder / "source")  # building leaves folders behind
+def install(example: str, folder: Path) -> tuple[Path, dict[str, str]]:
+    """An example built and installed into a folder of its own, and an environment that sees it."""
+    source = shutil.copytree(EXAMPLES / example, folder / "source")  # building leaves folders behind
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder / "site")]
     subprocess.run([*pip, *offline, str(source)], check=True)
     path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
     return source, {**os.environ, "PYTHONPATH": path}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The example of a method."""
+    return install("wordlist", tmp_path_factory.mktemp("example"))
 
 
 def run(environment: dict[str, str], folder: Path, *command: str) -> str:
@@ -53,3 +57,10 @@ def test_it_keeps_the_contract(installed: tuple[Path, dict[str, str]]) -> None:
     told = run(environment, source, "-m", "pytest", "-p", "no:cacheprovider", "test_wordlist.py")
     passed = int(told.split(" passed")[0].split()[-1])
     assert passed >= 15, told
+
+
+def test_a_host_of_ones_own_keeps_the_contract(tmp_path: Path) -> None:
+    source, environment = install("function_host", tmp_path)
+    told = run(environment, source, "-m", "pytest", "-p", "no:cacheprovider", "-q")
+    passed = int(told.split(" passed")[0].split()[-1])
+    assert passed >= 20, told

@@ -6,7 +6,7 @@ With pytest, one line gives one test per promise::
 
     test_contract = contract_tests(Case({"method": "mine", "artifact": "my-artifact"}, opens="a cigarette"))
 
-A method for language models is judged by a ``TextCase`` in the same way.
+A method for language models is judged by a ``TextCase`` in the same way, a host of one's own by ``host_tests``.
 
 Without pytest, ``check_contract(case)`` runs the same checks and raises ``ContractBroken`` with all that failed.
 """
@@ -14,8 +14,10 @@ Without pytest, ``check_contract(case)`` runs the same checks and raises ``Contr
 from .bench import Bench, embedded_model
 from .case import Case, ContractBroken, NotApplicable, TextCase
 from .contract import check_contract, check_names, contract_checks, contract_tests
+from .hosts import host_checks, host_tests
 
 __all__ = [
     "Bench", "Case", "ContractBroken", "NotApplicable", "TextCase",
     "check_contract", "check_names", "contract_checks", "contract_tests", "embedded_model",
+    "host_checks", "host_tests",
 ]  # fmt: skip

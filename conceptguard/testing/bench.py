@@ -73,6 +73,9 @@ class Bench:
 
     def generate(self, pipe: Any, prompts: Sequence[str] | None, seeds: Sequence[int] = (), **options: Any) -> Tensor:
         """One generation, row i from ``seeds[i]`` (by default i)."""
+        if self.case.draw is not None:
+            assert prompts is not None and not options, "a check asked for what this host does not take"
+            return self.case.draw(pipe, prompts, seeds or range(len(prompts)))
         count = len(prompts) if prompts is not None else len(options["prompt_embeds"])
         count *= options.get("num_images_per_prompt", 1)
         generators = [torch.Generator().manual_seed(s) for s in seeds or range(count)]
@@ -108,17 +111,29 @@ class Bench:
 
     @property
     def denoiser_name(self) -> str:
-        """The component that predicts noise, e.g. "unet"."""
-        return next(name for name in ("unet", "transformer") if getattr(self.pipe, name, None) is not None)
+        """The component that predicts noise, e.g. "unet". Raises NotApplicable where there is none to be watched."""
+        for name in ("unet", "transformer"):
+            if getattr(self.pipe, name, None) is not None:
+                return name
+        raise NotApplicable("this host has no denoiser that could be watched")
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the host has a denoiser, which guards act on."""
+        return self.case.draw is None
 
     def takes(self, argument: str) -> bool:
         """Whether the pipeline's calls know an argument."""
+        if self.case.draw is not None:
+            return False
         if hasattr(self.pipe, "blocks"):
             return argument in self.pipe.blocks.input_names
         return argument in inspect.signature(type(self.pipe).__call__).parameters
 
     def copied(self, dtype: torch.dtype | None = None) -> Any:
         """A pipeline with weights of its own, to be cast, adapted or offloaded."""
+        if not hasattr(self.pipe, "components"):
+            raise NotApplicable("this host has no model of its own to be copied")
         parts = {name: copy.deepcopy(part) for name, part in self.pipe.components.items()}
         if hasattr(self.pipe, "blocks"):  # a modular one, which makes its other components itself
             pipe = self.pipe.blocks.init_pipeline()

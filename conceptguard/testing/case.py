@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ContractBroken(AssertionError):
@@ -26,6 +29,7 @@ class Case:
     steps: denoising steps of every generation
     call: what else every generation is called with, e.g. a size; a negative prompt given as one text is every row's
     unguided: what turns classifier-free guidance off in a call; None where a call has no say in that
+    draw: (what was loaded, prompts, seeds) -> pictures [n, 3, height, width], for a host that is no pipeline
     """
 
     guard: Mapping[str, Any]
@@ -35,6 +39,7 @@ class Case:
     steps: int = 2
     call: Mapping[str, Any] = field(default_factory=dict)
     unguided: Mapping[str, Any] | None = field(default_factory=lambda: {"guidance_scale": 1.0})
+    draw: Callable[[Any, Sequence[str], Sequence[int]], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import GuardError
 from .bench import HOOKS, Bench, leaves_alone
 from .case import ContractBroken, NotApplicable, demand
-from .kit_guards import Failing, offered, raising
+from .kit_guards import Failing, FailingPrompt, offered, raising
 from .traces import differences, snapshot
 
 # In which the diffusers host calls a guard; the others belong to other hosts.
@@ -32,9 +32,10 @@ def guard_that_raises(bench: Bench) -> None:
 def guard_beside_that_raises(bench: Bench) -> None:
     """The method does not hide another guard's failure, before it or after it in the policy."""
     bare = bench.bare(bench.case.unrelated[:1])
-    with offered(Failing) as failing:
+    failing_method = Failing if bench.denoises else FailingPrompt
+    with offered(failing_method) as failing:
         for guards in ((bench.case.guard, failing), (failing, bench.case.guard)):
-            demand_guard_error(partial(_generate, bench, *guards), Failing.name, "another guard raises")
+            demand_guard_error(partial(_generate, bench, *guards), failing_method.name, "another guard raises")
     with bench.attached():
         leaves_alone(bench, bench.pipe, bare, "after another guard's failure")
 

@@ -9,11 +9,17 @@ from typing import Any
 import torch
 
 from .. import plugins
+from ..generation.conditioning import Prompts
 from ..generation.decoding import Decoding
+from ..generation.images import Images
 from ..markers import hookimpl
 from ..method import Method
+from ..receipt import Verdict
 from ..runtime.gates import Gate
 from ..runtime.lowrank import Factors, LayerIndex, Terms
+from ..text.words import stands_in
+
+WORD = "cigarette"  # what the two guards for hosts look for
 
 
 class Beside(Method):
@@ -47,6 +53,47 @@ class Failing(Method):
     def predict_noise(self) -> None:
         """What a defect in somebody's guard looks like."""
         raise ZeroDivisionError("on purpose")
+
+
+class FailingPrompt(Method):
+    """Raises at every prompt."""
+
+    name = "contract-failing-prompt"
+    needs = "nothing"
+
+    @hookimpl
+    def encode_prompt(self) -> None:
+        """What a defect in somebody's guard looks like."""
+        raise ZeroDivisionError("on purpose")
+
+
+class Replacing(Method):
+    """A word of a prompt becomes another one."""
+
+    name = "contract-replacing"
+    needs = "nothing"
+
+    @hookimpl
+    def encode_prompt(self, prompts: Prompts) -> None:
+        """Row by row, where the word stands."""
+        for row, text in enumerate(prompts.texts):
+            if text is not None and stands_in(WORD, text):
+                prompts.rewrite(row, text.replace(WORD, "flower"))
+                self.act.notes.append(f"'{WORD}' became 'flower'")
+
+
+class Flagging(Method):
+    """Flags every picture whose prompt has a word."""
+
+    name = "contract-flagging"
+    needs = "nothing"
+
+    @hookimpl
+    def check_image(self, images: Images) -> None:
+        """One verdict a picture."""
+        for i, text in enumerate(images.prompts):
+            found = stands_in(WORD, text or "")
+            images.verdicts.append(Verdict(i, self.guard.label, WORD, float(found), found))
 
 
 class BesideText(Method):

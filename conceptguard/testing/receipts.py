@@ -87,14 +87,8 @@ def _terms(session: Session) -> Terms:
 
 def receipt_tells_all(bench: Bench) -> None:
     """Whatever the guard did stands in the receipt, and nothing stands there that it did not do."""
-    calls: list[Any] = []
     for prompt in (bench.case.unrelated[0], bench.case.opens):
-        calls.clear()
-        hook = getattr(bench.pipe, bench.denoiser_name).register_forward_hook(lambda *_: calls.append(0))
-        try:
-            bare = bench.generate(bench.pipe, [prompt])
-        finally:
-            hook.remove()
+        bare, calls = _watched(bench, prompt)
         with bench.attached() as session:
             got = bench.attempt([prompt])
             if got is None:
@@ -102,8 +96,20 @@ def receipt_tells_all(bench: Bench) -> None:
             receipt = session.receipt
             act = receipt.acts[0]
             tells = bool(act.steps or act.notes or any(v.flagged for v in receipt.verdicts))
-            demand(receipt.steps == len(calls), f"the receipt says {receipt.steps} steps, {len(calls)} ran")
+            demand(receipt.steps == calls, f"the receipt says {receipt.steps} steps, {calls} ran")
             if acted(bare, got):
                 demand(tells, f"{prompt!r}: the guard acted, and the receipt does not tell; see Method.act")
             else:
                 demand(not tells, f"{prompt!r}: the receipt tells of acts, and the picture is the unguarded one")
+
+
+def _watched(bench: Bench, prompt: str) -> tuple[Tensor, int]:
+    """The unguarded picture, and how often the denoiser was called for it; never, where a host has none."""
+    if not bench.denoises:
+        return bench.generate(bench.pipe, [prompt]), 0
+    calls: list[Any] = []
+    hook = getattr(bench.pipe, bench.denoiser_name).register_forward_hook(lambda *_: calls.append(0))
+    try:
+        return bench.generate(bench.pipe, [prompt]), len(calls)
+    finally:
+        hook.remove()

@@ -22,9 +22,10 @@ def snapshot(pipe: Any) -> Snapshot:
     """Everything a guard could leave on a pipeline: weights by hash; hooks, attributes and classes by identity."""
     found: Snapshot = {"pipe class": type(pipe), "pipe attributes": sorted(vars(pipe))}
     found["pipe blocks"] = id(getattr(pipe, "_blocks", None))
-    for cls in {type(pipe), *(type(part) for part in pipe.components.values() if part is not None)}:
+    components = getattr(pipe, "components", {})
+    for cls in {type(pipe), *(type(part) for part in components.values() if part is not None)}:
         found[f"class {cls.__name__}"] = {name: id(value) for name, value in _code(cls)}
-    for name, part in pipe.components.items():
+    for name, part in components.items():
         if isinstance(part, nn.Module):
             found |= _module(name, part)
         else:
@@ -93,6 +94,7 @@ def no_trace_after_error(bench: Bench) -> None:
     """An exception in mid-generation leaves nothing open, and after detach nothing at all."""
     before = snapshot(bench.pipe)
     bare = bench.bare(bench.case.unrelated[:1])
+    denoiser = getattr(bench.pipe, bench.denoiser_name)
 
     class Mine(Exception):
         pass
@@ -101,7 +103,7 @@ def no_trace_after_error(bench: Bench) -> None:
         raise Mine
 
     with bench.attached() as session:
-        hook = getattr(bench.pipe, bench.denoiser_name).register_forward_hook(stop)
+        hook = denoiser.register_forward_hook(stop)
         try:
             bench.attempt([bench.case.opens])
         except (Mine, GuardError):  # the latter where a guard was asking the denoiser
