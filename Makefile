@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test dist
+.PHONY: demo test dist changes
 demo: .venv/installed
 	$(BIN)/conceptguard demo --out out/demo
 
@@ -17,6 +17,10 @@ dist: .venv/installed
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 	@wc -c dist/* | awk '$$2 != "total" { printf "%s: %.1f MB\n", $$2, $$1 / 1e6 }'
+
+# What the next release will say.
+changes: .venv/installed
+	$(BIN)/towncrier build --draft --version unreleased
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
