@@ -29,11 +29,19 @@ JUNK = ("plugins/__pycache__/spm.cpython-311.pyc", "registry/.lock", "tests/__py
 
 
 class Built(NamedTuple):
-    """What was built out of which files."""
+    """What was built out of which files: those that git keeps, and all that it does not ignore."""
 
+    tracked: frozenset[str]
     files: frozenset[str]
     wheel: Path
     sdist: Path
+
+
+def listed(*options: str) -> frozenset[str]:
+    """What git lists, as far as it is there."""
+    command = ["git", "ls-files", "-z", *options]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    return frozenset(name for name in names if name and (ROOT / name).is_file())
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +49,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Both, built in a copy: building leaves folders behind, and what they hold would get into the next wheel."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: what belongs to the project cannot be told from what lies about")
-    asked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    files = frozenset(name for name in listed if name and (ROOT / name).is_file())
+    tracked, files = listed("--cached"), listed("--cached", "--others", "--exclude-standard")
     folder = tmp_path_factory.mktemp("dist")
     for name in files:
         (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +60,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(folder / "source")]
     done = subprocess.run(build, cwd=folder, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Built(files, next(folder.glob("*.whl")), next(folder.glob("*.tar.gz")))
+    return Built(tracked, files, next(folder.glob("*.whl")), next(folder.glob("*.tar.gz")))
 
 
 def test_the_wheel_has_every_file_of_the_four_folders_and_no_other(built: Built) -> None:
@@ -78,7 +84,7 @@ def test_the_sdist_has_all_that_builds_tests_and_explains(built: Built) -> None:
     """All but what is for this repository alone, whose names begin with a dot."""
     with tarfile.open(built.sdist) as sdist:
         inside = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
-    assert {name for name in built.files if not name.startswith(".")} <= inside
+    assert {name for name in built.tracked if not name.startswith(".")} <= inside
     assert not [name for name in inside if "__pycache__" in name or name.endswith((".lock", ".DS_Store", ".pyc"))]
 
 
