@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test
+.PHONY: demo test dist changes
 demo: .venv/installed
 	$(BIN)/conceptguard demo --out out/demo
 
@@ -11,6 +11,16 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Wheel and sdist for a release, the wheel built from the sdist, so that nothing left over in the checkout gets in.
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	@wc -c dist/* | awk '$$2 != "total" { printf "%s: %.1f MB\n", $$2, $$1 / 1e6 }'
+
+# What the next release will say.
+changes: .venv/installed
+	$(BIN)/towncrier build --draft --version unreleased
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from ..errors import ConceptGuardError
+from .complete import from_metavars
 
 # In the order of the help page.
 _MODULES = ("demo", "generate", "make", "eval", "bench", "registry", "plugins", "comfyui")
@@ -33,7 +34,7 @@ Every command explains itself: conceptguard COMMAND --help
 def build() -> typer.Typer:
     """The program with our own commands, plugins' not yet asked."""
     app = typer.Typer(
-        name="conceptguard", no_args_is_help=True, add_completion=False, rich_markup_mode=None, epilog=EPILOG,
+        name="conceptguard", no_args_is_help=True, rich_markup_mode=None, epilog=EPILOG,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )  # fmt: skip
 
@@ -45,6 +46,7 @@ def build() -> typer.Typer:
 
     for name in _MODULES:
         _module(name).register(app)
+    from_metavars(app)
     return app
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from .complete import methods
 from .options import DEVICE, JSON, SETTINGS, settings_of, split
 
 COLUMNS = [
@@ -50,7 +51,9 @@ def overhead(
     threads: int | None = typer.Option(None, min=1, help="CPU threads; default: torch's own choice."),
     dtype: str | None = typer.Option(None, help="fp32, fp16 or bf16; default: bf16 on a GPU, fp32 elsewhere."),
     clock: str = typer.Option("wall", metavar="wall|cpu", help="cpu: processor time, for a machine that others share."),
-    method: str | None = typer.Option(None, metavar="M", help="Time whole images under one guard of this method."),
+    method: str | None = typer.Option(
+        None, metavar="M", autocompletion=methods, help="Time whole images under one guard of this method."
+    ),
     settings: list[str] | None = SETTINGS,
     device: str | None = DEVICE,
     json: str | None = JSON,

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from .complete import policies
 from .options import JSON, STEPS
 
 MODEL = "emoji-sd"
@@ -25,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Path = typer.Option(Path("conceptguard-demo"), metavar="FOLDER", help="For sheet.png and demo.json."),
-    policy: str = typer.Option("demo", help="A shipped policy's name or a policy file, for emoji-sd."),
+    policy: str = typer.Option(
+        "demo", autocompletion=policies, help="A shipped policy's name or a policy file, for emoji-sd."
+    ),
     steps: int = STEPS,
     json: str | None = JSON,
 ) -> None:

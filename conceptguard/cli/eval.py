@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .complete import concepts as concept_names
+from .complete import methods, policies
 from .eval_language import eval_language, is_language
 from .options import DEVICE, JSON, MODEL, SETTINGS, STEPS, settings_of, split
 
@@ -28,9 +30,15 @@ def register(app: typer.Typer) -> None:
 
 def eval_(
     model: str = MODEL,
-    method: list[str] | None = typer.Option(None, help="A method whose artifacts are judged; may be repeated."),
-    policy: list[str] | None = typer.Option(None, help="A policy to judge as a whole; may be repeated."),
-    concepts: str = typer.Option("all", metavar="A,B|all", help="Which concepts; all: those with an artifact."),
+    method: list[str] | None = typer.Option(
+        None, autocompletion=methods, help="A method whose artifacts are judged; may be repeated."
+    ),
+    policy: list[str] | None = typer.Option(
+        None, autocompletion=policies, help="A policy to judge as a whole; may be repeated."
+    ),
+    concepts: str = typer.Option(
+        "all", metavar="A,B|all", autocompletion=concept_names, help="Which concepts; all: those with an artifact."
+    ),
     gate: str = typer.Option("prompt", metavar="prompt|always", help="When the guards of --method open."),
     settings: list[str] | None = SETTINGS,
     together: int = typer.Option(1, min=1, metavar="N", help="Guards at once: N concepts in one policy."),

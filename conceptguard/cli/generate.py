@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from .complete import policies_or_none
 from .options import DEVICE, DTYPE, GUIDANCE, JSON, MODEL, OUT, SEED, STEPS
 
 
@@ -21,7 +22,10 @@ def register(app: typer.Typer) -> None:
 def generate(
     prompt: list[str] = typer.Option(..., "--prompt", "-p", metavar="TEXT", help="What to draw; may be repeated."),
     policy: str | None = typer.Option(
-        None, metavar="POLICY", help="A policy file or a shipped policy's name; 'none' says that you want no guard."
+        None,
+        metavar="POLICY",
+        autocompletion=policies_or_none,
+        help="A policy file or a shipped policy's name; 'none' says that you want no guard.",
     ),
     model: str = MODEL,
     negative_prompt: str | None = typer.Option(None, metavar="TEXT", help="What to steer away from."),

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from .complete import methods
 from .options import DEVICE, JSON, MODEL, SETTINGS, settings_of, split
 
 
@@ -17,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def make(
-    method: str = typer.Argument(..., metavar="METHOD", help="A method that makes artifacts, e.g. spm or uce."),
+    method: str = typer.Argument(
+        ..., metavar="METHOD", autocompletion=methods, help="A method that makes artifacts, e.g. spm or uce."
+    ),
     concept: str = typer.Option(..., metavar="NAME", help="What to erase."),
     out: Path = typer.Option(..., metavar="FOLDER", help="Where to write FAMILY/METHOD/NAME."),
     prompts: str | None = typer.Option(

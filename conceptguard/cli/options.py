@@ -7,11 +7,17 @@ from typing import Any
 
 import typer
 
+from .complete import models, one_of
+
 JSON = typer.Option(None, "--json", metavar="FILE", help="Write one JSON object to FILE; - is standard output.")
-MODEL = typer.Option("emoji-sd", metavar="MODEL", help="An embedded model, a diffusers folder, or a Hub id.")
-DEVICE = typer.Option(None, help="cuda, mps or cpu; default: the best there is.")
+MODEL = typer.Option(
+    "emoji-sd", metavar="MODEL", autocompletion=models, help="An embedded model, a diffusers folder, or a Hub id."
+)
+DEVICE = typer.Option(
+    None, autocompletion=one_of("cuda", "mps", "cpu"), help="cuda, mps or cpu; default: the best there is."
+)
 SETTINGS = typer.Option(None, "--set", metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
-DTYPE = typer.Option("fp32", help="fp32, fp16 or bf16.")
+DTYPE = typer.Option("fp32", autocompletion=one_of("fp32", "fp16", "bf16"), help="fp32, fp16 or bf16.")
 STEPS = typer.Option(25, min=1, help="Denoising steps.")
 GUIDANCE = typer.Option(7.5, min=0, help="Guidance scale; 0 or 1 is no guidance.")
 SEED = typer.Option(0, help="Seed of the first picture; each further one counts up.")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .complete import concepts, families, listed_methods, models, refs
+
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
 
 JSON = typer.Option(None, "--json", metavar="FILE", help="Write one JSON object to FILE; - is standard output.")
-REF = typer.Argument(..., help="family/method/name, an unmistakable end of it, or a path.")
+REF = typer.Argument(..., autocompletion=refs, help="family/method/name, an unmistakable end of it, or a path.")
 INTO = typer.Option(None, "--into", metavar="FOLDER", help="Registry folder to write to; default: your own.")
 FROM = typer.Option(None, "--from", metavar="FOLDER", help="Registry folder; default: your own.")
 FOLDER = typer.Argument(..., help="Folder with an artifact.yaml.")
@@ -33,9 +35,11 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(
-    method: str | None = typer.Option(None, help="Only this method."),
-    base: str | None = typer.Option(None, help="Only this family of base models."),
-    concept: str | None = typer.Option(None, help="Only concepts whose name or prompts contain this."),
+    method: str | None = typer.Option(None, autocompletion=listed_methods, help="Only this method."),
+    base: str | None = typer.Option(None, autocompletion=families, help="Only this family of base models."),
+    concept: str | None = typer.Option(
+        None, autocompletion=concepts, help="Only concepts whose name or prompts contain this."
+    ),
     json: str | None = JSON,
 ) -> None:
     """List the artifacts of all registries."""
@@ -116,7 +120,7 @@ def _row(artifact: Artifact) -> dict[str, Any]:
 
 
 def verify(
-    ref: str | None = typer.Argument(None, help="One artifact; default: all of them."),
+    ref: str | None = typer.Argument(None, autocompletion=refs, help="One artifact; default: all of them."),
     json: str | None = JSON,
 ) -> None:
     """Check sizes, hashes, headers and values of artifacts. Exit status 1 when one of them is not good."""
@@ -193,8 +197,10 @@ def import_(
     concept: str = typer.Option("", help="The concept's name; default: the file's first prompt."),
     prompts: str = typer.Option("", help="Prompts that evoke it, separated by commas; default: the file's."),
     replacement: str = typer.Option("", help="What appears instead."),
-    base: str = typer.Option("", help="Family of base models, e.g. sd-1."),
-    model: str | None = typer.Option(None, help="Folder or embedded model: layers are checked, the fingerprint kept."),
+    base: str = typer.Option("", autocompletion=families, help="Family of base models, e.g. sd-1."),
+    model: str | None = typer.Option(
+        None, autocompletion=models, help="Folder or embedded model: layers are checked, the fingerprint kept."
+    ),
     name: str = typer.Option("", help="Name in the registry; default: from the concept."),
     licence: str = typer.Option("", help="Licence of the file."),
     into: Path | None = INTO,
@@ -240,7 +246,9 @@ def export(
     ref: str = REF,
     form: str = typer.Option(..., "--format", metavar="kohya|diffusers|uce", help="Whom it is for."),
     out: Path = OUT,
-    model: str | None = typer.Option(None, help="Folder or embedded model; default: the embedded one of its family."),
+    model: str | None = typer.Option(
+        None, autocompletion=models, help="Folder or embedded model; default: the embedded one of its family."
+    ),
     json: str | None = JSON,
 ) -> None:
     """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE."""

@@ -80,5 +80,20 @@ def test_the_pack_s_own_description() -> None:
     assert about["project"]["version"] == conceptguard.__version__
     assert about["tool"]["comfy"]["DisplayName"] == "ConceptGuard" and "comfyui" not in about["project"]["name"]
     assert about["tool"]["comfy"]["requires-comfyui"] == ">=" + ".".join(map(str, OLDEST))
-    needs = (PACK / "requirements.txt").read_text().split()
-    assert needs == about["project"]["dependencies"] and not any("torch" in need for need in needs)
+    needs, frontend = (PACK / "requirements.txt").read_text().split(), "comfyui-frontend-package"
+    assert not any(need.startswith(("torch", frontend)) for need in needs)  # whose versions are the core's to choose
+    assert needs == [need for need in about["project"]["dependencies"] if not need.startswith(frontend)]
+
+
+def test_what_the_registry_asks_for() -> None:
+    """Its specification of pyproject.toml: a name for addresses, three figures, a licence's table, a square icon."""
+    tomllib = pytest.importorskip("tomllib")
+    about = tomllib.loads((PACK / "pyproject.toml").read_text())
+    project, comfy = about["project"], about["tool"]["comfy"]
+    assert re.fullmatch(r"[a-zA-Z](?:[-_.]?[a-zA-Z0-9])*", project["name"]) and len(project["name"]) < 100
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"]) and project["license"] == {"text": "Apache-2.0"}
+    assert project["urls"]["Repository"] == "https://github.com/conceptguard/conceptguard"
+    assert any(need.startswith("comfyui-frontend-package>=") for need in project["dependencies"])
+    assert comfy["PublisherId"] and comfy["Icon"].endswith("/main/nodes/web/shield.svg")
+    width, height = re.findall(r'viewBox="0 0 (\d+) (\d+)"', (PACK / "web" / "shield.svg").read_text())[0]
+    assert width == height
