@@ -16,6 +16,7 @@ from .gates import GateBank
 from .generation import Branch, Conditions, Drawn, Encoded, Images, Moment, Prompts, Step
 from .hookspecs import GENERATION, TEXT
 from .hosts import Host, host_for, is_text
+from .once import meanwhile
 from .policy import Policy, load_policy
 from .receipt import Act, Receipt, Row
 from .roster import Roster
@@ -67,7 +68,7 @@ class Session(Roster):
 
     def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
         """One whole generation under this session: one at a time, closed again afterwards whatever happens."""
-        with self._lock:
+        with self._lock, meanwhile():
             token = running.set(self)
             started = time.perf_counter()
             self.start(guidance_scale)
@@ -272,4 +273,5 @@ def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Rost
         from .language import LanguageSession
 
         return LanguageSession(target, loaded, whole=True)
-    return Session(target, loaded)
+    with meanwhile():
+        return Session(target, loaded)

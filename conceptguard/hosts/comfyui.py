@@ -17,6 +17,7 @@ from ..encodings import Known, known_to
 from ..errors import GuardError, SessionError
 from ..generation import Encoded
 from ..lowrank import LayerIndex
+from ..once import once
 from ..receipt import Receipt
 from ..registry.fingerprint import check_base, fingerprint
 from .attention_maps import cross_attentions
@@ -117,7 +118,8 @@ class ComfyHost:
 
     def known(self) -> Known:
         """Concept prompts that this CLIP has read, for this session or an earlier one."""
-        return known_to(self.texts.clip.cond_stage_model, "prompt", self.read, self.tokens)
+        encoder = self.texts.clip.cond_stage_model
+        return once(encoder, "known", lambda: known_to(encoder, "prompt", self.read, self.tokens))
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""

@@ -19,6 +19,7 @@ from ..encodings import Known, known_to
 from ..errors import GuardError, SessionError
 from ..generation import Encoded
 from ..lowrank import LayerIndex
+from ..once import once
 from ..registry.fingerprint import check_base, fingerprint
 from . import prompts
 from .denoiser import Denoiser
@@ -82,7 +83,7 @@ class PipelineHost:
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the pipeline runs, also under offload."""
-        return self.pipe._execution_device, self.model.dtype  # type: ignore[return-value]
+        return once(self.pipe, "device, dtype", lambda: (self.pipe._execution_device, self.model.dtype))  # type: ignore[return-value]
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
@@ -108,7 +109,7 @@ class PipelineHost:
             given["max_sequence_length"] = length
         token = running.set(self)  # no session's terms act on what a gate is measured by
         try:
-            out = self._encode_prompt(**given, device=self.pipe._execution_device, **self._plainly)
+            out = self._encode_prompt(**given, device=self.device_dtype()[0], **self._plainly)
         finally:
             running.reset(token)
         by_role = dict(zip(self.family.encoded, out))
@@ -124,7 +125,9 @@ class PipelineHost:
     def known(self) -> Known:
         """Concept prompts that this pipeline's encoder has read, for this session or an earlier one."""
         encoder = next((part for name, part in self.components().items() if name in _ENCODERS), None)
-        return Known() if encoder is None else known_to(encoder, "prompt", self.read, self.tokens)
+        if encoder is None:
+            return Known()
+        return once(encoder, "known", lambda: known_to(encoder, "prompt", self.read, self.tokens))
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""
