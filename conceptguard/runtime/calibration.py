@@ -52,9 +52,19 @@ def calibrate(
 
     keep: texts that must leave it shut, beside ordinary ``captions``; own: texts of the concept, by default its
     prompts. A caption whose words contain a whole concept prompt is about the concept and does not count.
-    known: what the encoder has read before
+    known: what the encoder has read before, and which gates were measured by it
     """
     known = known or EncodingCache()
+    asked = tuple(prompts), tuple(keep), tuple(own), None if captions is None else tuple(captions)
+    if asked not in known.measured:
+        known.measured[asked] = _calibrate(*asked, encode, known)
+    return known.measured[asked]  # type: ignore[no-any-return]
+
+
+def _calibrate(
+    prompts: Sequence[str], keep: Sequence[str], own: Sequence[str], captions: Sequence[str] | None, encode: Encode,
+    known: EncodingCache,
+) -> Calibration:  # fmt: skip
     bank = GateBank([Gate(prompts=tuple(prompts))], encode, known)
     ordinary = unnamed(captions or ordinary_captions(), prompts)
     kept = bank.similarity_of_content(*known.read([*ordinary, *keep], encode)).amax(1)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +82,15 @@ class Ordinary:
 
 @dataclass
 class EncodingCache:
-    """Texts that one encoder has read. probe: what it said about ``PROBE`` then, [1, tokens, width]."""
+    """Texts that one encoder has read. probe: what it said about ``PROBE`` then, [1, tokens, width].
+
+    measured: what was found from these texts alone, by what it was asked for
+    """
 
     probe: Tensor | None = None
     ordinary: Ordinary | None = None
     texts: dict[str, tuple[Tensor, list[int]]] = field(default_factory=dict)
+    measured: dict[Hashable, Any] = field(default_factory=dict)
 
     def read(self, texts: Sequence[str], encode: Encode) -> tuple[list[Tensor], list[list[int]]]:
         """Content encodings [tokens, width] and token ids of each text; what was read before is not read again."""
@@ -118,7 +123,10 @@ def encoding_cache_of(
     found, probe = kept.get(kind), encode([PROBE]).embeds
     if found is not None and found.probe is not None and _same(found.probe, probe):
         now = tokens(list(found.texts))
+        before = len(found.texts)
         found.texts = {text: (own, ids) for (text, (own, ids)), cut in zip(found.texts.items(), now) if cut == ids}
+        if len(found.texts) < before:
+            found.measured.clear()
         return found
     kept[kind] = EncodingCache(probe.clone())
     return kept[kind]

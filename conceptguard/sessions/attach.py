@@ -10,6 +10,7 @@ from ..host import LanguageModel
 from ..plugins import host_for
 from ..policy import Policy
 from ..policy_file import load_policy
+from ..runtime.once import meanwhile
 from .base import BaseSession
 from .language import LanguageSession
 from .session import Session
@@ -33,4 +34,7 @@ def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Base
     """
     loaded = load_policy(policy)
     host = host_for(target)
-    return LanguageSession(host, loaded, whole=True) if host.generates == "text" else Session(host, loaded)
+    if host.generates == "text":
+        return LanguageSession(host, loaded, whole=True)
+    with meanwhile():
+        return Session(host, loaded)

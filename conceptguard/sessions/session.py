@@ -18,6 +18,7 @@ from ..policy import Policy
 from ..receipt import Act, Receipt, Row
 from ..runtime.banks import Banks, running
 from ..runtime.gates import GateBank
+from ..runtime.once import meanwhile
 from .actions import act
 from .base import BaseSession
 
@@ -66,7 +67,7 @@ class Session(BaseSession):
 
     def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
         """One whole generation under this session: one at a time, closed again afterwards whatever happens."""
-        with self._lock:
+        with self._lock, meanwhile():
             token = running.set(self)
             started = time.perf_counter()
             self.start(guidance_scale)

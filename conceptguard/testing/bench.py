@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import plugins
 from ..errors import Refused
@@ -131,10 +131,16 @@ class Bench:
         return argument in inspect.signature(type(self.pipe).__call__).parameters
 
     def copied(self, dtype: torch.dtype | None = None) -> Any:
-        """A pipeline with weights of its own, to be cast, adapted or offloaded."""
+        """A pipeline whose denoiser is its own, to be adapted or offloaded; with a dtype every part, to be cast."""
         if not hasattr(self.pipe, "components"):
             raise NotApplicable("this host has no model of its own to be copied")
-        parts = {name: copy.deepcopy(part) for name, part in self.pipe.components.items()}
+
+        def own_part(name: str, part: Any) -> Any:
+            # Tokenizers are read only. So are the other models unless they are cast, and guards know what they said.
+            shared = dtype is None and isinstance(part, nn.Module) and name != self.denoiser_name
+            return part if shared or hasattr(part, "all_special_ids") else copy.deepcopy(part)
+
+        parts = {name: own_part(name, part) for name, part in self.pipe.components.items()}
         if hasattr(self.pipe, "blocks"):  # a modular one, which makes its other components itself
             pipe = self.pipe.blocks.init_pipeline()
             own = {*pipe.pretrained_component_names, "guider"}

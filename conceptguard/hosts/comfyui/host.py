@@ -20,6 +20,7 @@ from ...receipt import Receipt
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.encodings import EncodingCache, encoding_cache_of
 from ...runtime.lowrank import LayerIndex
+from ...runtime.once import once
 from ..denoising.attention_maps import cross_attentions
 from ..denoising.families import FAMILIES, XL, Family
 from ..denoising.noise_levels import NoiseLevels
@@ -125,7 +126,8 @@ class ComfyHost(Host):
 
     def encoding_cache(self) -> EncodingCache:
         """Concept prompts that this CLIP has read, for this session or an earlier one."""
-        return encoding_cache_of(self.texts.clip.cond_stage_model, "prompt", self.read, self.tokens)
+        encoder = self.texts.clip.cond_stage_model
+        return once(encoder, "encodings", lambda: encoding_cache_of(encoder, "prompt", self.read, self.tokens))
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""

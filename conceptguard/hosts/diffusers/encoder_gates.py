@@ -22,6 +22,8 @@ class _Host(Protocol):
 
     def compiled(self) -> bool: ...
 
+    def device_dtype(self) -> tuple[torch.device, torch.dtype]: ...
+
     def components(self) -> dict[str, nn.Module]: ...
 
 
@@ -61,7 +63,7 @@ class EncoderGates:
     def _encode(self, texts: list[str]) -> Encoded:
         tokens = self._tokenizer()(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         module = self._host.components()[self._name]
-        return Encoded(self._states(module, tokens.to(self._host.pipe._execution_device)), self._strip(tokens))
+        return Encoded(self._states(module, tokens.to(self._host.device_dtype()[0])), self._strip(tokens))
 
     def _states(self, module: nn.Module, ids: Tensor) -> Tensor:
         # Not output_hidden_states: for that, transformers leaves hooks of its own on every layer.

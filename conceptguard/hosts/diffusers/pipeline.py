@@ -22,6 +22,7 @@ from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.banks import running
 from ...runtime.encodings import EncodingCache, encoding_cache_of
 from ...runtime.lowrank import LayerIndex
+from ...runtime.once import once
 from ..denoising.families import Family
 from ..denoising.noise_levels import NoiseLevels
 from ..denoising.text_encoders import TextEncoder, as_one, is_clip, text_encoders
@@ -87,7 +88,7 @@ class PipelineHost(Host):
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the pipeline runs, also under offload."""
-        return self.pipe._execution_device, self.model.dtype  # type: ignore[return-value]
+        return once(self.pipe, "device, dtype", lambda: (self.pipe._execution_device, self.model.dtype))  # type: ignore[return-value]
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
@@ -113,7 +114,7 @@ class PipelineHost(Host):
             given["max_sequence_length"] = length
         token = running.set(self)  # no session's terms act on what a gate is measured by
         try:
-            out = self._encode_prompt(**given, device=self.pipe._execution_device, **self._plainly)
+            out = self._encode_prompt(**given, device=self.device_dtype()[0], **self._plainly)
         finally:
             running.reset(token)
         by_role = dict(zip(self.family.encoded, out))
@@ -129,7 +130,9 @@ class PipelineHost(Host):
     def encoding_cache(self) -> EncodingCache:
         """Concept prompts that this pipeline's encoder has read, for this session or an earlier one."""
         encoder = next((part for name, part in self.components().items() if name in _ENCODERS), None)
-        return EncodingCache() if encoder is None else encoding_cache_of(encoder, "prompt", self.read, self.tokens)
+        if encoder is None:
+            return EncodingCache()
+        return once(encoder, "encodings", lambda: encoding_cache_of(encoder, "prompt", self.read, self.tokens))
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""

@@ -119,9 +119,29 @@ class GUARD(Method):
     @hookimpl
     def process_logits(self, decoding: Decoding) -> None:
         """Candidates of the rows that answer a forget prompt."""
-        for row, prompt in enumerate(decoding.prompt_of):
-            if prompt in self._active and decoding.live(row):
-                self._filter(decoding, row, prompt)
+        rows = [
+            (row, prompt) for row, prompt in enumerate(decoding.prompt_of)
+            if prompt in self._active and decoding.live(row)
+        ]  # fmt: skip
+        if self.settings.match != "tokens" and len(rows) > 1:
+            self._foresee(decoding, rows)
+        for row, prompt in rows:
+            self._filter(decoding, row, prompt)
+
+    def _foresee(self, decoding: Decoding, rows: list[tuple[int, int]]) -> None:
+        """Encode the words of all rows' candidates at once: those of one row are few, and a call costs more."""
+        some = decoding.scores[[row for row, _ in rows]].topk(min(self.settings.candidates, decoding.scores.shape[1]))
+        words = []
+        for (row, prompt), tokens in zip(rows, some.indices.tolist()):
+            if len(self._forbidden[prompt]):
+                words += last_words(*self._sight(decoding, row, prompt, tokens))
+        sentence_encoder.encode_words([word for word in words if word is not None])
+
+    @staticmethod
+    def _sight(decoding: Decoding, row: int, prompt: int, tokens: list[int]) -> tuple[str, list[str]]:
+        """All text before the candidates, and theirs."""
+        pieces = [(decoding.vocabulary.pieces[t] or b"").decode(errors="ignore") for t in tokens]
+        return f"{decoding.asked.texts[prompt] or ''}{decoding.text(row)}", pieces
 
     def _filter(self, decoding: Decoding, row: int, prompt: int) -> None:
         scores = decoding.scores[row]
@@ -142,8 +162,7 @@ class GUARD(Method):
     def _look(self, decoding: Decoding, row: int, prompt: int, tokens: list[int]) -> tuple[Tensor, Tensor]:
         """How much each candidate means of what is forbidden, and whether it is out: [tokens] each."""
         similar, out = torch.zeros(len(tokens)), torch.zeros(len(tokens), dtype=torch.bool)
-        pieces = [(decoding.vocabulary.pieces[t] or b"").decode(errors="ignore") for t in tokens]
-        before = f"{decoding.asked.texts[prompt] or ''}{decoding.text(row)}"
+        before, pieces = self._sight(decoding, row, prompt, tokens)
         if self.settings.match != "tokens":
             similar = similarity(last_words(before, pieces), self._forbidden[prompt])
             out |= similar >= self.settings.delta

@@ -1,0 +1,36 @@
+"""What is asked once while it cannot change: as long as a policy is being attached, or a generation lasts.
+
+Where a pipeline runs and what its encoder has read already take a walk through all of its modules or a call of the
+encoder to find out, and every guard of a policy asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_answers: ContextVar[dict[Hashable, tuple[Any, Any]] | None] = ContextVar("answers", default=None)
+
+
+@contextmanager
+def meanwhile() -> Iterator[None]:
+    """From here to the end nothing is moved, cast or trained; answers of before count no more."""
+    token = _answers.set({})
+    try:
+        yield
+    finally:
+        _answers.reset(token)
+
+
+def once(about: Any, what: Hashable, ask: Callable[[], T]) -> T:
+    """The answer about an object: one that was given meanwhile, or a new one. Outside of ``meanwhile`` always new."""
+    answers = _answers.get()
+    if answers is None:
+        return ask()
+    key = (id(about), what)
+    if key not in answers:
+        answers[key] = (about, ask())  # which is kept, so that its id stays its own
+    return answers[key][1]  # type: ignore[no-any-return]
