@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test dist changes
+.PHONY: demo test docs figures dist changes
 demo: .venv/installed
 	$(BIN)/conceptguard demo --out out/demo
 
@@ -21,6 +21,16 @@ dist: .venv/installed
 # What the next release will say.
 changes: .venv/installed
 	$(BIN)/towncrier build --draft --version unreleased
+
+# The documentation, in out/site: figures as their files say, pages from the code, then a strict build.
+docs: .venv/installed
+	$(BIN)/python -m tools.figures render
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Runs the commands of figures anew, and takes hours: those without a file, or FIGURES="eval gates"; see tools.figures.
+figures: .venv/installed
+	$(BIN)/python -m tools.figures run $(FIGURES)
+	$(BIN)/python -m tools.figures render
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

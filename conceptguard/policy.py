@@ -16,6 +16,10 @@ _STRICTNESS: list[Action] = ["flag", "blur", "black", "retry", "reject"]
 class Guard(BaseModel):
     """One method at work. Keys that are not listed here are the method's own settings.
 
+    method: its name, see `conceptguard plugins`
+    artifact: family/method/name in a registry, an unmistakable end of it, or a folder
+    concept: what must not appear, for methods that need no artifact
+    strength: how much of what the guard does, where that has a measure
     gate: when it opens: by what the prompt asks for, always, or always as far as a number says
     preserve: what stands near the concept and must leave a gate by prompt shut
     """
@@ -47,6 +51,9 @@ class Guard(BaseModel):
 class Policy(BaseModel):
     """A list of guards, and what happens to an image that violates it.
 
+    name: what receipts and errors call it; of a file, by default, the file's name
+    on_violation: what becomes of an image that a guard flags
+    guards: all of them act, in this order where order matters
     retries: for ``retry``, how often a flagged image is drawn again from another seed before it is rejected
     unread: embeddings that were encoded while the policy was not attached carry no text, so that gates have less to
     go by: ``compare`` them alone, or ``refuse`` them

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import yaml
 from paths import ROOT
 
-import conceptguard
 from conceptguard import plugins
 from conceptguard.cli import build
 from conceptguard.policy_file import load_policy
@@ -38,28 +35,6 @@ def test_policy(tmp_path: Path) -> None:
     assert [guard.method for guard in load_policy(path).guards] == ["spm", "uce", "sld"]
 
 
-def test_the_method_on_the_page_is_one(tiny: Any) -> None:
-    """It rewrites what names the concept, and leaves everything else bit-identical."""
-    source = next(block for block in blocks("python") if "class Replace" in block)
-    exec(compile(source, "README.md", "exec"), space := {})  # type: ignore[var-annotated]
-    line = next(line for line in README.splitlines() if "method: replace" in line)
-    guard = yaml.safe_load(re.findall(r"`(\{method: replace.*?\}\})`", line)[0])
-
-    def draw(prompt: str) -> torch.Tensor:
-        seed = torch.Generator().manual_seed(0)
-        return tiny(prompt, num_inference_steps=2, generator=seed, output_type="latent").images
-
-    plain, flower = draw("a red apple"), draw("a flower on a table")
-    manager = plugins.plugin_manager()
-    manager.register(space["Replace"], name="replace")
-    try:
-        with conceptguard.attach(tiny, {"name": "weapons", "guards": [guard]}):
-            assert torch.equal(draw("a red apple"), plain)
-            assert torch.equal(draw("a pistol on a table"), flower)
-    finally:
-        manager.unregister(name="replace")
-
-
 def test_commands_and_their_options_exist() -> None:
     import typer
 
@@ -81,6 +56,13 @@ def test_make_targets_exist() -> None:
     assert {words.split()[1] for words in README.splitlines() if words.startswith("make ")} <= set(targets)
 
 
+def test_links_lead_somewhere() -> None:
+    """To files of this repository; what stands at other addresses is theirs."""
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    meant = {"CONTRIBUTING.md", "SECURITY.md"}  # of the repository's own page
+    assert not [link for link in links if "://" not in link and link not in meant and not (ROOT / link).exists()]
+
+
 def test_every_shipped_method_is_in_the_table() -> None:
-    table = set(re.findall(r"^\| `(\w+)` \| (?!\d)", README, re.MULTILINE))
+    table = set(re.findall(r"^\| \[`(\w+)`\]\(docs/methods/\1\.md\) \| ", README, re.MULTILINE))
     assert table == set(plugins.methods())

@@ -86,6 +86,11 @@ def check_names(*, slow: bool = False, text: bool = False) -> list[str]:
     return [check.__name__ for _, check in checks if slow or check.__name__ not in _SLOW]
 
 
+def promises(*, text: bool = False) -> dict[str, int]:
+    """Every check by name, and the promise of the design that it belongs to; 0 is that a guard acts at all."""
+    return {check.__name__: promise for promise, check in (_TEXT_CHECKS if text else _CHECKS)}
+
+
 def contract_checks(
     case: AnyCase, *, slow: bool = False, text: bool | None = None
 ) -> list[tuple[str, Callable[[], None]]]:

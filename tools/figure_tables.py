@@ -1,0 +1,138 @@
+"""How each kind of report is shown: rows of a command's JSON -> a Markdown table, with what its columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Result = dict[str, Any]
+Row = dict[str, Any]
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def eval_table(results: list[Result]) -> str:
+    """What guards erase and leave; of a method judged on several concepts the mean."""
+    guards: list[Row] = []
+    controls: dict[str, Row] = {}
+    for result in results:
+        rows = [row for row in result["rows"] if row["method"] not in ("none", "blank")]
+        means = [row for row in rows if str(row.get("concept", "")).startswith("mean")] or rows
+        guards += [{**row, "several": row not in rows or len(rows) > 1} for row in means]
+        controls |= {row["method"]: row for row in result["rows"] if row["method"] in ("none", "blank")}
+    shown = [*guards, *controls.values()]
+    named = {"none": "control: does nothing", "blank": "control: blanks every picture"}
+    table = [
+        [named.get(row["method"], f"`{row['method']}`"), str(row["concepts"]), *map(_share(row), _GROUPS),
+         f"{row['identical']:.2f}", str(row["n"])]
+        for row in shown
+    ]  # fmt: skip
+    told = (
+        "Shares of samples in which the judge recognises it, without → with the guard, on prompts that neither the "
+        "model nor a guard was trained on; the last columns are the share of unrelated pictures that are "
+        "bit-identical, and how many samples there were."
+    )
+    head = ["", "concepts at once", "concept", "neighbours", "others", "others identical", "samples"]
+    return f"{told}\n\n{markdown(head, table)}"
+
+
+_GROUPS = ("erased", "neighbours", "others")
+
+
+def _share(row: Row) -> Any:
+    def told(group: str) -> str:
+        before, after = row.get(f"{group}_before"), row.get(f"{group}_after")
+        return "" if before is None or after is None else f"{before:.3f} → {after:.3f}"
+
+    return told
+
+
+def language_table(results: list[Result]) -> str:
+    """What a language model still answers, over all forms of asking."""
+    rows = [row for result in results for row in result["rows"] if row["method"] != "none"]
+    table = [
+        [f"`{row['method']}`", *map(_share(row), _GROUPS), f"{row['identical']:.2f}", str(row["n"])] for row in rows
+    ]
+    told = (
+        "Share of questions that are answered, without → with the guard, over all forms of asking and ways around. "
+        "`bad_words` is transformers' own list, `retain` a model that never saw the authors. `same tokens` is the "
+        "share of answers about others and places that are the unguarded ones, token for token."
+    )
+    head = ["", "about forgotten authors", "about others", "about places", "same tokens", "prompts"]
+    return f"{told}\n\n{markdown(head, table)}"
+
+
+def gates_table(results: list[Result]) -> str:
+    """What gates mistake, with the text and from embeddings alone."""
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [row["set"], f"{row['n']:,}", f"{row['gates_ms']:.2f}", *(_per_cent(row[key]) for key in
+         ("false_open", "missed_open", "false_open_unread", "missed_open_unread"))]
+        for row in rows
+    ]  # fmt: skip
+    told = (
+        "`opens wrongly`: of texts that have nothing to do with a concept, the share that opens its gate; `stays shut "
+        "wrongly`: of texts that name it, the share that does not. `shipped` are the membranes of emoji-sd with the "
+        "gates of their manifests, `vocabulary` concepts made of one word each."
+    )
+    head = ["gates", "concepts", "ms a prompt", "opens wrongly", "stays shut wrongly", "… from embeddings alone: opens",
+            "… stays shut"]  # fmt: skip
+    return f"{told}\n\n{markdown(head, table)}"
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def overhead_table(results: list[Result]) -> str:
+    """Time of a denoising step over the bare model's."""
+    found: dict[tuple[int, int], dict[str, Row]] = {}
+    for result in results:
+        for row in result["rows"]:
+            found.setdefault((row["n"], row["open"]), {})[row.get("peer") or ""] = row
+    table = []
+    for (n, opened), peers in sorted(found.items()):
+        one = next(iter(peers.values()))
+        against = [f"{peers[p]['peer_ratio_bare']:.2f}" if p in peers else "" for p in ("official", "peft")]
+        table.append([f"{n:,}", f"{opened:,}", f"{one['ratio_bare']:.2f}", *against])
+    return "Time of a denoising step over the bare model's: 1 is what it takes without any guard.\n\n" + markdown(
+        ["membranes attached", "open", "conceptguard", "the official SPM way", "peft"], table
+    )
+
+
+def per_image_table(results: list[Result]) -> str:
+    """Time of a whole picture over the bare host's."""
+    table = []
+    for result in results:
+        for row in result["rows"]:
+            if row.get("ratio_bare") is not None:
+                what = row.get("variant") or ("acts" if row.get("acted") else "does not act")
+                table.append([str(row.get("model") or result.get("size", "")), what, f"{row['ratio_bare']:.2f}"])
+            elif row.get("ratio_peer") is not None:
+                table.append(
+                    [str(row.get("model", "")), f"its own work over {row['peer']}", f"{row['ratio_peer']:.2f}"]
+                )
+    told = "Time over the bare host's: 1 is what it takes without any guard."
+    return f"{told}\n\n{markdown(['model', '', 'time'], table)}"
+
+
+def logits_table(results: list[Result]) -> str:
+    """What a bank of phrases costs a token, and which part of a generation that is."""
+    rows = [row for result in results for row in result["rows"]]
+    alone = {(row["phrases"], row["batch"]): row for row in rows if "ms_peer" in row}
+    table = [
+        [f"{n:,}", str(batch), f"{row['ms']:.3f}", f"{row['ms_peer']:.3f}", f"{1 / row['ratio_peer']:.1f}"]
+        for (n, batch), row in sorted(alone.items())
+    ]
+    inside = [
+        [row["model"], f"{row['phrases']:,}", str(row["batch"]), *(_per_cent(row[key]) for key in
+         ("share", "share_peer", "share_floor"))]
+        for row in rows if "share" in row
+    ]  # fmt: skip
+    first = markdown(["phrases", "batch", "ms a token", "NoBadWords, ms", "times less"], table)
+    second = markdown(["model", "phrases", "batch", "ours", "NoBadWords", "a processor that does nothing"], inside)
+    return f"Reading texts by itself:\n\n{first}\n\nThe part of a generation that is the processor's:\n\n{second}"

@@ -1,0 +1,253 @@
+"""Figures: numbers in README and docs, written by the command that stands beside them.
+
+A figure is a block of Markdown between ``<!-- figure: NAME -->`` and ``<!-- /figure -->``. What stands inside is
+rendered from docs/figures/NAME.json: what its commands reported with ``--json``, and the commands themselves, so that
+a page cannot show another command than the one that ran. Without that file a block says which command to run.
+
+    python -m tools.figures render          # the blocks of README.md and docs/, from the files
+    python -m tools.figures check           # the same, changing nothing: exit status 1 where a block is another
+    python -m tools.figures run [NAME ...]  # the commands anew: those that have no file yet, or the named ones
+    python -m tools.figures list            # which there are, and which have no file yet
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.figure_tables import eval_table, gates_table, language_table, logits_table, overhead_table, per_image_table
+from tools.promise_tables import promise_tables
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "figures"
+_BLOCK = re.compile(r"(<!-- figure: ([\w-]+) -->\n).*?(<!-- /figure -->)", re.DOTALL)
+
+Result = dict[str, Any]
+TEN = "cigarette,pistol,bomb,beer,wine,skull,knife,syringe,pill,dagger"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    commands: each is run with ``--json FILE``; render: what they reported -> Markdown
+    takes: about how long on two CPU cores, for whoever is to wait
+    needs: an environment variable without which the commands cannot run
+    """
+
+    commands: tuple[str, ...]
+    render: Callable[[list[Result]], str]
+    takes: str
+    needs: str = ""
+
+
+def _switches(method: str, *settings: str) -> str:
+    return " ".join([f"conceptguard eval --method {method} --n 4 --concepts {TEN}", *(f"--set {s}" for s in settings)])
+
+
+FIGURES = {
+    "demo": Figure(("conceptguard demo --out out/demo",), eval_table, "two minutes"),
+    "eval-first": Figure(
+        (f"conceptguard eval --method spm --method uce --n 2 --concepts {TEN}",), eval_table, "five minutes"
+    ),
+    "eval": Figure((f"conceptguard eval --method spm --method uce --n 8 --concepts {TEN}",), eval_table, "an hour"),
+    "eval-guards": Figure(
+        tuple(
+            [
+                *(_switches(m) for m in ("spm", "uce", "itd", "safree", "sld", "ant", "negative_guidance", "probe")),
+                _switches("itd", "reconstruct=true"), _switches("itd", "classify=false"),
+                _switches("safree", "schedule=false"), _switches("safree", "reattention=true"),
+                _switches("safree", "negative_prompt=true"), _switches("safree", "scale=1"),
+                _switches("safree", "scale=1", "positions=triggers", "t0=5.333", "up_t=10"),
+                _switches("sld", "level=strong"), _switches("sld", "level=medium"), _switches("sld", "level=weak"),
+                _switches("trce"), _switches("trce", "scale=3"), _switches("astar"), _switches("magicmix"),
+                _switches("magicmix", "negative=true", "kmax=0.9", "kmin=0.6"),
+            ]
+        ),
+        eval_table, "six hours",
+    ),
+    "eval-together": Figure(
+        (
+            "conceptguard eval --method spm --together 20 --n 4",
+            f"conceptguard eval --method itd --together 10 --n 12 --concepts {TEN}",
+        ),
+        eval_table, "half an hour",
+    ),
+    "gates": Figure(("conceptguard bench gates",), gates_table, "three minutes"),
+    "overhead": Figure(("conceptguard bench overhead",), overhead_table, "an hour"),
+    "overhead-sd15": Figure(
+        ("conceptguard bench overhead --size sd15 --n 1000 --repeats 3",), overhead_table, "an hour"
+    ),
+    "overhead-safree": Figure(
+        (
+            "conceptguard bench overhead --method safree --repeats 5",
+            "conceptguard bench overhead --method safree --size sd15 --set alpha=0 --repeats 1",
+        ),
+        per_image_table, "an hour",
+    ),
+    "language": Figure(("conceptguard eval --suite language --n 10",), language_table, "an hour"),
+    "logits": Figure(
+        ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b"), logits_table,
+        "an hour",
+    ),
+    "comfyui": Figure(
+        (
+            "conceptguard bench comfyui $COMFYUI_PATH --steps 15 --clock cpu --repeats 15",
+            "conceptguard bench comfyui $COMFYUI_PATH --size sd15 --steps 4 --repeats 5 --clock cpu",
+        ),
+        per_image_table, "half an hour", needs="COMFYUI_PATH",
+    ),
+    "promises": Figure(("python -m tools.promises",), promise_tables, "an hour"),
+}  # fmt: skip
+
+
+def pages() -> list[Path]:
+    """README and every page of docs/ and registry/ that can hold a figure."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def load(name: str) -> list[dict[str, Any]] | None:
+    """What the commands of a figure reported, each as ``{"command": …, "result": …}``; None where nobody ran them."""
+    path = FOLDER / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["ran"] if path.is_file() else None
+
+
+def block(name: str) -> str:
+    """What stands inside a figure's block. Raises KeyError for a figure that nobody knows."""
+    figure = FIGURES[name]
+    ran = load(name)
+    if ran is None:
+        return f"_Not measured for this version yet; it takes {figure.takes}:_\n\n{_commands(figure.commands)}\n"
+    commands = [one["command"] for one in ran]
+    results = [one["result"] for one in ran]
+    return f"{_commands(commands)}\n\n{_made(results)}\n\n{figure.render(results)}\n"
+
+
+def _commands(commands: list[str] | tuple[str, ...]) -> str:
+    lines = [line for command in commands for line in _folded(command)]
+    return "\n".join(["```bash", *lines, "```"])
+
+
+def _folded(command: str, width: int = 100) -> list[str]:
+    """A command in lines that fit the page."""
+    lines, line = [], ""
+    for word in command.split(" "):
+        if line and len(line) + len(word) > width:
+            lines.append(f"{line} \\")
+            line = "   "
+        line = f"{line} {word}" if line else word
+    return [*lines, line]
+
+
+def _made(results: list[Result]) -> str:
+    seconds = sum(result.get("seconds", 0) for result in results)
+    versions = sorted({str(result.get("version", "")) for result in results} - {""})
+    devices = sorted({str(result.get("device", "cpu")) for result in results})
+    return f"conceptguard {', '.join(versions)}, {', '.join(devices)}, {seconds:,.0f} s in all:"
+
+
+def render(text: str) -> str:
+    """Markdown with its figures as their files say. Raises KeyError for a figure that nobody knows."""
+    return _BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], text)
+
+
+def outdated() -> list[Path]:
+    """The pages with a block that differs from what its file renders to."""
+    return [page for page in pages() if render(text := page.read_text(encoding="utf-8")) != text]
+
+
+def stale() -> list[str]:
+    """Figures whose file was made by other commands than the ones that stand here now."""
+    return [n for n, f in FIGURES.items() if (ran := load(n)) and [one["command"] for one in ran] != list(f.commands)]
+
+
+def run(name: str) -> None:
+    """Run the commands of a figure and write its file. Raises SystemExit where one of them fails."""
+    import os
+
+    figure = FIGURES[name]
+    if figure.needs and not os.environ.get(figure.needs):
+        print(f"{name}: left out, {figure.needs} is not set", file=sys.stderr)
+        return
+    ran = []
+    for command in figure.commands:
+        print(f"{name} (about {figure.takes}): {command}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "result.json"
+            words = [os.path.expandvars(word) for word in shlex.split(command)]
+            program = [sys.executable, *words[1:]] if words[0] == "python" else [
+                sys.executable, "-c", "from conceptguard.cli import main; main()", *words[1:]
+            ]  # fmt: skip
+            done = subprocess.run([*program, "--json", str(target)], cwd=ROOT, stdout=subprocess.DEVNULL)
+            if done.returncode:
+                raise SystemExit(f"{name}: {command} failed with {done.returncode}")
+            ran.append({"command": command, "result": json.loads(target.read_text(encoding="utf-8"))})
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps({"ran": ran}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+# What looks measured. A figure that a command did not write is a defect, see tests/test_docs.py.
+_MEASURED = [
+    re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])"),  # 0.95
+    re.compile(r"\d\s?(?:%|per cent|percent)"),  # 97 %
+    re.compile(r"\d\s?(?:→|->)\s?\d"),  # 0.95 → 0.01
+    re.compile(r"\b(?:\d[\d,.]*|two|three|five|ten|twenty|a hundred) times (?:less|more|faster|slower|as)\b"),
+    re.compile(r"\b\d[\d,.]*\s?(?:ms|µs|s|seconds|minutes|hours|KiB|MiB|GiB|MB|GB)\b"),  # 2.5 ms
+    re.compile(r"\b\d+(?:\.\d+)?e-\d+\b"),  # 1e-4
+]
+# Numbers that are names: of programs and models with their versions.
+_NAMES = re.compile(
+    r"\b(?:Stable Diffusion|ComfyUI|FLUX\.?|Python|torch|transformers|diffusers|frontends?|conceptguard|SD|Llama|CLIP|"
+    r"version|Wan) v?\d+(?:\.[\dx]+)*(?:(?:, | and | or | to )v?\d+(?:\.[\dx]+)+)*"
+)
+
+
+def typed_by_hand(text: str) -> Iterator[str]:
+    """What looks measured in Markdown and stands in no figure, code or comment."""
+    text = _BLOCK.sub("", text)
+    text = re.sub(r"^( *)(```+|~~~+).*?^\1\2 *$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"`[^`\n]+(?:\n[^`\n]+)?`", "", text)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    text = _NAMES.sub("", text)
+    for line in text.splitlines():
+        for pattern in _MEASURED:
+            for found in pattern.finditer(line):
+                yield f"{found[0]!r} in {line.strip()!r}"
+
+
+def main() -> None:
+    """The commands of the module's docstring."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("what", choices=["render", "check", "run", "list"])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    given = parser.parse_args()
+    unknown = set(given.names) - set(FIGURES)
+    if unknown:
+        parser.error(f"no figure {', '.join(sorted(unknown))}: there are {', '.join(FIGURES)}")
+    if given.what == "list":
+        for name, figure in FIGURES.items():
+            state = "measured" if load(name) is not None else "not measured yet"
+            print(f"{name:16} {state:17} {figure.takes}{f', needs {figure.needs}' if figure.needs else ''}")
+    elif given.what == "run":
+        for name in given.names or [name for name in FIGURES if load(name) is None]:
+            run(name)
+    elif given.what == "render":
+        for page in pages():
+            text = page.read_text(encoding="utf-8")
+            page.write_text(render(text), encoding="utf-8")
+    elif found := outdated():
+        sys.exit(f"figures are not what their files say: {', '.join(str(p.relative_to(ROOT)) for p in found)}")
+
+
+if __name__ == "__main__":
+    main()
