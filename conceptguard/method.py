@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from .concept import Concept
     from .host import Host, TextHost
     from .making.task import Learned, Report, Task
     from .policy import Guard
     from .receipt import Act
     from .registry import Artifact
+    from .registry.manifest import Concept as Listed
     from .runtime.gates import Gate
 
 
@@ -106,6 +108,18 @@ class Method:
     def peers(cls) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
         """Work to be timed beside published code: its name, and (ours, theirs), which give the same tensor."""
         return {}
+
+    def own_concept(self) -> Concept | Listed:
+        """The concept of this guard, the policy's or the artifact's. Raises PolicyError when it has no prompts: it
+        would guard nothing, silently."""
+        concept = self.guard.concept or (self.artifact.manifest.concept if self.artifact else None)
+        if concept is None or not concept.prompts:
+            name = concept.name if concept else "..."
+            raise PolicyError(
+                f"guard '{self.guard.label}': the concept has no prompts, so nothing would be guarded: "
+                f"give concept: {{name: {name}, prompts: [a phrase, another one]}}"
+            )
+        return concept
 
     def gate(self) -> Gate:
         """The gate the policy asks for: by prompt (the default where the concept has prompts), or fixed."""

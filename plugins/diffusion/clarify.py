@@ -19,8 +19,6 @@ from conceptguard.runtime.gates import GateBank
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 from conceptguard.text.words import stands_in
 
-from .concept_phrases import concept_of
-
 
 class ClarifySettings(Settings):
     """words: ambiguous words; for each its readings, and for each reading the words that settle it, e.g.
@@ -52,7 +50,7 @@ class Clarify(Method):
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """No terms; at attach, the gate that tells how near a text is to the concept."""
-        self.concept = concept_of(self)
+        self.concept = self.own_concept()
         gate = self.gate()
         self._bank = GateBank([gate], self.host.read, self.host.encoding_cache())
         return Terms(self, {}, gate, towards=True)

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conceptguard.concept import Concept
 from conceptguard.errors import GuardError, PolicyError
 from conceptguard.generation.denoising import Conditions
 from conceptguard.method import Method
-from conceptguard.registry.manifest import Concept as Listed
-
-
-def concept_of(method: Method) -> Concept | Listed:
-    """The concept of a guard. Raises PolicyError when it has no prompts: it would guard nothing, silently."""
-    concept = method.guard.concept or (method.artifact.manifest.concept if method.artifact else None)
-    if concept is None or not concept.prompts:
-        name = concept.name if concept else "..."
-        raise PolicyError(
-            f"guard '{method.guard.label}': the concept has no prompts, so nothing would be guarded: "
-            f"give concept: {{name: {name}, prompts: [a phrase, another one]}}"
-        )
-    return concept
 
 
 def phrases_of(method: Method) -> tuple[str, ...]:
     """The prompts of the guard's concept. Raises PolicyError when it has none."""
-    return tuple(concept_of(method).prompts)
+    return tuple(method.own_concept().prompts)
 
 
 def as_one(method: Method, phrases: Sequence[str], before: str = "") -> str:

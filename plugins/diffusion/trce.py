@@ -16,7 +16,6 @@ from conceptguard.markers import hookimpl
 from conceptguard.method import Settings
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 
-from .concept_phrases import concept_of
 from .guidance import Guidance
 
 
@@ -39,7 +38,7 @@ class TRCE(Guidance):
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """As for every guidance; at attach, also the safe concept's encoding."""
-        self.safe = self.host.encode([concept_of(self).replacement])
+        self.safe = self.host.encode([self.own_concept().replacement])
         return super().cross_attention(layers)
 
     def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:

@@ -16,8 +16,6 @@ from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.text import sentence_encoder
 
-from ..diffusion.concept_phrases import concept_of
-
 
 class SentenceCheckSettings(Settings):
     """threshold: cosine from which a sentence is about the concept
@@ -38,7 +36,7 @@ class SentenceCheck(Method):
     def __init__(self, *args: Any):
         super().__init__(*args)
         sentence_encoder.require()
-        self.concept = concept_of(self)
+        self.concept = self.own_concept()
 
     @cached_property
     def _meanings(self) -> Any:

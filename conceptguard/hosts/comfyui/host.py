@@ -32,9 +32,8 @@ from .sampling import Sampling, guidance_of
 from .text import Texts
 
 if TYPE_CHECKING:
-    from ...protocols import DrawingSession
+    from ...protocols import Denoiser, DrawingSession
     from ...registry import Artifact
-    from ..diffusers.denoiser import Denoiser
 
 KEY = "conceptguard"
 _KINDS = {

@@ -23,7 +23,7 @@ from conceptguard.method import Method, Settings
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 
-from ..concept_phrases import check_read, concept_of
+from ..concept_phrases import check_read
 from .concept import RATIO, TOP, Answer, Own, encoders_of, features_of, threshold_of
 from .files import learn, load
 from .train import ItDMakeSettings
@@ -85,7 +85,7 @@ class ItD(Method):
             raise PolicyError(f"guard '{label}': refuse needs the classifier: set classify: true")
         if s.classify and self.guard.preserve:
             raise PolicyError(f"guard '{label}': preserve is for a gate by words: set classify: false to have one")
-        self.concept = concept_of(self)
+        self.concept = self.own_concept()
         self._readings: dict[Prompt, _Reading] = {}
 
     @classmethod

@@ -27,7 +27,7 @@ from conceptguard.runtime.gates import GateBank
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 from conceptguard.text.words import any_of
 
-from ..concept_phrases import as_one, concept_of
+from ..concept_phrases import as_one
 
 if TYPE_CHECKING:
     import typer
@@ -71,7 +71,7 @@ class MagicMix(Method):
         super().__init__(*args)
         if not hasattr(self.host, "noise_levels"):
             raise PolicyError(f"guard '{self.guard.label}' moves latents, and {self.host.name} has none")
-        self.concept = concept_of(self)
+        self.concept = self.own_concept()
         self.layout: Tensor | None = None  # clean latents [1, ...] to keep instead of what the prompt draws
         self._layouts: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # (clean, noise) by call and row
         self._contents: dict[tuple[str, ...] | None, tuple[tuple[str, ...], Encoded]] = {}
