@@ -65,7 +65,7 @@ class Generation:
 
     @hookspec
     def condition(self, conditions: Conditions) -> None:
-        """Every step, at the denoiser's door, whoever calls it: change what a row is conditioned on for this call, or
+        """Every step, before the denoiser, whoever calls it: change what a row is conditioned on for this call, or
         move the latents that it is denoised from.
 
         Gates are set before, by what the caller asked for: no guard hides a prompt from another one.

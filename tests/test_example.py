@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -64,3 +65,15 @@ def test_a_host_of_ones_own_keeps_the_contract(tmp_path: Path) -> None:
     told = run(environment, source, "-m", "pytest", "-p", "no:cacheprovider", "-q")
     passed = int(told.split(" passed")[0].split()[-1])
     assert passed >= 20, told
+
+
+def test_examples_import_what_is_public() -> None:
+    """``conceptguard`` and ``conceptguard.testing``, and of those what they name."""
+    import conceptguard
+    import conceptguard.testing
+
+    public = {"conceptguard": conceptguard.__all__, "conceptguard.testing": conceptguard.testing.__all__}
+    for path in sorted(EXAMPLES.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "conceptguard":
+                assert {name.name for name in node.names} <= set(public.get(node.module or "", ())), path

@@ -1,1 +1,1 @@
-"""What ``conceptguard bench`` times: one module a command, and what they have in common."""
+"""What ``conceptguard bench`` times: one module a command, and what they have in common. Internal."""

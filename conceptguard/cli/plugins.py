@@ -16,13 +16,14 @@ def register(app: typer.Typer) -> None:
 
 
 def plugins(json: str | None = JSON) -> None:
-    """List the installed methods, what a policy must give each, and the package that brings it.
+    """List what is installed: methods, what a policy must give each, and the package that brings it; then hosts, and
+    what attacks, finders, measures and commands plugins add.
 
     \b
     conceptguard plugins
     conceptguard plugins --json - | jq '.rows[].method'
     """
-    from ..plugins import methods, plugin_manager
+    from ..plugins import hosts, methods, offers, plugin_manager
     from . import commands
     from .output import report
 
@@ -34,10 +35,19 @@ def plugins(json: str | None = JSON) -> None:
     ]  # fmt: skip
     extra = typer.Typer()
     plugin_manager().hook.commands(app=extra)
+    added: dict[str, Any] = {kind: sorted(offers(kind)) for kind in ("attacks", "finders", "measures")}
+    added["commands"] = commands(extra)
+    takes = [
+        {"host": host.__name__, "takes": host.about, "package": _package(host.__module__), "module": host.__module__}
+        for host in hosts()
+    ]
     report("plugins", rows, time.perf_counter() - begin, json, columns=["method", "needs", "makes", "package", "about"],
-           commands=commands(extra))  # fmt: skip
-    if json != "-" and commands(extra):
-        print(f"added commands: {', '.join(commands(extra))}")
+           hosts=takes, **added)  # fmt: skip
+    if json != "-":
+        print(f"guards attach to: {'; '.join(dict.fromkeys(row['takes'] for row in reversed(takes)))}")
+        for kind, names in added.items():
+            if names:
+                print(f"added {kind}: {', '.join(names)}")
 
 
 def _makes(method: Any) -> bool:

@@ -1,1 +1,1 @@
-"""One policy at work on one host."""
+"""One policy at work on one host. Internal: no plugin imports from here."""

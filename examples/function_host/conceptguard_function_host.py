@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from conceptguard import Host
-from conceptguard.errors import SessionError
-from conceptguard.generation.conditioning import Encoded, Prompts
+from conceptguard import Encoded, Host, Prompts, SessionError
 
 Draw = Callable[[str, int], np.ndarray]
 

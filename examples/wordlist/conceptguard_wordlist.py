@@ -2,11 +2,7 @@
 
 import re
 
-from conceptguard import Method, Settings, hookimpl
-from conceptguard.errors import Refused
-from conceptguard.generation.conditioning import Prompts
-from conceptguard.generation.images import Images
-from conceptguard.receipt import Verdict
+from conceptguard import Images, Method, Prompts, Refused, Settings, Verdict, hookimpl
 
 
 class WordListSettings(Settings):

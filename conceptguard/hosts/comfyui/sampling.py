@@ -1,4 +1,4 @@
-"""One sampling of a guarded MODEL: hooks at the diffusion model's door, as long as it takes."""
+"""One sampling of a guarded MODEL: hooks on the diffusion model, as long as it takes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Sampling:
             if beside := sum(name.startswith("text_encoder") for name in terms.factors):
                 method.act.notes.append(f"{beside} layers of the text encoder act through Guard Encoder")
 
-    # At the diffusion model's door.
+    # Before and after each call of the diffusion model.
 
     @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The denoiser's door: gates are computed from the conditioning that arrives there, whoever made it and whoever calls.
+"""Hooks on the denoiser: gates are computed from the conditioning that arrives, whoever made it and whoever calls.
 
 So embeddings and custom loops are guarded like text, and a classic pipeline like a modular one.
 """
