@@ -28,7 +28,7 @@ class Host:
     """What a session and a method may ask of what generates. Subclass, and say what you have.
 
     name: the framework and the kind of model, for receipts and errors; target: what was given to ``attach``
-    about: what it takes, for the error about something that no host takes
+    about: what it takes, for the error about something that no host takes; "" for what users do not give
     generates: "images", which includes video, or "text": which hooks a session calls
     denoiser_name: the component that predicts noise, a prefix of the names of its layers
 

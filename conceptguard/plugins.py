@@ -68,7 +68,7 @@ def host_for(target: Any) -> Any:
     for host in known:
         if host.takes(target):
             return host(target)
-    *others, last = (host.about for host in reversed(known))
+    *others, last = sorted(filter(None, (host.about for host in known)))
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     raise SessionError(f"cannot guard a {kind}: give {', '.join(others)} or {last}")
 

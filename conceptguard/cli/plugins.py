@@ -44,7 +44,7 @@ def plugins(json: str | None = JSON) -> None:
     report("plugins", rows, time.perf_counter() - begin, json, columns=["method", "needs", "makes", "package", "about"],
            hosts=takes, **added)  # fmt: skip
     if json != "-":
-        print(f"guards attach to: {'; '.join(dict.fromkeys(row['takes'] for row in reversed(takes)))}")
+        print(f"guards attach to: {'; '.join(sorted(filter(None, (row['takes'] for row in takes))))}")
         for kind, names in added.items():
             if names:
                 print(f"added {kind}: {', '.join(names)}")

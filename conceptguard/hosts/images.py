@@ -14,7 +14,7 @@ class Pictures:
 class ImagesHost(Host):
     """Host adapter for Pictures. A guard that needs a model raises SessionError."""
 
-    about = "Pictures, for images from anywhere"
+    about = ""  # of our own use: ComfyUI's Check Image
     name = denoiser_name = "images"
 
     @classmethod

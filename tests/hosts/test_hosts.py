@@ -50,7 +50,7 @@ def test_a_host_of_a_plugin_is_found_and_named_in_the_error() -> None:
         with attach(easel, {"guards": []}) as session:
             assert easel.session is session and session.receipt.host == "easel"
         assert not vars(easel)
-        with pytest.raises(SessionError, match=r"in ComfyUI a .MODEL, CLIP. pair.* or an Easel"):
+        with pytest.raises(SessionError, match=r"give a diffusers pipeline, .*, an Easel or in ComfyUI a"):
             host_for(object())
 
 

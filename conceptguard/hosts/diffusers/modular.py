@@ -42,7 +42,7 @@ class _Call:
 class ModularHost(PipelineHost):
     """Host adapter for one modular pipeline. Raises SessionError for one whose parts it does not know."""
 
-    about = "a modular one"
+    about = "a modular pipeline of diffusers"
 
     @classmethod
     def takes(cls, target: Any) -> bool:
