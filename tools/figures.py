@@ -106,7 +106,9 @@ FIGURES = {
         ),
         per_image_table, "half an hour", needs="COMFYUI_PATH",
     ),
-    "promises": Figure(("python -m tools.promises",), promise_tables, "an hour"),
+    "promises": Figure(
+        ("python -m tools.promises", "python -m tools.promises --hosts ComfyUI"), promise_tables, "an hour"
+    ),
 }  # fmt: skip
 
 
@@ -192,7 +194,17 @@ def run(name: str) -> None:
                 raise SystemExit(f"{name}: {command} failed with {done.returncode}")
             ran.append({"command": command, "result": json.loads(target.read_text(encoding="utf-8"))})
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps({"ran": ran}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (FOLDER / f"{name}.json").write_text(dumped(ran), "utf-8")
+
+
+def dumped(ran: list[dict[str, Any]]) -> str:
+    """A figure's file: a row a line, so that what changed can be seen."""
+    parts = []
+    for one in ran:
+        empty = json.dumps({**one, "result": {**one["result"], "rows": []}}, indent=1, ensure_ascii=False)
+        rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in one["result"]["rows"])
+        parts.append(empty.replace('"rows": []', f'"rows": [\n{rows}\n ]'))
+    return '{"ran": [' + ",\n".join(parts) + "]}\n"
 
 
 # What looks measured. A figure that a command did not write is a defect, see tests/test_docs.py.
