@@ -50,8 +50,9 @@ class Figure:
     needs: str = ""
 
 
-def _switches(method: str, *settings: str) -> str:
-    return " ".join([f"conceptguard eval --method {method} --n 4 --concepts {TEN}", *(f"--set {s}" for s in settings)])
+def _switches(method: str, *settings: str, others: tuple[str, ...] = ()) -> str:
+    named = [f"--method {name}" for name in (method, *others)]
+    return " ".join(["conceptguard eval", *named, f"--n 4 --concepts {TEN}", *(f"--set {one}" for one in settings)])
 
 
 FIGURES = {
@@ -63,13 +64,14 @@ FIGURES = {
     "eval-guards": Figure(
         tuple(
             [
-                *(_switches(m) for m in ("spm", "uce", "itd", "safree", "sld", "ant", "negative_guidance", "probe")),
+                _switches("spm", others=("uce", "itd", "safree", "sld", "ant", "negative_guidance", "trce", "astar",
+                                         "magicmix", "probe")),
                 _switches("itd", "reconstruct=true"), _switches("itd", "classify=false"),
                 _switches("safree", "schedule=false"), _switches("safree", "reattention=true"),
                 _switches("safree", "negative_prompt=true"), _switches("safree", "scale=1"),
                 _switches("safree", "scale=1", "positions=triggers", "t0=5.333", "up_t=10"),
                 _switches("sld", "level=strong"), _switches("sld", "level=medium"), _switches("sld", "level=weak"),
-                _switches("trce"), _switches("trce", "scale=3"), _switches("astar"), _switches("magicmix"),
+                _switches("trce", "scale=3"),
                 _switches("magicmix", "negative=true", "kmax=0.9", "kmin=0.6"),
             ]
         ),
@@ -128,7 +130,7 @@ def block(name: str) -> str:
     figure = FIGURES[name]
     ran = load(name)
     if ran is None:
-        return f"_Not measured for this version yet; it takes {figure.takes}:_\n\n{_commands(figure.commands)}\n"
+        return f"_Not measured for this version yet:_\n\n{_commands(figure.commands)}\n"
     commands = [one["command"] for one in ran]
     results = [one["result"] for one in ran]
     return f"{_commands(commands)}\n\n{_made(results)}\n\n{figure.render(results)}\n"
@@ -136,7 +138,10 @@ def block(name: str) -> str:
 
 def _commands(commands: list[str] | tuple[str, ...]) -> str:
     lines = [line for command in commands for line in _folded(command)]
-    return "\n".join(["```bash", *lines, "```"])
+    block = "\n".join(["```bash", *lines, "```"])
+    if len(commands) <= 3:
+        return block
+    return f'<details markdown="1"><summary>{len(commands)} commands</summary>\n\n{block}\n\n</details>'
 
 
 def _folded(command: str, width: int = 100) -> list[str]:

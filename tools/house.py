@@ -180,12 +180,12 @@ def drawing() -> str:
 def short(name: str) -> str:
     """A room's name as people call it: its folder."""
     package, _, rest = name.partition(".")
-    return {"conceptguard": rest or "conceptguard", "conceptguard_plugins": f"plugins/{rest}".rstrip("/"),
-            "conceptguard_nodes": f"nodes/{rest}".rstrip("/")}[package].replace(".", "/")  # fmt: skip
+    return {"conceptguard": rest or "conceptguard", "conceptguard_plugins": f"plugins/{rest}",
+            "conceptguard_nodes": f"nodes/{rest}"}[package].replace(".", "/")  # fmt: skip
 
 
 def _width(room: Room) -> float:
-    return 18 + 7.3 * len(short(room.name))
+    return max(18 + 7.3 * len(short(room.name)), 76)
 
 
 def _rows(here: list[Room]) -> list[list[Room]]:

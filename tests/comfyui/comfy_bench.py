@@ -11,8 +11,8 @@ import torch
 from core import Unavailable, inside
 from torch import Tensor
 
+from conceptguard import Session, attach
 from conceptguard.errors import Refused
-from conceptguard.session import Session, attach
 from conceptguard.testing import Bench, Case, NotApplicable
 from conceptguard.testing.matrix import Cell
 
