@@ -43,7 +43,7 @@ def test_a_broken_promise_is_named(tiny: Any) -> None:
     with offered(DoesNothing):
         rows = probe(cell(tiny, method=DoesNothing.name), only=FEW)
     assert rows[0]["result"] == "broken" and rows[0]["why"].startswith("it_acts: ")
-    assert f"`{DoesNothing.name}`, it acts: **broken**" in promise_tables([{"rows": rows}])
+    assert f"**broken: it acts** (`{DoesNothing.name}`): it\\_acts: " in promise_tables([{"rows": rows}])
 
 
 def test_a_host_that_refuses_says_why(tiny: Any) -> None:

@@ -156,10 +156,13 @@ def _folded(command: str, width: int = 100) -> list[str]:
 
 
 def _made(results: list[Result]) -> str:
-    seconds = sum(result.get("seconds", 0) for result in results)
+    """Version, device, and how long it took, where it was not taken up from an earlier run."""
     versions = sorted({str(result.get("version", "")) for result in results} - {""})
     devices = sorted({str(result.get("device", "cpu")) for result in results})
-    return f"conceptguard {', '.join(versions)}, {', '.join(devices)}, {seconds:,.0f} s in all:"
+    told = f"conceptguard {', '.join(versions)}, {', '.join(devices)}"
+    if any(result["command"] == "promises" for result in results):
+        return f"{told}:"
+    return f"{told}, {sum(result['seconds'] for result in results):,.0f} s in all:"
 
 
 def render(text: str) -> str:
