@@ -1,4 +1,4 @@
-"""The contract kit runs in ComfyUI as it does elsewhere; ``python -m tools.promises --hosts ComfyUI`` runs all of it."""
+"""The contract kit runs in ComfyUI as elsewhere; ``python -m tools.promises --hosts ComfyUI`` runs all of it."""
 
 from __future__ import annotations
 
