@@ -18,7 +18,7 @@ from conceptguard import plugins
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # tools/ is no package of anybody's environment
 
-from tools import figures, house, methods  # noqa: E402
+from tools import built, figures, house, methods  # noqa: E402
 
 PAGES = [page for page in figures.pages() if page.is_relative_to(ROOT / "docs")]
 
@@ -76,6 +76,11 @@ def test_pages_made_of_the_code(site: Path) -> None:
     assert "rows_are_separate" in read(site, "promises")
     assert "class WordList(Method)" in read(site, "guides/write-a-method")
     assert "sessions" in read(site, "architecture") and "<svg" in (site / "architecture/index.html").read_text("utf-8")
+
+
+def test_variables_of_the_environment_are_those_that_the_code_reads() -> None:
+    listed = re.findall(r"^\| `(CONCEPTGUARD_\w+)` \| (.+) \|$", built.variables(), re.MULTILINE)
+    assert {name for name, _ in listed} == set(built.MEANINGS) and all(told.strip() for _, told in listed)
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:

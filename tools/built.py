@@ -89,17 +89,20 @@ def checks() -> str:
 MEANINGS = {
     "CONCEPTGUARD_HOME": "where your own registry is: what `make`, `import`, `add` write to, and models by name",
     "CONCEPTGUARD_CACHE": "where fetched files are kept, by their hash",
-    "CONCEPTGUARD_REGISTRIES": "further registries: folders and addresses, asked after the shipped one and your own",
-    "CONCEPTGUARD_OFFLINE": "1: nothing is fetched; what is in the cache works on",
+    "CONCEPTGUARD_REGISTRIES": "further registries, asked after the shipped one and your own, separated as in PATH",
+    "CONCEPTGUARD_OFFLINE": "set to anything, no index is asked for anew; what was fetched before works on",
     "CONCEPTGUARD_ENFORCE": "in ComfyUI: the policy that every prompt of the server is held to",
     "CONCEPTGUARD_AUDIT": "in ComfyUI: the file that gets a line for every prompt under enforcement",
     "CONCEPTGUARD_TRUST": "in ComfyUI: classes of custom nodes that may be given latents and a VAE under enforcement",
 }
 
 
+SOCKETS = {"CONCEPTGUARD_POLICY"}  # types of ComfyUI's, which look alike
+
+
 def variables() -> str:
     """The environment variables that the code reads, and no other."""
     folders = [PACKAGE, PACKAGE.parent / "nodes", PACKAGE.parent / "plugins"]
     text = "".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py"))
-    found = sorted(set(re.findall(r"\bCONCEPTGUARD_[A-Z]+\b", text)))
+    found = sorted(set(re.findall(r"\bCONCEPTGUARD_[A-Z]+\b", text)) - SOCKETS)
     return rows_as_table(["variable", "what it does"], [[f"`{name}`", MEANINGS.get(name, "")] for name in found])

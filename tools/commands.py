@@ -58,7 +58,8 @@ def _row(parameter: Any) -> list[str]:
     named = ", ".join(sorted(parameter.opts, key=len, reverse=True))
     kind = "" if getattr(parameter, "is_flag", False) else f" {_metavar(parameter)}"
     default = parameter.default() if callable(parameter.default) else parameter.default
-    told = "required" if parameter.required else "" if default in (None, False, [], ()) else f"`{default}`"
+    unsaid = default is None or default is False or default in ([], (), "")
+    told = "required" if parameter.required else "" if unsaid else f"`{default}`"
     return [f"`{named}{kind}`", told, _help(parameter)]
 
 

@@ -50,8 +50,9 @@ class Figure:
     needs: str = ""
 
 
-def _switches(method: str, *settings: str) -> str:
-    return " ".join([f"conceptguard eval --method {method} --n 4 --concepts {TEN}", *(f"--set {s}" for s in settings)])
+def _switches(method: str, *settings: str, others: tuple[str, ...] = ()) -> str:
+    named = [f"--method {name}" for name in (method, *others)]
+    return " ".join(["conceptguard eval", *named, f"--n 4 --concepts {TEN}", *(f"--set {one}" for one in settings)])
 
 
 FIGURES = {
@@ -63,13 +64,14 @@ FIGURES = {
     "eval-guards": Figure(
         tuple(
             [
-                *(_switches(m) for m in ("spm", "uce", "itd", "safree", "sld", "ant", "negative_guidance", "probe")),
+                _switches("spm", others=("uce", "itd", "safree", "sld", "ant", "negative_guidance", "trce", "astar",
+                                         "magicmix", "probe")),
                 _switches("itd", "reconstruct=true"), _switches("itd", "classify=false"),
                 _switches("safree", "schedule=false"), _switches("safree", "reattention=true"),
                 _switches("safree", "negative_prompt=true"), _switches("safree", "scale=1"),
                 _switches("safree", "scale=1", "positions=triggers", "t0=5.333", "up_t=10"),
                 _switches("sld", "level=strong"), _switches("sld", "level=medium"), _switches("sld", "level=weak"),
-                _switches("trce"), _switches("trce", "scale=3"), _switches("astar"), _switches("magicmix"),
+                _switches("trce", "scale=3"),
                 _switches("magicmix", "negative=true", "kmax=0.9", "kmin=0.6"),
             ]
         ),
@@ -106,7 +108,9 @@ FIGURES = {
         ),
         per_image_table, "half an hour", needs="COMFYUI_PATH",
     ),
-    "promises": Figure(("python -m tools.promises",), promise_tables, "an hour"),
+    "promises": Figure(
+        ("python -m tools.promises", "python -m tools.promises --hosts ComfyUI"), promise_tables, "an hour"
+    ),
 }  # fmt: skip
 
 
@@ -126,7 +130,7 @@ def block(name: str) -> str:
     figure = FIGURES[name]
     ran = load(name)
     if ran is None:
-        return f"_Not measured for this version yet; it takes {figure.takes}:_\n\n{_commands(figure.commands)}\n"
+        return f"_Not measured for this version yet:_\n\n{_commands(figure.commands)}\n"
     commands = [one["command"] for one in ran]
     results = [one["result"] for one in ran]
     return f"{_commands(commands)}\n\n{_made(results)}\n\n{figure.render(results)}\n"
@@ -134,7 +138,10 @@ def block(name: str) -> str:
 
 def _commands(commands: list[str] | tuple[str, ...]) -> str:
     lines = [line for command in commands for line in _folded(command)]
-    return "\n".join(["```bash", *lines, "```"])
+    block = "\n".join(["```bash", *lines, "```"])
+    if len(commands) <= 3:
+        return block
+    return f'<details markdown="1"><summary>{len(commands)} commands</summary>\n\n{block}\n\n</details>'
 
 
 def _folded(command: str, width: int = 100) -> list[str]:
@@ -149,10 +156,13 @@ def _folded(command: str, width: int = 100) -> list[str]:
 
 
 def _made(results: list[Result]) -> str:
-    seconds = sum(result.get("seconds", 0) for result in results)
+    """Version, device, and how long it took, where it was not taken up from an earlier run."""
     versions = sorted({str(result.get("version", "")) for result in results} - {""})
     devices = sorted({str(result.get("device", "cpu")) for result in results})
-    return f"conceptguard {', '.join(versions)}, {', '.join(devices)}, {seconds:,.0f} s in all:"
+    told = f"conceptguard {', '.join(versions)}, {', '.join(devices)}"
+    if any(result["command"] == "promises" for result in results):
+        return f"{told}:"
+    return f"{told}, {sum(result['seconds'] for result in results):,.0f} s in all:"
 
 
 def render(text: str) -> str:
@@ -192,7 +202,17 @@ def run(name: str) -> None:
                 raise SystemExit(f"{name}: {command} failed with {done.returncode}")
             ran.append({"command": command, "result": json.loads(target.read_text(encoding="utf-8"))})
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps({"ran": ran}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (FOLDER / f"{name}.json").write_text(dumped(ran), "utf-8")
+
+
+def dumped(ran: list[dict[str, Any]]) -> str:
+    """A figure's file: a row a line, so that what changed can be seen."""
+    parts = []
+    for one in ran:
+        empty = json.dumps({**one, "result": {**one["result"], "rows": []}}, indent=1, ensure_ascii=False)
+        rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in one["result"]["rows"])
+        parts.append(empty.replace('"rows": []', f'"rows": [\n{rows}\n ]'))
+    return '{"ran": [' + ",\n".join(parts) + "]}\n"
 
 
 # What looks measured. A figure that a command did not write is a defect, see tests/test_docs.py.

@@ -3,7 +3,7 @@
 A room is a folder of modules (under hosts/ each framework's own), or a module that stands by itself at the top of
 ``conceptguard``. Every import counts, wherever it stands: at the top, inside a function, or for type annotations only.
 A room stands on the floor above the highest room that it imports; rooms that import each other, which a house should
-not have, share a floor and are drawn in red.
+not have, share a floor and are drawn in red. An arrow that follows from others is left out: the table has all.
 
     python -m tools.house > house.svg
     python -m tools.house --table
@@ -99,7 +99,9 @@ def rooms() -> dict[str, Room]:
             elif room_of(inner, known) != room.name:
                 target = room_of(inner, known)
                 room.uses[target] = room.uses.get(target, 0) + 1
-    _floors(found)
+    reached = {other for room in found.values() for other in room.uses}
+    found = {name: room for name, room in found.items() if room.uses or room.libraries or name in reached}
+    _floors(found)  # without folders that only hold others
     return found
 
 
@@ -138,27 +140,36 @@ def _floors(found: dict[str, Room]) -> None:
 LINE, GAP, BOX, WIDTH = 58, 14, 34, 960
 
 
+def rests_on(room: Room, found: Mapping[str, Room]) -> set[str]:
+    """The rooms that a room imports and that no other room on the way imports: all else follows from these arrows."""
+    seen: set[str] = set()
+    todo = [other for other in room.uses if other not in room.tangled]
+    while todo:
+        below = found[todo.pop()].uses
+        todo += [name for name in below if name not in seen]
+        seen.update(below)
+    return {other for other in room.uses if other in room.tangled or other not in seen}
+
+
 def drawing() -> str:
-    """The house as SVG inside of HTML, floor above floor, every import an arrow downwards."""
+    """The house as SVG inside of HTML, floor above floor, an arrow downwards for what a room rests on."""
     found = rooms()
-    top = max(room.floor for room in found.values())
     places: dict[str, tuple[float, float, float]] = {}  # x, y, width of each box
+    below = {name: rests_on(room, found) for name, room in found.items()}
     parts: list[str] = []
     y = 10.0
-    for floor in range(top, -1, -1):
-        here = sorted((room for room in found.values() if room.floor == floor), key=lambda room: room.name)
-        lines = _rows(here)
+    for floor in range(max(room.floor for room in found.values()), -1, -1):
+        here = [room for room in found.values() if room.floor == floor]
+        middle = {room.name: _middle([places[a] for a in places if room.name in below[a]]) for room in here}
+        lines = _rows(sorted(here, key=lambda room: (middle[room.name], room.name)))
         parts.append(f'<rect x="4" y="{y:.0f}" width="{WIDTH - 8}" height="{len(lines) * LINE}" rx="6" class="floor"/>')
         parts.append(f'<text x="16" y="{y + 14:.0f}" class="number">{floor}</text>')
         for line in lines:
-            width = sum(_width(room) for room in line) + GAP * (len(line) - 1)
-            x = max(40.0, (WIDTH - width) / 2)
-            for room in line:
+            for room, x in zip(line, _abreast(line, middle)):
                 places[room.name] = (x, y + (LINE - BOX) / 2, _width(room))
-                x += _width(room) + GAP
             y += LINE
-        y += 26
-    arrows = [_arrow(places[a.name], places[b], b in a.tangled) for a in found.values() for b in a.uses]
+        y += GAP
+    arrows = [_arrow(places[a], places[b], b in found[a].tangled) for a in found for b in sorted(below[a])]
     boxes = [_box(room, places[room.name]) for room in found.values()]
     style = (
         ".house .floor{fill:none;stroke:currentColor;stroke-opacity:.15}"
@@ -166,26 +177,44 @@ def drawing() -> str:
         ".house .room.ring rect{stroke:#c62828}"
         ".house text{font-family:ui-monospace,monospace;font-size:12px;fill:currentColor;stroke:none}"
         ".house .number{opacity:.5;font-size:10px}.house .few{font-size:9px;opacity:.6}"
-        ".house .arrow{fill:none;stroke:currentColor;stroke-opacity:.18}"
-        ".house .arrow.ring{stroke:#c62828;stroke-opacity:.35}"
+        ".house .arrow{fill:none;stroke:currentColor;stroke-opacity:.45}.house .arrow.ring{stroke:#c62828}"
     )
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y:.0f}" role="img" '
-        f'aria-label="Rooms and what they import"><style>{style}</style>{"".join(parts)}{"".join(arrows)}'
+        f'aria-label="Rooms and what they rest on"><style>{style}</style>{"".join(parts)}{"".join(arrows)}'
         f"{''.join(boxes)}</svg>"
     )
     return f'<div class="house">{svg}</div>'
 
 
+def _middle(above: list[tuple[float, float, float]]) -> float:
+    """Where a room would best stand: below the middle of those that rest on it."""
+    return sum(x + width / 2 for x, _, width in above) / len(above) if above else WIDTH / 2
+
+
+def _abreast(line: list[Room], middle: Mapping[str, float]) -> list[float]:
+    """Left edges of the boxes of a line, as near below their middles as they fit beside each other."""
+    found: list[float] = []
+    edge = 40.0
+    for room in line:
+        found.append(max(edge, middle[room.name] - _width(room) / 2))
+        edge = found[-1] + _width(room) + GAP
+    beyond = max(0.0, edge - GAP - (WIDTH - 16))
+    for n in range(len(found) - 1, -1, -1):  # pushed back from the right edge, and each other
+        limit = WIDTH - 16 if n == len(found) - 1 else found[n + 1] - GAP
+        found[n] = min(found[n], limit - _width(line[n])) if beyond else found[n]
+    return found
+
+
 def short(name: str) -> str:
     """A room's name as people call it: its folder."""
     package, _, rest = name.partition(".")
-    return {"conceptguard": rest or "conceptguard", "conceptguard_plugins": f"plugins/{rest}".rstrip("/"),
-            "conceptguard_nodes": f"nodes/{rest}".rstrip("/")}[package].replace(".", "/")  # fmt: skip
+    return {"conceptguard": rest or "conceptguard", "conceptguard_plugins": f"plugins/{rest}",
+            "conceptguard_nodes": f"nodes/{rest}"}[package].replace(".", "/")  # fmt: skip
 
 
 def _width(room: Room) -> float:
-    return 18 + 7.3 * len(short(room.name))
+    return max(18 + 7.3 * len(short(room.name)), 76)
 
 
 def _rows(here: list[Room]) -> list[list[Room]]:

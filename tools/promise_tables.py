@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tools.figure_tables import markdown
@@ -43,25 +44,39 @@ def _sum(rows: list[Row]) -> str:
 
 
 def _host(host: str, methods: list[str], cells: dict[tuple[str, str], list[Row]]) -> str:
-    table, notes = [], []
-    refused: dict[str, list[str]] = {}
+    """The table of one host, and under it whatever is not kept, by its reason."""
+    table: list[list[str]] = []
+    reasons: dict[tuple[str, str, str], list[str]] = {}  # (result, why, of which promises) -> the methods
     for method in methods:
         rows = cells.get((method, host), [])
-        if not rows:
-            continue
-        if rows[0]["promise"] is None:
-            refused.setdefault(rows[0]["why"].replace(method, "…"), []).append(f"`{method}`")
-            continue
         by_promise = {row["promise"]: row for row in rows}
-        table.append([f"`{method}`", *(_mark(by_promise.get(promise)) for promise in NAMES)])
-        notes += [
-            f"- `{method}`, {NAMES[row['promise']]}: **{row['result']}**, {_plain(row['why'])}"
-            for row in rows if row["result"] == "broken"
-        ]  # fmt: skip
-    head = ["", *(f"{promise or ''} {name}".strip() for promise, name in NAMES.items())]
-    parts = [markdown(head, table)] if table else []
-    notes += [f"- {', '.join(named)}: {_plain(why)}" for why, named in refused.items()]
-    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
+        if rows and None not in by_promise:
+            table.append([f"`{method}`", *(_mark(by_promise.get(promise)) for promise in NAMES)])
+        own: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            for why in _whys(row, method) if row["result"] != "kept" else ():
+                own.setdefault((row["result"], why), []).append(_named(row["promise"]))
+        for (result, why), of in own.items():
+            reasons.setdefault((result, why, ", ".join(filter(None, of))), []).append(f"`{method}`")
+    head = ["", *map(_named, NAMES)]
+    told = sorted(reasons.items(), key=lambda one: ("broken", "refused", "does not apply").index(one[0][0]))
+    notes = [
+        f"- **{': '.join(filter(None, [result, of]))}** ({', '.join(named)}): {_plain(why)}"
+        for (result, why, of), named in told
+    ]
+    return "\n\n".join([*([markdown(head, table)] if table else []), *(["\n".join(notes)] if notes else [])])
+
+
+def _named(promise: int | None) -> str:
+    return "" if promise is None else f"{promise or ''} {NAMES[promise]}".strip()
+
+
+def _whys(row: Row, method: str) -> list[str]:
+    """The reasons of a row, without the names of checks and of the method, each once."""
+    found = row["why"].split("; ") if row["promise"] is not None and row["result"] != "broken" else [row["why"]]
+    plain = [re.sub(r"^[a-z_0-9]+: ", "", why) if row["result"] == "does not apply" else why for why in found]
+    named = re.compile(rf"(?<='){method}\b|(?<=: ){method}(?= would)")
+    return list(dict.fromkeys(named.sub("…", why) for why in plain))
 
 
 def _mark(row: Row | None) -> str:

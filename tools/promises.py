@@ -2,7 +2,7 @@
 
 Hosts other than the embedded models are tiny pipelines with random weights, of the tests: a guard's arithmetic, its
 rows and its traces are the same there, what it erases is not judged. ComfyUI is there where its core is, see
-tests/comfyui/core.py.
+tests/comfyui/core.py: it is asked for by name.
 
     python -m tools.promises --json FILE        # everything; called again, it goes on where it was with the same code
     python -m tools.promises --only sld --hosts SDXL,FLUX --json -
@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ from conceptguard.testing import Case, NotApplicable, TextCase  # noqa: E402
 from conceptguard.testing.matrix import Cell, probe  # noqa: E402
 from tools.methods import names  # noqa: E402
 
-DONE = ROOT / "out" / "promises"  # what was found so far, a file for each cell
+DONE = ROOT / "out" / "promises"  # what was found so far, a file for each cell, by what was asked of which code
 OPENS = "a cigarette"
 CONCEPT = {"name": "cigarette", "prompts": ["a cigarette", "smoking"]}
 _FOLDER = tempfile.TemporaryDirectory()
@@ -51,7 +52,7 @@ PIPELINES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "modular FLUX": ("tiny_modular:modular_flux", SMALL, None),
 }  # fmt: skip
 SPEAKS = "transformers"
-HOSTS = (*PIPELINES, SPEAKS)
+COMFYUI = "ComfyUI"
 NO_PICTURES = "pictures of random weights show nothing that a detector could be right about"
 # Checks in which the guard must act, of a detector that nothing here can be drawn for.
 ACTING = (
@@ -108,7 +109,7 @@ def _drawn(method: str, host: str) -> Case:
         return replace(case, guard={"method": method})
     if method == "probe":  # on the embedded model, where there is something to see
         return Case(
-            {"method": method, "artifact": "emoji-sd/probe/cigarette"}, opens="a cigarette, noto style",
+            {"method": method, "artifact": "emoji-sd/probe/skull"}, opens="a skull, noto style",
             unrelated=("a bicycle, fluent style", "noto style: a penguin"), steps=8,
         )  # fmt: skip
     if method in ("spm", "lora", "uce"):
@@ -183,17 +184,15 @@ def cells() -> Iterator[Cell]:
 
 
 def _comfyui() -> Iterator[Cell]:
-    """The same in ComfyUI, where its core can be had."""
-    try:
-        from comfy_bench import comfy_cells
-    except ImportError:
-        return
+    """The same in ComfyUI: where it is asked for by name, since its core may have to be fetched first."""
+    from comfy_bench import comfy_cells
+
     yield from comfy_cells(names())
 
 
-def _code() -> str:
-    """What the code is, so that nothing is taken up that another one found."""
-    digest = hashlib.sha256()
+def _code(*asked: str) -> str:
+    """What is asked of which code, so that nothing is taken up that another one found."""
+    digest = hashlib.sha256("\n".join(asked).encode())
     for path in sorted(path for folder in ("conceptguard", "plugins") for path in (ROOT / folder).rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -225,29 +224,26 @@ def main() -> None:
 
     begin = time.perf_counter()
     wanted = [
-        cell for cell in [*cells(), *_comfyui()]
+        cell for cell in [*cells(), *(_comfyui() if COMFYUI in given.hosts.split(",") else ())]
         if (not given.only or cell.method in given.only.split(","))
         and (not given.hosts or cell.host in given.hosts.split(","))
     ]  # fmt: skip
-    DONE.mkdir(parents=True, exist_ok=True)
-    if given.fresh:
-        for path in DONE.glob("*.json"):
-            path.unlink()
-    rows: list[dict[str, Any]] = []
-    asked = [given.checks, given.slow, _code()]
     _quiet()
+    folder = DONE / _code(given.checks, str(given.slow))
+    if given.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
     with progress("methods in hosts", len(wanted)) as tick:
         for cell in wanted:
-            path = DONE / f"{cell.method}@{cell.host.replace(' ', '-')}.json"
-            kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-            if kept.get("asked") != asked:
+            path = folder / f"{cell.method}@{cell.host.replace(' ', '-')}.json"
+            if not path.is_file():
                 started = time.perf_counter()
                 found = probe(cell, slow=given.slow, only=frozenset(filter(None, given.checks.split(","))))
-                kept = {"asked": asked, "seconds": round(time.perf_counter() - started, 1), "rows": found}
-                path.write_text(json.dumps(kept, ensure_ascii=False), "utf-8")
-                told = {row["result"] for row in found}
-                print(f"{cell.method} in {cell.host}: {', '.join(sorted(told))}, {kept['seconds']} s", file=sys.stderr)
-            rows += kept["rows"]
+                path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+                told = ", ".join(sorted({row["result"] for row in found}))
+                print(f"{cell.method} in {cell.host}: {told}, {time.perf_counter() - started:.1f} s", file=sys.stderr)
+            rows += json.loads(path.read_text("utf-8"))
             tick(1)
     hosts = list(dict.fromkeys(row["host"] for row in rows))
     write_json(result("promises", rows, time.perf_counter() - begin, hosts=hosts), given.json)

@@ -92,26 +92,28 @@ def promises(*, text: bool = False) -> dict[str, int]:
 
 
 def contract_checks(
-    case: AnyCase, *, slow: bool = False, text: bool | None = None
+    case: AnyCase, *, slow: bool = False, text: bool | None = None, bench: Callable[[Any], Any] | None = None
 ) -> list[tuple[str, Callable[[], None]]]:
     """(name, check) for every promise. A check returns, raises ContractBroken, or raises NotApplicable.
 
     case: a Case or TextCase, or a function that makes one when the first check runs
     slow: with those that take a minute
     text: whether that function makes a TextCase
+    bench: case -> the bench that judges it, for hosts that are called otherwise than diffusers' and transformers'
     """
     speaks = isinstance(case, TextCase) if text is None else text
     benches: list[Any] = []
 
-    def bench() -> Any:
+    def judge() -> Any:
         if not benches:
             made = case() if callable(case) else case
-            benches.append(TextBench(made) if isinstance(made, TextCase) else Bench(made))
+            kind: Any = bench or (TextBench if isinstance(made, TextCase) else Bench)
+            benches.append(kind(made))
         return benches[0]
 
     found = {check.__name__: check for _, check in (_TEXT_CHECKS if speaks else _CHECKS)}
     names = check_names(slow=slow, text=speaks)
-    return [(name, lambda check=found[name]: check(bench())) for name in names]  # type: ignore[misc]
+    return [(name, lambda check=found[name]: check(judge())) for name in names]  # type: ignore[misc]
 
 
 def check_contract(case: AnyCase, *, slow: bool = False, text: bool | None = None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Which method keeps which promise in which host: the contract kit, run for every pair, as rows of a table.
 
-A cell is a method in a host, with the case that the kit judges it by. A host that refuses the method when it is
-attached has said so in its own words, which are the cell's; every other outcome comes from the kit.
+A cell is a method in a host, with the case that the kit judges it by. A host that refuses the method has said so in its
+own words, which are the cell's; every other outcome comes from the kit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConceptGuardError
-from ..sessions.attach import attach
-from .bench import embedded_model
+from .bench import Bench
 from .case import Case, ContractBroken, NotApplicable, TextCase
 from .contract import contract_checks, promises
-from .text_bench import embedded_language_model
+from .text_bench import TextBench
 
 KEPT, BROKEN, NONE, REFUSED = "kept", "broken", "does not apply", "refused"
 
@@ -27,6 +26,7 @@ class Cell:
     case: makes the case; raises NotApplicable, with the reason, where there can be none
     text: whether it makes a TextCase
     without: checks that cannot be run here, and why
+    bench: what judges the case, see ``contract_checks``
     """
 
     method: str
@@ -34,6 +34,7 @@ class Cell:
     case: Callable[[], Case | TextCase]
     text: bool = False
     without: Mapping[str, str] = field(default_factory=dict)
+    bench: Callable[[Any], Any] | None = None
 
 
 def probe(cell: Cell, *, slow: bool = False, only: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
@@ -45,24 +46,32 @@ def probe(cell: Cell, *, slow: bool = False, only: frozenset[str] = frozenset())
     head = {"method": cell.method, "host": cell.host}
     try:
         case = cell.case()
-        _try(case)
-    except (ConceptGuardError, NotApplicable) as error:
-        refused = REFUSED if isinstance(error, ConceptGuardError) else NONE
-        return [{**head, "promise": None, "result": refused, "checks": 0, "why": str(error)}]
+        if said := _refusal(cell, case):
+            return [{**head, "promise": None, "result": REFUSED, "checks": 0, "why": said}]
+    except NotApplicable as reason:
+        return [{**head, "promise": None, "result": NONE, "checks": 0, "why": str(reason)}]
     of = promises(text=cell.text)
     found: dict[int, list[tuple[str, str, str]]] = {}
-    for name, check in contract_checks(case, slow=slow, text=cell.text):
+    for name, check in contract_checks(case, slow=slow, text=cell.text, bench=cell.bench):
         if not only or name in only:
             found.setdefault(of[name], []).append((name, *_outcome(check, cell.without.get(name))))
     return [{**head, "promise": promise, **_together(outcomes)} for promise, outcomes in sorted(found.items())]
 
 
-def _try(case: Case | TextCase) -> None:
-    """Attach the guard once, and take it off again. Raises what the host raises."""
-    load = case.load or (embedded_language_model if isinstance(case, TextCase) else embedded_model)
-    target = load()
-    session = attach(tuple(target) if isinstance(case, TextCase) else target, {"guards": [dict(case.guard)]})
-    session.detach()
+def _refusal(cell: Cell, case: Case | TextCase) -> str:
+    """What the host says where it refuses the method, at attach or before anything is generated; else nothing.
+
+    An error that the method did not mean is none: the kit will find it.
+    """
+    kind: Any = cell.bench or (TextBench if isinstance(case, TextCase) else Bench)
+    bench = kind(case)
+    try:
+        with bench.attached():
+            bench.attempt([case.opens])
+    except ConceptGuardError as error:
+        meant = error.__cause__ is None or isinstance(error.__cause__, ConceptGuardError)
+        return str(error) if meant else ""
+    return ""
 
 
 def _outcome(check: Callable[[], None], without: str | None) -> tuple[str, str]:
