@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 ROOTS = {
     "conceptguard": "conceptguard",
     "plugins": "conceptguard_plugins",

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from paths import ROOT
 
 import conceptguard
 
-ROOT = Path(__file__).parents[1]
 ADDRESS = "https://github.com/conceptguard/conceptguard"
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "changes/README.md")
 

@@ -57,6 +57,8 @@ def modules() -> dict[str, Path]:
 def room_of(module: str, known: Mapping[str, Path]) -> str:
     """The room that a module is in."""
     parts = module.split(".")
+    if parts[0] == "conceptguard_nodes":  # one pack
+        return parts[0]
     depth = 3 if any(module.startswith(f"{split}.") for split in SPLIT) else 2
     name = ".".join(parts[:depth])
     folder = name in known and known[name].name == "__init__.py"

@@ -70,7 +70,7 @@ def about(name: str) -> str:
         "concept": "a concept with prompts (`concept: {name: …, prompts: […]}`), or an artifact",
         "nothing": "nothing but its name",
     }[method.needs]
-    makes = method.make.__func__ is not Method.make.__func__  # type: ignore[attr-defined]
+    makes = method.learn.__func__ is not Method.learn.__func__  # type: ignore[attr-defined]
     facts = {
         "A policy must give it": needs,
         "Hooks": ", ".join(f"`{hook}`" for hook in hooks_of(method)),

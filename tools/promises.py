@@ -2,7 +2,7 @@
 
 Hosts other than the embedded models are tiny pipelines with random weights, of the tests: a guard's arithmetic, its
 rows and its traces are the same there, what it erases is not judged. ComfyUI is there where its core is, see
-tests/comfyui/core.py: it is asked for by name.
+tests/hosts/comfyui/core.py: it is asked for by name.
 
     python -m tools.promises --json FILE        # everything; called again, it goes on where it was with the same code
     python -m tools.promises --only sld --hosts SDXL,FLUX --json -
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "comfyui"), str(ROOT / "tests" / "hosts" / "comfyui")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hosts" / "comfyui")]
 
 from conceptguard.testing import Case, NotApplicable, TextCase  # noqa: E402
 from conceptguard.testing.matrix import Cell, probe  # noqa: E402

@@ -27,9 +27,9 @@ GUARDS: dict[str, dict[str, Any]] = {
     "safree": {"concept": CONCEPT, "positions": "all", "schedule": False},
 }  # fmt: skip
 ELSEWHERE = {
-    "clarify": "it asks where the prompt is encoded, in Guard Encoder: see tests/comfyui",
-    "probe": "Check Image looks at pictures, and no sampler does: see tests/comfyui",
-    "nudenet": "Check Image looks at pictures, and no sampler does: see tests/comfyui",
+    "clarify": "it asks where the prompt is encoded, in Guard Encoder: see tests/hosts/comfyui",
+    "probe": "Check Image looks at pictures, and no sampler does: see tests/hosts/comfyui",
+    "nudenet": "Check Image looks at pictures, and no sampler does: see tests/hosts/comfyui",
 }
 
 
@@ -90,7 +90,9 @@ class ComfyBench(Bench):
     def generate(self, pipe: Any, prompts: Sequence[str] | None, seeds: Sequence[int] = (), **options: Any) -> Tensor:
         """One sampling, row i from ``seeds[i]`` (by default i)."""
         if prompts is None:
-            raise NotApplicable("a sampler takes conditionings, whose texts the host recognises: see tests/comfyui")
+            raise NotApplicable(
+                "a sampler takes conditionings, whose texts the host recognises: see tests/hosts/comfyui"
+            )
         negative = options.pop("negative_prompt", None) or [""] * len(prompts)
         cfg = float(options.pop("guidance_scale", 3.5))
         return pipe(prompts, negative, seeds or range(len(prompts)), self.case.steps, cfg)
@@ -110,7 +112,7 @@ class ComfyBench(Bench):
 
     def copied(self, dtype: torch.dtype | None = None) -> Any:
         """Never: ComfyUI itself chooses types and places of weights."""
-        raise NotApplicable("ComfyUI itself chooses types and places of weights: see tests/comfyui")
+        raise NotApplicable("ComfyUI itself chooses types and places of weights: see tests/hosts/comfyui")
 
 
 @cache

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from conceptguard import plugins
 from conceptguard.cli import complete
 
-ROOT = Path(__file__).parents[1]
 PROGRAM = "import atexit, sys; atexit.register(lambda: print({heavy} & {{*sys.modules}}, file=sys.stderr)); {main}"
 HEAVY = {"torch", "diffusers", "transformers", "pluggy", "PIL", "numpy"}
 MAIN = "from conceptguard.cli import main; main([])"
