@@ -78,6 +78,14 @@ def test_pages_made_of_the_code(site: Path) -> None:
     assert "sessions" in read(site, "architecture") and "<svg" in (site / "architecture/index.html").read_text("utf-8")
 
 
+def test_examples_are_shown_from_their_own_files(site: Path) -> None:
+    """In blocks of three lines: ruff formats Markdown too, and takes ``--8<-- "file"`` for an expression of Python."""
+    for page in PAGES:
+        assert not re.search(r"8 ?< ?-- ?\"", page.read_text(encoding="utf-8")), f"{page}: write --8<-- on its own line"
+    for built_page in site.rglob("*.html"):
+        assert "8&lt;" not in re.sub(r"<[^>]+>", "", built_page.read_text(encoding="utf-8")), built_page
+
+
 def test_variables_of_the_environment_are_those_that_the_code_reads() -> None:
     listed = re.findall(r"^\| `(CONCEPTGUARD_\w+)` \| (.+) \|$", built.variables(), re.MULTILINE)
     assert {name for name, _ in listed} == set(built.MEANINGS) and all(told.strip() for _, told in listed)
