@@ -74,6 +74,9 @@ def test_pages_made_of_the_code(site: Path) -> None:
     assert all(word in commands for word in ("bench overhead", "magicmix", "--together", "conceptguard eval --policy"))
     assert "on_violation" in read(site, "guides/policy") and "sha256" in read(site, "guides/registry")
     assert "rows_are_separate" in read(site, "promises")
+    numbered = re.search(r"<ol>(.*?)</ol>", (site / "promises/index.html").read_text("utf-8"), re.DOTALL)
+    listed = re.findall(r"<strong>(.*?)</strong>", numbered[1]) if numbered else []
+    assert len(listed) == 9 and listed[3] == "Rows are separate.", "numbers of promises are those of the design"
     assert "class WordList(Method)" in read(site, "guides/write-a-method")
     assert "sessions" in read(site, "architecture") and "<svg" in (site / "architecture/index.html").read_text("utf-8")
 
