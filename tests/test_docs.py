@@ -74,8 +74,19 @@ def test_pages_made_of_the_code(site: Path) -> None:
     assert all(word in commands for word in ("bench overhead", "magicmix", "--together", "conceptguard eval --policy"))
     assert "on_violation" in read(site, "guides/policy") and "sha256" in read(site, "guides/registry")
     assert "rows_are_separate" in read(site, "promises")
+    numbered = re.search(r"<ol>(.*?)</ol>", (site / "promises/index.html").read_text("utf-8"), re.DOTALL)
+    listed = re.findall(r"<strong>(.*?)</strong>", numbered[1]) if numbered else []
+    assert len(listed) == 9 and listed[3] == "Rows are separate.", "numbers of promises are those of the design"
     assert "class WordList(Method)" in read(site, "guides/write-a-method")
     assert "sessions" in read(site, "architecture") and "<svg" in (site / "architecture/index.html").read_text("utf-8")
+
+
+def test_examples_are_shown_from_their_own_files(site: Path) -> None:
+    """In blocks of three lines: ruff formats Markdown too, and takes ``--8<-- "file"`` for an expression of Python."""
+    for page in PAGES:
+        assert not re.search(r"8 ?< ?-- ?\"", page.read_text(encoding="utf-8")), f"{page}: write --8<-- on its own line"
+    for built_page in site.rglob("*.html"):
+        assert "8&lt;" not in re.sub(r"<[^>]+>", "", built_page.read_text(encoding="utf-8")), built_page
 
 
 def test_variables_of_the_environment_are_those_that_the_code_reads() -> None:

@@ -10,29 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from naive_guards import FirstPromptOnly
 from tiny import generate
 
 import conceptguard
-from conceptguard import Method, hookimpl
 from conceptguard.errors import Refused
-from conceptguard.generation.conditioning import Prompts
 from conceptguard.testing.kit_guards import offered
 
 CONCEPT = {"name": "cigarette", "prompts": ["cigarette"]}
 A, B, C = "a man", "a cigarette", "a red apple"  # ε(a) + w(ε(b) − ε(c)): the direction of b rides on a
 W, STEPS = 4.0, 3
-
-
-class FirstPromptOnly(Method):
-    """What a prompt filter does: it looks at the first prompt of a call and refuses if that names the concept."""
-
-    name = "first-prompt-only"
-    needs = "concept"
-
-    @hookimpl
-    def encode_prompt(self, prompts: Prompts) -> None:
-        if any(phrase in (prompts.texts[0] or "") for phrase in self.guard.concept.prompts):
-            raise Refused("the prompt names the concept")
 
 
 NAIVE = {"method": "first-prompt-only", "concept": CONCEPT}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conceptguard_plugins.diffusion.negative_guidance import NegativeGuidance
 from diffusers import StableDiffusionPipeline
-from test_composition import FirstPromptOnly
+from naive_guards import FirstPromptOnly
 from torch import Tensor
 
 import conceptguard

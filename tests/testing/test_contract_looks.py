@@ -6,7 +6,7 @@ import tempfile
 from functools import cache
 from typing import Any
 
-from test_clarify import WINE, WORDS
+from ambiguous import WINE, WORDS
 
 import conceptguard
 from conceptguard.plugins import host_for, method

@@ -15,8 +15,8 @@ from diffusers import guiders
 from diffusers.guiders.guider_utils import GuiderOutput
 from diffusers.hooks import LayerSkipConfig
 from diffusers.modular_pipelines import FluxAutoBlocks, FluxModularPipeline, StableDiffusionXLAutoBlocks
+from naive_guards import FirstPromptOnly
 from random_artifacts import RandomTerms, membrane, random_terms, write_terms
-from test_composition import FirstPromptOnly
 from test_families import OPENS, UNRELATED, policy
 from tiny_modular import FLUX, SIZE, modular, modular_flux, modular_sdxl
 from tiny_transformers import tiny_flux

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ambiguous import WINE, WORDS
 from conceptguard_plugins.diffusion.clarify import Clarify
 from tiny import generate
 
 import conceptguard
 from conceptguard.errors import Clarification, GuardError, PolicyError
 from conceptguard.runtime.gates import Gate
-
-WINE = {"name": "wine", "prompts": ["wine", "a glass of wine", "a wine glass"]}
-WORDS = {"glass": {"a glass of wine": ["wine", "red"], "a glass of milk": ["milk"], "a window": ["house", "pane"]}}
 
 
 def policy(**settings: Any) -> dict[str, Any]:
