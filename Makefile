@@ -15,4 +15,5 @@ test: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/mypy > /dev/null || true  # reads what is installed, once: what it says of our own files is for `make test`
 	touch $@
