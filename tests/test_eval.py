@@ -18,7 +18,7 @@ from conceptguard.policy import Policy
 from conceptguard.samples import Pictures, Recipe, make, make_once
 from conceptguard.suite import Sample, Suite, load_suite
 
-RECIPE = Recipe(steps=12, batch=4)
+RECIPE = Recipe(steps=8, batch=4)
 
 
 @pytest.fixture(scope="module")
