@@ -10,6 +10,20 @@ from typing import Any
 import pytest
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files whose tests share ComfyUI's server go to one worker: starting it takes longer than most of them."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneServer(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(super()._split_scope(nodeid))
+            served = "comfyui" in str(file) and file.stem.rpartition("_")[2] in ("server", "page", "workflows")
+            return "one server" if served else str(file)
+
+    return OneServer(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def imports_are_no_garbage() -> None:
     """Half a million objects of imported modules are not looked through by every collection of the tests that follow.

@@ -45,6 +45,26 @@ def content(encoded: Encoded) -> list[Tensor]:
 SHRINKAGE = 0.1
 
 
+def _whitening(centred: Tensor) -> Tensor:
+    """[width, width], of tokens [tokens, width] about their mean.
+
+    Encoders have a few huge directions that every noun shares. Shrinkage keeps those that captions hardly show.
+    """
+    count, width = centred.shape
+    if count >= width:
+        values, vectors = torch.linalg.eigh(centred.T @ centred / count)
+        scale = (values.clamp(min=0) + SHRINKAGE * values.mean()).rsqrt()
+        return vectors * scale @ vectors.T
+    # A wide encoder's tokens span no more directions than there are tokens; all others are scaled alike.
+    values, own = torch.linalg.eigh(centred @ centred.T / count)
+    least = SHRINKAGE * values.clamp(min=0).sum() / width
+    seen = values > 1e-6 * values.max()
+    values, own = values[seen], own[:, seen]
+    vectors = centred.T @ (own / (count * values).sqrt())
+    scale = (values + least).rsqrt() - least.rsqrt()
+    return torch.eye(width, device=centred.device) * least.rsqrt() + vectors * scale @ vectors.T
+
+
 @dataclass(frozen=True)
 class Ordinary:
     """What ordinary captions look like to one encoder.
@@ -63,11 +83,8 @@ class Ordinary:
         encoded = encode(ordinary_captions())
         tokens = torch.cat(content(encoded)).float()
         mean = tokens.mean(0)
-        values, vectors = torch.linalg.eigh((tokens - mean).T @ (tokens - mean) / len(tokens))
-        # Encoders have a few huge directions that every noun shares. Shrinkage keeps those that captions hardly show.
-        scale = (values.clamp(min=0) + SHRINKAGE * values.mean()).rsqrt()
         having = Counter(token for row in encoded.ids for token in set(row))
-        return cls(mean, having, vectors * scale @ vectors.T)
+        return cls(mean, having, _whitening(tokens - mean))
 
     def whiten(self, tokens: Tensor) -> Tensor:
         """Token encodings [..., width] without what all of them have in common."""

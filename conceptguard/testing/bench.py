@@ -143,8 +143,8 @@ class Bench:
         parts = {name: own_part(name, part) for name, part in self.pipe.components.items()}
         if hasattr(self.pipe, "blocks"):  # a modular one, which makes its other components itself
             pipe = self.pipe.blocks.init_pipeline()
-            own = {*pipe.pretrained_component_names, "guider"}
-            pipe.update_components(**{n: part for n, part in parts.items() if n in own and part is not None})
+            placed = {*pipe.pretrained_component_names, "guider"}
+            pipe.update_components(**{n: part for n, part in parts.items() if n in placed and part is not None})
         else:
             pipe = type(self.pipe)(**parts)
             pipe.set_progress_bar_config(disable=True)

@@ -16,6 +16,7 @@ from ..errors import PolicyError
 
 WIDTH = 384
 _REMEMBERED = 65_536  # words; 100 MB
+_FEW = 16  # texts of a call that is remembered, as those of a concept are: a guard is attached again and again
 
 _words: dict[str, Tensor] = {}
 
@@ -40,6 +41,12 @@ def encode(texts: Sequence[str]) -> Tensor:
     """Unit vectors [texts, 384], float32 on the CPU; their products are cosines. Raises PolicyError without encoder."""
     if not texts:
         return torch.zeros(0, WIDTH)
+    return _encoded(tuple(texts)).clone() if len(texts) <= _FEW else _encoded.__wrapped__(texts)
+
+
+@lru_cache(maxsize=256)
+def _encoded(texts: Sequence[str]) -> Tensor:
+    """Remembered by the whole call, whose texts are told apart from the same ones in other company by the last bits."""
     found: Tensor = _model().encode(
         list(texts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from conceptguard_plugins.pictures.probe.net import ProbeNet, train
@@ -10,8 +12,9 @@ from conceptguard_plugins.pictures.probe.net import ProbeNet, train
 from conceptguard.registry import write_artifact
 
 
-def red_probe(registry: Path) -> str:
-    """Train one into a registry folder; its reference."""
+@cache
+def _trained() -> dict[str, Any]:
+    """What is written of it."""
     random = torch.Generator().manual_seed(0)
     noise = torch.rand(96, 3, 64, 64, generator=random) * 0.3
     shade = 0.6 + 0.4 * torch.rand(96, 1, 1, 1, generator=random)
@@ -24,5 +27,10 @@ def red_probe(registry: Path) -> str:
         "method": "probe", "name": "red", "concept": {"name": "red", "prompts": ["red"]},
         "base": {"family": "emoji-sd"}, "made": {"size": net.size, "threshold": 0.5},
     }  # fmt: skip
-    write_artifact(registry / "emoji-sd" / "probe" / "red", fields, net.state_dict())
+    return {"manifest_fields": fields, "tensors": net.state_dict()}
+
+
+def red_probe(registry: Path) -> str:
+    """Write one, trained once, into a registry folder; its reference."""
+    write_artifact(registry / "emoji-sd" / "probe" / "red", **_trained())
     return "emoji-sd/probe/red"

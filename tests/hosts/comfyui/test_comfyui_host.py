@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 from sampling import SHAPE, encode, predict, sample
 
-from conceptguard import attach
+from conceptguard import attach, plugins
 from conceptguard.errors import BaseMismatch, GuardError, Refused, SessionError
 
 SMOKING, APPLE = "a man smoking a cigarette, noto style", "a red apple, noto style"
@@ -50,8 +51,35 @@ def test_layers_have_the_names_of_diffusers(parts: Any, pipe: Any) -> None:
     theirs.detach()
 
 
+@pytest.fixture
+def pushes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What SLD is given, call by call."""
+    found: list[Any] = []
+    module = sys.modules[plugins.method("sld").__module__]
+    own = module.safety_guidance
+    monkeypatch.setattr(module, "safety_guidance", lambda *args: found.append(args) or own(*args))
+    return found
+
+
+def amplified(pushes: list[Any], cfg: float) -> Any:
+    """What SLD makes of the last bits of two hosts' predictions, number by number; 0 where it did not run.
+
+    Its scale rises from 0 to 1 while prompt and concept come 1 / s_S = 2e-4 apart: in there, in less than one number of
+    a hundred, a difference of 1e-7 comes out 5,000 times as large by the paper's formula. Nowhere else is anything
+    allowed for, and what goes into the formula is the same ten times as closely as what comes out.
+    """
+    if not pushes:
+        return 0.0
+    (prompt, concept, nothing, _, level), theirs = pushes
+    assert all((a - b).abs().max() < 1e-5 for a, b in zip((prompt, concept, nothing), theirs))
+    apart, other = prompt - concept, theirs[0] - theirs[1]
+    steep = torch.minimum(apart.abs(), other.abs()) * level.scale < 1
+    assert steep.float().mean() < 0.01
+    return steep * cfg * level.scale * (apart - other).abs() * (concept - nothing).abs()
+
+
 @pytest.mark.parametrize("name", GUARDS)
-def test_the_same_prediction_as_in_diffusers(name: str, parts: Any, pipe: Any, conds: Any) -> None:
+def test_the_same_prediction_as_in_diffusers(name: str, parts: Any, pipe: Any, conds: Any, pushes: list[Any]) -> None:
     x = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
     timestep, cfg = 601, 3.5
     model, session = guarded(parts, GUARDS[name])
@@ -64,7 +92,7 @@ def test_the_same_prediction_as_in_diffusers(name: str, parts: Any, pipe: Any, c
         bare = predict(parts.model, conds[SMOKING], conds[""], x, timestep, cfg)
     expected = out[:1] + cfg * (out[1:] - out[:1])
     assert (expected - bare).abs().max() > 0.05, "this guard did nothing"
-    assert (mine - expected).abs().max() < 1e-4
+    assert ((mine - expected).abs() < 1e-4 + amplified(pushes, cfg)).all()
     opened = [(act.guard, [gate for gate in act.gates if gate]) for act in receipt.opened]
     assert [(a.guard, pytest.approx([g for g in a.gates if g], abs=1e-4)) for a in session.receipt.opened] == opened
 
@@ -276,8 +304,8 @@ def test_half_precision(dtype: torch.dtype, comfy: None) -> None:
     with torch.inference_mode():
         c = {text: encode(own.clip, text) for text in (SMOKING, APPLE, "")}
     model, session = guarded(own, CIGARETTE, GUARDS["sld"])
-    assert torch.equal(sample(model, c[APPLE], c[""]), sample(own.model, c[APPLE], c[""]))
-    assert not torch.equal(sample(model, c[SMOKING], c[""]), sample(own.model, c[SMOKING], c[""]))
+    assert torch.equal(sample(model, c[APPLE], c[""], steps=1), sample(own.model, c[APPLE], c[""], steps=1))
+    assert not torch.equal(sample(model, c[SMOKING], c[""], steps=1), sample(own.model, c[SMOKING], c[""], steps=1))
     assert len(session.receipt.opened) == 2 and session.receipt.dtype == str(dtype).removeprefix("torch.")
     assert {row.text for row in session.receipt.rows} == {SMOKING, ""}
 
