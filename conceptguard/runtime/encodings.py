@@ -1,13 +1,15 @@
 """What a text encoder makes of texts: their own tokens, and what ordinary captions look like to it.
 
-Encodings of concept prompts are kept as long as the encoder lives, so that attaching a thousand guards again costs no
-second reading. They hold only while the encoder says the same about a probe and the tokenizer cuts texts alike.
+Encodings of concept prompts are kept as long as the encoder lives, and for the last few by their weights, so that
+attaching a thousand guards again costs no second reading. They hold only while the encoder says the same about a probe
+and the tokenizer cuts texts alike.
 """
 
 from __future__ import annotations
 
+import hashlib
 import weakref
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,26 +129,63 @@ class EncodingCache:
 
 
 _known: weakref.WeakKeyDictionary[nn.Module, dict[str, EncodingCache]] = weakref.WeakKeyDictionary()
+# Of the last encoders, by their weights: the same model loaded again reads nothing again.
+_of_weights: OrderedDict[tuple[str, str], EncodingCache] = OrderedDict()
+_KEPT = 8
 
 
 def encoding_cache_of(
-    encoder: nn.Module, kind: str, encode: Encode, tokens: Callable[[list[str]], list[list[int]]]
+    encoders: Sequence[nn.Module], kind: str, encode: Encode, tokens: Callable[[list[str]], list[list[int]]]
 ) -> EncodingCache:
-    """What an encoder has read already, or a blank sheet where it, or its tokenizer, changed since.
+    """What text encoders have read already, they or others of the same weights; a blank sheet where these, or the
+    tokenizer, changed since.
 
-    kind: which of an encoder's outputs ``encode`` gives
+    encoders: all that ``encode`` asks; kind: which of their outputs it gives
     """
-    kept = _known.setdefault(encoder, {})
+    kept = _known.setdefault(encoders[0], {})
     found, probe = kept.get(kind), encode([PROBE]).embeds
-    if found is not None and found.probe is not None and _same(found.probe, probe):
-        now = tokens(list(found.texts))
-        before = len(found.texts)
-        found.texts = {text: (own, ids) for (text, (own, ids)), cut in zip(found.texts.items(), now) if cut == ids}
-        if len(found.texts) < before:
-            found.measured.clear()
-        return found
-    kept[kind] = EncodingCache(probe.clone())
-    return kept[kind]
+    if found is None or found.probe is None or not _same(found.probe, probe):
+        mark = weights_mark(encoders)
+        found = kept[kind] = _begun(_of_weights.get((kind, mark)) if mark else None, probe)
+        if mark:
+            _of_weights[kind, mark] = found
+            _of_weights.move_to_end((kind, mark))
+            while len(_of_weights) > _KEPT:
+                _of_weights.popitem(last=False)
+    now = tokens(list(found.texts))
+    before = len(found.texts)
+    found.texts = {text: (own, ids) for (text, (own, ids)), cut in zip(found.texts.items(), now) if cut == ids}
+    if len(found.texts) < before:
+        found.measured.clear()
+    return found
+
+
+def _begun(other: EncodingCache | None, probe: Tensor) -> EncodingCache:
+    """A sheet with what an equal encoder has read; a copy, since that one may be asked in another thread."""
+    if other is None or other.probe is None or not _same(other.probe, probe):
+        return EncodingCache(probe.clone())
+    return EncodingCache(other.probe, other.ordinary, dict(other.texts), dict(other.measured))
+
+
+def weights_mark(modules: Sequence[nn.Module]) -> str | None:
+    """A short mark of the very weights of modules; None where they are not all at hand, as under offload.
+
+    Sums of their bits, by place modulo 64 and by part, are made where the weights are: hashing every byte would take
+    longer than some encoders do.
+    """
+    mark = hashlib.sha256()
+    for module in modules:
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.device.type == "meta":
+                return None
+            mark.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
+            whole = tensor.detach().reshape(-1).contiguous()
+            bits = (whole.clone() if whole.storage_offset() else whole).view(torch.uint8)
+            even = len(bits) - len(bits) % 512
+            words = bits[:even].view(torch.int64)
+            for sums in (words.view(-1, 64).sum(0), words.view(64, -1).sum(1), bits[even:]):
+                mark.update(sums.cpu().numpy().tobytes())
+    return mark.hexdigest()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

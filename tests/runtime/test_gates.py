@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_sd
 from torch import nn
 
 from conceptguard import attach
@@ -14,6 +16,7 @@ from conceptguard.benchmarks.gates import captions_apart, measure, shipped, voca
 from conceptguard.errors import PolicyError
 from conceptguard.hosts.diffusers.host import DiffusersHost
 from conceptguard.measuring.suite import load_suite
+from conceptguard.runtime import encodings
 from conceptguard.runtime.calibration import calibrate
 from conceptguard.runtime.encodings import EncodingCache, content, encoding_cache_of, ordinary_captions
 from conceptguard.runtime.gates import Gate, GateBank
@@ -31,7 +34,8 @@ class Counted:
 
 
 @pytest.fixture
-def counted(tiny: Any) -> Any:
+def counted(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(encodings, "_of_weights", OrderedDict())  # no other test's encoder has read anything
     found = Counted(tiny.text_encoder)
     yield found
     found.handle.remove()
@@ -67,11 +71,37 @@ def test_what_was_read_holds_only_for_the_encoder_as_it_was(tiny: Any, counted: 
     assert not torch.allclose(after.similarity(some.embeds, [None] * 2), before.similarity(some.embeds, [None] * 2))
 
 
+def test_the_same_model_loaded_again_reads_nothing_again(tiny: Any, tokenizer: Any, counted: Counted) -> None:
+    gates = [Gate(("a pistol",), floor=0.5, full=1.0)]
+    first = GateBank(gates, DiffusersHost(tiny).encode, DiffusersHost(tiny).encoding_cache())
+    again = tiny_sd(tokenizer)
+    found = Counted(again.text_encoder)
+    second = GateBank(gates, DiffusersHost(again).encode, DiffusersHost(again).encoding_cache())
+    assert found.texts <= 1  # the probe
+    some = DiffusersHost(again).encode(["a man with a pistol", "a bowl of soup"])
+    assert torch.equal(first.similarity(some.embeds, some.ids), second.similarity(some.embeds, some.ids))
+
+
+def test_another_word_in_the_same_encoder_is_another_encoder(tiny: Any, tokenizer: Any, counted: Counted) -> None:
+    """One token's vector is another one, as after textual inversion: nothing of the probe tells."""
+    prompt = [Gate(("a pistol",), floor=0.5, full=1.0)]
+    GateBank(prompt, DiffusersHost(tiny).encode, DiffusersHost(tiny).encoding_cache())
+    other = tiny_sd(tokenizer)
+    with torch.no_grad():
+        other.text_encoder.get_input_embeddings().weight[tokenizer("pistol").input_ids[1]] += 1
+    host = DiffusersHost(other)
+    found = Counted(other.text_encoder)
+    bank = GateBank(prompt, host.encode, host.encoding_cache())
+    assert found.texts > len(ordinary_captions())
+    asked = host.encode(["a pistol"])
+    assert float(bank.similarity(asked.embeds, [None])) > 0.999
+
+
 def test_a_text_that_the_tokenizer_now_cuts_otherwise_is_read_again(tiny: Any) -> None:
     host = DiffusersHost(tiny)
     known = host.encoding_cache()
     known.read(["a quiet zebra"], host.encode)
-    cut = encoding_cache_of(tiny.text_encoder, "prompt", host.encode, lambda texts: [[1, 2, 3] for _ in texts])
+    cut = encoding_cache_of([tiny.text_encoder], "prompt", host.encode, lambda texts: [[1, 2, 3] for _ in texts])
     assert "a quiet zebra" not in cut.texts
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -126,7 +127,7 @@ class ComfyHost(Host):
     def encoding_cache(self) -> EncodingCache:
         """Concept prompts that this CLIP has read, for this session or an earlier one."""
         encoder = self.texts.clip.cond_stage_model
-        return once(encoder, "encodings", lambda: encoding_cache_of(encoder, "prompt", self.read, self.tokens))
+        return once(encoder, "encodings", partial(encoding_cache_of, [encoder], "prompt", self.read, self.tokens))
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""

@@ -129,10 +129,11 @@ class PipelineHost(Host):
 
     def encoding_cache(self) -> EncodingCache:
         """Concept prompts that this pipeline's encoder has read, for this session or an earlier one."""
-        encoder = next((part for name, part in self.components().items() if name in _ENCODERS), None)
-        if encoder is None:
+        encoders = [part for name, part in self.components().items() if name in _ENCODERS]
+        if not encoders:
             return EncodingCache()
-        return once(encoder, "encodings", lambda: encoding_cache_of(encoder, "prompt", self.read, self.tokens))
+        ask = partial(encoding_cache_of, encoders, "prompt", self.read, self.tokens)
+        return once(encoders[0], "encodings", ask)
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""
