@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .concept import as_concept
 from .errors import ArtifactError, PolicyError
-from .making.maker import make
+from .making.maker import place, write
+from .making.settings import make_settings
+from .making.task import Task
 from .markers import hookimpl
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from .concept import Concept
     from .host import Host, TextHost
-    from .making.task import Learned, Report, Task
+    from .making.task import Learned, Report
     from .policy import Guard
     from .receipt import Act
     from .registry import Artifact
@@ -90,14 +93,11 @@ class Method:
         training is taken up where it was when the same is asked for again. Raises PolicyError for what cannot be made,
         ArtifactError when making fails.
         """
-        common: dict[str, Any] = {
-            "preserve": preserve,
-            "seed": seed,
-            "steps": steps,
-            "progress": progress,
-            "report": report,
-        }
-        return make(cls, host, concept, out, **common, **options)
+        settings, concept = make_settings(cls, options, steps=steps), as_concept(concept)
+        label, folder = f"{cls.name} {concept.name}", place(cls, host, concept, out)
+        reports = [report] if report else []
+        task = Task(host, concept, preserve, settings, seed, folder, label, progress, reports)
+        return write(cls, task, cls.learn(task))
 
     @classmethod
     def learn(cls, task: Task) -> Learned:

@@ -1,12 +1,8 @@
-"""The one way in which an artifact is made: options and concept, the method's own part, the gate measured, all written.
-
-concept -> ``Task`` -> ``Method.learn`` -> ``Learned`` -> gate -> ``Artifact``
-"""
+"""Where an artifact belongs, how it is written, and how it is found again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,35 +14,11 @@ from ..runtime.calibration import calibrate
 from ..version import __version__
 from .base import family_of, weights_mark
 from .settings import make_settings
-from .task import Learned, Report, Task
+from .task import Learned, Task
 
 if TYPE_CHECKING:
     from ..host import Host
     from .task import Maker
-
-
-def make(
-    method: type[Maker],
-    host: Host | Any,
-    concept: Any,
-    out: Path,
-    *,
-    preserve: Sequence[str] = (),
-    seed: int = 0,
-    steps: int | None = None,
-    progress: bool = True,
-    report: Report | None = None,
-    **options: Any,
-) -> Artifact:
-    """Make an artifact and write it to ``out/<family>/<method>/<concept>``; see ``Method.make``."""
-    settings = make_settings(method, options, steps=steps)
-    concept = as_concept(concept)
-    label = f"{method.name} {concept.name}"
-    folder = place(method, host, concept, out)
-    task = Task(host, concept, preserve, settings, seed, folder, label, progress, [report] if report else [])
-    started = time.perf_counter()
-    learned = method.learn(task)
-    return _write(method, task, learned, round(time.perf_counter() - started, 2))
 
 
 def place(method: type[Maker], host: Host | Any, concept: Concept, out: Path) -> Path:
@@ -54,9 +26,9 @@ def place(method: type[Maker], host: Host | Any, concept: Concept, out: Path) ->
     return Path(out) / (method.family or family_of(host)) / method.name / slug(concept.name)
 
 
-def _write(method: type[Maker], task: Task, learned: Learned, seconds: float) -> Artifact:
-    """With the gate measured where prompts open it."""
-    host, concept = task.host, task.concept
+def write(method: type[Maker], task: Task, learned: Learned) -> Artifact:
+    """What was learned, with the gate measured where prompts open it."""
+    host, concept, seconds = task.host, task.concept, round(time.perf_counter() - task.started, 2)
     made = {"with": f"conceptguard {__version__}"}
     if method.family is None:
         base = {"family": family_of(host), "fingerprint": host.fingerprint()}

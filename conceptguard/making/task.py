@@ -1,7 +1,11 @@
-"""What a maker is asked, and what it answers: everything between the two is the method's own."""
+"""What a maker is asked, and what it answers: everything between the two is the method's own.
+
+concept -> ``Task`` -> ``Method.learn`` -> ``Learned`` -> gate measured -> ``Artifact``; see ``Method.make``
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -34,12 +38,12 @@ class Opens(NamedTuple):
 
 @dataclass
 class Task:
-    """One concept to be made an artifact of, for one host. Made by ``maker.make``, which has checked the options.
+    """One concept to be made an artifact of, for one host.
 
     host: where the model is asked; None where a method's artifacts serve every model and nobody named one
     preserve: what must stay; settings: of the method's ``MakeSettings``
     folder: where the artifact will be; label: for progress bars and errors
-    reports: told (step, loss) after every step
+    reports: told (step, loss) after every step; started: by ``time.perf_counter``
     """
 
     host: Host | Any
@@ -51,6 +55,7 @@ class Task:
     label: str
     shown: bool = True
     reports: Sequence[Report] = ()
+    started: float = field(default_factory=time.perf_counter)
 
     def check(self, *templates: Sequence[str]) -> None:
         """Raises PolicyError when something to keep names the concept, or a template has no place for it."""

@@ -145,7 +145,7 @@ def encoding_cache_of(
     kept = _known.setdefault(encoders[0], {})
     found, probe = kept.get(kind), encode([PROBE]).embeds
     if found is None or found.probe is None or not _same(found.probe, probe):
-        mark = weights_mark(encoders)
+        mark = _mark_of(encoders)
         found = kept[kind] = _begun(_of_weights.get((kind, mark)) if mark else None, probe)
         if mark:
             _of_weights[kind, mark] = found
@@ -167,7 +167,7 @@ def _begun(other: EncodingCache | None, probe: Tensor) -> EncodingCache:
     return EncodingCache(other.probe, other.ordinary, dict(other.texts), dict(other.measured))
 
 
-def weights_mark(modules: Sequence[nn.Module]) -> str | None:
+def _mark_of(modules: Sequence[nn.Module]) -> str | None:
     """A short mark of the very weights of modules; None where they are not all at hand, as under offload.
 
     Sums of their bits, by place modulo 64 and by part, are made where the weights are: hashing every byte would take
