@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 import conceptguard
 from conceptguard import plugins
+from conceptguard.testing.kit_guards import offered
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # tools/ is no package of anybody's environment
@@ -162,3 +165,20 @@ def test_relative_imports_are_resolved(tmp_path: Path) -> None:
     path = tmp_path / "b.py"
     path.write_text("from __future__ import annotations\nfrom . import c\nfrom ..d import e\nimport torch.nn\n")
     assert set(house.imports("a.x.b", path)) == {"__future__.annotations", "a.x.c", "a.d.e", "torch.nn"}
+
+
+def test_the_method_on_the_page_is_one(tiny: Any) -> None:
+    """It rewrites what is on its list, and leaves everything else bit-identical."""
+    page = (ROOT / "docs" / "guides" / "write-a-method.md").read_text("utf-8")
+    file = next(line for line in page.splitlines() if re.fullmatch(r"examples/.+\.py", line))
+    exec(compile((ROOT / file).read_text("utf-8"), file, "exec"), space := {})  # type: ignore[var-annotated]
+    policy = yaml.safe_load(re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0])
+
+    def draw(prompt: str) -> torch.Tensor:
+        seed = torch.Generator().manual_seed(0)
+        return torch.as_tensor(tiny(prompt, num_inference_steps=2, generator=seed, output_type="pt").images)
+
+    plain, flower = draw("a red apple"), draw("a flower on a table")
+    with offered(space["WordList"]), conceptguard.attach(tiny, policy) as guard:
+        assert torch.equal(draw("a red apple"), plain) and not guard.receipt.verdicts
+        assert torch.equal(draw("a pistol on a table"), flower) and guard.receipt.verdicts[0].label == "pistol"
