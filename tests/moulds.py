@@ -48,7 +48,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def moulded(make: Callable[..., Any]) -> Callable[..., Any]:
-    """A maker (tokenizer, seed) whose pipelines are made once and copied; torch's randomness goes on as if made anew."""
+    """A maker whose pipelines are made once and copied; torch's randomness goes on as if they were made anew."""
     moulds: dict[tuple[int, int], tuple[bytes, list[Any], torch.Tensor, Any]] = {}
 
     @functools.wraps(make)
