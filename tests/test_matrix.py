@@ -23,6 +23,7 @@ from tools.methods import names  # noqa: E402
 from tools.promise_tables import promise_tables  # noqa: E402
 
 SLD = {"method": "sld", "concept": promises.CONCEPT}
+COMMANDED = ["no_thinking", "trce"]
 FEW = frozenset({"it_acts", "no_guard_tax", "pickle_refused"})
 
 
@@ -79,14 +80,19 @@ def test_every_shipped_method_is_asked_everywhere() -> None:
     assert asked == {(method, host) for method in names() for host in (*promises.PIPELINES, promises.SPEAKS)}
 
 
-@pytest.mark.parametrize("method", ["no_thinking", "trce"])
-def test_the_command(method: str, tmp_path: Path) -> None:
-    """A few checks, in hosts that take the method and in one that does not."""
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """A few checks from the command line, in hosts that take a method and in one that does not."""
+    path = tmp_path_factory.mktemp("promises") / "found.json"
     done = subprocess.run(
-        [sys.executable, "-m", "tools.promises", "--only", method, "--hosts", "SD 1.x,transformers",
-         "--checks", "it_acts", "--json", str(tmp_path / "found.json")],
+        [sys.executable, "-m", "tools.promises", "--only", ",".join(COMMANDED), "--hosts", "SD 1.x,transformers",
+         "--checks", "it_acts", "--json", str(path)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
-    assert sorted(row["result"] for row in rows) == ["kept", "refused"]
+    return list(json.loads(path.read_text())["rows"])
+
+
+@pytest.mark.parametrize("method", COMMANDED)
+def test_the_command(method: str, found: list[dict[str, Any]]) -> None:
+    assert sorted(row["result"] for row in found if row["method"] == method) == ["kept", "refused"]

@@ -13,6 +13,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from moulds import moulded
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from conceptguard.registry import default_registry
@@ -26,6 +27,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(str(default_registry().model("emoji-sd") / "tokenizer"))
 
 
+@moulded
 def tiny_sd(tokenizer: Any, seed: int = 0) -> StableDiffusionPipeline:
     """Stable Diffusion 1.x: 64 px, latents [4, 8, 8]."""
     torch.manual_seed(seed)
@@ -37,6 +39,7 @@ def tiny_sd(tokenizer: Any, seed: int = 0) -> StableDiffusionPipeline:
     return pipe
 
 
+@moulded
 def tiny_sdxl(tokenizer: Any, seed: int = 0) -> StableDiffusionXLPipeline:
     """SDXL: two text encoders with a tokenizer each, pooled embeddings, time ids."""
     torch.manual_seed(seed)

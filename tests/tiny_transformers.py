@@ -17,6 +17,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from moulds import moulded
 from tiny import WIDTH, _text
 from transformers import (
     CLIPTextModel,
@@ -43,6 +44,7 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
 
+@moulded
 def tiny_sd3(tokenizer: Any, seed: int = 0) -> StableDiffusion3Pipeline:
     """Stable Diffusion 3: two CLIP encoders side by side, T5 behind them, pooled embeddings; latents [4, 16, 16]."""
     torch.manual_seed(seed)
@@ -59,6 +61,7 @@ def tiny_sd3(tokenizer: Any, seed: int = 0) -> StableDiffusion3Pipeline:
     ))  # fmt: skip
 
 
+@moulded
 def tiny_flux(tokenizer: Any, seed: int = 0) -> FluxPipeline:
     """FLUX: T5 embeddings, CLIP pooled ones, latents as patches in a row."""
     torch.manual_seed(seed)
@@ -73,6 +76,7 @@ def tiny_flux(tokenizer: Any, seed: int = 0) -> FluxPipeline:
     ))  # fmt: skip
 
 
+@moulded
 def tiny_wan(tokenizer: Any, seed: int = 0) -> WanPipeline:
     """Wan, text to video: UMT5 embeddings, latents [16, frames, h, w], a call of the denoiser for each branch."""
     torch.manual_seed(seed)

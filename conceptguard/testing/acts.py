@@ -12,8 +12,7 @@ from .case import ContractBroken, demand
 def it_acts(bench: Bench) -> None:
     """On the prompt that opens it, the guard changes or refuses the picture. A do-nothing guard ends here."""
     bare = bench.bare([bench.case.opens])
-    with bench.attached():
-        demand(acted(bare, bench.attempt([bench.case.opens])), f"{bench.case.opens!r} gives what it gives unguarded")
+    demand(acted(bare, bench.alone(bench.case.opens)), f"{bench.case.opens!r} gives what it gives unguarded")
 
 
 def no_guard_tax(bench: Bench) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from ..sessions.attach import attach
 from ..sessions.session import Session
 from .case import Case, NotApplicable, demand
 
+T = TypeVar("T")
 HOOKS = [name for name in vars(Generation) if not name.startswith("_")]
 
 
@@ -42,7 +45,7 @@ class Bench:
 
     def __init__(self, case: Case):
         self.case = case
-        self._bare: dict[Any, Tensor] = {}
+        self._own: dict[Any, Any] = {}  # what this case's guard gives, or no other case may see
 
     @cached_property
     def pipe(self) -> Any:
@@ -93,12 +96,37 @@ class Bench:
         )
         return torch.as_tensor(out.frames if hasattr(out, "frames") else out.images)
 
+    def unguarded(self, what: Sequence[Any], make: Callable[[], T]) -> T:
+        """What a pipeline gives without any guard, made once for all cases that call the same pipeline alike."""
+        try:
+            key = json.dumps([self.case.steps, "check_image" in self.hooks, self.case.call, what], sort_keys=True)
+        except TypeError:  # tensors, say: what they hold is not seen from their names
+            return self._once(repr(what), make)
+        found = made_of(self.pipe)
+        if found is None:
+            return self._once(key, make)
+        if key not in found:
+            found[key] = make()
+        return found[key]  # type: ignore[no-any-return]
+
     def bare(self, prompts: Sequence[str], seeds: Sequence[int] = (), **options: Any) -> Tensor:
-        """The same without any guard; generated once."""
-        key = repr((prompts, seeds, sorted(options.items())))
-        if key not in self._bare:
-            self._bare[key] = self.generate(self.pipe, prompts, seeds, **options)
-        return self._bare[key]
+        """A generation without any guard; made once."""
+        what = ["bare", list(prompts), list(seeds), options]
+        return self.unguarded(what, lambda: self.generate(self.pipe, prompts, seeds, **options))
+
+    def alone(self, prompt: str) -> Tensor | None:
+        """A prompt as the first one under the case's guard, for checks that compare with it; made once."""
+
+        def draw() -> Tensor | None:
+            with self.attached():
+                return self.attempt([prompt])
+
+        return self._once(("alone", prompt), draw)
+
+    def _once(self, what: Any, make: Callable[[], T]) -> T:
+        if what not in self._own:
+            self._own[what] = make()
+        return self._own[what]  # type: ignore[no-any-return]
 
     def attempt(
         self, prompts: Sequence[str], seeds: Sequence[int] = (), pipe: Any = None, **options: Any
@@ -149,6 +177,53 @@ class Bench:
             pipe = type(self.pipe)(**parts)
             pipe.set_progress_bar_config(disable=True)
         return pipe if dtype is None else pipe.to(dtype)
+
+    def adapted(self, how: str, adapt: Callable[[], Any]) -> tuple[Any, Tensor, Tensor]:
+        """A copy of the pipeline in another state, and what it gives unguarded for the prompt that opens and for an
+        unrelated one. Guards leave it as it was, so small ones are kept for all cases."""
+        found = made_of(self.pipe) if _is_small(self.pipe) else None
+        if found is None:
+            pipe = adapt()
+        else:
+            if how not in found:
+                found[how] = adapt()
+            pipe = found[how]
+        opens, unrelated = [self.case.opens], list(self.case.unrelated[:1])
+        pictures = [
+            self.unguarded([how, prompts], lambda prompts=prompts: self.generate(pipe, prompts))  # type: ignore[misc]
+            for prompts in (opens, unrelated)
+        ]
+        return pipe, *pictures
+
+
+class _Made:
+    """What was made with a pipeline in one state of its parts, which are kept, so that their names stay their own."""
+
+    def __init__(self, parts: list[Any], state: Any):
+        self.parts, self.state = parts, state
+        self.found: dict[str, Any] = {}
+
+
+_MADE: WeakKeyDictionary[Any, _Made] = WeakKeyDictionary()
+_SMALL = 256 * 2**20
+
+
+def made_of(pipe: Any) -> dict[str, Any] | None:
+    """What was made with this pipeline and its parts as they are; None for a host whose state nobody can see."""
+    if not isinstance(getattr(pipe, "components", None), dict):
+        return None
+    parts = [*pipe.components.items()]
+    tensors = [t for _, part in parts if isinstance(part, nn.Module) for t in (*part.parameters(), *part.buffers())]
+    state = (type(pipe), [(name, id(part)) for name, part in parts], [(id(t), t._version) for t in tensors])
+    made = _MADE.get(pipe)
+    if made is None or made.state != state:
+        made = _MADE[pipe] = _Made([parts, tensors], state)
+    return made.found
+
+
+def _is_small(pipe: Any) -> bool:
+    parts = [part for part in getattr(pipe, "components", {}).values() if isinstance(part, nn.Module)]
+    return sum(t.numel() * t.element_size() for part in parts for t in part.parameters()) < _SMALL
 
 
 def close(one: Tensor | None, other: Tensor | None, tolerance: float = 1e-4) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +12,9 @@ from .bench import Bench, acted, close, leaves_alone, needs
 from .case import demand
 
 
-def _keeps_working(bench: Bench, pipe: Any, when: str) -> torch.Tensor | None:
-    """On this pipeline too, unrelated prompts are untouched and the guard acts, without NaN."""
-    bare, unrelated = bench.generate(pipe, [bench.case.opens]), bench.generate(pipe, bench.case.unrelated[:1])
+def _keeps_working(bench: Bench, adapt: Callable[[], Any], when: str) -> torch.Tensor | None:
+    """On such a pipeline too, unrelated prompts are untouched and the guard acts, without NaN."""
+    pipe, bare, unrelated = bench.adapted(when, adapt)
     with bench.attached(pipe=pipe):
         leaves_alone(bench, pipe, unrelated, when)
         got = bench.attempt([bench.case.opens], pipe=pipe)
@@ -23,12 +25,12 @@ def _keeps_working(bench: Bench, pipe: Any, when: str) -> torch.Tensor | None:
 
 def bf16(bench: Bench) -> None:
     """In bfloat16."""
-    _keeps_working(bench, bench.copied(torch.bfloat16), "in bf16")
+    _keeps_working(bench, partial(bench.copied, torch.bfloat16), "in bf16")
 
 
 def fp16(bench: Bench) -> None:
     """In float16."""
-    _keeps_working(bench, bench.copied(torch.float16), "in fp16")
+    _keeps_working(bench, partial(bench.copied, torch.float16), "in fp16")
 
 
 def lora_beside(bench: Bench) -> None:
@@ -42,7 +44,7 @@ def lora_beside(bench: Bench) -> None:
         denoiser.set_adapters("default", 0.1)  # random factors at full weight leave nothing for a guard to see
         return pipe
 
-    before = _keeps_working(bench, load(bench.copied()), "beside a LoRA")
+    before = _keeps_working(bench, lambda: load(bench.copied()), "beside a LoRA")
     pipe = bench.copied()
     with bench.attached(pipe=pipe):
         load(pipe)
@@ -53,19 +55,21 @@ def lora_beside(bench: Bench) -> None:
 def offloaded(bench: Bench) -> None:
     """With the denoiser's weights on the device only while they are used."""
     accelerate = needs("accelerate")
-    with bench.attached():
-        at_home = bench.attempt([bench.case.opens])
-    pipe = bench.copied()
-    accelerate.cpu_offload(getattr(pipe, bench.denoiser_name), execution_device=bench.pipe._execution_device)
-    demand(close(_keeps_working(bench, pipe, "offloaded"), at_home), "offloaded, the guard gives another picture")
+
+    def offload() -> Any:
+        pipe = bench.copied()
+        accelerate.cpu_offload(getattr(pipe, bench.denoiser_name), execution_device=bench.pipe._execution_device)
+        return pipe
+
+    at_home = bench.alone(bench.case.opens)
+    demand(close(_keeps_working(bench, offload, "offloaded"), at_home), "offloaded, the guard gives another picture")
 
 
 def compiled(bench: Bench) -> None:
     """With a compiled denoiser: the eager picture, the bare graph where nothing opens, and one more where any does."""
     from torch._dynamo.utils import counters
 
-    with bench.attached():
-        eager = bench.attempt([bench.case.opens])
+    eager = bench.alone(bench.case.opens)
     pipe = bench.copied()
     torch._dynamo.reset()
     getattr(pipe, bench.denoiser_name).compile()

@@ -8,9 +8,8 @@ from typing import Any
 
 from ambiguous import WINE, WORDS
 
-import conceptguard
 from conceptguard.plugins import host_for, method
-from conceptguard.testing import Case, contract_tests
+from conceptguard.testing import Case, contract_tests, embedded_model
 
 FOLDER = tempfile.TemporaryDirectory()  # goes with the process
 
@@ -18,10 +17,8 @@ FOLDER = tempfile.TemporaryDirectory()  # goes with the process
 @cache
 def _probe() -> Any:
     """Strawberries against bicycles and penguins, from few pictures."""
-    pipe = conceptguard.load_model("emoji-sd")
-    pipe.set_progress_bar_config(disable=True)
     return method("probe").make(
-        host_for(pipe), {"name": "strawberry", "prompts": ["strawberry"]}, FOLDER.name,
+        host_for(embedded_model()), {"name": "strawberry", "prompts": ["strawberry"]}, FOLDER.name,
         preserve=["bicycle", "penguin"], templates=["{}, fluent style", "{}, noto style"], images=24, draw_steps=8,
         steps=80, progress=False,
     )  # fmt: skip

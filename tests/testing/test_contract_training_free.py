@@ -19,9 +19,14 @@ _OPENS = "a cigarette"
 _CONCEPT = {"name": "cigarette", "prompts": ["a cigarette", "smoking"]}
 
 
+@cache
+def _pipeline() -> Any:
+    """One for all cases: checks leave it as it was, or fail."""
+    return tiny_sd(clip_tokenizer())
+
+
 def _case(**guard: Any) -> Case:
-    pipe = tiny_sd(clip_tokenizer())
-    return Case({"concept": _CONCEPT, **guard}, opens=_OPENS, load=lambda: pipe)
+    return Case({"concept": _CONCEPT, **guard}, opens=_OPENS, load=_pipeline)
 
 
 def _apart(**guard: Any) -> Case:
@@ -40,7 +45,7 @@ def _autoencoder() -> tuple[Any, Any]:
     """A small one on a random encoder, and the folder that it lives in as long as this module does."""
     home = tempfile.TemporaryDirectory()
     made = method("itd").make(
-        host_for(tiny_sd(clip_tokenizer())), _CONCEPT, Path(home.name), preserve=["an apple", "a dog", "a house"],
+        host_for(_pipeline()), _CONCEPT, Path(home.name), preserve=["an apple", "a dog", "a house"],
         features=128, k=4, steps=200, progress=False,
     )  # fmt: skip
     return made, home
@@ -48,8 +53,8 @@ def _autoencoder() -> tuple[Any, Any]:
 
 def _itd_case(**guard: Any) -> Case:
     """Gated by words: on a random encoder the classifier has nothing to tell texts apart by. test_itd has it judged."""
-    pipe, folder = tiny_sd(clip_tokenizer()), str(_autoencoder()[0].folder)
-    return Case({"method": "itd", "artifact": folder, "classify": False, **guard}, opens=_OPENS, load=lambda: pipe)
+    folder = str(_autoencoder()[0].folder)
+    return Case({"method": "itd", "artifact": folder, "classify": False, **guard}, opens=_OPENS, load=_pipeline)
 
 
 test_itd = contract_tests(_itd_case)

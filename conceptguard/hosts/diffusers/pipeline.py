@@ -182,7 +182,7 @@ class PipelineHost(Host):
                 "a call for each: use compat: paper"
             )
         self._session = session
-        self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._routes())
+        self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._asked_once(), **self._routes())
         self._denoiser_hooks.open(session)
         for name in _ENCODERS:
             if name in session.banks.prefixes():
@@ -200,6 +200,14 @@ class PipelineHost(Host):
         self._handles.clear()
         self._memory.clear()
         self._session = None
+
+    def _asked_once(self) -> dict[str, Any]:
+        """Where it runs, which takes a walk through every module, is asked once a generation; in a loop of the
+        caller's own always anew."""
+        own = getattr(self._own_class, "_execution_device", None)
+        if not isinstance(own, property):
+            return {}
+        return {"_execution_device": property(lambda pipe: once(pipe, "device", partial(own.__get__, pipe)))}
 
     def _routes(self) -> dict[str, Any]:
         """The methods of the guarded subclass."""
