@@ -89,8 +89,13 @@ def target(way: str) -> Any:
 
 
 @cache
-def bare(way: str, *prompts: str) -> Tensor:
+def drawn(way: str, *prompts: str) -> Tensor:
     return WAYS[way](list(prompts))
+
+
+def bare(way: str, *prompts: str) -> Tensor:
+    """The unguarded pictures. The pipeline's are those of the loop in batches, as what is compared with them shows."""
+    return drawn("batch" if way == "composable pipeline" else way, *prompts)
 
 
 @cache
