@@ -23,7 +23,7 @@ from ..registry import default_registry, shipped_folder
 from ..sessions.attach import attach
 from . import suite as suites
 from .judge import Judge
-from .samples import Pictures, Recipe, Tick, make, make_once
+from .samples import Pictures, Recipe, Tick, make, make_groups_once
 from .suite import Sample, Suite
 
 ERASED_AT_MOST = 0.05
@@ -172,7 +172,7 @@ class Judged:
 def evaluate(pipe: Any, judge: Judge, case: Case, recipe: Recipe, model: str, tick: Tick = lambda n: None) -> Judged:
     """Draw and judge one case. The pipeline must be unguarded and is left so."""
     begin = time.perf_counter()
-    before = [make_once(pipe, samples, recipe, tick) for samples in case.groups]
+    before = make_groups_once(pipe, case.groups, recipe, tick)
     guarded_begin = time.perf_counter()
     with attach(pipe, case.policy):
         after = [make(pipe, samples, recipe, tick) for samples in case.groups]
@@ -191,15 +191,12 @@ def controls(pipe: Any, judge: Judge, cases: Sequence[Case], recipe: Recipe, mod
 
     What such guards would return is known without generating: the unguarded picture, and a white one.
     """
-    found: list[Row] = []
-    unique = list({tuple(c.concepts): c for c in cases}.values())
-    for name, change in (("none", lambda p: p), ("blank", _blank)):
-        rows = []
-        for one in unique:
-            before = [make_once(pipe, samples, recipe) for samples in one.groups]
-            rows.append(row(judge, replace(one, method=name), before, [change(p) for p in before], model))
-        found.append(mean(rows))
-    return found
+    rows: dict[str, list[Row]] = {"none": [], "blank": []}
+    for one in {tuple(c.concepts): c for c in cases}.values():
+        before = make_groups_once(pipe, one.groups, recipe)
+        for name, after in (("none", before), ("blank", [_blank(p) for p in before])):
+            rows[name].append(row(judge, replace(one, method=name), before, after, model))
+    return [mean(of_one) for of_one in rows.values()]
 
 
 def row(judge: Judge, case: Case, before: Sequence[Pictures], after: Sequence[Pictures], model: str) -> Row:

@@ -59,23 +59,33 @@ def make(pipe: Any, samples: Sequence[Sample], recipe: Recipe, tick: Tick = lamb
 
 def make_once(pipe: Any, samples: Sequence[Sample], recipe: Recipe, tick: Tick = lambda n: None) -> Pictures:
     """The same for an unguarded pipeline, kept in the user's cache from then on."""
+    (made,) = make_groups_once(pipe, [samples], recipe, tick)
+    return made
+
+
+def make_groups_once(
+    pipe: Any, groups: Sequence[Sequence[Sample]], recipe: Recipe, tick: Tick = lambda n: None
+) -> list[Pictures]:
+    """The same for several groups, each in batches of its own: what all keys have in common is found once."""
+    common = f"{weights_digest(pipe)} {_surroundings(pipe)} {json.dumps(asdict(recipe), sort_keys=True)}"
+    return [_join([_kept(pipe, part, recipe, common, tick) for part in _batches(g, recipe.batch)]) for g in groups]
+
+
+def _kept(pipe: Any, samples: Sequence[Sample], recipe: Recipe, common: str, tick: Tick) -> Pictures:
+    """One batch, out of the cache or drawn and put there. common: what decides the last bit, beside the samples."""
     from safetensors.torch import load, save
 
-    base = f"{weights_digest(pipe)} {_surroundings(pipe)} {json.dumps(asdict(recipe), sort_keys=True)}"
-    parts = []
-    for part in _batches(samples, recipe.batch):
-        key = hashlib.sha256(f"{base} {[(s.prompt, s.seed) for s in part]}".encode()).hexdigest()
-        path = cache_folder() / "pictures" / key[:2] / f"{key}.safetensors"
-        try:
-            kept = load(path.read_bytes())
-            made = Pictures(kept["pixels"], [bytes(row.tolist()).hex() for row in kept["digests"]])
-        except Exception:  # not there, or no longer whole: make it again
-            made = _make(pipe, part, recipe)
-            digests = torch.tensor([list(bytes.fromhex(d)) for d in made.digests], dtype=torch.uint8)
-            write_bytes(path, save({"pixels": made.pixels, "digests": digests}))
-        parts.append(made)
-        tick(len(part))
-    return _join(parts)
+    key = hashlib.sha256(f"{common} {[(s.prompt, s.seed) for s in samples]}".encode()).hexdigest()
+    path = cache_folder() / "pictures" / key[:2] / f"{key}.safetensors"
+    try:
+        kept = load(path.read_bytes())
+        made = Pictures(kept["pixels"], [bytes(row.tolist()).hex() for row in kept["digests"]])
+    except Exception:  # not there, or no longer whole: make it again
+        made = _make(pipe, samples, recipe)
+        digests = torch.tensor([list(bytes.fromhex(d)) for d in made.digests], dtype=torch.uint8)
+        write_bytes(path, save({"pixels": made.pixels, "digests": digests}))
+    tick(len(samples))
+    return made
 
 
 def weights_digest(pipe: Any) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,31 @@ SCRIPT = Path(sys.executable).with_name("conceptguard")
 CIGARETTE = "emoji-sd/spm/cigarette"
 
 
+# Begun once, and asked something for the imports; every question is put to a copy of it, which ends with the answer.
+BEGUN = """
+import contextlib, gc, io, json, os, sys
+from conceptguard.cli import main
+os.environ.update(_CONCEPTGUARD_COMPLETE="complete_bash", COMP_WORDS="conceptguard\\nma", COMP_CWORD="1")
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main([])
+gc.freeze()
+for line in sys.stdin:
+    variables, *streams = json.loads(line)
+    if not (copy := os.fork()):
+        for stream, path in zip((1, 2), streams):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        os.environ.update(variables)
+        try:
+            main([])
+        except SystemExit as left:
+            print({heavy} & {{*sys.modules}}, file=sys.stderr)
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(left.code or 0)  # nothing is tidied up in a copy
+        os._exit(-1)
+    print(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]), flush=True)
+"""
+
+
 def told(**variables: str) -> str:
     """What the program answers; nothing heavy is imported for it, and nothing else is said."""
     code = PROGRAM.format(heavy=HEAVY, main=MAIN)
@@ -31,11 +57,36 @@ def told(**variables: str) -> str:
     return done.stdout
 
 
-def bash(line: str, **variables: str) -> list[str]:
+Ask = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    """``told`` of a program that has begun already: most of a key press is the start of Python."""
+    code = BEGUN.format(heavy=HEAVY)
+    folder = tmp_path_factory.mktemp("asked")
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as begun:
+        assert begun.stdin is not None and begun.stdout is not None
+        questions, answers = begun.stdin, begun.stdout
+
+        def asked(**variables: str) -> str:
+            out, err = (folder / f"{len(list(folder.iterdir()))}.{name}" for name in ("out", "err"))
+            questions.write(json.dumps([variables, str(out), str(err)]) + "\n")
+            questions.flush()
+            status = int(answers.readline())
+            assert (status, err.read_text()) == (0, "set()\n"), out.read_text()
+            return out.read_text()
+
+        yield asked
+
+
+def bash(ask: Ask, line: str, **variables: str) -> list[str]:
     """What is offered for the last word of a line."""
     words = line.split(" ")
     asked = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
-    return told(_CONCEPTGUARD_COMPLETE="complete_bash", **asked, **variables).split()
+    return ask(_CONCEPTGUARD_COMPLETE="complete_bash", **asked, **variables).split()
 
 
 @pytest.mark.parametrize(
@@ -58,17 +109,17 @@ def bash(line: str, **variables: str) -> list[str]:
         ("conceptguard generate --policy ./", []),  # the shell goes on to files
     ],
 )
-def test_bash(line: str, offered: list[str]) -> None:
-    assert sorted(bash(line)) == sorted(offered)
+def test_bash(line: str, offered: list[str], ask: Ask) -> None:
+    assert sorted(bash(ask, line)) == sorted(offered)
 
 
-def test_zsh_and_fish() -> None:
+def test_zsh_and_fish(ask: Ask) -> None:
     asked = {"_TYPER_COMPLETE_ARGS": "conceptguard show emoji-sd/spm/ciga"}
     assert f'"{CIGARETTE}"' in told(_CONCEPTGUARD_COMPLETE="complete_zsh", **asked)
     fish = {**asked, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     assert told(_CONCEPTGUARD_COMPLETE="complete_fish", **fish).split() == [CIGARETTE]
     nothing = {"_TYPER_COMPLETE_ARGS": "conceptguard generate --policy ./"}
-    assert told(_CONCEPTGUARD_COMPLETE="complete_zsh", **nothing).strip() == "_files"
+    assert ask(_CONCEPTGUARD_COMPLETE="complete_zsh", **nothing).strip() == "_files"
 
 
 def test_names_are_those_there_are() -> None:
@@ -77,7 +128,7 @@ def test_names_are_those_there_are() -> None:
     assert set(complete.policies()) == {path.stem for path in (ROOT / "registry" / "policies").iterdir()}
 
 
-def test_registries_of_others(tmp_path: Path) -> None:
+def test_registries_of_others(ask: Ask, tmp_path: Path) -> None:
     """One's own artifacts are offered, a broken registry and one in a network are not asked, no name is code."""
     entry = {"name": "kite", "method": "spm", "base": "mine", "version": "1", "size": 1, "sha256": "0" * 64,
              "ref": "mine/spm/kite", "concept": "kite$(touch boo)", "bytes_manifest": 1}  # fmt: skip
@@ -88,8 +139,8 @@ def test_registries_of_others(tmp_path: Path) -> None:
         "CONCEPTGUARD_HOME": str(tmp_path / "home"),
         "CONCEPTGUARD_REGISTRIES": os.pathsep.join([str(tmp_path / "broken"), "https://registry.invalid/x"]),
     }
-    assert bash("conceptguard show mine", **others) == ["mine/spm/kite"]
-    assert bash("conceptguard list --concept kite", **others) == []
+    assert bash(told, "conceptguard show mine", **others) == ["mine/spm/kite"]
+    assert bash(ask, "conceptguard list --concept kite", **others) == []
 
 
 def shell(name: str, code: str, home: Path) -> str:

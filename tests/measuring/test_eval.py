@@ -18,7 +18,7 @@ from conceptguard.measuring.samples import Pictures, Recipe, make, make_once
 from conceptguard.measuring.suite import Sample, Suite, load_suite
 from conceptguard.policy import Policy
 
-RECIPE = Recipe(steps=12, batch=4)
+RECIPE = Recipe(steps=12)
 
 
 @pytest.fixture(scope="module")

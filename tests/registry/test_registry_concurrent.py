@@ -40,7 +40,9 @@ def _read(root: str, results: Any) -> None:
 def test_writers_and_readers(tmp_path: Path) -> None:
     root = str(tmp_path / "r")
     LocalSource(root).add(make(tmp_path / "made" / "first", "shared", 99))
-    context = multiprocessing.get_context("spawn")
+    # Processes of their own, which share no lock and no open file; what they import is imported once for all three.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "conceptguard.registry.local", "conceptguard.registry.write"])
     results = context.Queue()
     writers = [context.Process(target=_write, args=(root, number)) for number in range(2)]
     reader = context.Process(target=_read, args=(root, results))

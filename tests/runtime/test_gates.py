@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ def counted(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     found = Counted(tiny.text_encoder)
     yield found
     found.handle.remove()
+
+
+@pytest.fixture(scope="module")
+def encode(pipe: Any) -> Any:
+    """The embedded model's encoder, which reads the same batch of texts once."""
+    host = DiffusersHost(pipe)
+    read = cache(lambda *texts: host.encode(list(texts)))
+    return lambda texts: read(*texts)
 
 
 def policy(words: list[str]) -> dict[str, Any]:
@@ -144,29 +153,28 @@ def test_captions_that_measure_are_not_those_that_calibrate() -> None:
     assert len(captions_apart()) >= 100 and not set(captions_apart()) & set(ordinary_captions())
 
 
-def test_shipped_membranes_open_for_their_concept_and_for_nothing_else(pipe: Any) -> None:
+def test_shipped_membranes_open_for_their_concept_and_for_nothing_else(encode: Any) -> None:
     """On the suite's judge prompts and captions kept apart, as `conceptguard bench gates` reports it."""
     import time
 
     subjects = shipped(load_suite("emoji-sd"))
     assert len(subjects) >= 10
-    row = measure("shipped", subjects[:10], DiffusersHost(pipe).encode, 1, time.perf_counter)
+    row = measure("shipped", subjects[:10], encode, 1, time.perf_counter)
     assert row["false_open"] <= 0.01 and row["missed_open"] <= 0.05
     assert row["missed_open_unread"] <= 0.05  # embeddings that were encoded before anything was attached
     assert row["kept"] > 1000 and row["own"] > 200
 
 
-def test_embeddings_without_their_text_are_held_to_the_weakest_sight_of_the_concept(pipe: Any) -> None:
-    host = DiffusersHost(pipe)
+def test_embeddings_without_their_text_are_held_to_the_weakest_sight_of_the_concept(encode: Any) -> None:
     words = ("pistol", "gun")
     texts = ["a pistol, noto style", "mono style: someone with a gun"]
-    measured = calibrate(words, host.encode, own=texts)
-    bank = GateBank([Gate(words, 1.0, measured.floor, measured.full, measured.unread)], host.encode)
-    encoded = host.encode(texts)
+    measured = calibrate(words, encode, own=texts)
+    bank = GateBank([Gate(words, 1.0, measured.floor, measured.full, measured.unread)], encode)
+    encoded = encode(texts)
     assert (bank(encoded.embeds, [None, None]) == 1).all()
     assert (bank(encoded.embeds, encoded.ids) == 1).all()
     # With its text, a prompt is not held to that: what only resembles the concept stays shut.
-    other = host.encode(["a quiet street in the morning"])
+    other = encode(["a quiet street in the morning"])
     assert (bank(other.embeds, other.ids) == 0).all()
 
 
@@ -177,10 +185,9 @@ def test_a_gate_without_that_measure_takes_all_embeddings_alike() -> None:
     assert low < high == 0.3
 
 
-def test_gates_of_words_that_nobody_calibrated_together(pipe: Any) -> None:
+def test_gates_of_words_that_nobody_calibrated_together(pipe: Any, encode: Any) -> None:
     import time
 
-    encode = DiffusersHost(pipe).encode
     subjects = vocabulary(words_of(pipe.tokenizer.get_vocab(), 30), encode)
     row = measure("vocabulary", subjects, encode, 1, time.perf_counter)
     assert row["n"] == 30 and row["false_open"] <= 0.01 and row["missed_open"] <= 0.05

@@ -21,6 +21,7 @@ from conceptguard import hookimpl
 from conceptguard.errors import Refused
 from conceptguard.generation.denoising import Conditions, Step
 from conceptguard.measuring.evaluate import load_judge
+from conceptguard.measuring.judge import Judge
 from conceptguard.testing import embedded_model
 from conceptguard.testing.kit_guards import offered
 
@@ -88,13 +89,23 @@ def target(way: str) -> Any:
 
 
 @cache
-def bare(way: str, *prompts: str) -> Tensor:
+def drawn(way: str, *prompts: str) -> Tensor:
     return WAYS[way](list(prompts))
+
+
+def bare(way: str, *prompts: str) -> Tensor:
+    """The unguarded pictures. The pipeline's are those of the loop in batches, as what is compared with them shows."""
+    return drawn("batch" if way == "composable pipeline" else way, *prompts)
+
+
+@cache
+def judge() -> Judge:
+    return load_judge("emoji-sd")
 
 
 def pistols(images: Tensor) -> float:
     """The share of images in which the judge sees one."""
-    return load_judge("emoji-sd").judge(images).objects.count("pistol") / len(images)
+    return judge().judge(images).objects.count("pistol") / len(images)
 
 
 class FirstConditionOnly(NegativeGuidance):

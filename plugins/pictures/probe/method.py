@@ -18,7 +18,7 @@ from conceptguard.generation.images import Images
 from conceptguard.making.task import Learned, Task
 from conceptguard.making.templates import TEMPLATES, fill
 from conceptguard.markers import hookimpl
-from conceptguard.measuring.samples import Recipe, make_once
+from conceptguard.measuring.samples import Recipe, make_groups_once
 from conceptguard.measuring.suite import Sample
 from conceptguard.method import Method, Settings
 from conceptguard.receipt import Verdict
@@ -102,10 +102,10 @@ class Probe(Method):
         task.check(s.templates)
         if task.host.generates == "text":
             raise PolicyError(f"a probe learns from pictures, and {task.host.name} draws none")
-        groups = _prompts(task.concept, task.preserve, s.templates)
-        recipe = Recipe(s.draw_steps, s.guidance)
-        with task.bar(sum(bool(g) for g in groups) * s.images) as tick:
-            drawn = [_draw(task.host.target, g, i, s.images, recipe, tick) for i, g in enumerate(groups) if g]
+        groups = enumerate(_prompts(task.concept, task.preserve, s.templates))
+        wanted = [_samples(prompts, i, s.images) for i, prompts in groups if prompts]
+        with task.bar(len(wanted) * s.images) as tick:
+            drawn = _draw(task.host.target, wanted, Recipe(s.draw_steps, s.guidance), tick)
         own, kept = drawn[0], torch.cat(drawn[1:])
         random = torch.Generator().manual_seed(task.seed)
         with torch.random.fork_rng(devices=[]), task.bar(s.steps) as tick:
@@ -129,18 +129,22 @@ def _prompts(concept: Concept, preserve: Sequence[str], templates: Sequence[str]
     return [*groups, ordinary_captions(without=concept.prompts)]
 
 
-def _draw(pipe: Any, prompts: Sequence[str], group: int, count: int, recipe: Recipe, tick: Any) -> Tensor:
-    """``count`` pictures, uint8 [count, 3, h, w]: every prompt in turn, each time with another seed."""
+def _samples(prompts: Sequence[str], group: int, count: int) -> list[Sample]:
+    """``count`` pictures to draw: every prompt in turn, each time with another seed."""
     first = FIRST_SEED + 1_000_000 * group
-    samples = [Sample(prompts[i % len(prompts)], first + i, "object", "") for i in range(count)]
+    return [Sample(prompts[i % len(prompts)], first + i, "object", "") for i in range(count)]
+
+
+def _draw(pipe: Any, groups: Sequence[Sequence[Sample]], recipe: Recipe, tick: Any) -> list[Tensor]:
+    """The pictures of each group, uint8 [count, 3, h, w]."""
     done = 0
 
     def tell(n: int) -> None:
         nonlocal done
         done += n
-        tick(group * count + done - 1, 0.0)
+        tick(done - 1, 0.0)
 
-    return make_once(pipe, samples, recipe, tell).pixels
+    return [made.pixels for made in make_groups_once(pipe, groups, recipe, tell)]
 
 
 def _part(pictures: Tensor, size: int, held_out: bool) -> Tensor:

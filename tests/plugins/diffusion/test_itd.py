@@ -19,7 +19,7 @@ import conceptguard
 from conceptguard.errors import ArtifactError, GuardError, PolicyError, Refused
 from conceptguard.making.snapshot import Snapshot
 from conceptguard.measuring.evaluate import load_judge, recognised
-from conceptguard.measuring.samples import Recipe, make, make_once
+from conceptguard.measuring.samples import Recipe, make, make_groups_once, make_once
 from conceptguard.measuring.suite import Sample, erased, load_suite, neighbours
 from conceptguard.plugins import host_for, method
 from conceptguard.registry import default_registry
@@ -202,7 +202,7 @@ def test_ten_concepts_at_once_on_pictures(pipe: Any) -> None:
     suite, judge, recipe = load_suite("emoji-sd"), load_judge("emoji-sd"), Recipe(steps=8)
     mine = [s for i, c in enumerate(TEN) for s in erased(suite, c, 1, 31 + i, start=i)]
     near = [s for i, c in enumerate(TEN[:4]) for s in neighbours(suite, c, 1, 77 + i, without=TEN, start=i)]
-    before = [make_once(pipe, mine, recipe), make_once(pipe, near, recipe)]
+    before = make_groups_once(pipe, [mine, near], recipe)
     with conceptguard.attach(pipe, guard()):
         after = [make(pipe, mine, recipe), make(pipe, near, recipe)]
     assert sum(recognised(judge, mine, before[0])) >= 7

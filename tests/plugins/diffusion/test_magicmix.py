@@ -170,12 +170,12 @@ def test_on_the_embedded_model_the_content_is_the_replacement_and_the_layout_the
     """The judge sees the replacement; the picture is nearer to the prompt's than the replacement's own picture is."""
     from conceptguard.measuring.evaluate import load_judge
 
-    options = {"num_inference_steps": 10, "guidance_scale": 3.5, "output_type": "pt", "seeds": [0, 1]}
+    options = {"num_inference_steps": 10, "guidance_scale": 3.5, "output_type": "pt"}
     concept = {"name": "apple", "prompts": ["a red apple"], "replacement": "a pistol"}
-    layout = generate(pipe, ["a red apple, noto style"] * 2, **options)
-    content = generate(pipe, ["a pistol, noto style"] * 2, **options)
+    prompts = ["a red apple, noto style"] * 2 + ["a pistol, noto style"] * 2
+    layout, content = generate(pipe, prompts, seeds=[0, 1, 0, 1], **options).split(2)
     with conceptguard.attach(pipe, policy(concept=concept, kmax=0.9, kmin=0.6)):
-        mixed = generate(pipe, ["a red apple, noto style"] * 2, **options)
+        mixed = generate(pipe, prompts[:2], seeds=[0, 1], **options)
     judge = load_judge("emoji-sd")
     assert judge.judge(layout).objects == ["apple", "apple"] and judge.judge(mixed).objects == ["pistol", "pistol"]
     near, far = (float((picture - layout).abs().mean()) for picture in (mixed, content))

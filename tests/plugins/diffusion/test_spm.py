@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,35 @@ def generate(pipe: Any, prompt: str | list[str], **options: Any) -> torch.Tensor
 
 
 @pytest.fixture(scope="module")
-def made(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def model_before(pipe: Any) -> tuple[dict[str, torch.Tensor], list[bool]]:
+    """Weights, and which of them want a gradient, before anything here was trained."""
+    weights_before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    return weights_before, [p.requires_grad for p in pipe.unet.parameters()]
+
+
+@pytest.fixture(scope="module")
+def made(pipe: Any, model_before: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The training that nothing interrupts."""
     return make(pipe, tmp_path_factory.mktemp("spm"))
+
+
+@pytest.fixture(scope="module")
+def interrupted(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Path], None]:
+    """What the same training leaves behind where it is interrupted after a step, copied into a folder."""
+    left: dict[int, Path] = {}
+
+    def copy_into(stop: int, folder: Path) -> None:
+        def interrupt(step: int, loss: float) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        if stop not in left:
+            left[stop] = tmp_path_factory.mktemp(f"stopped-{stop}")
+            with pytest.raises(KeyboardInterrupt):
+                make(pipe, left[stop], report=interrupt)
+        shutil.copytree(left[stop], folder, dirs_exist_ok=True)
+
+    return copy_into
 
 
 def test_every_layer_of_every_transformer_has_a_rank_one_term(pipe: Any, made: Artifact) -> None:
@@ -74,14 +102,12 @@ def test_every_layer_of_every_transformer_has_a_rank_one_term(pipe: Any, made: A
     assert made.metadata() == {"prompts": "beer,lager", "rank": "1", "alpha": "1.0"}
 
 
-def test_training_changes_something_and_leaves_the_model_alone(pipe: Any, tmp_path: Path) -> None:
-    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
-    wanted = [p.requires_grad for p in pipe.unet.parameters()]
-    artifact = make(pipe, tmp_path)
+def test_training_changes_something_and_leaves_the_model_alone(pipe: Any, model_before: Any, made: Artifact) -> None:
+    before, wanted = model_before
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
     assert [p.requires_grad for p in pipe.unet.parameters()] == wanted
-    assert any(t.any() for k, t in artifact.tensors().items() if k.endswith("lora_up.weight"))
-    assert not list(tmp_path.rglob("*.training"))
+    assert any(t.any() for k, t in made.tensors().items() if k.endswith("lora_up.weight"))
+    assert not list(made.folder.parent.rglob("*.training"))
 
 
 def test_same_seed_same_bytes(pipe: Any, made: Artifact, tmp_path: Path) -> None:
@@ -90,30 +116,20 @@ def test_same_seed_same_bytes(pipe: Any, made: Artifact, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("stop", [3, 4])
-def test_interrupted_and_resumed_equals_uninterrupted(pipe: Any, made: Artifact, tmp_path: Path, stop: int) -> None:
+def test_interrupted_and_resumed_equals_uninterrupted(
+    pipe: Any, made: Artifact, interrupted: Any, tmp_path: Path, stop: int
+) -> None:
     """Also when it stops between two snapshots, and with trajectories that depend on the membrane so far."""
-
-    def interrupt(step: int, loss: float) -> None:
-        if step == stop:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make(pipe, tmp_path, report=interrupt)
+    interrupted(stop, tmp_path)
     seen: list[int] = []
     resumed = make(pipe, tmp_path, report=lambda step, loss: seen.append(step))
     assert seen[0] > 0
     assert weights(resumed) == weights(made)
 
 
-def test_a_snapshot_of_other_settings_is_not_taken_up(pipe: Any, tmp_path: Path) -> None:
+def test_a_snapshot_of_other_settings_is_not_taken_up(pipe: Any, interrupted: Any, tmp_path: Path) -> None:
+    interrupted(3, tmp_path)
     seen: list[int] = []
-
-    def stop(step: int, loss: float) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make(pipe, tmp_path, report=stop)
     make(pipe, tmp_path, lr=1e-4, report=lambda step, loss: seen.append(step))
     assert seen[0] == 0
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conceptguard_plugins.pictures.probe.net import ProbeNet, train
+from probes import strawberry_probe
 
 import conceptguard
 from conceptguard.errors import ArtifactError, Refused
@@ -15,36 +16,34 @@ from conceptguard.plugins import host_for, method
 
 
 @pytest.fixture(scope="module")
-def made(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Few pictures in few steps: strawberries against bicycles and penguins."""
-    return method("probe").make(
-        host_for(pipe), {"name": "strawberry", "prompts": ["strawberry"]}, tmp_path_factory.mktemp("probes"),
-        preserve=["bicycle", "penguin"], templates=["{}, fluent style", "{}, noto style"], images=24, draw_steps=8,
-        steps=80, progress=False,
-    )  # fmt: skip
+def made() -> Any:
+    return strawberry_probe()
 
 
 def policy(artifact: Any, action: str, **settings: Any) -> dict[str, Any]:
     return {"on_violation": action, "guards": [{"method": "probe", "artifact": str(artifact.folder), **settings}]}
 
 
-def draw(pipe: Any, prompt: str, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return pipe(prompt, num_inference_steps=8, guidance_scale=3.5, generator=generator, output_type="pt").images  # type: ignore[no-any-return]
+def draw(pipe: Any, prompt: str, *seeds: int) -> torch.Tensor:
+    """A picture for each seed, in one batch."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return pipe(  # type: ignore[no-any-return]
+        [prompt] * len(seeds), num_inference_steps=8, guidance_scale=3.5, generator=generators, output_type="pt"
+    ).images
 
 
 def test_it_blackens_its_concept_and_leaves_the_rest(pipe: Any, made: Any) -> None:
     """At seeds and in words that it was not made from."""
-    held, passed = 0, 0
     with conceptguard.attach(pipe, policy(made, "black")) as session:
-        for seed in range(6):
-            black = not draw(pipe, "fluent style picture, strawberry", seed).any()
-            (verdict,) = session.receipt.verdicts
-            assert verdict.flagged == black and verdict.label == "strawberry" and "sha256" in verdict.detector
-            held += black
-        others = [draw(pipe, "fluent style picture, bicycle", seed) for seed in range(6)]
-    passed = sum(torch.equal(draw(pipe, "fluent style picture, bicycle", seed), others[seed]) for seed in range(6))
-    assert held >= 4 and passed >= 5
+        black = [not picture.any() for picture in draw(pipe, "fluent style picture, strawberry", *range(6))]
+        verdicts = session.receipt.verdicts
+        assert len(verdicts) == 6
+        for i, verdict in enumerate(verdicts):
+            assert verdict.flagged == black[i] and verdict.label == "strawberry" and "sha256" in verdict.detector
+        others = draw(pipe, "fluent style picture, bicycle", *range(6))
+    bare = draw(pipe, "fluent style picture, bicycle", *range(6))
+    passed = sum(torch.equal(*pair) for pair in zip(bare, others))
+    assert sum(black) >= 4 and passed >= 5
 
 
 def test_a_threshold_of_the_policys_own(pipe: Any, made: Any) -> None:
