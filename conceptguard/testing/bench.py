@@ -210,8 +210,8 @@ _SMALL = 256 * 2**20
 
 def made_of(pipe: Any) -> dict[str, Any] | None:
     """What was made with this pipeline and its parts as they are; None for a host whose state nobody can see."""
-    if not isinstance(getattr(pipe, "components", None), dict):
-        return None
+    if not isinstance(getattr(pipe, "components", None), dict) or not type(pipe).__weakrefoffset__:
+        return None  # the latter: a pair of parts, say, which cannot be kept by what it is
     parts = [*pipe.components.items()]
     tensors = [t for _, part in parts if isinstance(part, nn.Module) for t in (*part.parameters(), *part.buffers())]
     state = (type(pipe), [(name, id(part)) for name, part in parts], [(id(t), t._version) for t in tensors])
