@@ -6,6 +6,7 @@ which sees this one's packages.
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -42,6 +43,11 @@ def core() -> Path:
     folder = CACHE / "core" / WHEEL.replace("==", "-")
     if not (folder / "main.py").is_file():
         _unpack(folder)
+    marker = folder / "compiled"
+    if not marker.is_file():
+        # Else each server and each worker would do so at its start wherever Python may not write what it compiled.
+        compileall.compile_dir(folder, quiet=2)
+        marker.touch()
     return folder
 
 
