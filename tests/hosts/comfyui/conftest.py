@@ -28,16 +28,37 @@ def comfy() -> Iterator[None]:
         inside()
     except Unavailable as why:
         pytest.skip(f"no ComfyUI core here: {why}")
+    from sampling import bare_of
+
     yield
+    bare_of.cache_clear()
     sys.path[:] = before
 
 
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[list[Any]]:
+    """What one file loaded for all that follow: no test leaves anything on it."""
+    found: list[Any] = []
+    yield found
+    found.clear()  # while there is still a ComfyUI for its last words
+
+
 @pytest.fixture(scope="module")
-def parts(comfy: None) -> Any:
-    """The embedded model as MODEL, CLIP, VAE."""
+def bare(comfy: None, loaded: list[Any]) -> Any:
+    """The embedded model without guards, whose samplings are drawn once."""
+    from sampling import Bare
+
     from conceptguard.hosts.comfyui.load import load_parts
 
-    return load_parts("emoji-sd")
+    if not loaded:
+        loaded.append(Bare(load_parts("emoji-sd")))
+    return loaded[0]
+
+
+@pytest.fixture(scope="module")
+def parts(bare: Any) -> Any:
+    """The embedded model as MODEL, CLIP, VAE."""
+    return bare.parts
 
 
 @pytest.fixture(autouse=True)

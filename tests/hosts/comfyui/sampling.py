@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 SHAPE = (4, 16, 16)
+
+
+@cache
+def zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape)
+
+
+class Bare:
+    """A model without guards: each text is encoded and each sampling drawn once, whatever is held against it."""
+
+    def __init__(self, parts: Any):
+        self.parts = parts
+        self._encoded: dict[str, list[Any]] = {}
+        self._drawn: dict[Any, Tensor] = {}
+
+    @torch.inference_mode()
+    def encode(self, text: str) -> list[Any]:
+        if text not in self._encoded:
+            self._encoded[text] = encode(self.parts.clip, text)
+        return self._encoded[text]
+
+    def sample(self, text: str, **options: Any) -> Tensor:
+        """Without a negative prompt."""
+        key = text, frozenset(options.items())  # holds a latent, so that no other one can have its place
+        if key not in self._drawn:
+            self._drawn[key] = sample(self.parts.model, self.encode(text), self.encode(""), **options)
+        return self._drawn[key]
+
+
+@cache
+def bare_of(parts: Any) -> Bare:
+    """One for all guards of a file, at whose end it is forgotten."""
+    return Bare(parts)
 
 
 def encode(clip: Any, text: str) -> list[Any]:

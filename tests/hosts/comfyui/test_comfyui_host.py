@@ -39,9 +39,8 @@ def guarded(parts: Any, *guards: dict[str, Any], texts: Any = (SMOKING, APPLE, "
 
 
 @pytest.fixture(scope="module")
-def conds(parts: Any) -> Any:
-    with torch.inference_mode():
-        return {text: encode(parts.clip, text) for text in (SMOKING, APPLE, "", "a pistol")}
+def conds(bare: Any) -> Any:
+    return {text: bare.encode(text) for text in (SMOKING, APPLE, "", "a pistol")}
 
 
 def test_layers_have_the_names_of_diffusers(parts: Any, pipe: Any) -> None:
@@ -78,45 +77,58 @@ def amplified(pushes: list[Any], cfg: float) -> Any:
     return steep * cfg * level.scale * (apart - other).abs() * (concept - nothing).abs()
 
 
+TIMESTEP, CFG = 601, 3.5
+
+
+@pytest.fixture(scope="module")
+def latents() -> torch.Tensor:
+    return torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def unguarded(parts: Any, conds: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The prediction that every guard's is held against."""
+    return predict(parts.model, conds[SMOKING], conds[""], latents, TIMESTEP, CFG)
+
+
 @pytest.mark.parametrize("name", GUARDS)
-def test_the_same_prediction_as_in_diffusers(name: str, parts: Any, pipe: Any, conds: Any, pushes: list[Any]) -> None:
-    x = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
-    timestep, cfg = 601, 3.5
+def test_the_same_prediction_as_in_diffusers(
+    name: str, parts: Any, pipe: Any, conds: Any, latents: Any, unguarded: Any, pushes: list[Any]
+) -> None:
+    x, timestep, cfg = latents, TIMESTEP, CFG
     model, session = guarded(parts, GUARDS[name])
     mine = predict(model, conds[SMOKING], conds[""], x, timestep, cfg)
     with torch.inference_mode(), attach(pipe, session.policy) as theirs:
         towards, away = pipe.encode_prompt(SMOKING, "cpu", 1, True)
         out = pipe.unet(torch.cat([x, x]), timestep, torch.cat([away, towards])).sample
         receipt = theirs.receipt
-    with torch.inference_mode():
-        bare = predict(parts.model, conds[SMOKING], conds[""], x, timestep, cfg)
     expected = out[:1] + cfg * (out[1:] - out[:1])
-    assert (expected - bare).abs().max() > 0.05, "this guard did nothing"
+    assert (expected - unguarded).abs().max() > 0.05, "this guard did nothing"
     assert ((mine - expected).abs() < 1e-4 + amplified(pushes, cfg)).all()
     opened = [(act.guard, [gate for gate in act.gates if gate]) for act in receipt.opened]
     assert [(a.guard, pytest.approx([g for g in a.gates if g], abs=1e-4)) for a in session.receipt.opened] == opened
 
 
-def test_no_guard_tax(parts: Any, conds: Any) -> None:
+def test_no_guard_tax(parts: Any, conds: Any, bare: Any) -> None:
     model, session = guarded(parts, CIGARETTE, PISTOL, GUARDS["sld"], GUARDS["safree"])
-    assert torch.equal(sample(model, conds[APPLE], conds[""]), sample(parts.model, conds[APPLE], conds[""]))
+    assert torch.equal(sample(model, conds[APPLE], conds[""]), bare.sample(APPLE))
     assert not session.receipt.opened and session.receipt.steps == 3
 
 
-def test_no_trace(parts: Any, conds: Any) -> None:
+def test_no_trace(parts: Any, conds: Any, bare: Any) -> None:
     weights = {name: p.clone() for name, p in parts.model.model.named_parameters()}
-    bare = sample(parts.model, conds[SMOKING], conds[""])
+    before = bare.sample(SMOKING)
     model, session = guarded(parts, CIGARETTE)
-    assert not torch.equal(sample(model, conds[SMOKING], conds[""]), bare)
-    assert torch.equal(sample(parts.model, conds[SMOKING], conds[""]), bare)
+    assert not torch.equal(sample(model, conds[SMOKING], conds[""]), before)
+    assert torch.equal(sample(parts.model, conds[SMOKING], conds[""]), before)
     assert all(torch.equal(p, weights[name]) for name, p in parts.model.model.named_parameters())
     session.detach()
     with pytest.raises(GuardError, match="detached"):
         sample(model, conds[SMOKING], conds[""])
 
 
-def test_an_interruption_leaves_nothing(parts: Any, conds: Any) -> None:
-    bare = sample(parts.model, conds[SMOKING], conds[""])
+def test_an_interruption_leaves_nothing(parts: Any, conds: Any, bare: Any) -> None:
+    before = bare.sample(SMOKING)
     model, session = guarded(parts, CIGARETTE)
 
     def interrupt(*_: Any) -> None:
@@ -125,7 +137,7 @@ def test_an_interruption_leaves_nothing(parts: Any, conds: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         sample(model, conds[SMOKING], conds[""], callback=interrupt)
     assert session.receipt.steps == 1
-    assert torch.equal(sample(parts.model, conds[SMOKING], conds[""]), bare)
+    assert torch.equal(sample(parts.model, conds[SMOKING], conds[""]), before)
 
 
 def test_rows_are_separate(parts: Any, conds: Any) -> None:
@@ -221,7 +233,7 @@ def test_a_user_s_lora_before_or_after(parts: Any, conds: Any) -> None:
     assert torch.equal(sample(after, conds[APPLE], conds[""]), plain)
 
 
-def test_attention_patches_beside_a_guard(parts: Any, conds: Any) -> None:
+def test_attention_patches_beside_a_guard(parts: Any, conds: Any, bare: Any) -> None:
     """As image-prompt adapters set them: keys and values of every cross-attention changed, row by row."""
 
     def with_patch(model: Any) -> Any:
@@ -235,14 +247,14 @@ def test_attention_patches_beside_a_guard(parts: Any, conds: Any) -> None:
         return clone
 
     model, session = guarded(parts, CIGARETTE, GUARDS["negative guidance"])
-    bare = sample(with_patch(parts.model), conds[APPLE], conds[""])
-    assert torch.equal(sample(with_patch(model), conds[APPLE], conds[""]), bare)
-    assert not torch.equal(bare, sample(parts.model, conds[APPLE], conds[""]))
+    patched = sample(with_patch(parts.model), conds[APPLE], conds[""])
+    assert torch.equal(sample(with_patch(model), conds[APPLE], conds[""]), patched)
+    assert not torch.equal(patched, bare.sample(APPLE))
     sample(with_patch(model), conds[SMOKING], conds[""])
     assert len(session.receipt.opened) == 2
 
 
-def test_a_controlnet_beside_a_guard(parts: Any, conds: Any) -> None:
+def test_a_controlnet_beside_a_guard(parts: Any, conds: Any, bare: Any) -> None:
     """A ControlNet of random weights on the prompt: ComfyUI then draws each branch in a call of its own."""
     import comfy.cldm.cldm
     import comfy.controlnet
@@ -261,12 +273,12 @@ def test_a_controlnet_beside_a_guard(parts: Any, conds: Any) -> None:
         return [[c, {**d, "control": control.copy().set_cond_hint(hint, 1.0), "control_apply_to_uncond": False}]
                 for c, d in cond]  # fmt: skip
 
-    bare = {text: sample(parts.model, controlled(conds[text]), conds[""]) for text in (SMOKING, APPLE)}
-    assert not torch.equal(bare[APPLE], sample(parts.model, conds[APPLE], conds[""]))
+    alone = {text: sample(parts.model, controlled(conds[text]), conds[""]) for text in (SMOKING, APPLE)}
+    assert not torch.equal(alone[APPLE], bare.sample(APPLE))
     for guard in (CIGARETTE, GUARDS["negative guidance"], GUARDS["safree"]):
         model, session = guarded(parts, guard)
-        assert torch.equal(sample(model, controlled(conds[APPLE]), conds[""]), bare[APPLE])
-        assert not torch.equal(sample(model, controlled(conds[SMOKING]), conds[""]), bare[SMOKING])
+        assert torch.equal(sample(model, controlled(conds[APPLE]), conds[""]), alone[APPLE])
+        assert not torch.equal(sample(model, controlled(conds[SMOKING]), conds[""]), alone[SMOKING])
         assert session.receipt.opened and {row.text for row in session.receipt.rows} == {SMOKING, ""}
 
 

@@ -6,16 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import encode, sample
+from sampling import sample
 from test_comfyui_host import CIGARETTE, CONCEPT, GUARDS, SMOKING, guarded
 
 from conceptguard.errors import GuardError
 
 
 @pytest.fixture(scope="module")
-def conds(parts: Any) -> Any:
-    with torch.inference_mode():
-        return {text: encode(parts.clip, text) for text in (SMOKING, "")}
+def conds(bare: Any) -> Any:
+    return {text: bare.encode(text) for text in (SMOKING, "")}
 
 
 def test_unloaded_and_loaded_again(parts: Any, conds: Any) -> None:

@@ -28,9 +28,8 @@ LATE, MIDDLE, HARMLESS = FILLER + SMOKING, FILLER + SMOKING + " " + FILLER, FILL
 
 
 @pytest.fixture(scope="module")
-def conds(parts: Any) -> Any:
-    with torch.inference_mode():
-        return {text: encode(parts.clip, text) for text in (LATE, MIDDLE, HARMLESS, SMOKING, APPLE, "")}
+def conds(bare: Any) -> Any:
+    return {text: bare.encode(text) for text in (LATE, MIDDLE, HARMLESS, SMOKING, APPLE, "")}
 
 
 def guarded(parts: Any, guard: dict[str, Any]) -> tuple[Any, Any]:
@@ -68,14 +67,14 @@ def test_safree_changes_a_window_as_it_changes_that_text_alone(text: str, parts:
 
 
 @pytest.mark.parametrize("name", GUARDS)
-def test_every_guard_of_prompts(name: str, parts: Any, conds: Any) -> None:
+def test_every_guard_of_prompts(name: str, parts: Any, conds: Any, bare: Any) -> None:
     model, session = guarded(parts, GUARDS[name])
     for text in (LATE, MIDDLE):
         out = sample(model, conds[text], conds[""], steps=6)
         assert session.receipt.opened and len(session.receipt.acts[0].gates) == 2
-        assert not torch.equal(out, sample(parts.model, conds[text], conds[""], steps=6))
+        assert not torch.equal(out, bare.sample(text, steps=6))
     same = sample(model, conds[HARMLESS], conds[""])
-    assert torch.equal(same, sample(parts.model, conds[HARMLESS], conds[""])) and not session.receipt.opened
+    assert torch.equal(same, bare.sample(HARMLESS)) and not session.receipt.opened
 
 
 def test_gates_of_windows() -> None:

@@ -34,9 +34,8 @@ class Nudge(Method):
 
 
 @pytest.fixture(scope="module")
-def conds(parts: Any) -> Any:
-    with torch.inference_mode():
-        return {text: encode(parts.clip, text) for text in (SMOKING, APPLE, "")}
+def conds(bare: Any) -> Any:
+    return {text: bare.encode(text) for text in (SMOKING, APPLE, "")}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import SHAPE, encode
+from sampling import SHAPE
 from torch import Tensor
 
 from conceptguard import attach
@@ -31,22 +31,19 @@ def noise() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def schedule(pipe_of_module: Any) -> Any:
+def schedule(pipe: Any) -> Any:
     """Euler steps of diffusers at timesteps that are whole numbers."""
     from diffusers import EulerDiscreteScheduler
 
-    found = EulerDiscreteScheduler.from_config(pipe_of_module.scheduler.config, timestep_spacing="trailing")
+    found = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
     found.set_timesteps(6)
     return found
 
 
 @pytest.fixture(scope="module")
-def pipe_of_module() -> Any:
-    from conceptguard import load_model
-
-    pipe = load_model("emoji-sd")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+def unguarded(bare: Any, schedule: Any) -> Tensor:
+    """What every guard is held against."""
+    return in_comfyui(bare.parts.model, bare.encode(SMOKING), bare.encode(""), schedule)
 
 
 @torch.inference_mode()
@@ -69,20 +66,20 @@ def in_comfyui(model: Any, positive: Any, negative: Any, schedule: Any) -> Tenso
     return found[0]
 
 
-def in_diffusers(pipe: Any, schedule: Any, policy: Any) -> Tensor:
-    pipe.scheduler = type(schedule).from_config(schedule.config)
+def in_diffusers(pipe: Any, schedule: Any, policy: Any, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    monkeypatch.setattr(pipe, "scheduler", type(schedule).from_config(schedule.config))
     with attach(pipe, policy):
         return pipe(SMOKING, latents=noise(), num_inference_steps=6, guidance_scale=3.5, output_type="latent").images
 
 
 @pytest.mark.parametrize("name", GUARDS)
-def test_the_same_latents(name: str, parts: Any, pipe_of_module: Any, schedule: Any) -> None:
-    with torch.inference_mode():
-        towards, away = encode(parts.clip, SMOKING), encode(parts.clip, "")
+def test_the_same_latents(
+    name: str, parts: Any, bare: Any, unguarded: Tensor, pipe: Any, schedule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = attach((parts.model, parts.clip), {"guards": [GUARDS[name]]})
     session.host.candidates = lambda: [SMOKING, ""]
-    mine = in_comfyui(session.host.guarded(), towards, away, schedule)
-    theirs = in_diffusers(pipe_of_module, schedule, session.policy)
+    mine = in_comfyui(session.host.guarded(), bare.encode(SMOKING), bare.encode(""), schedule)
+    theirs = in_diffusers(pipe, schedule, session.policy, monkeypatch)
     assert (mine - theirs).abs().max() < 1e-4
-    assert (mine - in_comfyui(parts.model, towards, away, schedule)).abs().max() > 0.3, "this guard did nothing"
+    assert (mine - unguarded).abs().max() > 0.3, "this guard did nothing"
     assert session.receipt.opened

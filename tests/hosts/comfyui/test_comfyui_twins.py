@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from random_artifacts import random_terms, write_terms
-from sampling import encode, sample
+from sampling import bare_of, encode, sample, zeros
 from torch import Tensor
 
 from conceptguard import attach
@@ -119,15 +119,11 @@ def test_guards_without_artifact_on_sdxl(method: str, xl: Any) -> None:
 def acted(session: Any, parts: Any, shape: Any, acts: bool = True, **options: Any) -> None:
     """The concept's prompt opens the guard; another one's picture stays as it was."""
     session.host.candidates = lambda: [SMOKING, APPLE, ""]
-    model = session.host.guarded()
-    with torch.inference_mode():
-        c = {text: encode(parts.clip, text) for text in (SMOKING, APPLE, "")}
-    latent = torch.zeros(1, *shape)
-    bare = {text: sample(parts.model, c[text], c[""], latent=latent, **options) for text in (SMOKING, APPLE)}
+    model, bare, latent = session.host.guarded(), bare_of(parts), zeros(1, *shape)
     for text in (APPLE, SMOKING):
-        out = sample(model, c[text], c[""], latent=latent, **options)
+        out = sample(model, bare.encode(text), bare.encode(""), latent=latent, **options)
         opened = any(session.receipt.acts[0].gates)
-        assert torch.equal(out, bare[text]) == (not session.receipt.opened)
+        assert torch.equal(out, bare.sample(text, latent=latent, **options)) == (not session.receipt.opened)
         assert opened or text is APPLE, "the concept's own prompt must open it"
 
 
