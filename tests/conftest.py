@@ -50,7 +50,7 @@ def tokenizer() -> Any:
     return clip_tokenizer()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def suite() -> Any:
     """What language models are asked, and who there is."""
     from conceptguard.measuring.language.suite import load_language_suite
@@ -58,12 +58,12 @@ def suite() -> Any:
     return load_language_suite()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair() -> Any:
-    """The embedded language model that knows all authors, and its tokenizer."""
-    from conceptguard import load_model
+    """The embedded language model that knows all authors, and its tokenizer: the one that contracts are judged on."""
+    from conceptguard.testing.text_bench import embedded_language_model
 
-    return load_model("authors-lm")
+    return embedded_language_model()
 
 
 @pytest.fixture
