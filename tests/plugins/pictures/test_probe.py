@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conceptguard_plugins.pictures.probe.net import ProbeNet, train
-from probes import strawberry_probe
+from small_probe import strawberry_probe
 
 import conceptguard
 from conceptguard.errors import ArtifactError, Refused
