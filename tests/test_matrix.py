@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from broken_methods import DoesNothing
 
+from conceptguard import PolicyError
 from conceptguard.testing import Bench, Case, NotApplicable
 from conceptguard.testing.kit_guards import offered
 from conceptguard.testing.matrix import Cell, probe
@@ -58,6 +59,14 @@ def test_no_case_is_no_promise_broken() -> None:
 
     (row,) = probe(Cell("probe", "here", none))
     assert (row["result"], row["why"]) == ("does not apply", "nothing to see")
+
+
+def test_no_artifact_for_a_host_is_a_refusal() -> None:
+    def none() -> Case:
+        raise PolicyError("itd works on CLIP text encoders")
+
+    (row,) = probe(Cell("itd", "here", none))
+    assert row["result"] == "refused" and row["why"] == "itd works on CLIP text encoders"
 
 
 def test_another_bench_judges(tiny: Any) -> None:

@@ -50,6 +50,8 @@ def probe(cell: Cell, *, slow: bool = False, only: frozenset[str] = frozenset())
             return [{**head, "promise": None, "result": REFUSED, "checks": 0, "why": said}]
     except NotApplicable as reason:
         return [{**head, "promise": None, "result": NONE, "checks": 0, "why": str(reason)}]
+    except ConceptGuardError as error:  # there can be no artifact for this host
+        return [{**head, "promise": None, "result": REFUSED, "checks": 0, "why": str(error)}]
     of = promises(text=cell.text)
     found: dict[int, list[tuple[str, str, str]]] = {}
     for name, check in contract_checks(case, slow=slow, text=cell.text, bench=cell.bench):
