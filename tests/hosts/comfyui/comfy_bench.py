@@ -12,7 +12,6 @@ from core import Unavailable, inside
 from torch import Tensor
 
 from conceptguard import Session, attach
-from conceptguard.errors import Refused
 from conceptguard.testing import Bench, Case, NotApplicable
 from conceptguard.testing.matrix import Cell
 
@@ -96,15 +95,6 @@ class ComfyBench(Bench):
         negative = options.pop("negative_prompt", None) or [""] * len(prompts)
         cfg = float(options.pop("guidance_scale", 3.5))
         return pipe(prompts, negative, seeds or range(len(prompts)), self.case.steps, cfg)
-
-    def attempt(
-        self, prompts: Sequence[str], seeds: Sequence[int] = (), pipe: Any = None, **options: Any
-    ) -> Tensor | None:
-        """A guarded sampling; None where a guard refuses the prompt."""
-        try:
-            return self.generate(self.pipe if pipe is None else pipe, prompts, seeds, **options)
-        except Refused:
-            return None
 
     def takes(self, argument: str) -> bool:
         """Several images of a prompt are a batch here, and embeddings are how every prompt comes."""
