@@ -17,15 +17,23 @@ from ..denoising.rows import pick_rows
 
 if TYPE_CHECKING:
     from ..denoising.families import Family
+    from .caches import Caches
 
 _NOT_ROWS = ("txt_ids", "img_ids")  # positions, the same for every row
 
 
 class DenoiserCall:
-    """module(*args, **kwargs), as a host's hooks saw it. owner: whose the repeated calls are: no session's."""
+    """module(*args, **kwargs), as a host's hooks saw it.
 
-    def __init__(self, family: Family, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object):
+    owner: whose the repeated calls are: no session's; caches: of the denoiser, which these calls leave alone
+    """
+
+    def __init__(
+        self, family: Family, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object,
+        caches: Caches,
+    ):  # fmt: skip
         self._family, self._module, self._args, self._kwargs, self._owner = family, module, args, kwargs, owner
+        self._caches = caches
 
     def _rows(self, rows: list[int]) -> dict[str, Any]:
         """The arguments by name, for some rows."""
@@ -38,8 +46,9 @@ class DenoiserCall:
     def _again(self, module: nn.Module, call: dict[str, Any]) -> Tensor:
         token = running.set(self._owner)
         try:
-            # Never compiled: each number of rows would be another graph.
-            return module._call_impl(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
+            with self._caches.aside():
+                # Never compiled: each number of rows would be another graph.
+                return module._call_impl(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
         finally:
             running.reset(token)
 

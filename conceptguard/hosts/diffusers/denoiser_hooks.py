@@ -6,7 +6,7 @@ So embeddings and custom loops are guarded like text, and a classic pipeline lik
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ...errors import GuardError, Refused
 from ...generation.conditioning import Branch, Encoded
-from ...generation.denoising import Conditions, Moment, Skips
+from ...generation.denoising import Conditions, Drawn, Moment, Skips
 from ...runtime.banks import running
 from ..denoising.attention_maps import cross_attentions
+from .caches import Caches
 from .denoiser_call import DenoiserCall, latents_of, with_latents
 from .sampler_state import SamplerState
 from .skip_connections import change, recorded
@@ -48,7 +49,7 @@ class DenoiserHooks:
         self._model, self._family, self._memory, self._name, self._away = model, family, memory, name, away
         plain: Any = getattr(model, "_orig_mod", model)
         self._arguments = list(inspect.signature(type(plain).forward).parameters)
-        self._scheduler, self._state = scheduler, SamplerState()
+        self._scheduler, self._state, self._caches = scheduler, SamplerState(), Caches(model)
         self.attends = family.denoiser == "unet" and bool(cross_attentions(model))
         self._session: DrawingSession | None = None
         self._handles: list[Any] = []
@@ -58,6 +59,7 @@ class DenoiserHooks:
 
     def open(self, session: DrawingSession) -> None:
         """Whoever calls the denoiser from now on comes through here."""
+        self.forget()
         self._session = session
         self._handles = [
             self._model.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -69,17 +71,21 @@ class DenoiserHooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._leave_skips()
-        self._state.clear()
+        self.forget()
         self._rows.clear()
-        self._last.clear()
         self._session = None
 
     def forget(self) -> None:
-        """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor."""
+        """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor, and nothing in
+        a cache is of it."""
         self._leave_skips()
         self._state.clear()
         self._last.clear()
+        self._caches.forget()
+
+    def check(self) -> None:
+        """Raises SessionError for a denoiser whose rows some cache leaves out."""
+        self._caches.check()
 
     def check_stepped(self) -> None:
         """Raises GuardError where latents were moved at the end of a pipeline call and no step was made from them."""
@@ -108,29 +114,58 @@ class DenoiserHooks:
         timestep = self._argument("timestep", args, kwargs)
         return timestep if self._family.clock == 1 else timestep * self._family.clock
 
+    def _separate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this call has the rows of one branch alone: of all branches of some pipelines, and of the one that
+        Stable Diffusion 3 adds for skip-layer guidance."""
+        return self._family.separate or bool(self._skipped(args, kwargs))
+
+    def _skipped(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The numbers of the blocks that this call leaves out."""
+        return self._argument("skip_layers", args, kwargs) if "skip_layers" in self._arguments else None
+
     @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if running.get() not in (None, self._session):
             return None
+        changed = self._conditioned(module, args, kwargs)
+        if self._caches.any():
+            gates = tuple(tuple(act.gates) for act in self.session.receipt.acts)
+            self._caches.under(tuple(branch for _, branch in self._rows), (gates, changed is not None))
+            self._decide_apart(changed is not None or any(map(any, gates)))
+        return changed
+
+    def _decide_apart(self, acts: bool) -> None:
+        """Raises GuardError where a cache would let what a guard does to one picture decide about another one."""
+        if not acts or len(Drawn.of([b for _, b in self._rows], self.session.guidance_scale).towards) < 2:
+            return
+        if name := self._caches.by_rows():
+            raise GuardError(
+                f"{name} decides for all pictures of a call by what they look like together, so a guarded one would "
+                "change the others: draw one picture a call, or use a cache that decides by the step (MagCache, "
+                "TaylorSeer, pyramid attention broadcast), or none (disable_cache())"
+            )
+
+    def _conditioned(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """(args, kwargs) as guards have them, None where they are the caller's."""
         embeds = self._argument("encoder_hidden_states", args, kwargs)
         path = self._family.pooled
         holder = self._argument(path[0], args, kwargs) if path else None
         pooled = (holder or {}).get(path[1]) if len(path) == 2 else holder
         given = [(t, _version(t)) for t in (embeds, pooled)]
         if not self._last or any(a is not b or v != w for (a, v), (b, w) in zip(given, self._last)):
-            self._read(embeds, pooled)
+            self._read(embeds, pooled, bool(self._skipped(args, kwargs)))
             self._last = given
 
         time, sample = self._time(args, kwargs), self._argument(self._family.sample, args, kwargs)
         latents = latents_of(self._model, sample)
-        call = DenoiserCall(self._family, module, args, kwargs, self)
+        call, separate = self._call(module, args, kwargs), self._separate(args, kwargs)
 
         def conditions(guidance: float | None, moment: Moment) -> Conditions:
             texts, asked = zip(*((s.text, s.prompts) if s else (None, None) for s, _ in self._rows))
             branches = [branch for _, branch in self._rows]
             schedule = self._scheduler().timesteps
             made = Conditions(
-                list(texts), list(asked), embeds, pooled, branches, guidance, moment, separate=self._family.separate,
+                list(texts), list(asked), embeds, pooled, branches, guidance, moment, separate=separate,
                 timestep=time, latents=latents, last=0.0 if schedule is None else float(schedule[-1]),
                 attend=call.attend if self.attends else None,
             )  # fmt: skip
@@ -157,6 +192,9 @@ class DenoiserHooks:
             args, kwargs = self._changed(self._family.sample, with_latents(sample, latents + by), args, kwargs)
         return self._changed("encoder_hidden_states", safe.embeds, args, kwargs)
 
+    def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenoiserCall:
+        return DenoiserCall(self._family, module, args, kwargs, self, self._caches)
+
     def _skips(self, module: nn.Module, call: DenoiserCall, given: Conditions, rows: list[int]) -> list[Skips]:
         if self.session.host.compiled():
             raise GuardError("a compiled model's skip connections cannot be read: leave it uncompiled")
@@ -174,7 +212,7 @@ class DenoiserHooks:
         """For each row of which image it is. Of a caller's own loop only what guidance takes apart is known."""
         rows, half = range(len(latents)), len(latents) // 2
         if conditions.guidance_scale is not None:
-            guided = conditions.guidance_scale > 1 and not self._family.separate  # which a distilled model ignores
+            guided = conditions.guidance_scale > 1 and not conditions.separate  # which a distilled model ignores
             both = guided and torch.equal(latents[:half], latents[half:])
             return [row % half if both else row for row in rows]
         found = list(rows)
@@ -183,10 +221,13 @@ class DenoiserHooks:
                 found[row] = other
         return found
 
-    def _read(self, embeds: Tensor, pooled: Tensor | None) -> None:
+    def _read(self, embeds: Tensor, pooled: Tensor | None, towards: bool) -> None:
         """Gates for the conditions that reached the denoiser. The pipelines pass one tensor at every step: once a call,
-        or at every step where branches come one after the other."""
-        away = self._away(len(embeds))
+        or at every step where branches come one after the other.
+
+        towards: whether all of them are what pictures are drawn towards
+        """
+        away = [False] * len(embeds) if towards else self._away(len(embeds))
         beside = [None] * len(embeds) if pooled is None else pooled
         found = [self._memory.recall(row, bool(a), p) for row, a, p in zip(embeds, away, beside)]
         if self._family.readable is not None and any(f is None or f.ids is None for f in found):
@@ -212,24 +253,47 @@ class DenoiserHooks:
         latents = self._argument(self._family.sample, args, kwargs)
         prediction = output[0]
 
-        call = DenoiserCall(self._family, module, args, kwargs, self)
+        call, stood_in = self._call(module, args, kwargs), False
+        skipped = self._skipped(args, kwargs)
+
+        def resting(name: str) -> bool:
+            nonlocal stood_in
+            rests, stands = self._resting(name, skipped or ())
+            if stands and not self._caches.ready():
+                raise GuardError(
+                    f"layer {name} did not run, so its guard had no effect: {self._caches.name()} stood in for it with "
+                    "what another branch or prompt had left; use another cache, or none (disable_cache())"
+                )
+            stood_in |= stands
+            return rests or stands
+
         changed = self.session.after_denoise(
-            self._time(args, kwargs), latents, prediction, call.denoise, self._family.separate, self._resting
+            self._time(args, kwargs), latents, prediction, call.denoise, self._separate(args, kwargs), resting
         )
+        if self._caches.any() and not stood_in:
+            self._caches.filled()
         if changed is prediction:
             return None
+        self._decide_apart(True)
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
 
-    def _resting(self, name: str) -> bool:
-        """Whether a layer is in a part of the denoiser that a guider leaves out of this call, as skip-layer guidance
-        does with whole blocks."""
-        part = self._model
-        for step in name.split(".")[1:]:
+    def _resting(self, name: str, skipped: Sequence[int]) -> tuple[bool, bool]:
+        """Whether a layer is in a part of the denoiser that is left out of this call, as skip-layer guidance does with
+        whole blocks; and whether it is in one that a cache may stand in for.
+
+        skipped: blocks that the call itself leaves out
+        """
+        part, cached = self._model, False
+        _, *path = name.split(".")
+        if path[0] == "transformer_blocks" and int(path[1]) in skipped:
+            return True, False
+        for step in path:
             part = getattr(part, step)
             registry = getattr(part, "_diffusers_hook", None)
             if registry is not None and any("Skip" in type(hook).__name__ for hook in registry.hooks.values()):
-                return True
-        return False
+                return True, False
+            cached = cached or self._caches.holds(part)
+        return False, cached
 
 
 def _version(tensor: Tensor | None) -> int | None:

@@ -173,6 +173,7 @@ class PipelineHost(Host):
 
     def attach(self, session: DrawingSession) -> None:
         """Turn the pipeline into its guarded subclass and hook the denoiser and, where terms need it, the encoders."""
+        self._denoiser_hooks.check()
         for name in set(_ENCODERS) & session.banks.prefixes():
             if not is_clip(self.components()[name]):
                 raise SessionError(f"terms beside {name} of this pipeline, which is no CLIP, cannot be gated")
@@ -246,6 +247,7 @@ class PipelineHost(Host):
     def anew(self, draw: Callable[[], Any]) -> Any:
         """One call of the pipeline, the first or, for a flagged image, another one."""
         self._denoiser_hooks.forget()
+        self._denoiser_hooks.check()
         self._memory.begin()
         try:
             result = draw()
