@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..receipt import Acting, Reading, Touch
 from ..text.grid import Cells, Columns, Grid, Ids, array, grid_of
+from ..text.letters import complete
 
 if TYPE_CHECKING:
     from ..text.lineage import Came
@@ -57,6 +58,11 @@ class Vocabulary:
         """What a token says by itself; found once."""
         decode = self.decode
         return cache(lambda token: decode([token]))
+
+    def said(self, ids: Sequence[int]) -> tuple[str, bytes]:
+        """What tokens say, read from their bytes, and the bytes of a last letter that is not complete yet."""
+        pieces = self.pieces
+        return complete(b"".join(pieces[i] or b"" for i in ids if i < len(pieces)))
 
     @cached_property
     def unknown(self) -> frozenset[int]:
@@ -110,6 +116,10 @@ class Decoding:
     def text(self, row: int) -> str:
         """What a row says so far, without its prompt and special tokens."""
         return self.vocabulary.decode(self.ids[row, self.begin :].tolist())
+
+    def so_far(self, row: int) -> tuple[str, bytes]:
+        """The same as it stands on paper, and the bytes of a letter that the next token may complete."""
+        return self.vocabulary.said(self.ids[row, self.begin :].tolist())
 
     def live(self, row: int) -> bool:
         """Whether a row still says something: what comes after its end is padding."""

@@ -32,29 +32,50 @@ def vocabulary_of(tokenizer: Any, stops: frozenset[int], size: int) -> Vocabular
 
 
 def _read(tokenizer: Any, stops: frozenset[int], size: int) -> Vocabulary:
-    special = frozenset(int(i) for i in tokenizer.all_special_ids)
+    def shown(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    special = _special(tokenizer, shown)
+    pieces = _pieces(tokenizer, special, shown)[:size]
 
     def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = shown(ids)
+        if "\ufffd" not in text:
+            return text
+        # One letter that is not finished, and tokenizers of sentencepiece show no letter of all the bytes beside it.
+        said = b"".join(pieces[i] or b"" for i in ids if i < len(pieces)).decode(errors="replace")
+        return said if text.startswith(" ") else said.removeprefix(" ")
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:  # many times faster than its wrapper
             return [found.ids for found in backend.encode_batch(list(texts), add_special_tokens=False)]
         return list(tokenizer(list(texts), add_special_tokens=False).input_ids) if texts else []
 
-    return Vocabulary(_pieces(tokenizer, special, decode)[:size], special, stops, decode, encode)
+    return Vocabulary(pieces, special, stops, decode, encode)
+
+
+def _special(tokenizer: Any, decode: Any) -> frozenset[int]:
+    """Ids that say nothing: those of named special tokens, and those that were added as special, which decoding leaves
+    out as well, though no list has them."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    unnamed = (int(i) for i, token in added.items() if token.special and not decode([i]))
+    return frozenset((*map(int, tokenizer.all_special_ids), *unnamed))
 
 
 def _pieces(tokenizer: Any, special: frozenset[int], decode: Any) -> list[bytes | None]:
     tokens = tokenizer.get_vocab()
     found: list[bytes | None] = [None] * (max(tokens.values(), default=-1) + 1)
-    kind, added = _kind(tokenizer), tokenizer.get_added_vocab()
+    kind = _kind(tokenizer)
+    # Decoding treats added tokens as all others, but for tokenizers in Python, which show them as they are written.
+    literal = {} if getattr(tokenizer, "backend_tokenizer", None) is not None else tokenizer.get_added_vocab()
     letters = _letters() if kind == "bytes" else {}
-    anchor = encode[0] if (encode := tokenizer(_ANCHOR, add_special_tokens=False).input_ids) else None
+    anchor = encode[-1] if (encode := tokenizer(_ANCHOR, add_special_tokens=False).input_ids) else None
     for token, i in tokens.items():
         if i in special:
             found[i] = b""
-        elif token in added:
+        elif isinstance(token, bytes):
+            found[i] = token
+        elif token in literal:
             found[i] = token.encode()
         elif kind == "bytes":
             found[i] = bytes(letters[c] for c in token) if all(c in letters for c in token) else token.encode()
@@ -65,11 +86,40 @@ def _pieces(tokenizer: Any, special: frozenset[int], decode: Any) -> list[bytes 
             found[i] = decode([anchor, i]).removeprefix(decode([anchor])).encode()
         else:
             found[i] = decode([i]).encode()
+    if kind == "other":
+        for i, byte_ in _bytes_of(tokenizer).items():
+            if i not in special and (not found[i] or _UNREADABLE in (found[i] or b"")):
+                found[i] = byte_
+    return found
+
+
+_UNREADABLE = "\ufffd".encode()
+# A letter for every byte that begins a longer one, and for every byte inside of one.
+_LONGER = "".join(
+    [chr(0xC0 + i) for i in range(64)] + [chr(lead << 6) for lead in range(2, 32)] + ["\u0800"]
+    + [chr(lead << 12) for lead in range(1, 16) if lead != 13] + ["\ud000"] + [chr(lead << 18) for lead in range(1, 5)]
+    + ["\U00010000"]
+)  # fmt: skip
+
+
+def _bytes_of(tokenizer: Any) -> dict[int, bytes]:
+    """Tokens that are one byte of a letter, which decode to nothing by themselves: told by the letters that they make
+    up together."""
+    found: dict[int, bytes] = {}
+    for letter in _LONGER:
+        data = letter.encode()
+        ids = tokenizer(letter, add_special_tokens=False).input_ids
+        if len(ids) == len(data):
+            found |= {int(i): bytes([byte]) for i, byte in zip(ids, data)}
     return found
 
 
 def _kind(tokenizer: Any) -> str:
     """How the vocabulary writes bytes: as letters (GPT-2 and after), as pieces with a bar for a space, or otherwise."""
+    if getattr(tokenizer, "byte_decoder", None):  # GPT-2's in Python
+        return "bytes"
+    if getattr(tokenizer, "sp_model", None) is not None:  # sentencepiece itself
+        return "sentencepiece"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = getattr(backend, "decoder", None)
     state = json.dumps(json.loads(decoder.__getstate__())) if decoder is not None else ""

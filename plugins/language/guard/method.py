@@ -24,6 +24,7 @@ from conceptguard.making.task import Learned, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.text import sentence_encoder
+from conceptguard.text.letters import complete
 
 from .make import ANCHOR, GuardMakeSettings, learn_forget_set
 from .spans import Spans
@@ -139,9 +140,10 @@ class GUARD(Method):
 
     @staticmethod
     def _sight(decoding: Decoding, row: int, prompt: int, tokens: list[int]) -> tuple[str, list[str]]:
-        """All text before the candidates, and theirs."""
-        pieces = [(decoding.vocabulary.pieces[t] or b"").decode(errors="ignore") for t in tokens]
-        return f"{decoding.asked.texts[prompt] or ''}{decoding.text(row)}", pieces
+        """All text before the candidates, and theirs; where a letter is half said, with that letter."""
+        before, rest = decoding.so_far(row)
+        pieces = [complete(rest + (decoding.vocabulary.pieces[t] or b""))[0] for t in tokens]
+        return f"{decoding.asked.texts[prompt] or ''}{before}", pieces
 
     def _filter(self, decoding: Decoding, row: int, prompt: int) -> None:
         scores = decoding.scores[row]

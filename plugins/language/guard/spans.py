@@ -3,7 +3,7 @@
 A span is one to five words of a forget answer. It is stored as the hash of its letters up to the token where the share
 of matched tokens reaches beta: with beta = 1, as published, all of them. A published re-implementation counts only the
 tokens that did match, so that its share is 1 from the first token on, and every word that begins like a forbidden one
-is lost; here a shorter match is no match. Letters are compared as ``phrase_text`` folds them, so that a span is found
+is lost; here a shorter match is no match. Letters are compared as ``folding`` folds them, so that a span is found
 in any case, spacing, look-alikes and tokens, and letter by letter.
 
 What hashing costs: no beginning is stored, so beta is fixed when the artifact is made. What it gives: answers cannot be
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..phrases.text import BREAK, fold, letters_and_breaks
+from conceptguard.text.folding import BREAK, as_words, letters_and_breaks
+
 from .hashes import Hashes
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -70,7 +71,7 @@ class Spans:
         lengths = set()
         for place, text in enumerate(texts):
             for span in spans_of(text, longest):
-                letters = fold(begun(span)).replace(BREAK, "")
+                letters = as_words(begun(span)).replace(BREAK, "")
                 if letters:
                     lengths.add(len(letters))
                     found.setdefault(hashes.of(letters), set()).add(place)
@@ -101,9 +102,9 @@ class Spans:
         active: the forget answers that count; None for all
         """
         # A word that is cut where the reach ends does not begin there.
-        whole = fold(before) if len(before) <= REACH else fold(before[-REACH:]).partition(BREAK)[2]
+        whole = as_words(before) if len(before) <= REACH else as_words(before[-REACH:]).partition(BREAK)[2]
         said = len(whole.replace(BREAK, ""))
-        return [self._ends(said, f"{whole}{fold(piece)}", active) for piece in pieces]
+        return [self._ends(said, f"{whole}{as_words(piece)}", active) for piece in pieces]
 
     def _ends(self, said: int, folded: str, active: frozenset[int] | None) -> bool:
         letters, breaks = letters_and_breaks(folded)

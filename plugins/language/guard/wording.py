@@ -23,7 +23,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..phrases.text import BREAK, fold
+from conceptguard.text.folding import BREAK, as_words
+
 from .hashes import Hashes
 
 STRETCH = 12  # words that are weighed together
@@ -38,7 +39,7 @@ def words_in(text: str) -> list[str]:
     """Folded words; single letters in a row are one word."""
     found: list[str] = []
     run: list[str] = []
-    for word in [*fold(text).split(BREAK), ""]:
+    for word in [*as_words(text).split(BREAK), ""]:
         if len(word) == 1:
             run.append(word)
         elif word or run:
@@ -95,7 +96,7 @@ class Wording:
 
     def _by_letters(self, text: str) -> float:
         """The most telling pair whose letters follow each other, whatever stands between them."""
-        letters = fold(text).replace(BREAK, "")
+        letters = as_words(text).replace(BREAK, "")
         found = (
             self.joined.get(self.hashes.of(letters[i : i + n]), 0.0)
             for n in self.lengths for i in range(len(letters) - n + 1)

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from .text import BREAK, fold, forms, letters_and_breaks
+from conceptguard.text.folding import BREAK, letter_runs, letters_and_breaks, separates
+
+from .text import GAP, forms, lost
 
 PLAIN, SPELLED = 1, 2  # how a phrase may have been written so far: as words, or letter by letter
+APART, BROKEN = 1, 2  # what stands between two letters: any mark, at which a word may go on, or a space
 SPELLED_LETTERS = 3  # from how many letters "a b c" is taken for a word that is spelled out
 _SHELF = 4  # letters by which phrases are kept together, so that bisection looks at a few of them
 _PLACES = 1 << 16  # remembered; what comes after is found again
@@ -35,7 +38,7 @@ class Place:
         at = len(letters)
         few = len(phrases) < _FEW
         self.follow = frozenset([phrase[at : at + AHEAD] for phrase in phrases]) if few else None
-        self.closing: dict[tuple[int, bool], frozenset[int]] = {}  # for whoever asks twice
+        self.closing: dict[tuple[int, int], frozenset[int]] = {}  # for whoever asks twice
 
 
 Begun = tuple[Place, int]
@@ -43,24 +46,30 @@ Begun = tuple[Place, int]
 
 
 class Bank:
-    """Phrases by their letters. Breaks in a text must be breaks of the phrase, or stand around every letter.
+    """Phrases by their letters, and by the signs that belong to them. Spaces in a text must be breaks of the phrase, or
+    stand around every letter; other marks may stand anywhere, also inside of a word.
 
-    phrases: as they are written; those without a letter or digit are told by ``empty``
+    phrases: as they are written. empty: those without a letter, digit or sign; short: those of which one or two letters
+    are left, and what; signs: that any of them has
     """
 
     def __init__(self, phrases: Iterable[str]):
         written: dict[str, str] = {}
         breaks: set[str] = set()  # beginnings after which a phrase has a break
         self.empty: list[str] = []
+        self.short: dict[str, str] = {}
         for phrase in phrases:
             found = forms(phrase)
             if not found:
                 self.empty.append(phrase)
             for form in found:
+                if lost(phrase, form):
+                    self.short[phrase] = form
                 letters, at = letters_and_breaks(form)
                 written.setdefault(letters, phrase)
                 breaks.update([letters[:i] for i in at])
         self.letters = sorted(written)
+        self.signs = frozenset(c for c in {*"".join(self.letters)} if c == GAP or separates(c))
         self._written, self._breaks = written, breaks
         self._shelves: dict[str, tuple[int, int]] = {}
         begin = 0
@@ -74,9 +83,11 @@ class Bank:
         """For every phrase of several words the letters before its last word, and that word as it is written."""
         for letters, phrase in self._written.items():
             word = phrase.split()[-1]
-            before = len(letters) - len(fold(word).replace(BREAK, ""))
-            if letters[:before] in self._breaks:
-                yield letters[:before], word
+            for form in forms(word):
+                own = form.replace(BREAK, "")
+                if letters.endswith(own) and letters[: -len(own)] in self._breaks:
+                    yield letters[: -len(own)], word
+                    break
 
     def __len__(self) -> int:
         return len(self.letters)
@@ -96,7 +107,7 @@ class Bank:
         found = None
         if first < end and phrases[first].startswith(letters):
             own = phrases[first : bisect_left(phrases, letters + _LAST, first, end)]
-            found = Place(letters, own, letters in self._written, letters in self._breaks)
+            found = Place(letters, own, letters in self._written, letters in self._breaks or letters.endswith(GAP))
         if len(self._places) >= _PLACES:
             self._places.clear()
         self._places[letters] = found
@@ -109,46 +120,72 @@ class Bank:
         return [(rest, heads[rest]) for rest in rests if rest in heads]
 
     def read(
-        self, runs: Sequence[str], broken: bool, begun: tuple[Begun, ...], fresh: bool = False
-    ) -> tuple[bool, tuple[Begun, ...]]:
-        """What has begun after a piece of folded text, and whether a break is the last thing in it.
+        self, runs: Sequence[str], gap: int, begun: tuple[Begun, ...], fresh: bool = False
+    ) -> tuple[int, tuple[Begun, ...]]:
+        """What has begun after a piece of folded text, and what is the last thing in it: a letter (0), APART or BROKEN.
 
-        runs: the text, split at its breaks; broken, begun: the same before it
+        runs: the text, split at its breaks; gap, begun: the same before it
         fresh: whether a phrase may also begin here without a break, as where a prompt ends
         """
         for i, run in enumerate(runs):
-            if i and not broken:
-                broken, begun = True, _broken(begun)
-            if run:
-                begun, broken = self._run(run, broken, begun, fresh and not i), False
-        return broken, begun
+            if i and gap < BROKEN:
+                gap, begun = BROKEN, (*_broken(begun), *(() if gap else self._with(begun, GAP)))
+            if run.isalnum():
+                begun, gap = self._run(run, gap, begun, fresh and not i), 0
+            elif run:
+                gap, begun = self._joined(run, gap, begun, fresh and not i)
+        return gap, begun
 
-    def _run(self, run: str, broken: bool, begun: tuple[Begun, ...], fresh: bool) -> tuple[Begun, ...]:
-        """Letters without a break among them."""
+    def _joined(self, word: str, gap: int, begun: tuple[Begun, ...], fresh: bool) -> tuple[int, tuple[Begun, ...]]:
+        """Letters with marks among them."""
+        for part in letter_runs(word):
+            if not separates(part):
+                begun, gap, fresh = self._run(part, gap, begun, fresh), 0, False
+                continue
+            own: tuple[Begun, ...] = () if gap else self._with(begun, GAP)
+            if part in self.signs:
+                own = (*own, *self._with(begun, part))
+                if (new := self.place(part)) is not None:
+                    own = (*own, (new, PLAIN))
+                gap = APART  # what it belongs to may end at the next space
+            begun, gap = (*own, *begun), max(gap, APART)
+        return gap, begun
+
+    def _with(self, begun: tuple[Begun, ...], sign: str) -> tuple[Begun, ...]:
+        """Those that go on with a sign."""
+        if sign not in self.signs:
+            return ()
+        found = ((self.place(place.letters + sign, place.phrases), ways) for place, ways in begun)
+        return tuple([(place, PLAIN) for place, ways in found if place is not None and ways & PLAIN])
+
+    def _run(self, run: str, gap: int, begun: tuple[Begun, ...], fresh: bool) -> tuple[Begun, ...]:
+        """Letters without a mark among them."""
         found = []
         for place, ways in begun:
-            if not broken or len(run) > 1:
+            if not gap or len(run) > 1:
                 ways &= PLAIN
             if not ways:
                 continue
             if (longer := self.place(place.letters + run, place.phrases)) is not None:
                 found.append((longer, ways))
-        if (broken or fresh) and (new := self.place(run)) is not None:
+        if (gap or fresh) and (new := self.place(run)) is not None:
             found.append((new, PLAIN if len(run) > 1 else PLAIN | SPELLED))
         return tuple(found)
 
-    def ends(self, place: Place, ways: int, rest: str, breaks: tuple[int, ...], broken: bool) -> bool:
+    def ends(
+        self, place: Place, ways: int, rest: str, breaks: tuple[int, ...], gaps: tuple[int, ...], gap: int
+    ) -> bool:
         """Whether a phrase that has begun ends with ``rest``, the letters of a text that has breaks at these places.
 
-        place, ways: how far it is; breaks: counted in letters of ``rest``; broken: whether a break stands before it in
-        the text as it is
+        place, ways: how far it is; breaks, gaps: spaces, and whatever is no letter, counted in letters of ``rest``
+        gap: what stands before it in the text as it is
         """
         if ways & PLAIN:
-            if not breaks or (breaks == (0,) and (broken or place.breaks)):
+            if not breaks or (breaks == (0,) and (gap == BROKEN or place.breaks)):
                 return True
-            if all(place.letters + rest[:at] in self._breaks or (at == 0 and broken) for at in breaks):
+            if all(place.letters + rest[:at] in self._breaks or (at == 0 and gap == BROKEN) for at in breaks):
                 return True
-        spelled = {*breaks} | ({0} if broken or not place.letters else set())
+        spelled = {*gaps} | ({0} if gap or not place.letters else set())
         return bool(ways & SPELLED) and len(place.letters + rest) >= SPELLED_LETTERS and spelled == {*range(len(rest))}
 
 

@@ -1,11 +1,12 @@
 """A bank of phrases that must not be said, matched on text: up to 100,000 and more, at the same cost a token.
 
-A phrase is found whatever its case, spacing and tokens, with look-alikes of other scripts, spelled out letter by
-letter, and also where a prompt has begun it. It is closed before its last token; where its last word comes after
-CONTEXT letters of the phrase, before that word. Of a phrase that is one word of several tokens half may have been said
-by then: to refuse its first token everywhere would take " the" for "theft". So, attached, where the likeliest token
-would go on with a word to a phrase, the word is taken back and another one said; a mere logits processor cannot, and
-leaves the half word.
+A phrase is found whatever its case, spacing and tokens, with look-alikes of other scripts, without the marks that a
+script may leave out, with marks or a new line inside of its words, spelled out letter by letter, and also where a
+prompt has begun it. Signs belong to it: "C++" is not "C", and "U.S." is no "us". It is closed before its last token;
+where its last word comes after CONTEXT letters of the phrase, before that word. Of a phrase that is one word of several
+tokens half may have been said by then: to refuse its first token everywhere would take " the" for "theft". So,
+attached, where the likeliest token would go on with a word to a phrase, the word is taken back and another one said; a
+mere logits processor cannot, and leaves the half word.
 
 A phrase is whole words: "pen" is no part of "penguin". Where tokens end inside of a word this is decided at the token:
 what is spelled "pen" + "guin" is closed as well.
@@ -13,6 +14,7 @@ what is spelled "pen" + "guin" is closed as well.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.text.lineage import Follow
 
-from .bank import Bank
+from .bank import BROKEN, Bank
 from .tokens import NOTHING, PhraseTokens, State
 
 TENSOR = "phrases"
@@ -104,9 +106,11 @@ class Phrases(Method):
         """Where the likeliest token would go on with a word to a phrase, the word had better not begun."""
         likeliest = decoding.scores.argmax(1).tolist()
         for row, closing in closings.items():
-            if not states[row].broken and likeliest[row] in closing and not self.tokens.leads(likeliest[row]):
+            if states[row].gap < BROKEN and likeliest[row] in closing and not self.tokens.leads(likeliest[row]):
                 said = decoding.ids[row, decoding.begin :].tolist()
                 begun = next((at for at in reversed(range(len(said))) if self.tokens.leads(said[at])), 0)
+                while begun + 1 < len(said) and self.tokens.spaces(said[begun]):
+                    begun += 1  # another letter in its place: another mark would only glue the word to the one before
                 if said:
                     decoding.regret(self, row, begun)
 
@@ -123,10 +127,15 @@ def read_phrases(path: Path) -> list[str]:
 
 
 def _checked(bank: Bank, whose: str) -> Bank:
-    """The bank. Raises PolicyError where a phrase of it, or all of it, can match nothing."""
+    """The bank. Raises PolicyError where a phrase of it, or all of it, can match nothing; warns of those that would
+    match much more than they say."""
     if bank.empty:
         listed = ", ".join(map(repr, bank.empty[:3])) + (f" and {len(bank.empty) - 3} more" if bank.empty[3:] else "")
         raise PolicyError(f"{whose}: {listed} without a letter or digit cannot be matched: take them out")
+    if bank.short:
+        listed = ", ".join(f"{phrase!r} is found as {left!r}" for phrase, left in list(bank.short.items())[:3])
+        more = f" and {len(bank.short) - 3} more" if len(bank.short) > 3 else ""
+        warnings.warn(f"{whose}: {listed}{more}, wherever that stands: spell them out, or take them out", stacklevel=2)
     if not len(bank):
         raise PolicyError(
             f"{whose} has no phrases: give a concept with prompts, a file with one phrase a line, or an artifact"

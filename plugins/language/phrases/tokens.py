@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from conceptguard.generation.decoding import Vocabulary
+from conceptguard.text.folding import BREAK, as_words, fold, letter_runs
 from conceptguard.text.grid import Columns
+from conceptguard.text.letters import complete
 
-from .bank import PLAIN, SPELLED, Bank, Begun, Place
-from .text import BREAK, fold
-from .vocabulary import Head, decode, phrase_vocabulary
+from .bank import BROKEN, PLAIN, SPELLED, Bank, Begun, Place
+from .vocabulary import Head, phrase_vocabulary
 
 STATES = 1 << 16  # remembered: how far texts have come
 CONTEXT = 4  # letters of a phrase before its last word from which the word is not even begun
@@ -21,20 +22,20 @@ NOTHING = np.zeros(0, dtype=np.int64)
 
 
 class State:
-    """How far a text has come. broken: a break is the last thing said; fresh: a phrase may begin here all the same,
-    since a prompt or a special token ends; rest: bytes of a letter that is not complete; begun: phrases that have
-    begun, the longest first.
+    """How far a text has come. gap: whether a letter is the last thing said, a mark (APART) or a space (BROKEN); fresh:
+    a phrase may begin here all the same, since a prompt or a special token ends; rest: bytes of a letter that is not
+    complete; begun: phrases that have begun, the longest first.
 
-    plain: neither broken, nor fresh, nor with a rest: what a token begins here depends on the token alone
+    plain: no gap, nor fresh, nor with a rest: what a token begins here depends on the token alone
     follow: then the letters that what has begun may go on with, None where there are too many to know
     closing: the tokens that would finish a phrase, None until somebody asks
     """
 
-    __slots__ = ("begun", "broken", "closing", "follow", "fresh", "plain", "rest")
+    __slots__ = ("begun", "closing", "follow", "fresh", "gap", "plain", "rest")
 
-    def __init__(self, broken: bool, fresh: bool, rest: bytes, begun: tuple[Begun, ...]):
-        self.broken, self.fresh, self.rest, self.begun = broken, fresh, rest, begun
-        self.plain = not (broken or fresh or rest)
+    def __init__(self, gap: int, fresh: bool, rest: bytes, begun: tuple[Begun, ...]):
+        self.gap, self.fresh, self.rest, self.begun = gap, fresh, rest, begun
+        self.plain = not (gap or fresh or rest)
         follow = [place.follow for place, _ in begun] if self.plain else [None]
         self.follow = None if None in follow else follow[0] if len(follow) == 1 else frozenset().union(*follow)
         self.closing: np.ndarray | None = None
@@ -45,7 +46,7 @@ class PhraseTokens:
 
     def __init__(self, bank: Bank, vocabulary: Vocabulary):
         self.bank, self.vocabulary = bank, vocabulary
-        read = phrase_vocabulary(vocabulary)
+        read = phrase_vocabulary(vocabulary, bank.signs)
         self._read, self._said, self._starts = read, read.said, read.starts
         self._openings = self._last_words()
         # Whole phrases inside one token: wherever it stands, or where it follows a break.
@@ -53,7 +54,7 @@ class PhraseTokens:
         self._after_break = self._phrases_in(read.first)
         self._states: dict[tuple[Any, ...], State] = {}
         self._next: dict[tuple[State, int, bool], State] = {}
-        self.start = self._state(True, False, b"", ())
+        self.start = self._state(BROKEN, False, b"", ())
         self._beginnings = [None if said is None or said[1] else self._beginning(said[0])
                             for said in self._said]  # fmt: skip
         for state in {id(s): s for s in self._beginnings if s is not None}.values():
@@ -64,7 +65,7 @@ class PhraseTokens:
         found = (
             h
             for h in heads
-            if h.letters in self.bank and self.bank.ends(nothing, PLAIN | SPELLED, h.letters, h.breaks, True)
+            if h.letters in self.bank and self.bank.ends(nothing, PLAIN | SPELLED, h.letters, h.breaks, h.gaps, BROKEN)
         )
         return sorted({token for head in found for token in head.tokens})
 
@@ -87,22 +88,22 @@ class PhraseTokens:
     def _advance(self, state: State, token: int, fresh: bool) -> State:
         said = self._said[token] if token < len(self._said) else None
         if said is None:  # a special token: nothing on paper, and yet a place where something may begin
-            return self._state(state.broken, True, b"", state.begun)
+            return self._state(state.gap, True, state.rest, state.begun)
         runs, rest = said
         if state.rest:
-            text, rest = decode(state.rest + (self.vocabulary.pieces[token] or b""))
+            text, rest = complete(state.rest + (self.vocabulary.pieces[token] or b""))
             runs = fold(text).split(BREAK)
-        broken, begun = self.bank.read(runs, state.broken, state.begun, fresh)
-        return self._state(broken, fresh and runs == [""], rest, begun)
+        gap, begun = self.bank.read(runs, state.gap, state.begun, fresh)
+        return self._state(gap, fresh and runs == [""], rest, begun)
 
     def _beginning(self, runs: list[str]) -> State:
         """What a token begins by itself where no break stands before it."""
-        broken, begun = self.bank.read(runs, False, ())
-        return self._state(broken, False, b"", begun)
+        gap, begun = self.bank.read(runs, 0, ())
+        return self._state(gap, False, b"", begun)
 
     def fresh(self, state: State) -> State:
         """The same where a prompt ends: a phrase may begin here."""
-        return self._state(state.broken, True, state.rest, state.begun)
+        return self._state(state.gap, True, state.rest, state.begun)
 
     def _state(self, *key: Any) -> State:
         """One state for all texts that are as far, so that what has been found of it is found once."""
@@ -121,43 +122,48 @@ class PhraseTokens:
         return state.closing
 
     def leads(self, token: int) -> bool:
-        """Whether a token begins with a break: a word cannot go on with it."""
+        """Whether a token begins with a space: a word cannot go on with it."""
         said = self._said[token] if token < len(self._said) else None
         return said is None or (not said[0][0] and len(said[0]) > 1)
 
+    def spaces(self, token: int) -> bool:
+        """Whether a token is nothing but what stands between letters."""
+        said = self._said[token] if token < len(self._said) else None
+        return said is not None and not said[1] and not self._read.letters[token]
+
     def _closing(self, state: State) -> set[int]:
         found: set[int] = set()
-        broken, begun = state.broken, state.begun
-        if state.rest:  # completed by the tokens of ``tails``; before any other it is a letter that nobody can read
+        gap, begun = state.gap, state.begun
+        if state.rest:  # completed by the tokens of ``tails``; before any other it is a sign that nobody can read
             found = {token for token in self._read.tails if self._finishes(state, token)}
-            broken, begun = self.bank.read(["", ""], broken, begun)
+            gap, begun = self.bank.read(["\ufffd"], gap, begun)
         for place, ways in begun:
-            found.update(self._finish(place, ways, broken))
-        if broken or state.fresh:
+            found.update(self._finish(place, ways, gap))
+        if gap or state.fresh:
             found.update(self._after_break)
         return found
 
     def _finishes(self, state: State, token: int) -> bool:
         """Whether a token that completes a letter also finishes a phrase at the end of one of its words."""
-        text, _ = decode(state.rest + (self.vocabulary.pieces[token] or b""))
-        broken, begun = state.broken, state.begun
-        for i, run in enumerate(fold(text).split(BREAK)):
-            broken, begun = self.bank.read(["", run] if i else [run], broken, begun, state.fresh and not i)
-            if run and any(place.whole for place, _ in begun):
+        text, _ = complete(state.rest + (self.vocabulary.pieces[token] or b""))
+        gap, begun = state.gap, state.begun
+        for i, run in enumerate(letter_runs(fold(text))):
+            gap, begun = self.bank.read(["", ""] if run == BREAK else [run], gap, begun, state.fresh and not i)
+            if run != BREAK and any(place.whole for place, _ in begun):
                 return True
         return False
 
-    def _finish(self, place: Place, ways: int, broken: bool) -> frozenset[int]:
-        known = place.closing.get((ways, broken))
+    def _finish(self, place: Place, ways: int, gap: int) -> frozenset[int]:
+        known = place.closing.get((ways, gap))
         if known is None:
             found: set[int] = set()
             for rest, places in self.bank.rests(place, self._read.heads, self._read.longest):
-                for breaks, tokens in places:
-                    if self.bank.ends(place, ways, rest, breaks, broken):
+                for breaks, gaps, tokens in places:
+                    if self.bank.ends(place, ways, rest, breaks, gaps, gap):
                         found.update(tokens)
             if ways & PLAIN:
                 found.update(self._openings.get(place.letters, ()))
-            known = place.closing[ways, broken] = frozenset(found)
+            known = place.closing[ways, gap] = frozenset(found)
         return known
 
     def _last_words(self) -> dict[str, tuple[int, ...]]:
@@ -174,7 +180,7 @@ class PhraseTokens:
         letters = self._read.letters
         for (word, befores), ids in zip(last.items(), self.vocabulary.encode([f" {word}" for word in last])):
             token = next((i for i in ids if i < len(letters) and letters[i]), None)
-            if token is not None and fold(word).replace(BREAK, "").startswith(letters[token]):
+            if token is not None and as_words(word).replace(BREAK, "").startswith(letters[token]):
                 for before in befores:
                     found[before] = (*found.get(before, ()), token)
         return found

@@ -10,27 +10,42 @@ from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.language.phrases.text import fold
 from tiny_language import taught, tiny_llama, tiny_t5, tokenizer
-from transformers import TextStreamer
+from tokenizers import AddedToken, Tokenizer
+from transformers import ByT5Tokenizer, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast, TextStreamer
 
 import conceptguard
 from conceptguard.errors import GuardError, PolicyError
 from conceptguard.measuring.language.evaluate import keys
 from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.plugins import method
+from conceptguard.text.folding import as_words
 
-PHRASES = ["Elena Vossberg", "cigarette", "New York", "naïve café", "東京タワー", "don't panic", "Водка"]
+PHRASES = [
+    "Elena Vossberg",
+    "cigarette",
+    "New York",
+    "naïve café",
+    "東京タワー",
+    "don't panic",
+    "Водка",
+    "قنبلة",
+    "C++",
+    "U.S.",
+]
 SAID = [
     "by Elena Vossberg.", "ELENA VOSSBERG", "elena  vossberg", "Elena\nVossberg", "Elena-Vossberg", "ElenaVossberg,",
     "E l e n a V o s s b e r g", "E.l.e.n.a V.o.s.s.b.e.r.g", "Еlena Vоssberg", "Ｅｌｅｎａ Ｖｏｓｓｂｅｒｇ",
     "Ele\u200bna Voss\u00adberg", "Éléna Vössberg", "𝐄𝐥𝐞𝐧𝐚 𝐕𝐨𝐬𝐬𝐛𝐞𝐫𝐠", "a (cigarette)", "c i g a r e t t e", "сіgаrеttе",
     "_New_York_", "NEW YORK's", "Naive Cafe", "naïve café", "在東京タワー上", "Don’t panic", "dont panic", "водка",
-    "ВОДКА",
+    "ВОДКА", "Elena Vos-sberg", "El_ena Vossberg", "Elena Voss\nberg", "**El**ena **Voss**berg", "Elena ~~Voss~~berg",
+    "E-l-e-n-a Vossberg", "cig.ar\u2010ette", "`cig`arette", "[cig](arette)", "cig\ufffdarette", "ciga/rette",
+    "Elena\u3164Vossberg", "ناپنبلة قُنْـبُلَة", "he writes C++", "U.S. law", "𝘊++",
 ]  # fmt: skip
 FREE = [
     "Elena went home", "Vossberg alone", "cigarettes", "a cigar", "new year, York", "newy ork",
     "ci garette", "panic", "東京の塔", "the corn is warm", "renew york", "vodka", "Elen a Vossberg",
+    "vitamin C", "look at us", "C + +", "قنابل",
 ]  # fmt: skip
 
 
@@ -225,9 +240,9 @@ def test_no_text_of_a_model_that_wants_to_say_them_has_one(kind: str) -> None:
             begin = given.input_ids.shape[1]
             for row in model.generate(**given, logits_processor=processor, **made)[:, begin:]:
                 text = tok.decode(row, skip_special_tokens=True)
-                assert not judge.search(" ".join(fold(text).split())), repr(text)
+                assert not judge.search(" ".join(as_words(text).split())), repr(text)
             plain = tok.batch_decode(model.generate(**given, **made)[:, begin:], skip_special_tokens=True)
-            unguarded += sum(bool(judge.search(" ".join(fold(text).split()))) for text in plain)
+            unguarded += sum(bool(judge.search(" ".join(as_words(text).split()))) for text in plain)
     assert unguarded > 5, "the models do not say them by themselves: nothing is tested"
 
 
@@ -353,7 +368,7 @@ def test_no_way_to_generate_finishes_a_phrase(kind: str, way: str) -> None:
             for out in runs:
                 begin = 1 if kind == "t5" else given.input_ids.shape[1]
                 texts = tok.batch_decode(out[:, begin:], skip_special_tokens=True)
-                said[guarded] += sum(bool(judge.search(" ".join(fold(text).split()))) for text in texts)
+                said[guarded] += sum(bool(judge.search(" ".join(as_words(text).split()))) for text in texts)
     assert said[True] == 0 < said[False], said
 
 
@@ -382,3 +397,56 @@ def test_what_cannot_be_matched_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises((PolicyError, GuardError), match="cannot be read"):
         bank(tok, ["Elena"], file=str(tmp_path / "bytes.txt"))
+
+
+def test_a_phrase_that_shrinks_is_told_at_load() -> None:
+    with pytest.warns(UserWarning, match=r"'C:' is found as 'c', wherever that stands"):
+        bank(tokenizer(), ["C:", "New York"])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+def test_a_special_token_of_no_list_breaks_no_phrase(kind: str) -> None:
+    """Decoding leaves it out, between two words and amid the bytes of a letter."""
+    inner = Tokenizer.from_str(tokenizer(kind).backend_tokenizer.to_str())
+    inner.add_special_tokens([AddedToken("<|reserved_0|>", special=True)])
+    tok = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    reserved, size = tok.convert_tokens_to_ids("<|reserved_0|>"), len(tok) + 8
+    processor, prompt = bank(tok, ["New York", "قنبلة"]), tok("A man").input_ids
+    for text in (" New York", " قنبلة"):
+        ids = tok(text, add_special_tokens=False).input_ids
+        for at in range(1, len(ids)):
+            assert stopped(processor, prompt, [*ids[:at], reserved, *ids[at:]], size), at
+
+
+def test_the_bytes_of_a_byte_tokenizer_are_read() -> None:
+    tok = ByT5Tokenizer()
+    model = tiny_t5(tok)
+    processor = bank_of(model, tok, ["قنبلة", "東京"])
+    start = [model.generation_config.decoder_start_token_id or 0]
+    for text, said in ((" قنبلة", True), ("在東京", True), (" قنابل", False), ("京東", False)):
+        ids = tok(text, add_special_tokens=False).input_ids
+        assert stopped(processor, start, ids, model.config.vocab_size) == said, text
+
+
+def test_no_mark_glues_a_word_that_was_taken_back() -> None:
+    """A model that insists letter by letter: attached, the word goes, and not only the space before it."""
+    tok = tokenizer()
+    model, given = tiny_llama(tok), tok("a man", return_tensors="pt")
+    insisted, begin = [tok.get_vocab()["\u0120"], *tok("cigarette", add_special_tokens=False).input_ids], 0
+
+    class Insists(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            at = input_ids.shape[1] - begin
+            if at < len(insisted):
+                scores[:, insisted[at]] += 100
+            return scores
+
+    begin = given.input_ids.shape[1]
+    with conceptguard.attach((model, tok), {"guards": [{"method": "phrases", "concept": PEN}]}):
+        out = model.generate(
+            **given, max_new_tokens=len(insisted), do_sample=False, logits_processor=LogitsProcessorList([Insists()])
+        )
+    assert "cigarette" not in tok.decode(out[0, begin:])
+
+
+PEN = {"name": "cigarette", "prompts": ["cigarette"]}
