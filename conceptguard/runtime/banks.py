@@ -93,6 +93,8 @@ class Bank:
         self.down = torch.cat(downs).to(device, dtype).contiguous()
         self.up = torch.cat(ups).to(device, dtype).contiguous()
         self.open: Open | None = None
+        self.again = 0  # how many of the last rows some calls of the layer have a second time, or alone
+        self._other: dict[int, Open | None] = {}  # for calls with these rows, by how many they are
         self.calls = 0
         self.key = id(self)
         _banks[self.key] = self
@@ -141,6 +143,7 @@ class Bank:
         elif found.alike:
             stack, stacked = _padded(stack), _padded(stacked)
         self.open = Open(stack, stacked, None if found.alike else found.gates, found.where, len(gates))
+        self._other.clear()
         self.join()
 
     def join(self) -> None:
@@ -150,6 +153,7 @@ class Bank:
     def close(self) -> None:
         """Add nothing, and leave the layer alone."""
         self.open = None
+        self._other.clear()
         self._patch.part(self)
 
     def _mix(
@@ -182,16 +186,37 @@ class Bank:
         o = self.open
         if o is None or running.get() not in (None, self._session):
             return
-        if x.shape[0] != o.rows:
-            raise GuardError(
-                f"layer {self.name} got {x.shape[0]} rows where the prompts have {o.rows}: something split the batch; "
-                "generate without batch splitting"
-            )
         if o.down.device != x.device or o.down.dtype != x.dtype:
             gates = o.gates if o.gates is None else o.gates.to(x)
             o = self.open = o._replace(down=o.down.to(x), up=o.up.to(x), gates=gates)
+            self._other.clear()
+        if x.shape[0] != o.rows:
+            if x.shape[0] not in self._other:
+                self._other[x.shape[0]] = self._for(o, x.shape[0])
+            o = self._other[x.shape[0]]
         self.calls += 1
+        if o is None:  # none of these rows is open
+            return
         self._add(o, x if o.where is None else x[o.where], y)
+
+    def _for(self, o: Open, count: int) -> Open | None:
+        """For a call that has the last rows twice, or alone. Raises GuardError for any other number of rows."""
+        last = range(o.rows - self.again, o.rows)
+        which = {len(last): [*last], o.rows + len(last): [*range(o.rows), *last]}.get(count) if last else None
+        if which is None:
+            raise GuardError(
+                f"layer {self.name} got {count} rows where the prompts have {o.rows}: something split the batch; "
+                "generate without batch splitting"
+            )
+        every = torch.arange(o.rows)
+        where = o.where.cpu() if isinstance(o.where, Tensor) else o.where
+        place = {row: i for i, row in enumerate((every if where is None else every[where]).tolist())}
+        opened = [i for i, row in enumerate(which) if row in place]
+        if not opened:
+            return None
+        gates = o.gates if o.gates is None else o.gates[[place[which[i]] for i in opened]]
+        whole = len(opened) == count
+        return o._replace(gates=gates, where=None if whole else torch.tensor(opened, device=o.up.device), rows=count)
 
     def detach(self) -> None:
         """Leave the layer and let go of the factors."""
@@ -278,12 +303,14 @@ class Banks:
 
     traced: the model is compiled. All banks then join their layers together, so that a graph is traced once for
     anything open, whatever it is, and the bare one remains for nothing open.
+    again: how many of the last rows of a call some layers are given a second time or alone, for gates set from now on
     """
 
     layers: LayerIndex
     terms: list[Terms]
     session: object
     traced: bool = False
+    again: int = 0
     banks: dict[str, Bank] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -321,6 +348,7 @@ class Banks:
         known: dict[Any, _OpenRows] = {}
         for bank in self._of.get(prefix, ()):
             if guards and gates is not None:
+                bank.again = self.again
                 bank.set(gates, guards, self.coupled, known)
                 if self.traced:
                     bank.join()

@@ -16,8 +16,9 @@ from ..denoising.attention_maps import attend
 from ..denoising.rows import pick_rows
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ..denoising.families import Family
-    from .caches import Caches
 
 _NOT_ROWS = ("txt_ids", "img_ids")  # positions, the same for every row
 
@@ -25,15 +26,15 @@ _NOT_ROWS = ("txt_ids", "img_ids")  # positions, the same for every row
 class DenoiserCall:
     """module(*args, **kwargs), as a host's hooks saw it.
 
-    owner: whose the repeated calls are: no session's; caches: of the denoiser, which these calls leave alone
+    owner: whose the repeated calls are: no session's; plain: in here the model is as it is without caches and the like
     """
 
     def __init__(
         self, family: Family, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object,
-        caches: Caches,
+        plain: Callable[[], AbstractContextManager[None]],
     ):  # fmt: skip
         self._family, self._module, self._args, self._kwargs, self._owner = family, module, args, kwargs, owner
-        self._caches = caches
+        self._plain = plain
 
     def _rows(self, rows: list[int]) -> dict[str, Any]:
         """The arguments by name, for some rows."""
@@ -46,7 +47,7 @@ class DenoiserCall:
     def _again(self, module: nn.Module, call: dict[str, Any]) -> Tensor:
         token = running.set(self._owner)
         try:
-            with self._caches.aside():
+            with self._plain():
                 # Never compiled: each number of rows would be another graph.
                 return module._call_impl(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
         finally:

@@ -6,7 +6,8 @@ So embeddings and custom loops are guarded like text, and a classic pipeline lik
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from ...errors import GuardError, Refused
 from ...generation.conditioning import Branch, Encoded
-from ...generation.denoising import Conditions, Drawn, Moment, Skips
+from ...generation.denoising import Conditions, Drawn, Moment, SkipChange, Skips
 from ...runtime.banks import running
 from ..denoising.attention_maps import cross_attentions
 from .caches import Caches
 from .denoiser_call import DenoiserCall, latents_of, with_latents
+from .perturbed import Perturbed, alike, twice
 from .sampler_state import SamplerState
 from .skip_connections import change, recorded
 
@@ -35,6 +37,7 @@ class DenoiserHooks:
     away: rows of a call -> for each whether it stands where the caller puts what a picture is drawn away from, None
     where nobody knows
     scheduler: gives the scheduler that steps from what the denoiser predicts
+    perturbed: the pipeline's perturbed attention, whose rows guards do not see
     """
 
     def __init__(
@@ -45,11 +48,13 @@ class DenoiserHooks:
         name: str,
         away: Callable[[int], list[bool | None]],
         scheduler: Callable[[], Any],
+        perturbed: Perturbed,
     ):
         self._model, self._family, self._memory, self._name, self._away = model, family, memory, name, away
         plain: Any = getattr(model, "_orig_mod", model)
         self._arguments = list(inspect.signature(type(plain).forward).parameters)
         self._scheduler, self._state, self._caches = scheduler, SamplerState(), Caches(model)
+        self._perturbed, self._hidden = perturbed, 0  # how many rows of a call guards do not see
         self.attends = family.denoiser == "unet" and bool(cross_attentions(model))
         self._session: DrawingSession | None = None
         self._handles: list[Any] = []
@@ -127,6 +132,9 @@ class DenoiserHooks:
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if running.get() not in (None, self._session):
             return None
+        inside = self.session.guidance_scale is not None
+        rows = len(self._argument(self._family.sample, args, kwargs))
+        self._hidden = self._perturbed.count(rows) if inside else 0
         changed = self._conditioned(module, args, kwargs)
         if self._caches.any():
             gates = tuple(tuple(act.gates) for act in self.session.receipt.acts)
@@ -152,12 +160,14 @@ class DenoiserHooks:
         holder = self._argument(path[0], args, kwargs) if path else None
         pooled = (holder or {}).get(path[1]) if len(path) == 2 else holder
         given = [(t, _version(t)) for t in (embeds, pooled)]
-        if not self._last or any(a is not b or v != w for (a, v), (b, w) in zip(given, self._last)):
+        new = not self._last or any(a is not b or v != w for (a, v), (b, w) in zip(given, self._last))
+        embeds, pooled = self._seen(embeds), self._seen(pooled)
+        if new:
             self._read(embeds, pooled, bool(self._skipped(args, kwargs)))
             self._last = given
 
-        time, sample = self._time(args, kwargs), self._argument(self._family.sample, args, kwargs)
-        latents = latents_of(self._model, sample)
+        time, sample = self._seen(self._time(args, kwargs)), self._argument(self._family.sample, args, kwargs)
+        latents = self._seen(latents_of(self._model, sample))
         call, separate = self._call(module, args, kwargs), self._separate(args, kwargs)
 
         def conditions(guidance: float | None, moment: Moment) -> Conditions:
@@ -178,22 +188,38 @@ class DenoiserHooks:
         if safe is None:
             return None
         if safe.skip_changes:
-            self._skip_handles = change(module, safe.skip_changes)
+            again = [self._further(changes, len(latents)) for changes in safe.skip_changes if self._hidden]
+            self._skip_handles = change(module, [*safe.skip_changes, *again])
         by = None
         if safe.moves is not None or self._state.pending():
             now, images = float(torch.as_tensor(time).max()), self._images(safe, latents)
             by = self._state.move(self._scheduler(), now, latents, safe.moves, images)
         if safe.embeds is embeds and safe.pooled is pooled and by is None:
             return None
-        if safe.pooled is not pooled:
-            held = {**(holder or {}), path[1]: safe.pooled} if len(path) == 2 else safe.pooled
+        if safe.pooled is not pooled and safe.pooled is not None:
+            whole = twice(safe.pooled, self._hidden)
+            held = {**(holder or {}), path[1]: whole} if len(path) == 2 else whole
             args, kwargs = self._changed(path[0], held, args, kwargs)
         if by is not None:
-            args, kwargs = self._changed(self._family.sample, with_latents(sample, latents + by), args, kwargs)
-        return self._changed("encoder_hidden_states", safe.embeds, args, kwargs)
+            moved = with_latents(sample, twice(latents + by, self._hidden))
+            args, kwargs = self._changed(self._family.sample, moved, args, kwargs)
+        return self._changed("encoder_hidden_states", twice(safe.embeds, self._hidden), args, kwargs)
+
+    def _seen(self, value: Any) -> Any:
+        """The rows that guards see."""
+        return value[: -self._hidden] if self._hidden and isinstance(value, Tensor) and value.ndim else value
+
+    def _further(self, changes: SkipChange, seen: int) -> SkipChange:
+        """The same for the perturbed rows of these."""
+        return changes._replace(rows=[row + self._hidden for row in changes.rows if row >= seen - self._hidden])
 
     def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenoiserCall:
-        return DenoiserCall(self._family, module, args, kwargs, self, self._caches)
+        return DenoiserCall(self._family, module, args, kwargs, self, self._plain)
+
+    @contextmanager
+    def _plain(self) -> Iterator[None]:
+        with self._caches.aside(), self._perturbed.unperturbed():
+            yield
 
     def _skips(self, module: nn.Module, call: DenoiserCall, given: Conditions, rows: list[int]) -> list[Skips]:
         if self.session.host.compiled():
@@ -240,6 +266,7 @@ class DenoiserHooks:
             None if f is None else "conditional" if a is False else f.branch for f, a in zip(found, away)
         ]
         self._rows = list(zip(found, branches))
+        self.session.banks.again = self._hidden
         self.session.open_gates(
             self.session.host.denoiser_name, self._family.reading(embeds), [f.ids if f else None for f in found],
             [f.text if f else None for f in found], branches,
@@ -250,8 +277,8 @@ class DenoiserHooks:
         if running.get() not in (None, self._session):
             return None
         self._leave_skips()
-        latents = self._argument(self._family.sample, args, kwargs)
-        prediction = output[0]
+        latents = self._seen(self._argument(self._family.sample, args, kwargs))
+        prediction = self._seen(output[0])
 
         call, stood_in = self._call(module, args, kwargs), False
         skipped = self._skipped(args, kwargs)
@@ -268,13 +295,19 @@ class DenoiserHooks:
             return rests or stands
 
         changed = self.session.after_denoise(
-            self._time(args, kwargs), latents, prediction, call.denoise, self._separate(args, kwargs), resting
+            self._seen(self._time(args, kwargs)),
+            latents,
+            prediction,
+            call.denoise,
+            self._separate(args, kwargs),
+            resting,
         )
         if self._caches.any() and not stood_in:
             self._caches.filled()
         if changed is prediction:
             return None
         self._decide_apart(True)
+        changed = alike(changed, output[0])
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
 
     def _resting(self, name: str, skipped: Sequence[int]) -> tuple[bool, bool]:

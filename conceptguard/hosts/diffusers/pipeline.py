@@ -30,6 +30,7 @@ from . import prompts
 from .denoiser import Denoiser
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
+from .perturbed import Perturbed
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
@@ -57,8 +58,9 @@ class PipelineHost(Host):
         self._session: DrawingSession | None = None
         self._handles: list[Any] = []
         self._memory = prompts.Memory()
+        self._perturbed = Perturbed(pipe, self.model)
         self._denoiser_hooks = DenoiserHooks(
-            self.model, family, self._memory, self.name, self._away, lambda: pipe.scheduler
+            self.model, family, self._memory, self.name, self._away, lambda: pipe.scheduler, self._perturbed
         )
         self._encode_prompt = encode_prompt
         takes = inspect.signature(encode_prompt).parameters
@@ -250,7 +252,8 @@ class PipelineHost(Host):
         self._denoiser_hooks.check()
         self._memory.begin()
         try:
-            result = draw()
+            with self._perturbed.restored():
+                result = draw()
             self._denoiser_hooks.check_stepped()
             return result
         finally:
