@@ -1,4 +1,4 @@
-"""Taking a tensor's key apart: which layer it speaks of, and which part of the term it is."""
+"""Taking a tensor's key apart: which layer it speaks of, and which part of the change it is."""
 
 from __future__ import annotations
 
@@ -13,38 +13,57 @@ from conceptguard.errors import ArtifactError
 #   peft           base_model.model.<layer>.lora_A.weight          .lora_A.<adapter>.weight
 #   diffusers      unet.<layer>.lora_A.weight; before it used peft: unet.<layer>.lora.down.weight,
 #                  <attention>.processor.to_q_lora.down.weight,
-# text_encoder.<layer>.lora_linear_layer.up.weight
-_PARTS = r"(?:(?P<part>down|up)\.weight|(?P<alpha>alpha))\Z"
+#                  text_encoder.<layer>.lora_linear_layer.up.weight
+#   XLabs          double_blocks.<n>.processor.qkv_lora1.down.weight
+#   LyCORIS        <layer>.hada_w1_a   .lokr_w1   .lokr_w2_b   .oft_blocks   .dora_scale   .lora_mid.weight
+#   ComfyUI        diffusion_model.<layer>.diff   .diff_b
+_PARTS = r"(?:(?P<part>down|up|mid)\.weight|(?P<alpha>alpha))\Z"
+_OWN = r"hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|oft_blocks|dora_scale|rescale|diff_b|diff|[wb]_norm"
 _SPELLINGS = [
-    re.compile(r"(?P<layer>.+?)\.lora_(?P<ab>[AB])(?:\.[^.]+)?\.weight\Z"),
+    re.compile(r"(?P<layer>.+?)\.lora_(?P<ab>[AB])(?:(?:\.[^.]+)?\.weight)?\Z"),
+    re.compile(r"(?P<layer>.+?)\.lora_[AB](?:\.[^.]+)?\.(?P<bias>bias)\Z"),
+    re.compile(r"(?P<layer>.+?)\.lora_(?P<magnitude>magnitude_vector)(?:(?:\.[^.]+)?\.weight)?\Z"),
     re.compile(r"(?P<layer>.+?)\.lora_" + _PARTS),
     re.compile(r"(?P<layer>.+?)(?:\.processor)?\.(?P<leaf>to_[qkv]|to_out)_lora\." + _PARTS),
+    re.compile(r"(?P<layer>.+?)(?:\.processor)\.(?P<leaf>(?:qkv|proj)_lora[12]?)\." + _PARTS),
     re.compile(r"(?P<layer>.+?)\.(?:lora|lora_linear_layer)\." + _PARTS),
+    re.compile(rf"(?P<layer>.+?)\.(?P<own>{_OWN})\Z"),
     re.compile(r"(?P<layer>.+?)\.(?P<alpha>alpha)\Z"),
 ]
-# Not `up(down(x))`, so reading them as if they were would be silently wrong.
+# Of these the tensors are not read as terms, so reading them as if they were would be silently wrong.
 _OTHERS = {
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "lora_mid": "LoCon with a Tucker core",
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "oft_": "OFT",
     "lora_embedding_": "a LoRA of an embedding",
-    ".diff": "full weight differences",
+    "bundle_emb": "words learnt by textual inversion, bundled with a LoRA",
+    "trainable_tokens": "retrained tokens",
+    "modules_to_save": "modules saved whole beside a LoRA",
+    "lora_E": "AdaLoRA",
+    "boft_": "BOFT",
+    "oft_R": "peft's OFT, which turns inputs",
+    "oft_diag": "diagonal OFT",
     "vera_": "VeRA",
+    "set_weight": "whole weights beside a LoRA",
+    "reshape_weight": "a LoRA for layers of another shape",
+    "ia3_": "IA3",
+    ".a1.weight": "GLoRA",
+    ".b1.weight": "GLoRA",
 }
+_OTHER = re.compile("|".join(map(re.escape, _OTHERS)))
 
 
 @lru_cache(maxsize=1 << 17)
 def split_key(key: str) -> tuple[str, str] | None:
-    """(layer as written, `down` | `up` | `alpha`) of a LoRA key; None for any other key."""
+    """(layer as written, part) of a key; None for any other key.
+
+    Parts: `down`, `up`, `mid`, `alpha`, `bias`; `magnitude` (peft's DoRA) and `dora_scale` (LyCORIS'); LyCORIS' own
+    words, `hada_w1_a`, `lokr_w2` and so on; `diff` of a weight, `diff_b` of a bias.
+    """
     for spelling in _SPELLINGS:
         found = spelling.match(key)
         if found is None:
             continue
         groups = found.groupdict()
-        part = {"A": "down", "B": "up"}.get(groups.get("ab") or "") or groups.get("part") or "alpha"
+        part = {"A": "down", "B": "up"}.get(groups.get("ab") or "") or groups.get("part") or groups.get("own")
+        part = part or ("magnitude" if groups.get("magnitude") else groups.get("bias") or "alpha")
         leaf = groups.get("leaf")
         return (f"{found['layer']}.{leaf}" if leaf else found["layer"]), part
     return None
@@ -57,15 +76,16 @@ def detect_format(keys: Iterable[str]) -> str:
     """
     keys = list(keys)
     for key in keys:
-        for mark, kind in _OTHERS.items():
-            if mark in key:
-                raise ArtifactError(
-                    f"tensor {key[:120]!r} belongs to {kind}, which is not read: convert it to a plain LoRA"
-                )
+        mark = _OTHER.search(key)
+        if mark is not None:
+            kind = _OTHERS[mark.group()]
+            raise ArtifactError(
+                f"tensor {key[:120]!r} belongs to {kind}, which is not read: convert it to a plain LoRA"
+            )
     if "shared.down" in keys:
         return "shared"
     if any(split_key(key) and not key.endswith(".alpha") for key in keys):
-        if any(key.startswith("lora_") for key in keys):
+        if any(key.startswith(("lora_", "lycoris_")) for key in keys):
             return "kohya"
         return "peft" if any(key.startswith("base_model.model.") for key in keys) else "diffusers"
     if any(".encoder.layers." in f".{key}" and ".self_attn." in key for key in keys) and any(

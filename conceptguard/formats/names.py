@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from conceptguard.errors import ArtifactError, BaseMismatch
 from conceptguard.formats.ldm import from_ldm
+from conceptguard.formats.original import Piece, from_original
 
-_KOHYA = {
-    "lora_unet_": ("unet", "transformer"),
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+_DENOISERS = ("unet", "transformer")
+# T5 is the third encoder of Stable Diffusion 3 and the second of FLUX; OpenCLIP is the second where there is another.
+_T5, _CLIP_G = ("text_encoder_3", "text_encoder_2", "text_encoder"), ("text_encoder_2", "text_encoder")
+# What stands before a flat name, or before a dotted one in the original's words, and which components it may mean: of
+# text encoders the first one that there is.
+_PREFIXES = {
+    "lora_unet__": _DENOISERS,
+    "lora_unet_": _DENOISERS,
     "lora_transformer_": ("transformer",),
+    "lycoris_": _DENOISERS,
     "lora_te_": ("text_encoder",),
     "lora_te1_": ("text_encoder",),
     "lora_te2_": ("text_encoder_2",),
-    "lora_te3_": ("text_encoder_3",),
+    "lora_te3_": _T5,
+    "diffusion_model.": _DENOISERS,
+    "text_encoders.clip_l.transformer.": ("text_encoder",),
+    "text_encoders.clip_h.transformer.": ("text_encoder",),
+    "text_encoders.clip_g.transformer.": _CLIP_G,
+    "text_encoders.t5xxl.transformer.": _T5,
+    "text_encoders.umt5xxl.transformer.": ("text_encoder",),
 }
-COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+_PEFT = "base_model.model."
 
 
 class Names:
-    """The layers of one base model. `find` turns a written name into the one canonical name it means."""
+    """The layers of one base model. `find` turns a written name into the one canonical name it means, `pieces` into
+    those it means.
+    """
 
     def __init__(self, layers: Iterable[str]) -> None:
         # Beside a peft adapter the index has the wrapped layer and the one inside: the wrapper is meant.
@@ -35,27 +52,39 @@ class Names:
         for name in self.layers:
             component, _, rest = name.partition(".")
             self.flat.setdefault((component, rest.replace(".", "_")), []).append(name)
-        found = [re.match(r"unet\.down_blocks\.0\.resnets\.(\d+)\.", name) for name in self.layers]
-        self.layers_per_block = 1 + max((int(one[1]) for one in found if one), default=1)
-        self.known: dict[str, str] = {}
+        self.layers_per_block = 1 + self._last(r"unet\.down_blocks\.0\.resnets\.(\d+)\.", 1)
+        self.blocks = 1 + self._last(r"transformer\.transformer_blocks\.(\d+)\.", -1)
+        self.known: dict[str, tuple[Piece, ...]] = {}
+
+    def _last(self, pattern: str, otherwise: int) -> int:
+        found = [re.match(pattern, name) for name in self.layers]
+        return max((int(one[1]) for one in found if one), default=otherwise)
 
     def find(self, written: str) -> str:
-        """The canonical name. Raises BaseMismatch when there is no such layer, ArtifactError when several
-        fit.
+        """The canonical name. Raises BaseMismatch when there is no such layer, ArtifactError when several fit, or when
+        some of the layer's outputs are another layer's.
         """
-        name = self.known.get(written)
-        if name is None:
-            name = self.known[written] = self._find(written)
-        return name
+        pieces = self.pieces(written)
+        if len(pieces) > 1 or pieces[0].cut:
+            raise ArtifactError(f"layer {written[:160]!r} is {len(pieces)} layers in this base model: write them apart")
+        return pieces[0].layer
 
-    def _find(self, written: str) -> str:
-        fitting = self._flat(written) if written.startswith(tuple(_KOHYA)) else self._dotted(written)
-        fitting = list(dict.fromkeys(fitting))
+    def pieces(self, written: str) -> tuple[Piece, ...]:
+        """The layers under their canonical names, with the outputs of each. Raises as `find` does."""
+        pieces = self.known.get(written)
+        if pieces is None:
+            pieces = self.known[written] = self._find(written)
+        return pieces
+
+    def _find(self, written: str) -> tuple[Piece, ...]:
+        prefix = next((start for start in _PREFIXES if written.startswith(start)), None)
+        fitting = list(dict.fromkeys(self._prefixed(written, prefix) if prefix else self._dotted(written)))
         if len(fitting) == 1:
-            return self.layers[fitting[0]]
+            return tuple(Piece(self.layers[layer], cut) for layer, cut in fitting[0])
         if fitting:
+            shown = ", ".join(pieces[0].layer for pieces in fitting[:3])
             raise ArtifactError(
-                f"layer {written[:160]!r} fits several of this model ({', '.join(fitting[:3])}): "
+                f"layer {written[:160]!r} fits several of this model ({shown}): "
                 "write the component (unet., text_encoder., ...) in the keys"
             )
         close = difflib.get_close_matches(written, self.layers, n=1, cutoff=0.7)
@@ -64,23 +93,38 @@ class Names:
             f"layer {written[:160]!r} is not in this base model{near}: the file was made for another base, use that one"
         )
 
-    def _flat(self, written: str) -> list[str]:
-        prefix = next(start for start in _KOHYA if written.startswith(start))
-        rest = written.removeprefix(prefix)
-        spelled = [rest, *from_ldm(rest, self.layers_per_block)]
-        if prefix.startswith("lora_te"):
-            spelled += _text_model(rest, "_")
-        return [name for component in _KOHYA[prefix] for one in spelled for name in self.flat.get((component, one), [])]
+    def _prefixed(self, written: str, prefix: str) -> Iterator[tuple[Piece, ...]]:
+        there = [component for component in _PREFIXES[prefix] if component in self.components]
+        for component in there if _PREFIXES[prefix] == _DENOISERS else there[:1]:
+            yield from self._flat(component, written.removeprefix(prefix).replace(".", "_"))
 
-    def _dotted(self, written: str) -> list[str]:
-        written = written.removeprefix("base_model.model.")
+    def _flat(self, component: str, rest: str) -> Iterator[tuple[Piece, ...]]:
+        """What a flat name may mean in one component."""
+        spelled = [[Piece(rest)]]
+        if component.startswith("text_encoder"):
+            spelled += [[Piece(one)] for one in _text_model(rest, "_")]
+        else:
+            spelled += [[Piece(one)] for one in from_ldm(rest, self.layers_per_block)]
+            spelled += [from_original(rest, self.blocks)]
+        for pieces in spelled:
+            found = [self.flat.get((component, one.layer), []) for one in pieces]
+            if len(pieces) == 1:
+                yield from ((Piece(name, pieces[0].cut),) for name in found[0])
+            elif pieces and all(len(names) == 1 for names in found):
+                yield tuple(Piece(names[0], one.cut) for names, one in zip(found, pieces, strict=True))
+
+    def _dotted(self, written: str) -> Iterator[tuple[Piece, ...]]:
+        written = written.removeprefix(_PEFT)
         component, _, rest = written.partition(".")
-        if component in COMPONENTS and component in self.components:
-            return [name for one in _spelled(component, rest) if (name := f"{component}.{one}") in self.layers]
-        found = []
-        for component in self.components:
-            found += [name for one in _spelled(component, written) if (name := f"{component}.{one}") in self.layers]
-        return found + ([written] if written in self.layers else [])
+        named = component in COMPONENTS and component in self.components
+        for home, inner in [(component, rest)] if named else [(one, written) for one in self.components]:
+            inner = inner.removeprefix(_PEFT)
+            whole = [name for one in _spelled(home, inner) if (name := f"{home}.{one}") in self.layers]
+            yield from ((Piece(name),) for name in whole)
+            if not whole:
+                yield from self._flat(home, inner.replace(".", "_"))
+        if not named and written in self.layers:
+            yield (Piece(written),)
 
 
 def _spelled(component: str, rest: str) -> list[str]:
@@ -108,10 +152,10 @@ class Trusted(Names):
     def __init__(self) -> None:
         super().__init__(())
 
-    def _find(self, written: str) -> str:
-        name = written.removeprefix("base_model.model.").removesuffix(".base_layer")
+    def _find(self, written: str) -> tuple[Piece, ...]:
+        name = written.removeprefix(_PEFT).removesuffix(".base_layer")
         if name.split(".", 1)[0] in COMPONENTS and "." in name:
-            return f"{name}.0" if name.endswith(".to_out") else name
+            return (Piece(f"{name}.0" if name.endswith(".to_out") else name),)
         raise ArtifactError(f"layer {written[:160]!r} can be told only with the base model at hand: name it")
 
 

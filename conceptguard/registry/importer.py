@@ -11,9 +11,11 @@ from conceptguard.errors import ArtifactError
 from conceptguard.files.atomic import sha256_file
 from conceptguard.files.header import Header, read_header
 from conceptguard.files.paths import PICKLES, is_name, pickle_message, slug
-from conceptguard.formats.keys import detect_format, split_key
+from conceptguard.formats.keys import detect_format
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from conceptguard.registry.artifact import Artifact
 
 KINDS = ("spm", "lora", "uce", "text_encoder")
@@ -104,15 +106,18 @@ def import_artifact(
         raise ArtifactError(
             f"{wrong!r} cannot be a name: use lower-case letters, digits, '-', '_', '.' (`--name`, `--base`)"
         )
+    data = weights.read_bytes()
+    tensors = read_tensors(data, str(weights))
     print_of_base = ""
     if model is not None:
         from conceptguard.formats.model import model_layers
 
         layers = model_layers(model)
         print_of_base = fingerprint(layers)
-        check_layers(header, found, layers)
-    data = weights.read_bytes()
-    read_tensors(data, str(weights))
+        if _USUAL[found] == "lora":
+            _check_terms(tensors, header, beside, layers, model)
+        else:
+            check_layers(header, found, layers)
     inner = "text_encoder/" if kind == "text_encoder" else ""
     files = {f"{inner}{weights.name if inner else f'{name}.safetensors'}": data}
     files |= {f"{inner}{file.name}": file.read_bytes() for file in beside}
@@ -127,25 +132,40 @@ def import_artifact(
     return write_files(into / base / kind / name, fields, files)
 
 
+def _check_terms(
+    tensors: Mapping[str, Tensor], header: Header, beside: Sequence[Path], layers: Mapping[str, Any], model: Path
+) -> None:
+    """Raise what reading would raise, and BaseMismatch where a term does not fit its layer."""
+    from conceptguard.errors import BaseMismatch
+    from conceptguard.formats.model import model_weights
+    from conceptguard.formats.read import read_config, read_terms
+
+    config = next((read_config(path) for path in beside if path.name == "adapter_config.json"), None)
+    terms = read_terms(tensors, header.metadata, layers, config=config, base_weights=model_weights(model))
+    for name, (down, up, _) in terms.items():
+        if (up.shape[0], *down.shape[1:]) != tuple(layers[name]):
+            made_for = [up.shape[0], *down.shape[1:]]
+            raise BaseMismatch(
+                f"a term of the file is for a layer {made_for}, {name} is {list(layers[name])}: it is for another base"
+            )
+
+
 def check_layers(header: Header, found: str, layers: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise BaseMismatch unless every layer that the file names is among `layers` and of a fitting shape."""
+    """Raise BaseMismatch unless every layer that an edit names is among `layers` and of a fitting shape."""
     from conceptguard.errors import BaseMismatch
     from conceptguard.formats.names import names_of
 
-    names = names_of(layers) if found != "text_encoder" else None
+    if found not in ("shared", "uce"):
+        return
+    names = names_of(layers)
     for key, slot in header.tensors.items():
-        split = split_key(key)
-        if found in ("shared", "uce"):
-            # In the shared form `up` belongs to a layer; in UCE's the weight itself does.
-            split = (key.removesuffix(".up").removesuffix(".weight"), "up" if found == "shared" else "weight")
-        if names is None or split is None or key == "shared.down" or split[1] == "alpha":
+        if key == "shared.down":
             continue
-        layer = names.find(split[0])
-        theirs, ours = slot.shape, layers[layer]
-        fits = {"down": theirs[1:2] == ours[1:2], "up": theirs[:1] == ours[:1], "weight": theirs == ours}[split[1]]
-        if not fits:
+        # In the shared form `up` belongs to a layer; in UCE's the weight itself does.
+        ours = layers[names.find(key.removesuffix(".up").removesuffix(".weight"))]
+        if (slot.shape[:1] != ours[:1]) if found == "shared" else (slot.shape != ours):
             raise BaseMismatch(
-                f"tensor {key[:160]!r} has shape {list(theirs)}, the layer {list(ours)}: it is for another base model"
+                f"tensor {key[:160]!r} has shape {list(slot.shape)}, the layer {list(ours)}: it is for another base"
             )
 
 

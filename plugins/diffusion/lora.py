@@ -7,19 +7,32 @@ with ``gate: always`` and strength 1 the result is what the host gives with the 
 
 from __future__ import annotations
 
-from conceptguard.formats import read_artifact
+from typing import Literal
+
+from conceptguard.formats import base_weights_of, read_artifact
 from conceptguard.markers import hookimpl
-from conceptguard.method import Method
+from conceptguard.method import Method, Settings
 from conceptguard.runtime.lowrank import LayerIndex, Terms
+
+
+class LoRASettings(Settings):
+    """missing_alpha: of a layer without one in a file where others have it. "rank", as kohya's scripts and ComfyUI read
+    it, so that the layer's scale is 1; "common", the most frequent one, as diffusers reads it.
+    """
+
+    missing_alpha: Literal["rank", "common"] = "rank"
 
 
 class LoRA(Method):
     """Terms of any rank from a published LoRA file, per row and beside any other guard."""
 
     name = "lora"
+    Settings = LoRASettings
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """The LoRA's terms with the policy's gate."""
         assert self.artifact is not None
-        return Terms(self, read_artifact(self.artifact, layers), self.gate())
+        missing = self.settings.missing_alpha
+        factors = read_artifact(self.artifact, layers, base_weights=base_weights_of(layers), missing_alpha=missing)
+        return Terms(self, factors, self.gate())
