@@ -41,6 +41,8 @@ class Method:
     One instance is one guard in one session. ``self.guard`` is its entry in the policy, ``self.settings`` the
     validated settings, ``self.artifact`` what it loaded (or None), ``self.host`` the model it acts on, ``self.act``
     its entry in the receipt of the running generation: a guard that does more than open terms says so in its notes.
+    ``self.asked`` is how far each row asks for its concept, those that a picture is drawn away from included, whose
+    gates in ``self.act.gates`` are 0: of guards whose ``Terms`` say ``towards``, and 0 where a gate is always open.
     Raise any exception: the session turns it into a GuardError and nothing is generated.
     """
 
@@ -54,6 +56,7 @@ class Method:
     settings: Any  # an instance of the method's own Settings
     host: Any  # hosts.Host, or hosts.TextHost where text is generated
     act: Act
+    asked: list[float]
 
     def __init__(self, guard: Guard, artifact: Artifact | None, host: Host | TextHost):
         self.guard, self.artifact, self.host = guard, artifact, host

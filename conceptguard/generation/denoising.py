@@ -23,8 +23,11 @@ def noise_at(timestep: torch.Tensor | float) -> float:
 class Drawn:
     """Which rows a picture is drawn towards, and from which ones. For what has branches and a guidance scale.
 
-    guidance_scale is None where the caller calls the denoiser itself and combines the predictions as it likes: then a
-    negative prompt, too, may be what the picture is drawn towards.
+    Guidance combines (1 - w) ε_n + w ε_p: a picture is drawn towards what has a positive share. So with a scale below 1
+    that is the negative prompt, too, and from 0 on it alone.
+
+    guidance_scale: w, 1 where a call has no second branch; None where the caller calls the denoiser itself and combines
+    the predictions as it likes: then every prompt may be what the picture is drawn towards.
     """
 
     branches: Sequence[Branch | None]
@@ -39,14 +42,21 @@ class Drawn:
 
     @property
     def towards(self) -> list[int]:
-        """The rows that must be guarded: conditional ones, those of unknown origin, and see above."""
-        away = ("unconditional",) if self.guidance_scale is None else ("unconditional", "negative")
+        """The rows that must be guarded: see above, and those of unknown origin."""
+        away: set[Branch | None] = {"unconditional"}
+        if self.guidance_scale is not None:
+            away |= {"negative"} if self.guidance_scale >= 1 else set()
+            away |= {"conditional"} if self.guidance_scale <= 0 else set()
         return [row for row, branch in enumerate(self.branches) if branch not in away]
 
     def away_from(self) -> dict[int, int | None]:
         """For every row of ``towards`` the one that guidance takes it away from; None where the call has none."""
         towards = self.towards
+        scale = self.guidance_scale
+        # From 0 to 1 guidance lies between its branches and takes a picture away from neither.
         others = [row for row in range(len(self.branches)) if row not in set(towards)]
+        if scale is not None and 0 <= scale <= 1:
+            others = []
         if len(others) == 1:
             return dict.fromkeys(towards, others[0])
         return dict(zip(towards, others if len(others) == len(towards) else [None] * len(towards)))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..errors import GuardError, Refused
@@ -143,10 +144,13 @@ class Session(BaseSession):
         self._branches = list(branches)
         self.banks.traced = self.host.compiled()
         gates = self._gate_banks[prefix](embeds, ids)
-        for column, (_, terms) in enumerate(self._terms):
+        for column, (i, terms) in enumerate(self._terms):
             if terms.coupled:
                 _couple(gates[:, column], branches)
             if terms.towards:
+                # A gate that is always open says nothing of what is asked for.
+                asked = gates[:, column] if terms.gate.prompts else torch.zeros(len(branches))
+                self.methods[i].asked = asked.tolist()
                 towards = Drawn.of(branches, self._guidance).towards
                 gates[[row for row in range(len(branches)) if row not in towards], column] = 0
         self.banks.set(prefix, gates)

@@ -55,18 +55,20 @@ class Guidance(Method):
         if not rows:
             return
         assert step.denoise is not None
-        bare = [row for row in rows if against[row] is None]
-        guided = step.guidance_scale is None or (step.separate and step.guidance_scale > 1)
-        if bare and not guided:
+        scale = step.guidance_scale
+        guided = scale is None or scale < 1 or (step.separate and scale > 1)
+        if not guided and any(against[row] is None for row in rows):
             raise GuardError(
                 f"guard '{self.guard.label}' needs classifier-free guidance, and this generation has none "
-                f"(guidance_scale {step.guidance_scale:g}, or a distilled model): set guidance_scale above 1, or use a "
-                "guard that reads the prompt, such as safree"
+                f"(guidance_scale {scale:g} or less, or a distilled model): set guidance_scale above 1, or "
+                "use a guard that reads the prompt, such as safree"
             )
         concept = step.denoise(self.safety, rows).float()
-        # A caller who composes predictions may have no unconditional one among them: make it.
+        # A caller who composes predictions may have no unconditional one among them: make it. A negative prompt that
+        # asks for the concept itself is none: nothing lies between the two, and guidance would leave that prompt.
+        bare = [row for row in rows if (other := against[row]) is None or self.asked[other]]
         nothing = dict(zip(bare, step.denoise(self.nothing, bare))) if bare else {}
-        nothing |= {row: step.prediction[other] for row in rows if (other := against[row]) is not None}
+        nothing |= {row: step.prediction[against[row]] for row in rows if row not in nothing}
         prompt = step.prediction[rows].float()
         g = self.push(step, rows, prompt, concept, torch.stack([nothing[row] for row in rows]).float())
         if g is None:

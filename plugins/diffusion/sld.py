@@ -43,15 +43,23 @@ class SLDSettings(Settings):
     level: Literal["weak", "medium", "strong", "max"] = "max"
 
 
+ALIKE = 0.05  # of the way from nothing to the concept: a prompt that is no farther from the concept asks for it alone
+
+
 def safety_guidance(
     prompt: Tensor, concept: Tensor, nothing: Tensor, momentum: Tensor, level: Level
 ) -> tuple[Tensor, Tensor]:
-    """(g, next momentum) from ε_p, ε_S, ε_∅ and the momentum ν, all of one shape.
+    """(g, next momentum) from ε_p, ε_S, ε_∅ and the momentum ν, all [rows, ...].
 
     μ = min(|ε_p − ε_S| s_S, 1) where ε_p − ε_S < λ, else 0; g = μ (ε_S − ε_∅) + s_m ν; ν ← β_m ν + (1 − β_m) g.
+
+    The paper has max(|φ|, 1) for this μ; min, which is the authors' code, vanishes with the difference. So of all
+    prompts the concept's own phrase, and what is next to it, would have nothing taken off: there μ is 1.
     """
     apart = prompt - concept
     mu = torch.where(apart < level.threshold, (apart.abs() * level.scale).clamp(max=1), 0)
+    far, way = (one.flatten(1).norm(dim=1) for one in (apart, nothing - concept))
+    mu[far <= ALIKE * way] = 1
     g = mu * (concept - nothing) + level.momentum * momentum
     return g, level.decay * momentum + (1 - level.decay) * g
 

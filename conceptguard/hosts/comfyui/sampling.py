@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -186,12 +187,34 @@ class Sampling:
         return None if changed is output else changed
 
 
+# What ComfyUI's own nodes make of guidance and leave on the side that its scale says: file of the function, node.
+_KEEP_SIDES = {
+    ("nodes_cfg", "CFGZeroStar"), ("nodes_cfg", "CFGNorm"), ("nodes_eps", "EpsilonScaling"),
+    ("nodes_eps", "TemporalScoreRescaling"), ("nodes_lumina2", "RenormCFG"), ("nodes_mahiro", "Mahiro"),
+    ("nodes_model_advanced", "RescaleCFG"), ("nodes_pag", "PerturbedAttentionGuidance"),
+    ("nodes_slg", "SkipLayerGuidanceDiT"), ("nodes_slg", "SkipLayerGuidanceDiTSimple"), ("nodes_tcfg", "TCFG"),
+}  # fmt: skip
+_GUIDANCE = ("sampler_cfg_function", "sampler_calc_cond_batch_function")
+_GUIDANCES = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
+
+
 def guidance_of(guider: Any) -> float | None:
-    """The scale of classifier-free guidance; None for a guider that composes predictions its own way."""
+    """The scale of classifier-free guidance; None where a guider, or a node's function, composes predictions its own
+    way."""
     from comfy.samplers import CFGGuider
 
+    options = guider.model_options
+    functions = [options[name] for name in _GUIDANCE if name in options]
+    functions += [function for name in _GUIDANCES for function in options.get(name, ())]
     plain = type(guider).predict_noise is CFGGuider.predict_noise
-    return float(guider.cfg) if plain else None
+    return float(guider.cfg) if plain and all(map(_keeps_sides, functions)) else None
+
+
+def _keeps_sides(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    file = Path(code.co_filename) if code else Path()  # a server imports these files under names of its own
+    node = str(getattr(function, "__qualname__", "")).partition(".")[0]
+    return file.parent.name == "comfy_extras" and (file.stem, node) in _KEEP_SIDES
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -77,16 +77,24 @@ class DiffusersHost(PipelineHost):
         """The scale of classifier-free guidance; None for a pipeline of somebody's own that takes none: it composes
         predictions as it likes. FLUX has its own, which takes effect beside a negative prompt only."""
         scale = float(bound.get(self.family.guidance) or 0.0)
-        if "negative_embeds" in self.family.encoded:
-            return scale if self.family.guidance in bound else None
-        negative = bound.get("negative_prompt"), bound.get("negative_prompt_embeds")
-        return scale if any(given is not None for given in negative) else 1.0
+        known = self.family.guidance in bound and self._own_class.__call__.__module__.startswith("diffusers.")
+        # Beyond its bounds, rescaling turns what guidance made of the two around.
+        if not known or not 0 <= float(bound.get("guidance_rescale") or 0.0) <= 1:
+            return None
+        if "negative_embeds" not in self.family.encoded:
+            negative = bound.get("negative_prompt"), bound.get("negative_prompt_embeds")
+            scale = scale if any(given is not None for given in negative) else 1.0
+        return max(scale, 1.0)  # with less, pipelines of diffusers make one branch, and draw it as it is
 
     def _away(self, rows: int) -> list[bool | None]:
         """Guided pipelines put their negative prompts first, where both are in one call."""
         if self.family.separate or self.session.guidance_scale is None:
             return [None] * rows
-        return [i < rows // 2 for i in range(rows)]
+        now = float(
+            getattr(self.pipe, "_guidance_scale", self.session.guidance_scale)
+        )  # callbacks turn it off half-way
+        both = now > 1 and getattr(self.model.config, "time_cond_proj_dim", None) is None
+        return [both and i < rows // 2 for i in range(rows)]
 
     def _encodes_negative(self) -> bool:
         """A pipeline whose ``encode_prompt`` has no negative part calls it once more."""

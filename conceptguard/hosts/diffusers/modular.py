@@ -8,7 +8,7 @@ calls the denoiser once for each of its branches.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from inspect import getattr_static
@@ -170,13 +170,7 @@ class ModularHost(PipelineHost):
         composing = [block for block in tree if any(c.name == self.denoiser_name for c in block.expected_components)]
         if not all(type(block).__call__.__module__.startswith("diffusers.") for block in composing):
             return None
-        if guider is None or not guider._enabled:
-            return 1.0
-        scales = getattr(guider, "guidance_scales", None) or [getattr(guider, "guidance_scale", None)]
-        if None in scales or not type(guider).__module__.startswith("diffusers."):
-            return None
-        # Ho and Salimans count from the prompt, diffusers from the unconditional prediction.
-        return float(max(scales)) + bool(getattr(guider, "use_original_formulation", False))
+        return 1.0 if guider is None or not guider._enabled else scale_of(guider)
 
     def _away(self, rows: int) -> list[bool | None]:
         """A guider tells before each call of the denoiser which of its branches this is."""
@@ -185,6 +179,42 @@ class ModularHost(PipelineHost):
             return [None] * rows
         towards = getattr(guider, "is_conditional", None)
         return [None if towards is None else not towards] * rows
+
+
+_SCALES = ("guidance_scale", "adaptive_projected_guidance_scale")
+# Settings of a guider, and within which bounds they leave both of its branches on the side that its scale says.
+_KEEP_SIDES = {
+    "guidance_rescale": (0.0, 1.0),
+    "eta": (0.0, float("inf")), "parallel_weights": (0.0, float("inf")),  # along the prediction, and across it
+    "adaptive_projected_guidance_momentum": (-1.0, 1.0),
+    "adaptive_projected_guidance_rescale": (1.0, float("inf")),  # how long the way may be; 0 is any length
+}  # fmt: skip
+
+
+def scale_of(guider: Any) -> float | None:
+    """What of a guider's picture is its prompt's: w in (1 - w) ε_n + w ε_p; None where that is not one number."""
+    if not type(guider).__module__.startswith("diffusers."):
+        return None
+    scales = _numbers(guider, ("guidance_scales",)) or _numbers(guider, _SCALES)
+    kept = all(
+        low <= n <= high or n == 0 for name, (low, high) in _KEEP_SIDES.items() for n in _numbers(guider, (name,))
+    )
+    if not scales or not kept:
+        return None
+    # Ho and Salimans count from the prompt, diffusers from the unconditional prediction.
+    scales = [n + bool(getattr(guider, "use_original_formulation", False)) for n in scales]
+    if min(scales) >= 1:
+        return max(scales)
+    # With less, a negative prompt is drawn, and in the steps that such a guider leaves alone the prompt is.
+    whole = (guider._start, guider._stop) == (0.0, 1.0)
+    plain = type(guider).__name__ == "ClassifierFreeGuidance"
+    return scales[0] if plain and whole else None
+
+
+def _numbers(guider: Any, names: Sequence[str]) -> list[float]:
+    """A guider's settings of these names, each a number or several."""
+    found = [value for name in names if (value := getattr(guider, name, None)) is not None]
+    return [float(n) for value in found for n in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _tree(block: Any) -> Iterator[Any]:

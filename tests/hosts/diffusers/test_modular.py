@@ -26,6 +26,7 @@ from conceptguard import Method, hookimpl
 from conceptguard.errors import Clarification, GuardError, Refused, SessionError
 from conceptguard.generation.conditioning import Prompts
 from conceptguard.generation.images import Images
+from conceptguard.hosts.diffusers.modular import scale_of
 from conceptguard.receipt import Verdict
 from conceptguard.testing.kit_guards import offered
 from conceptguard.testing.traces import differences, snapshot
@@ -117,6 +118,39 @@ def test_without_guidance_there_is_no_other_branch(tokenizer: Any) -> None:
         assert [row.branch for row in guard.receipt.rows] == ["conditional"]
         with pytest.raises(GuardError, match="needs classifier-free guidance"):
             draw(pipe, OPENS)
+
+
+@pytest.mark.parametrize("guider", [
+    lambda: guiders.ClassifierFreeGuidance(guidance_scale=0.0),
+    lambda: guiders.ClassifierFreeGuidance(guidance_scale=-3.0),
+    lambda: guiders.ClassifierFreeGuidance(guidance_scale=-1.0, use_original_formulation=True),
+    lambda: guiders.ClassifierFreeGuidance(guidance_scale=0.3, stop=0.5),
+    lambda: guiders.TangentialClassifierFreeGuidance(guidance_scale=0.0),
+    lambda: guiders.AdaptiveProjectedGuidance(eta=-8.0),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("method", ["safree", "sld"])
+def test_a_guider_that_draws_its_negative_prompt(guider: Any, method: str, tokenizer: Any) -> None:
+    pipe = modular_sdxl(tokenizer, guider())
+    settings = {"alpha": 0.0, "schedule": False, "positions": "all"} if method == "safree" else {}
+    bare = draw(pipe, UNRELATED, negative_prompt=OPENS)
+    with conceptguard.attach(pipe, policy(method, **settings)) as guard:
+        pipe.update_components(guider=guider())  # they remember the last step of the last picture
+        got = draw(pipe, UNRELATED, negative_prompt=OPENS)
+        gates = {row.branch: gate for row, gate in zip(guard.receipt.rows, guard.receipt.acts[0].gates)}
+    assert gates == {"conditional": 0, "negative": 1}
+    assert not torch.allclose(got, bare, atol=1e-4)
+
+
+@pytest.mark.parametrize(("guider", "scale"), [
+    (guiders.ClassifierFreeGuidance, 7.5), (guiders.AdaptiveProjectedGuidance, 7.5),
+    (guiders.AdaptiveProjectedMixGuidance, 10.0),
+    (lambda: guiders.ClassifierFreeGuidance(guidance_scale=2.0, guidance_rescale=0.7), 2.0),
+    (lambda: guiders.ClassifierFreeGuidance(guidance_scale=2.0, guidance_rescale=9.0), None),
+    (lambda: guiders.ClassifierFreeGuidance(guidance_scale=0.0, use_original_formulation=True), 1.0),
+    (lambda: guiders.AdaptiveProjectedGuidance(adaptive_projected_guidance_rescale=1e-4), None),
+], ids=str)  # fmt: skip
+def test_what_share_of_a_guiders_picture_is_the_prompts(guider: Any, scale: float | None) -> None:
+    assert scale_of(guider()) == scale
 
 
 def test_what_needs_both_branches_in_one_call_says_so(sdxl: Any, tmp_path: Any) -> None:

@@ -16,7 +16,7 @@ from tiny import clip_tokenizer, generate, tiny_sdxl
 import conceptguard
 from conceptguard import Method, hookimpl
 from conceptguard.errors import GuardError
-from conceptguard.generation.denoising import Step
+from conceptguard.generation.denoising import Drawn, Step
 from conceptguard.testing.kit_guards import Beside, offered
 
 CONCEPT = {"name": "cigarette", "prompts": ["cigarette", "smoking"]}
@@ -129,6 +129,115 @@ def test_a_negative_prompt_that_names_the_concept_opens_nothing(tiny: Any) -> No
     with conceptguard.attach(tiny, policy("sld")) as session:
         assert torch.equal(generate(tiny, "a red apple", negative_prompt="cigarette"), bare)
         assert session.receipt.acts[0].gates == [0, 0]
+
+
+PHRASE = "a cigarette"
+
+
+def policy_of(method: str, **settings: Any) -> dict[str, Any]:
+    """A guard whose concept is one phrase."""
+    return {"guards": [{"method": method, "concept": {"name": "it", "prompts": [PHRASE]}, **settings}]}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("apart", [0.0, 1e-6, 0.02])
+def test_sld_takes_the_whole_concept_off_what_is_next_to_it(level: str, apart: float) -> None:
+    """Each row by itself; the other one is far from the concept, and there the authors' formula holds."""
+    concept, nothing, other = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    near = concept + apart * (other - concept)
+    both = torch.stack([near, other]), concept.expand(2, -1, -1, -1), nothing.expand(2, -1, -1, -1)
+    g, momentum = safety_guidance(*both, torch.zeros(2, 4, 8, 8), LEVELS[level])
+    assert torch.equal(g[0], concept - nothing)
+    assert torch.allclose(momentum[0], (1 - LEVELS[level].decay) * g[0])
+    apart_from = other - concept
+    mu = (apart_from.abs() * LEVELS[level].scale).clamp(max=1) * (apart_from < LEVELS[level].threshold)
+    assert torch.equal(g[1], mu * (concept - nothing))
+
+
+def test_sld_on_the_concepts_own_phrase(tiny: Any) -> None:
+    """Where prompt and concept are one text they predict alike, and all of that is the concept's."""
+    with conceptguard.attach(tiny, policy_of("sld")) as session, combined(tiny) as seen:
+        generate(tiny, PHRASE, num_inference_steps=1)
+        assert session.receipt.acts[0].steps == [0]
+    ((latents, t, got),) = seen
+    assert torch.allclose(got, _predict(tiny, latents, t, ""), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", GUIDANCES)
+def test_a_negative_prompt_of_the_concept_is_not_what_is_left(tiny: Any, method: str) -> None:
+    """Guidance from the concept to the concept goes nowhere: the way is taken from nothing."""
+    whole = {"ant": {"early": 0.0}, "trce": {"early": 1.0}}.get(method, {})
+    with conceptguard.attach(tiny, policy_of(method, **whole)) as session, combined(tiny) as seen:
+        generate(tiny, PHRASE, negative_prompt=PHRASE, num_inference_steps=1, guidance_scale=5.0)
+        assert session.receipt.acts[0].gates == [0, 1]
+    ((latents, t, got),) = seen
+    concept, nothing = (_predict(tiny, latents, t, text) for text in (PHRASE, ""))
+    g = (2 if method == "ant" else 1) * (concept - nothing)
+    assert torch.allclose(got, concept - 5.0 * g, atol=1e-4)
+
+
+def test_the_concepts_own_phrase_is_not_drawn(pipe: Any) -> None:
+    """Alone, and with itself as negative prompt."""
+    from conceptguard.measuring.evaluate import load_judge
+
+    def drawn() -> list[str]:
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        options: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 3.5, "output_type": "pt"}
+        images = pipe([PHRASE] * 2, negative_prompt=["", PHRASE], generator=generators, **options).images
+        return judge.judge(images).objects  # type: ignore[no-any-return]
+
+    judge = load_judge("emoji-sd")
+    assert drawn() == ["cigarette"] * 2
+    with conceptguard.attach(pipe, policy_of("sld")):
+        assert "cigarette" not in drawn()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_guidance_that_a_callback_turns_off(tiny: Any, rows: int) -> None:
+    """What is left of the batch are prompts: none of them is taken for the negative prompt of the same words."""
+
+    def off(pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 0.0
+        return {"prompt_embeds": values["prompt_embeds"][-rows:]}
+
+    with conceptguard.attach(tiny, policy("safree", positions="all", alpha=0.0, schedule=False)) as session:
+        more = {"callback_on_step_end": off, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+        generate(tiny, [PROMPT] * rows, negative_prompt=[PROMPT] * rows, **more)
+        found = [(row.branch, gate) for row, gate in zip(session.receipt.rows, session.receipt.acts[0].gates)]
+        # of both kinds of call
+        assert found == [("negative", 0)] * rows + [("conditional", 1)] * 2 * rows
+
+
+@pytest.mark.parametrize(("scale", "towards"), [
+    (7.5, [2, 3]), (1.0, [2, 3]), (0.5, [1, 2, 3]), (0.0, [1, 3]), (-2.0, [1, 3]), (None, [1, 2, 3]),
+])  # fmt: skip
+def test_which_rows_a_picture_is_drawn_towards(scale: float | None, towards: list[int]) -> None:
+    """(1 - w) ε_n + w ε_p: what has a positive share, and what nobody knows; never an empty text."""
+    assert Drawn.of(["unconditional", "negative", "conditional", None], scale).towards == towards
+
+
+@pytest.mark.parametrize(("scale", "away"), [
+    (7.5, {1: 0}), (1.0, {1: None}), (0.5, {0: None, 1: None}), (0.0, {0: None}), (-2.0, {0: 1}),
+    (None, {0: None, 1: None}),
+])  # fmt: skip
+def test_what_guidance_takes_a_row_away_from(scale: float | None, away: dict[int, int | None]) -> None:
+    assert Drawn.of(["negative", "conditional"], scale).away_from() == away
+
+
+@pytest.mark.parametrize(("asked", "scale"), [
+    ({}, 7.5), ({"guidance_scale": 3.0}, 3.0), ({"guidance_scale": 0.0}, 1.0), ({"guidance_scale": -4.0}, 1.0),
+    ({"guidance_scale": 3.0, "guidance_rescale": 0.7}, 3.0), ({"guidance_scale": 3.0, "guidance_rescale": 40.0}, None),
+])  # fmt: skip
+def test_the_scale_that_a_pipeline_draws_with(tiny: Any, asked: dict[str, float], scale: float | None) -> None:
+    with conceptguard.attach(tiny, policy("sld")) as session:
+        told: list[Any] = []
+
+        def look(pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+            told.append(session.guidance_scale)
+            return values
+
+        generate(tiny, "a red apple", num_inference_steps=1, callback_on_step_end=look, **asked)
+    assert told == [scale]
 
 
 def test_strength_and_scale(tiny: Any) -> None:
