@@ -21,21 +21,39 @@ Lines = Mapping[tuple[Any, ...], int]
 
 
 def load_policy(source: str | Path | Mapping[str, Any] | Policy) -> Policy:
-    """A policy from a file, a shipped policy's name, a dict, or itself. Raises PolicyError with file and line."""
+    """A policy from a file, a shipped policy's name, YAML text, a dict, or itself. Raises PolicyError with the line.
+
+    Text with a brace or a line break is YAML: ``{guards: [{method: spm, artifact: emoji-sd/spm/beer}]}``.
+    """
     if isinstance(source, Policy):
         return source
     if isinstance(source, Mapping):
         return _validate(dict(source), "policy", {})
-    from .files.yaml import read_yaml
+    from .files.yaml import parse, read_yaml
 
+    if isinstance(source, str) and written_out(source):
+        data, lines = parse(source, name=INLINE, error=PolicyError)
+        return _validate(_mapping(data, INLINE), INLINE, lines)
     path = _find(source)
     data, lines = read_yaml(path)
-    if not isinstance(data, dict):
-        raise PolicyError(f"{path}: a policy is a mapping with 'guards', see `conceptguard generate --help`")
-    policy = _validate({"name": path.stem, **data}, str(path), lines)
+    policy = _validate({"name": path.stem, **_mapping(data, str(path))}, str(path), lines)
     for guard in policy.guards:
         guard._folder = path.parent
     return policy
+
+
+INLINE = "the policy"
+
+
+def written_out(source: str) -> bool:
+    """Whether text is a policy itself, and not where one is."""
+    return "\n" in source.strip() or ("{" in source and not Path(source).is_file())
+
+
+def _mapping(data: Any, where: str) -> dict[str, Any]:
+    if isinstance(data, dict):
+        return data
+    raise PolicyError(f"{where}: a policy is a mapping with 'guards', e.g. {{guards: [{{method: spm, artifact: …}}]}}")
 
 
 def acting(policy: Policy, *hooks: str) -> Policy:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import typer
 
-from conceptguard.cli import build
+from conceptguard.cli import STATUS, build, offer
 from conceptguard.plugins import plugin_manager
 
 from .methods import rows_as_table
@@ -20,9 +20,15 @@ def reference() -> str:
     Not by mkdocs-click: newer typers carry a click of their own, which it does not know.
     """
     app = build()
+    offer(app)
     plugin_manager().hook.commands(app=app)
     group: Any = typer.main.get_command(app)
     return "\n\n".join(part for path, command in _commands(group, ()) for part in _page(path, command))
+
+
+def status() -> str:
+    """What the program's exit status says."""
+    return rows_as_table(["status", "means"], [[str(number), told] for number, told in STATUS.items()])
 
 
 def _commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -31,6 +31,7 @@ BUILDERS: dict[str, Callable[..., str]] = {
     "methods": methods.table,
     "policy": built.policy,
     "rooms": house.table,
+    "status": commands.status,
     "variables": built.variables,
 }
 _MARK = re.compile(r"^<!-- built: ([\w-]+)(?: (\S+))? -->$", re.MULTILINE)

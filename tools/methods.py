@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from conceptguard import plugins
+from conceptguard.cli import fields
 from conceptguard.hookspecs import GENERATION
 from conceptguard.method import Method
 from conceptguard.registry import shipped_folder
@@ -107,64 +107,17 @@ def _settings(model: type[BaseModel]) -> str:
 
 
 def meanings_of(model: type[BaseModel]) -> tuple[dict[str, str], list[str]]:
-    """What a docstring says about each field, as ``name, name: meaning``, and what it says besides."""
-    own = vars(model).get("__doc__") or ""
-    fields = set(model.model_fields)
-    meanings: dict[str, str] = {}
-    remarks: list[str] = []
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(own)):
-        entries: list[list[str]] = []
-        for line in block.split("\n"):
-            # "a: this; b: that" on one line are two entries, where both are settings.
-            first, *more = re.split(r";\s+(?=[a-z_]\w*(?:, [a-z_]\w*)*: )", line)
-            for part in (first, *more):
-                begins = re.match(r"([a-z_]\w*(?:, [a-z_]\w*)*): ?(.*)", part)
-                if begins and set(begins[1].split(", ")) <= fields:
-                    entries.append([begins[1], begins[2]])
-                elif entries:
-                    entries[-1][1] += f"{' ' if part is first else '; '}{part}"
-                else:
-                    remarks.append(part)
-        for keys, meaning in entries:
-            for key in keys.split(", "):
-                meanings[key] = "; ".join(filter(None, [meanings.get(key), as_markdown(meaning)]))
-    joined = as_markdown(" ".join(remarks))
-    return meanings, [joined] if joined else []
+    """What a docstring says about each field, and what it says besides, as Markdown."""
+    told, remarks = fields.meanings(model)
+    return {key: as_markdown(meaning) for key, meaning in told.items()}, [as_markdown(remarks)] if remarks else []
 
 
 def type_of(field: Any) -> str:
-    limits = [f"{sign} {value:g}" for kind, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
-              for limit in field.metadata if (value := getattr(limit, kind, None)) is not None]  # fmt: skip
-    return ", ".join([_annotation(field.annotation), *limits])
-
-
-def _annotation(kind: Any) -> str:
-    if kind is type(None):
-        return "none"
-    if str(kind).startswith("typing.Literal"):
-        return " or ".join(f"`{value}`" for value in get_args(kind))
-    inner = list(get_args(kind))
-    if hasattr(kind, "__metadata__"):  # Annotated: its limits are the code's
-        return _annotation(inner[0])
-    if inner and "Union" in str(type(kind)) + str(getattr(kind, "__origin__", "")):
-        return " or ".join(_annotation(one) for one in inner)
-    name = getattr(getattr(kind, "__origin__", kind), "__name__", str(kind))
-    return f"{name} of {', '.join(_annotation(one) for one in inner)}" if inner else name
+    return fields.kind(field, "`")
 
 
 def default_of(field: Any) -> str:
-    if field.is_required():
-        return "required"
-    value = field.default_factory() if field.default_factory else field.default
-    if value is None:
-        return "none"
-    if value is PydanticUndefined:
-        return ""
-    if isinstance(value, list) and len(value) > 3:
-        return "<br>".join(f"`{one}`" for one in value)
-    if isinstance(value, str) and (not value or value != value.strip()):
-        return f"`{value!r}`"
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return fields.default(field, "`", "<br>")
 
 
 @cache

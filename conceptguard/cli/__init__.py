@@ -1,6 +1,6 @@
 """The command line, ``conceptguard``: one small module per command, and nothing heavy is imported before it runs.
 
-Errors raised on purpose are one line on standard error and exit status 1; wrong usage is one line and status 2.
+Whatever goes wrong is one line on standard error; the exit status says of which kind it is, see ``STATUS``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,23 @@ import typer
 
 from ..errors import ConceptGuardError
 from .complete import from_metavars
+from .make import teach
+from .options import Usage
 
 # In the order of the help page.
-_MODULES = ("demo", "generate", "make", "eval", "bench", "registry", "plugins", "comfyui")
+_MODULES = (
+    "demo", "generate", "say", "explain", "make", "eval", "policy", "listing", "registry", "plugins", "doctor", "bench",
+    "comfyui",
+)  # fmt: skip
+OFFERED = "conceptguard.commands"  # the group of entry points whose names are commands
+
+# What a caller may rely on; docs/reference/commands.md shows it.
+STATUS = {
+    0: "done",
+    1: "understood, and not done: something refused, failed, is not there or cannot be read, or a check found a fault",
+    2: "not understood: no such command or option, one that is missing, or a value that the option does not take",
+    130: "interrupted",
+}
 
 EPILOG = """
 \b
@@ -46,7 +60,6 @@ def build() -> typer.Typer:
 
     for name in _MODULES:
         _module(name).register(app)
-    from_metavars(app)
     return app
 
 
@@ -74,13 +87,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; the exit status: 0, 1 for an error of ours, 2 for wrong usage, 130 when interrupted."""
+    """Run one command; the exit status, one of ``STATUS``."""
     app = build()
     try:
         _ask_plugins(app, arguments)
+        from_metavars(app)
+        teach(app, arguments)
         return int(app(arguments, prog_name="conceptguard", standalone_mode=False) or 0)
     except ConceptGuardError as error:
-        return _complain(str(error), 1)
+        return _complain(str(error), 2 if isinstance(error, Usage) else 1)
     except BrokenPipeError:
         # `conceptguard list | head`: the reader has left. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,21 +127,42 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
+def offer(app: typer.Typer) -> dict[str, str]:
+    """Put the commands of other packages on the program: modules of commands alone, which are quick to import.
+
+    Gives those that could not be imported, each with the reason: one broken package takes no other command away.
+    """
+    from importlib.metadata import entry_points
+
+    broken = {}
+    for point in entry_points(group=OFFERED):
+        try:
+            command = point.load()
+        except Exception as error:
+            broken[point.name] = f"{type(error).__name__}: {error}"
+        else:
+            app.command(point.name)(command)
+    return broken
+
+
 def _ask_plugins(app: typer.Typer, arguments: list[str]) -> None:
-    """Plugins are imported only for a command that is none of ours: their commands cost the others nothing."""
+    """Others are asked only for a command that is none of ours, and methods only for one that nobody names: what they
+    import costs the rest nothing."""
     word = next((a for a in arguments if not a.startswith("-")), None)
-    known = commands(app)
-    if word is None or word in known:
+    if word in commands(app):
         return
-    broken = ""
+    broken = offer(app)
+    if word is None or word in commands(app):
+        return
+    why = f" (it cannot be imported: {broken[word]})" if word in broken else ""
     try:
         from ..plugins import plugin_manager
 
         plugin_manager().hook.commands(app=app)
     except ConceptGuardError as error:
-        broken = f" ({error})"  # it may be what was to bring the command
+        why = why or f" ({error})"  # it may be what was to bring the command
     known = commands(app)
     if word not in known:
         near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(known)}"
-        raise ConceptGuardError(f"unknown command '{word}': {hint}{broken}")
+        raise Usage(f"unknown command '{word}': {hint}{why}")

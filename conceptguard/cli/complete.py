@@ -28,13 +28,23 @@ def one_of(*words: str) -> Callable[[], list[str]]:
     return lambda: list(words)
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in words:
+            raise typer.BadParameter(f"'{value}': write {', '.join(words[:-1])} or {words[-1]}")
+        return value
+
+    return check
+
+
 def from_metavars(app: typer.Typer) -> None:
-    """Let options whose help lists their values, as `wall|cpu` does, complete to them."""
+    """Let options whose help lists their values, as `wall|cpu` does, complete to them, and take no other."""
     for command in app.registered_commands:
         for parameter in inspect.signature(command.callback).parameters.values() if command.callback else ():
             listed = getattr(parameter.default, "metavar", None) or ""
             if _LISTED.fullmatch(listed) and not parameter.default.autocompletion:
                 parameter.default.autocompletion = one_of(*listed.split("|"))
+                parameter.default.callback = _one_of(*listed.split("|"))
     for group in app.registered_groups:
         if group.typer_instance:
             from_metavars(group.typer_instance)
@@ -52,6 +62,14 @@ def methods() -> list[str]:
 def refs() -> list[str]:
     """References of artifacts, as `conceptguard list` shows them."""
     return _words(entry.ref for entry in _entries())
+
+
+def guards(incomplete: str) -> list[str]:
+    """Methods, and after a colon their artifacts."""
+    method, colon, _ = incomplete.partition(":")
+    if not colon:
+        return methods()
+    return [f"{method}:{ref}" for ref in _words(entry.ref for entry in _entries() if entry.method == method)]
 
 
 def listed_methods() -> list[str]:

@@ -21,7 +21,7 @@ COLUMNS = [
 
 def register(app: typer.Typer) -> None:
     """Put the command on the program."""
-    app.command("demo")(demo)
+    app.command("demo", short_help="Draw the same prompts without and with a policy.")(demo)
 
 
 def demo(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import RegistryError
+from .options import Usage
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -24,10 +25,10 @@ def pick_device(name: str | None = None) -> str:
 
 
 def pick_dtype(name: str) -> Any:
-    """The torch dtype of ``fp32``, ``fp16`` or ``bf16`` (torch's own names count too). Raises RegistryError."""
+    """The torch dtype of ``fp32``, ``fp16`` or ``bf16`` (torch's own names count too). Raises Usage."""
     import torch
 
     full = _DTYPES.get(name, name)
     if full not in _DTYPES.values():
-        raise RegistryError(f"unknown dtype '{name}': use {', '.join(_DTYPES)}")
+        raise Usage(f"unknown dtype '{name}': use {', '.join(_DTYPES)}")
     return getattr(torch, full)

@@ -25,7 +25,7 @@ COLUMNS = [
 
 def register(app: typer.Typer) -> None:
     """Put the command on the program."""
-    app.command("eval")(eval_)
+    app.command("eval", short_help="Judge what guards erase and what they leave.")(eval_)
 
 
 def eval_(
@@ -81,7 +81,6 @@ def eval_(
     (transformers' own), phrases, guard, sentence_check, retain (the model that never saw them). Bars: erased_after <=
     0.02, neighbours and others within 0.01.
     """
-    from ..errors import ConceptGuardError
     from ..hosts.load import load_model
     from ..measuring.evaluate import controls, evaluate, load_judge, mean
     from ..measuring.samples import Recipe
@@ -91,8 +90,6 @@ def eval_(
     from .progress import progress
 
     begin = time.perf_counter()
-    if gate not in ("prompt", "always"):
-        raise ConceptGuardError(f"--gate {gate}: write prompt or always")
     given = settings_of(settings)
     if is_language(suite):
         return eval_language(str(suite), method or [], policy or [], given, n, wordings, device, check, card, json)

@@ -31,11 +31,7 @@ def eval_language(
     suite: str, methods: Sequence[str], policies: Sequence[str], settings: dict[str, Any], n: int, wordings: str,
     device: str | None, check: bool, card: Path | None, json: str | None,
 ) -> None:  # fmt: skip
-    """Judge every row, print the table, exit with 1 where ``check`` asks for it and a guard misses the bars.
-
-    Raises PolicyError for wordings that neither judge nor tune.
-    """
-    from ..errors import PolicyError
+    """Judge every row, print the table, exit with 1 where ``check`` asks for it and a guard misses the bars."""
     from ..hosts.load import load_model
     from ..measuring.language.evaluate import Contestant, answer, groups, judge
     from ..measuring.language.suite import Wordings, load_language_suite
@@ -44,8 +40,6 @@ def eval_language(
     from .progress import progress
 
     begin = time.perf_counter()
-    if wordings not in ("judge", "tune"):
-        raise PolicyError(f"--wordings {wordings}: write judge or tune")
     prompts = load_language_suite(DEFAULT if suite == LANGUAGE else suite)
     rows = contestants(prompts, methods, policies, settings)
     where = pick_device(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from .options import DEVICE, JSON, MODEL, SETTINGS, settings_of, split
 
 def register(app: typer.Typer) -> None:
     """Put the command on the program."""
-    app.command("make")(make)
+    app.command("make", short_help="Make an artifact about a concept.")(make)
 
 
 def make(
@@ -79,6 +80,30 @@ def make(
         print(card(artifact))
         print(f"\nmade in {seconds:.1f} s; use it: conceptguard generate --policy FILE with "
               f"{{method: {method}, artifact: {artifact.folder}}}")  # fmt: skip
+
+
+def teach(app: typer.Typer, arguments: list[str]) -> None:
+    """Let ``make METHOD --help`` tell the settings of that method."""
+    if arguments[:1] != ["make"] or not {"-h", "--help"} & set(arguments):
+        return
+    named = next((word for word in arguments[1:] if word in set(methods())), None)
+    command = next(c for c in app.registered_commands if c.name == "make")
+    command.epilog = _settings_of(named) if named else "Settings of a method: conceptguard make METHOD --help"
+
+
+def _settings_of(name: str) -> str:
+    """Lines for a help page."""
+    from .. import plugins
+    from .fields import settings_rows
+    from .output import table_lines
+    from .plugins import makes
+
+    method = plugins.method(name)
+    if not makes(method):
+        return f"{name} makes no artifacts: name it in a policy as it is, see `conceptguard plugins {name}`"
+    rows = settings_rows(method.MakeSettings)
+    lines = table_lines(rows, width=shutil.get_terminal_size().columns - 2) if rows else ["none of its own"]
+    return "\n".join(["\b", f"Settings of {name}, each given as --set KEY=VALUE:", *lines])
 
 
 def _preserve(text: str | None) -> list[str]:

@@ -7,11 +7,36 @@ from typing import Any
 
 import typer
 
-from .complete import models, one_of
+from ..errors import ConceptGuardError
+from .complete import guards, models, one_of, policies_or_none
 
 JSON = typer.Option(None, "--json", metavar="FILE", help="Write one JSON object to FILE; - is standard output.")
 MODEL = typer.Option(
-    "emoji-sd", metavar="MODEL", autocompletion=models, help="An embedded model, a diffusers folder, or a Hub id."
+    "emoji-sd",
+    metavar="MODEL",
+    autocompletion=models,
+    help="An embedded model, a folder or single .safetensors checkpoint of diffusers', or a Hub id.",
+)
+CONFIG = typer.Option(
+    None,
+    "--config",
+    metavar="FOLDER",
+    help="For a single-file checkpoint: a diffusers folder or Hub id whose parts are as large; default: asks the Hub.",
+)
+VARIANT = typer.Option(None, metavar="fp16", help="Which of a model's weight files, where it has several.")
+POLICY = typer.Option(
+    None,
+    metavar="POLICY",
+    autocompletion=policies_or_none,
+    help="A policy file, a shipped policy's name, or YAML text; 'none' says that you want no guard.",
+)
+GUARD = typer.Option(
+    None,
+    "--guard",
+    metavar="METHOD[:WHAT]",
+    autocompletion=guards,
+    help="One guard without a file: WHAT is its artifact, or for a method that takes a concept in words, words "
+    "with commas between. May be repeated, and stand beside --policy.",
 )
 DEVICE = typer.Option(
     None, autocompletion=one_of("cuda", "mps", "cpu"), help="cuda, mps or cpu; default: the best there is."
@@ -22,7 +47,18 @@ STEPS = typer.Option(25, min=1, help="Denoising steps.")
 GUIDANCE = typer.Option(7.5, min=0, help="Guidance scale; 0 or 1 is no guidance.")
 SEED = typer.Option(0, help="Seed of the first picture; each further one counts up.")
 IMAGES = typer.Option(1, min=1, help="Pictures.")
+PROMPTS = typer.Option(
+    None,
+    "--prompts",
+    metavar="FILE",
+    help="Prompts from a file: .txt, one a line; .csv or .jsonl with the columns prompt and, where wanted, seed and "
+    "negative_prompt.",
+)
 OUT = typer.Option(Path("."), help="A folder, or a .png for a single picture.")
+
+
+class Usage(ConceptGuardError):
+    """Something typed that no command and no option takes: exit status 2, where other errors are 1."""
 
 
 def split(text: str | None) -> list[str]:
@@ -31,7 +67,8 @@ def split(text: str | None) -> list[str]:
 
 
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:
-    """``key=value`` pairs, values read as YAML. Raises PolicyError for what is none."""
+    """``key=value`` pairs, values read as YAML. Raises Usage for what is none, PolicyError for a value that is no
+    YAML."""
     from ..errors import PolicyError
     from ..files.yaml import parse
 
@@ -39,6 +76,6 @@ def settings_of(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise PolicyError(f"--set {pair}: write KEY=VALUE")
+            raise Usage(f"--set {pair}: write KEY=VALUE")
         found[key.strip()] = parse(value, name=f"--set {key}", error=PolicyError)[0]
     return found

@@ -5,6 +5,8 @@ output).
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,26 +68,27 @@ def write_json(fields: Mapping[str, Any], target: str) -> None:
 
 
 def print_table(rows: Rows, columns: Sequence[str] | None = None) -> None:
+    """``table_lines`` for whoever reads: in a terminal they fit its width."""
+    # Piped into a file or another program there is no width to fit: one line a row, and nothing is left out.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
+    lines = table_lines(rows, columns, width)
+    if lines:
+        print("\n".join(lines))
+
+
+def table_lines(rows: Rows, columns: Sequence[str] | None = None, width: int | None = None) -> list[str]:
     """A table of the given columns, or of all that occur, in order of first appearance; empty columns are
     left out.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from .table import table
 
     shown = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
     shown = [key for key in shown if any(row.get(key) not in (None, "") for row in rows)]
     if not rows or not shown:
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for key in shown:
-        numbers = all(isinstance(row.get(key), (int, float, type(None))) for row in rows)
-        table.add_column(key, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        # Text, not str: rich would take [brackets] in a concept's name for markup.
-        table.add_row(*[Text(_cell(row.get(key))) for key in shown])
-    # Piped into a file or another program there is no width to fit: nothing is cut off.
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+        return []
+    cells = [[_cell(row.get(key)) for key in shown] for row in rows]
+    numbers = [all(isinstance(row.get(key), (int, float, type(None))) for row in rows) for key in shown]
+    return table(shown, cells, numbers, width)
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The registry on the command line: list, show, verify, pull, add, remove, import, export."""
+"""The registry on the command line: show, verify, pull, add, remove, import, export."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .complete import concepts, families, listed_methods, models, refs
+from .complete import families, models, refs
 
 if TYPE_CHECKING:
-    from conceptguard.registry.artifact import Artifact
+    from conceptguard.registry import Artifact
 
 JSON = typer.Option(None, "--json", metavar="FILE", help="Write one JSON object to FILE; - is standard output.")
 REF = typer.Argument(..., autocompletion=refs, help="family/method/name, an unmistakable end of it, or a path.")
@@ -24,45 +24,13 @@ OUT = typer.Option(..., help="The safetensors file to write.")
 
 def register(app: typer.Typer) -> None:
     """Put the commands on the program."""
-    app.command("list")(list_)
-    app.command("show")(show)
-    app.command("verify")(verify)
-    app.command("pull")(pull)
-    app.command("add")(add)
-    app.command("remove")(remove)
-    app.command("import")(import_)
-    app.command("export")(export)
-
-
-def list_(
-    method: str | None = typer.Option(None, autocompletion=listed_methods, help="Only this method."),
-    base: str | None = typer.Option(None, autocompletion=families, help="Only this family of base models."),
-    concept: str | None = typer.Option(
-        None, autocompletion=concepts, help="Only concepts whose name or prompts contain this."
-    ),
-    json: str | None = JSON,
-) -> None:
-    """List the artifacts of all registries."""
-    from conceptguard.cli.output import report
-    from conceptguard.registry import default_registry
-
-    begin = time.perf_counter()
-    rows = []
-    for entry in default_registry().entries():
-        texts = [entry.concept, entry.name, *entry.prompts]
-        wanted = concept is None or any(concept.lower() in text.lower() for text in texts)
-        if wanted and method in (None, entry.method) and base in (None, entry.base):
-            rows.append(entry.row())
-    head = ["ref", "concept", "base", "method", "bytes"]
-    figures = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in _NOT_FIGURES]
-    report("list", rows, time.perf_counter() - begin, json, columns=[*head, *figures])
-    if not rows and json != "-":
-        typer.echo(
-            "no artifacts: make one with `conceptguard make`, or bring one in with `conceptguard import`", err=True
-        )
-
-
-_NOT_FIGURES = {"ref", "concept", "base", "method", "bytes", "version", "licence", "source", "picture", "command"}
+    app.command("show", short_help="Show one artifact and what was measured of it.")(show)
+    app.command("verify", short_help="Check that artifacts are whole and unaltered.")(verify)
+    app.command("pull", short_help="Fetch an artifact, to work offline from then on.")(pull)
+    app.command("add", short_help="Copy an artifact into a registry.")(add)
+    app.command("remove", short_help="Delete an artifact from a registry.")(remove)
+    app.command("import", short_help="Bring a published file into a registry.")(import_)
+    app.command("export", short_help="Write an artifact for other programs.")(export)
 
 
 def show(ref: str = REF, json: str | None = JSON) -> None:

@@ -1,4 +1,4 @@
-"""Models by name: the embedded ones, any folder in diffusers' or transformers' format, any Hub id."""
+"""Models by name: the embedded ones, a folder in diffusers' or transformers' format, one file, a Hub id."""
 
 from __future__ import annotations
 
@@ -9,29 +9,48 @@ from ..errors import RegistryError
 from ..registry import default_registry
 from .diffusers.load import is_pipeline, load_pipeline
 from .diffusers.quiet import quiet
+from .diffusers.single_file import load_checkpoint
+from .no_model import check_file, why_not, written_as_path
 from .transformers.load import load_language_model
 
 
 def load_model(name: str, **options: Any) -> Any:
-    """A diffusers pipeline (``emoji-sd``, a folder, a Hub id), or a ``LanguageModel`` (``authors-lm``, a folder or Hub
-    id without ``model_index.json``). Options go to ``from_pretrained``.
+    """A diffusers pipeline (``emoji-sd``, a folder, a single ``.safetensors`` checkpoint, a Hub id), or a
+    ``LanguageModel`` (``authors-lm``, a folder or Hub id without ``model_index.json``). Options go to
+    ``from_pretrained``, e.g. ``variant="fp16"``; of a single file to ``from_single_file``, e.g. ``config=FOLDER``.
 
     Embedded weights are stored in fp16 and load in fp32 unless ``torch_dtype`` says otherwise.
-    Raises RegistryError when there is no such model.
+    Raises RegistryError when there is no such model, with the nearest there is.
     """
-    try:
-        folder: str | Path = default_registry().model(name)
-    except RegistryError as missing:
-        if not Path(name).is_dir() and "/" not in name:
-            raise missing from None
-        folder = name
+    options = {key: value for key, value in options.items() if value is not None}
+    folder = _place(name)
     with quiet():
         import torch
 
         options.setdefault("torch_dtype", torch.float32)
         try:
+            if folder.is_file():
+                check_file(folder)
+                return load_checkpoint(name, folder, options)
+            options.pop("config", None)
             if is_pipeline(str(folder)):
                 return load_pipeline(name, str(folder), options)
             return load_language_model(str(folder), options)
+        except RegistryError:
+            raise
         except (OSError, ValueError) as error:
-            raise RegistryError(f"cannot load model '{name}': {str(error).splitlines()[0]}") from error
+            raise RegistryError(why_not(name, folder, error, options.get("variant"))) from error
+
+
+def _place(name: str) -> Path:
+    """Where a model is: an embedded one's folder, a path that is there, or what may be a Hub id."""
+    path = Path(name).expanduser()
+    if not written_as_path(name):
+        try:
+            return default_registry().model(name)
+        except RegistryError:
+            if not path.exists() and name.count("/") != 1:
+                raise
+    if path.exists() or (name.count("/") == 1 and not written_as_path(name)):
+        return path
+    raise RegistryError(why_not(name, path, None, None))

@@ -97,8 +97,9 @@ class Registry:
             if folder is not None:
                 return folder
         known = sorted({model for source in self.sources for model in source.models()})
-        there = ", ".join(known) or "none"
-        raise RegistryError(f"no embedded model {name!r} (there are: {there}): give a name, a model folder or a Hub id")
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'};"
+        raise RegistryError(f"no embedded model {name!r}: {meant} or give a model's folder or Hub id")
 
     def add(self, artifact: Artifact | Path | str, into: Source | Path | str | None = None) -> Artifact:
         """Copy an artifact (or its folder) into a local source: `into`, or the first writable one. Replaces

@@ -39,8 +39,8 @@ class BaseSession:
         if policy.guards and not any(fits):
             raise SessionError(
                 f"no guard of policy '{policy.name}' acts on {host.name}: "
-                f"{', '.join(guard.method for guard in self.aside)} would stand aside; name one that does, see "
-                "`conceptguard plugins`"
+                f"{', '.join(dict.fromkeys(guard.method for guard in self.aside))} would stand aside; name one that "
+                "does, see `conceptguard plugins`"
             )
         self.methods = [self._load(guard) for guard, fit in zip(policy.guards, fits) if fit]
         for i, method in reversed(list(enumerate(self.methods))):

@@ -26,7 +26,10 @@ class ANTSettings(Settings):
 
 
 class ANT(Guidance):
-    """ε_p − (1 + η)(ε_S − ε_∅) once the first steps are over: ε_∅ − η(ε_S − ε_∅) where the prompt is the concept."""
+    """Pictures: turns each step away from the concept, once the picture's layout has settled.
+
+    ε_p − (1 + η)(ε_S − ε_∅) once the first steps are over: ε_∅ − η(ε_S − ε_∅) where the prompt is the concept.
+    """
 
     name = "ant"
     Settings = ANTSettings

@@ -41,7 +41,10 @@ class ClarifySettings(Settings):
 
 
 class Clarify(Method):
-    """Raises ``Clarification`` for what could be the concept. What surely is, other guards of the policy erase."""
+    """Pictures: answers a prompt that could mean the concept with a question, and draws nothing.
+
+    Raises ``Clarification`` for what could be the concept. What surely is, other guards of the policy erase.
+    """
 
     name = "clarify"
     needs = "concept"

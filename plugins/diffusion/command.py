@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conceptguard.cli.options import Usage
 from conceptguard.errors import ConceptGuardError
 from conceptguard.policy import Policy
 from conceptguard.receipt import Receipt
@@ -46,13 +47,13 @@ def draw(
 
 
 def files(out: Path, name: str, seeds: list[int]) -> list[Path]:
-    """Where the pictures go: one .png, or a folder. Raises ConceptGuardError for several pictures in one file."""
+    """Where the pictures go: one .png, or a folder. Raises Usage for several pictures in one file."""
     if out.suffix.lower() == ".png":
         if len(seeds) > 1:
-            raise ConceptGuardError(f"--out {out} is one file, and this makes {len(seeds)} pictures: give a folder")
+            raise Usage(f"--out {out} is one file, and this makes {len(seeds)} pictures: give a folder")
         return [out]
     if out.suffix and not out.is_dir():
-        raise ConceptGuardError(f"--out {out}: pictures are written as .png, or give a folder")
+        raise Usage(f"--out {out}: pictures are written as .png, or give a folder")
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "picture"
     return [out / f"{slug}-{seed}.png" for seed in seeds]
 

@@ -24,7 +24,10 @@ class LoRASettings(Settings):
 
 
 class LoRA(Method):
-    """Terms of any rank from a published LoRA file, per row and beside any other guard."""
+    """Pictures: an erasing LoRA from anywhere, put to work only where a prompt names the concept.
+
+    Terms of any rank from a published LoRA file, per row and beside any other guard.
+    """
 
     name = "lora"
     Settings = LoRASettings

@@ -23,7 +23,10 @@ class NegativeGuidanceSettings(Settings):
 
 
 class NegativeGuidance(Guidance):
-    """Pushes every step away from what the model itself predicts for the concept."""
+    """Pictures: pushes every step away from the concept, as a negative prompt that nobody can leave out.
+
+    Every step is pushed away from what the model itself predicts for the concept.
+    """
 
     name = "negative_guidance"
     Settings = NegativeGuidanceSettings

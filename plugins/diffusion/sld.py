@@ -65,7 +65,10 @@ def safety_guidance(
 
 
 class SLD(Guidance):
-    """ε_∅ + w[(ε_p − ε_∅) − g], from step δ on; the momentum grows from the first step."""
+    """Pictures: pushes each step away from the concept, from weak to max (safe latent diffusion).
+
+    ε_∅ + w[(ε_p − ε_∅) − g], from step δ on; the momentum grows from the first step.
+    """
 
     name = "sld"
     Settings = SLDSettings

@@ -29,7 +29,10 @@ class TRCESettings(Settings):
 
 
 class TRCE(Guidance):
-    """ε_p − s(ε_S − ε_safe) in the first steps; the safe concept is the policy's ``replacement``, or nothing."""
+    """Pictures: turns the first steps from the concept to its replacement.
+
+    ε_p − s(ε_S − ε_safe) in the first steps; the safe concept is the policy's ``replacement``, or nothing.
+    """
 
     name = "trce"
     Settings = TRCESettings

@@ -35,7 +35,10 @@ class _Block(NamedTuple):
 
 
 class NoThinking(Method):
-    """Where the opening mark has been said, by the model or by a template, the closing one is all that follows."""
+    """Text: closes a block of reasoning as soon as it opens.
+
+    Where the opening mark has been said, by the model or by a template, the closing one is all that follows.
+    """
 
     name = "no_thinking"
     needs = "nothing"

@@ -27,7 +27,10 @@ class SentenceCheckSettings(Settings):
 
 
 class SentenceCheck(Method):
-    """Takes back what is about the concept. Raises PolicyError where the sentence encoder is not installed."""
+    """Text: takes back a sentence whose meaning is about the concept, and lets the model say another.
+
+    Raises PolicyError where the sentence encoder is not installed.
+    """
 
     name = "sentence_check"
     needs = "concept"

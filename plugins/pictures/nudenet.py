@@ -54,7 +54,10 @@ class NudeNetSettings(Settings):
 
 
 class NudeNet(Method):
-    """Flags images in which NudeNet sees one of the labels. Raises PolicyError where the package is missing."""
+    """Pictures: looks at each finished picture for nudity.
+
+    Flags images in which NudeNet sees one of the labels. Raises PolicyError where the package is missing.
+    """
 
     name = "nudenet"
     needs = "nothing"

@@ -138,7 +138,7 @@ def test_a_plugin_adds_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     plugins.plugin_manager().register(Greeter(), name="greeter")
     try:
         assert said(capsys, "greet")[0] == "good day\n"
-        assert "did you mean 'greet'?" in said(capsys, "geet", status=1)[1]
+        assert "did you mean 'greet'?" in said(capsys, "geet", status=2)[1]
         assert "greet" in said(capsys, "plugins")[0]
     finally:
         plugins.plugin_manager().unregister(name="greeter")
@@ -258,26 +258,30 @@ def test_bad_policy_is_one_line_and_no_picture(
 
 
 WRONG = {
-    "lst": "did you mean 'list'?",
-    "generate -p x": "--policy",
     "generate -p x --policy nonesuch": "no policy file",
-    "generate -p x -p y --policy none --out one.png": "give a folder",
-    "generate -p x --policy none --out one.jpg": ".png",
     "generate -p x --policy none --model nonesuch": "no embedded model",
-    "generate -p x --policy none --dtype fp8": "fp32, fp16, bf16",
+    "generate -p x --policy none --model emoji-ds": "did you mean 'emoji-sd'?",
+    "generate -p x --policy none --model ./my-sd": "no such file or folder",
+    "generate -p x --policy none --variant fp16": "it has no variants",
+    "generate -p x --policy none --model authors-lm": "conceptguard say --model authors-lm",
+    "generate -p x --policy {guards:[{method:smp}]}": "the policy, line 1: not valid YAML",
+    "generate -p x --guard smp:beer": "did you mean 'spm'?",
+    "generate -p x --guard spm:bear": "did you mean emoji-sd/spm/beer",
+    "say -p x --policy none --model emoji-sd": "conceptguard generate --model emoji-sd",
+    "say -p x --policy school": "no guard of policy 'school' acts",
+    "list --method smp": "did you mean 'spm'?",
+    "list --base emojisd": "did you mean 'emoji-sd'?",
+    "list --concept cigarete": "did you mean 'cigarette'?",
+    "list --concept beer --base authors-lm": "no artifact has all of",
     "generate -p x --policy none --device cuda:99": "device",
     "make smp --concept x --out o": "did you mean 'spm'?",
     "make spm --concept x --out o --set rnak=2": "did you mean 'rank'?",
-    "make spm --concept x --out o --set rank": "KEY=VALUE",
     "make spm --concept x --out o --preserve @nonesuch.txt": "cannot be read",
     "eval --concepts cigarete": "did you mean 'cigarette'?",
     "eval --method smp": "did you mean 'spm'?",
-    "eval --gate never": "prompt or always",
     "eval --model nonesuch": "no prompt suite",
     "eval --method spm --together 500": "asked for",
     "demo --policy nonesuch": "no policy file",
-    "bench overhead --size sd3": "emoji-sd or sd15",
-    "bench overhead --n many": "whole numbers",
     "bench overhead --method spm --size sd15": "there is none for sd15",
     "bench overhead --method smp": "unknown method",
 }
@@ -291,8 +295,37 @@ def test_wrong_words_are_one_line(words: str, capsys: pytest.CaptureFixture[str]
     assert not out and len(err.splitlines()) == 1 and WRONG[words] in err, err
 
 
+NOT_UNDERSTOOD = {
+    "lst": "did you mean 'list'?",
+    "generate -p x": "--policy",
+    "generate --policy none": "--prompt",
+    "generate -p x --policy none --guard spm:beer": "leave one of them out",
+    "generate -p x --guard spm": "write spm:ARTIFACT",
+    "generate -p x --guard sld": "write sld:WORD,WORD",
+    "generate -p x -p y --policy none --out one.png": "give a folder",
+    "generate -p x --policy none --out one.jpg": ".png",
+    "generate -p x --policy none --dtype fp8": "fp32, fp16, bf16",
+    "generate --policy none --prompts prompts.xlsx": ".txt, .csv or .jsonl",
+    "generate --policy none --prompts nonesuch.txt": "cannot be read",
+    "make spm --concept x --out o --set rank": "KEY=VALUE",
+    "eval --gate never": "prompt or always",
+    "eval --suite language --wordings all": "judge or tune",
+    "bench overhead --size sd3": "emoji-sd or sd15",
+    "bench overhead --clock sun": "wall or cpu",
+    "bench overhead --n many": "whole numbers",
+    "export emoji-sd/spm/beer --format gguf --out o": "kohya, diffusers or uce",
+    "import x.safetensors --as folder": "spm, lora, uce or text_encoder",
+}
+
+
+@pytest.mark.parametrize("words", NOT_UNDERSTOOD)
+def test_what_is_not_understood_is_one_line_and_status_2(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = said(capsys, *words.split(), status=2)
+    assert not out and len(err.splitlines()) == 1 and NOT_UNDERSTOOD[words] in err, err
+
+
 def test_wrong_usage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["generate"], ["generate", "--promt", "x"], ["make"], ["eval", "--n", "none"]):
+    for words in (["make", "spm"], ["generate", "--promt", "x"], ["make"], ["eval", "--n", "none"]):
         _, err = said(capsys, *words, status=2)
         assert len(err.splitlines()) == 1 and "--help" in err
 

@@ -92,7 +92,9 @@ def bash(ask: Ask, line: str, **variables: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("conceptguard ma", ["make"]),
+        ("conceptguard ma", ["make", "magicmix"]),
+        ("conceptguard generate --guard spm:emoji-sd/spm/ciga", ["spm:emoji-sd/spm/cigarette"]),
+        ("conceptguard policy check scho", ["school", "school-uce"]),
         ("conceptguard bench ", ["overhead", "gates", "logits", "comfyui"]),
         ("conceptguard generate --imag", ["--images-per-prompt"]),
         ("conceptguard make ua", []),

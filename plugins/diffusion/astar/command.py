@@ -29,7 +29,7 @@ def astar(
     out: Path = OUT,
     json: str | None = JSON,
 ) -> None:
-    """Draw a prompt of several things so that none is lost in another (A-STAR).
+    """Draw several things so that none is lost (A-STAR).
 
     Before each step the latents move so that the attention maps of the concepts overlap less and each keeps what it
     had. That takes another pass of the denoiser, forward and back, at every step. "overlap" is the mean over the steps
@@ -42,10 +42,9 @@ def astar(
     As a guard: {method: astar, concept: {name: dog, prompts: [dog]}} keeps it away from the rest of every prompt that
     names it.
     """
-    from conceptguard.cli.devices import pick_device, pick_dtype
+    from conceptguard.cli.loading import drawing
     from conceptguard.cli.output import report
     from conceptguard.errors import ConceptGuardError, PolicyError
-    from conceptguard.hosts.load import load_model
     from conceptguard.policy_file import load_policy
 
     from ..command import draw, files, save
@@ -66,7 +65,7 @@ def astar(
     paths = files(out, prompt, seeds)
     guard = {"method": "astar", "gate": "always", "concept": {"name": ", ".join(apart), "prompts": apart},
              "erase": False, "segregation": segregation, "retention": retention}  # fmt: skip
-    pipe = load_model(model, torch_dtype=pick_dtype(dtype)).to(pick_device(device))
+    pipe = drawing(model, device, dtype)
     rows = []
     for value in [0.0, scale] if compare and scale else [scale]:
         policy = load_policy({"name": "astar", "guards": [{**guard, "scale": value}]})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -26,10 +26,6 @@ from conceptguard.runtime.lowrank import LayerIndex, Terms
 
 from ..concept_phrases import check_read, phrases_of
 from .words import Span, find, nearest, spans_of
-
-if TYPE_CHECKING:
-    import typer
-
 
 _REMEMBERED = 256  # prompts, and what they speak of
 
@@ -91,7 +87,10 @@ def retention(maps: Tensor, before: Tensor, reading: Reading) -> Tensor:
 
 
 class ASTAR(Method):
-    """Keeps the erased concept's attention away from whatever else a prompt names, by gradients of the latents."""
+    """Pictures: keeps the concept from what else a prompt names while it is drawn; separates, does not erase.
+
+    The concept's attention is kept away from whatever else a prompt names, by gradients of the latents.
+    """
 
     name = "astar"
     needs = "concept"
@@ -113,14 +112,6 @@ class ASTAR(Method):
         self._before: dict[tuple[int, int], Tensor] = {}
         self._readings: dict[tuple[str, ...], Reading] = {}
         self._cost = [0, 0.0]
-
-    @hookimpl
-    @classmethod
-    def commands(cls, app: typer.Typer) -> None:
-        """``conceptguard astar``."""
-        from .command import astar
-
-        app.command("astar")(astar)
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:

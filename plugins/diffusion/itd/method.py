@@ -69,7 +69,10 @@ class _Reading:
 
 
 class ItD(Method):
-    """One autoencoder for any concept: turns off the concept's features in the text encoder, or only finds them."""
+    """Pictures: finds any concept in a prompt as the text encoder reads it, and turns it off, refuses or reports.
+
+    One autoencoder for any concept: the concept's features in the text encoder are turned off, or only found.
+    """
 
     name = "itd"
     any_concept = True

@@ -30,7 +30,9 @@ def magicmix(
     out: Path = OUT,
     json: str | None = JSON,
 ) -> None:
-    """Mix two meanings: the shape of one thing, made of another (MagicMix). Or take a thing out of a picture's meaning.
+    """Mix one thing's shape with another (MagicMix).
+
+    Or take a thing out of a picture's meaning, and keep its layout.
 
     The noisy steps follow the layout. From kmax on they follow the content, and until kmin the layout is mixed into
     what is denoised. A larger kmax or nu gives the content more say, a smaller kmin the layout.
@@ -43,12 +45,11 @@ def magicmix(
 
     As a guard: {method: magicmix, concept: {name: gun, prompts: [pistol, gun], replacement: banana}}.
     """
-    from conceptguard.cli.devices import pick_device, pick_dtype
+    from conceptguard.cli.loading import drawing
     from conceptguard.cli.output import report
     from conceptguard.errors import ConceptGuardError
     from conceptguard.hosts.diffusers.load import image_to_image
     from conceptguard.hosts.diffusers.pictures import fitted, latents_of_picture
-    from conceptguard.hosts.load import load_model
     from conceptguard.policy_file import load_policy
 
     from ..command import draw, files, save
@@ -65,7 +66,7 @@ def magicmix(
     about = {"name": "the layout", "prompts": phrases or [asked], "replacement": content}
     guard = {"method": "magicmix", "gate": "always", "concept": about, "kmax": kmax, "kmin": kmin, "nu": nu}
     policy = load_policy({"name": "magicmix", "guards": [guard]})
-    pipe = load_model(model, torch_dtype=pick_dtype(dtype)).to(pick_device(device))
+    pipe = drawing(model, device, dtype)
     if picture is None:
         drawn, _, receipt = draw(pipe, policy, asked, seeds, steps, guidance)
     else:

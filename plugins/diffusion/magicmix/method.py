@@ -12,7 +12,7 @@ or nothing, in the concept's place; the paper's removal, which gives the concept
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -28,10 +28,6 @@ from conceptguard.runtime.lowrank import LayerIndex, Terms
 from conceptguard.text.words import any_of
 
 from ..concept_phrases import as_one
-
-if TYPE_CHECKING:
-    import typer
-
 
 _REMEMBERED = 256  # prompts, and what their content is
 
@@ -61,7 +57,7 @@ def mixed(latents: Tensor, clean: Tensor, noise: Tensor, levels: tuple[float, fl
 
 
 class MagicMix(Method):
-    """Keeps the layout of a prompt that names the concept, and draws its content without it."""
+    """Pictures: keeps the layout of a prompt that names the concept, and draws its content without it."""
 
     name = "magicmix"
     needs = "concept"
@@ -76,14 +72,6 @@ class MagicMix(Method):
         self._layouts: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # (clean, noise) by call and row
         self._contents: dict[tuple[str, ...] | None, tuple[tuple[str, ...], Encoded]] = {}
         self._negatives: dict[str, Encoded] = {}
-
-    @hookimpl
-    @classmethod
-    def commands(cls, app: typer.Typer) -> None:
-        """``conceptguard magicmix``."""
-        from .command import magicmix
-
-        app.command("magicmix")(magicmix)
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:

@@ -86,7 +86,7 @@ class _Safe:
 
 
 class SAFREE(Method):
-    """Training-free: a policy names a concept and its phrases."""
+    """Pictures: takes the concept out of a prompt's tokens; needs no training, only the concept's words."""
 
     name = "safree"
     needs = "concept"

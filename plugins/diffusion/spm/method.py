@@ -25,7 +25,10 @@ class SPMSettings(Settings):
 
 
 class SPM(Method):
-    """A membrane per concept: rank-1 terms from an official or own ``*_last.safetensors``."""
+    """Pictures: a trained membrane that opens as far as a prompt resembles the concept, and erases it.
+
+    Rank-1 terms for each concept, from an official or own ``*_last.safetensors``.
+    """
 
     name = "spm"
     Settings = SPMSettings

@@ -47,7 +47,10 @@ class UCEMakeSettings(Settings):
 
 
 class UCE(Method):
-    """A closed-form edit as low-rank terms, gated by the prompt unless the policy says ``gate: always``."""
+    """Pictures: a solved edit of what the model reads of a prompt; made in seconds, without training.
+
+    A closed-form edit as low-rank terms, gated by the prompt unless the policy says ``gate: always``.
+    """
 
     name = "uce"
     MakeSettings = UCEMakeSettings

@@ -57,7 +57,10 @@ class GuardSettings(Settings):
 
 
 class GUARD(Method):
-    """Its artifact is one forget set: a classifier, spans and meanings."""
+    """Text: sees whether a prompt asks for what is to be forgotten, and filters the answer by tokens and meaning.
+
+    Its artifact is one forget set: a classifier, spans and meanings.
+    """
 
     name = "guard"
     Settings = GuardSettings

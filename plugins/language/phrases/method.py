@@ -50,7 +50,10 @@ class MakeSettings(Settings):
 
 
 class Phrases(Method):
-    """Forbids what would finish a phrase of the concept's prompts, of a file, or of an artifact."""
+    """Text: never says a phrase of a list, however it is written.
+
+    Forbids what would finish a phrase of the concept's prompts, of a file, or of an artifact.
+    """
 
     name = "phrases"
     needs = "nothing"

@@ -57,7 +57,10 @@ class ProbeMakeSettings(Settings):
 
 
 class Probe(Method):
-    """Flags images in which its concept scores at the threshold or above. One verdict an image."""
+    """Pictures: looks at each finished picture for one concept, by a small trained classifier.
+
+    Flags images in which its concept scores at the threshold or above. One verdict an image.
+    """
 
     name = "probe"
     Settings = ProbeSettings

@@ -1,0 +1,53 @@
+"""A model as the command line names it: for pictures, or for text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ConceptGuardError
+
+
+def drawing(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
+    """A diffusers pipeline on its device, without bars of its own. Raises ConceptGuardError for a language model."""
+    pipe = _load(model, device, dtype, options)
+    if is_text(pipe):
+        raise ConceptGuardError(
+            f"{model} is a language model, which says and does not draw: use "
+            f"`conceptguard say --model {model} --policy POLICY --prompt TEXT`"
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def speaking(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
+    """A language model and its tokenizer. Raises ConceptGuardError for a model that draws."""
+    pair = _load(model, device, dtype, options)
+    if not is_text(pair):
+        raise ConceptGuardError(
+            f"{model} draws pictures and says nothing: use "
+            f"`conceptguard generate --model {model} --policy POLICY --prompt TEXT`"
+        )
+    return pair
+
+
+def either(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
+    """Whichever of the two it is."""
+    loaded = _load(model, device, dtype, options)
+    if not is_text(loaded):
+        loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def is_text(loaded: Any) -> bool:
+    """Whether this is a language model and its tokenizer."""
+    from ..host import LanguageModel
+
+    return isinstance(loaded, LanguageModel)
+
+
+def _load(model: str, device: str | None, dtype: str, options: dict[str, Any]) -> Any:
+    from ..hosts.load import load_model
+    from .devices import pick_device, pick_dtype
+
+    place, kind = pick_device(device), pick_dtype(dtype)
+    return load_model(model, torch_dtype=kind, **options).to(place)
