@@ -5,6 +5,7 @@ A host of your own is a subclass of ``Host`` and one entry point in the group ``
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
@@ -13,6 +14,8 @@ from .errors import SessionError
 from .markers import hookimpl
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
     from torch import Tensor
 
@@ -55,6 +58,17 @@ class Host:
     def takes(cls, target: Any) -> bool:
         """Whether this is the host for an object. Told without importing a framework: the object's class knows it."""
         raise NotImplementedError
+
+    @classmethod
+    def sole(cls, target: Any) -> Any:
+        """What of a target only one session at a time may have: it is marked before a policy is loaded. None, by
+        default, where any number of sessions may share it. Hashable by identity, and weakly referable."""
+        return None
+
+    def turn(self) -> AbstractContextManager[Any]:
+        """What is held while a policy is attached or detached, and during a generation, and that its holder may take
+        again; by default a lock of this host's own. Hosts that share what they draw with give a shared one."""
+        return threading.RLock()
 
     def attach(self, session: Any) -> None:
         """Route generation through the session, a ``DrawingSession`` or a ``SpeakingSession``. Raises SessionError

@@ -64,10 +64,15 @@ def hosts() -> list[type[Host]]:
 
 def host_for(target: Any) -> Any:
     """The host adapter for an object that draws or speaks. Raises SessionError for what no host takes."""
+    return host_class_for(target)(target)
+
+
+def host_class_for(target: Any) -> type[Host]:
+    """The kind of host that takes an object. Raises SessionError where there is none."""
     known = hosts()
     for host in known:
         if host.takes(target):
-            return host(target)
+            return host
     *others, last = sorted(filter(None, (host.about for host in known)))
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     raise SessionError(f"cannot guard a {kind}: give {', '.join(others)} or {last}")

@@ -126,9 +126,16 @@ class DrawingSession(Protocol):
     """What a host calls on the session of a policy that it draws under, in the order of one generation."""
 
     policy: Policy
-    receipt: Receipt
     banks: Banks
     host: Any
+
+    @property
+    def receipt(self) -> Receipt:
+        """Of the last generation of this thread or task."""
+
+    @property
+    def steps(self) -> int:
+        """How many calls of the denoiser the guards of the running generation have seen."""
 
     @property
     def methods(self) -> Sequence[ActiveGuard]:
@@ -147,6 +154,9 @@ class DrawingSession(Protocol):
 
     def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
         """One whole generation under this session."""
+
+    def visit(self) -> bool:
+        """A denoiser call that belongs to no generation. Gives whether the call before was somebody else's."""
 
     def close(self) -> None:
         """Close every gate."""

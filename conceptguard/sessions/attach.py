@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, overload
 
 from ..host import LanguageModel
-from ..plugins import host_for
+from ..plugins import host_class_for
 from ..policy import Policy
 from ..policy_file import load_policy
 from ..runtime.once import meanwhile
 from .base import BaseSession
+from .claims import Claim
 from .language import LanguageSession
 from .session import Session
 
@@ -30,11 +31,21 @@ def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Base
 
     Gives a ``Session``, or a ``LanguageSession`` for text. Use it as a context manager, or call ``detach`` yourself.
     Raises PolicyError, RegistryError, ArtifactError or BaseMismatch when a guard cannot be loaded or does not fit:
-    nothing is attached then. Raises SessionError for another kind of target, and for one that is already guarded.
+    nothing is attached then. Raises SessionError for another kind of target, and for one that is already guarded, or is
+    being attached in another thread.
     """
     loaded = load_policy(policy)
-    host = host_for(target)
-    if host.generates == "text":
-        return LanguageSession(host, loaded, whole=True)
-    with meanwhile():
-        return Session(host, loaded)
+    kind: Any = host_class_for(target)
+    claim = Claim(kind.sole(target), loaded.name)
+    try:
+        host = kind(target)
+        if host.generates == "text":
+            session: BaseSession = LanguageSession(host, loaded, whole=True)
+        else:
+            with host.turn(), meanwhile():
+                session = Session(host, loaded)
+    except BaseException:
+        claim.release()
+        raise
+    session.claim = claim
+    return session

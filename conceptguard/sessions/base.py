@@ -15,9 +15,12 @@ from ..receipt import Act
 from ..registry import default_registry
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ..host import Host, TextHost
     from ..method import Method
     from ..policy import Guard, Policy
+    from .claims import Claim
 
 
 class BaseSession:
@@ -32,7 +35,8 @@ class BaseSession:
     def __init__(self, host: Host | TextHost, policy: Policy):
         self.policy, self.host = policy, host
         self.attached = False
-        self._lock = threading.RLock()
+        self.claim: Claim | None = None  # the mark on what is guarded, where only one session may have it
+        self._lock: AbstractContextManager[Any] = threading.RLock()
         self._manager = plugins.session_manager()
         fits = [bool(plugins.hooks(plugins.method(guard.method)) & self.calls) for guard in policy.guards]
         self.aside = [guard for guard, fit in zip(policy.guards, fits) if not fit]
@@ -68,14 +72,19 @@ class BaseSession:
 
     def detach(self) -> None:
         """Remove every hook and reference from the host. Raises SessionError when already detached."""
-        if not self.attached:
-            raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
         with self._lock:
+            self._check_attached()
             self.attached = False
             self.host.detach()
             self._alone.clear()
             for plugin in list(self._manager.get_plugins()):
                 self._manager.unregister(plugin)
+            if self.claim is not None:
+                self.claim.release()
+
+    def _check_attached(self) -> None:
+        if not self.attached:
+            raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
 
     def acts(self) -> list[Act]:
         """Fresh entries for a receipt: those of the guards at work, then those of guards that stand aside."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import GuardError, Refused
+from ..errors import GuardError, Refused, SessionError
 from ..generation.conditioning import Branch, Encoded, Prompts
 from ..generation.denoising import Conditions, Drawn, Moment, Step
 from ..generation.images import Images
@@ -22,26 +22,30 @@ from ..runtime.gates import GateBank
 from ..runtime.once import meanwhile
 from .actions import act
 from .base import BaseSession
+from .generations import Loops, State, publish, published, restore, state_of
 
 if TYPE_CHECKING:
     from ..method import Method
+
+_OF_A_GENERATION = ("_guidance", "_moment", "_now", "_branches", "_open", "_told", "_receipt", "_inside")
 
 
 class Session(BaseSession):
     """The guards of one policy at work on one host. Made by ``attach``; a context manager that detaches.
 
-    ``receipt`` is the record of the last generation, ``methods`` the guards in the order of the policy.
+    ``methods`` are the guards in the order of the policy.
     """
 
     host: Host
     calls = GENERATION - TEXT
-    receipt: Receipt
 
     def __init__(self, host: Host, policy: Policy):
         super().__init__(host, policy)
+        self._lock = host.turn()
+        self._loops, self._running = Loops(), 0
         self._gate_banks: dict[str, GateBank] = {}
         self._guidance: float | None = None
-        self._moment, self._now = Moment(), float("nan")
+        self._moment, self._now, self._inside = Moment(), float("nan"), False
         self._branches: list[Branch | None] = []
         self._open: list[Act] = []
         self._told: dict[tuple[tuple[str | None, str | None], ...], list[list[float]]] = {}
@@ -59,37 +63,75 @@ class Session(BaseSession):
             raise
         self.attached = True
 
+    @property
+    def receipt(self) -> Receipt:
+        """The record of the last generation of the thread or task that asks; where it had none, of the last one."""
+        return published(self) or self._receipt
+
     def detach(self) -> None:
-        """Remove every hook and reference from the host. Raises SessionError when already detached."""
-        super().detach()
-        self.banks.detach()
+        """Remove every hook and reference from the host, after a generation of another thread.
+
+        Raises SessionError when already detached, and in a callback of a generation that still runs.
+        """
+        with self._lock:
+            if self._running and running.get() is self:
+                raise SessionError(
+                    f"policy '{self.policy.name}' cannot be detached in the middle of its own generation: raise an "
+                    "exception to stop that, and detach afterwards"
+                )
+            super().detach()
+            self.banks.detach()
+            self._loops = Loops()
 
     # What the host calls, in the order of one generation.
 
     def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
-        """One whole generation under this session: one at a time, closed again afterwards whatever happens."""
+        """One whole generation under this session: one at a time, closed again afterwards whatever happens.
+
+        One that begins inside of another, from a callback, sets that one aside. Raises SessionError where the policy
+        was detached while this waited for its turn.
+        """
         with self._lock, meanwhile():
+            self._check_attached()
+            outer = self._state() if self._running else None
+            self._loops.leave(self._state)
             token = running.set(self)
             started = time.perf_counter()
             self.start(guidance_scale)
+            publish(self, self._receipt)
+            self._running += 1
             try:
                 result = generate()
             finally:
+                self._running -= 1
                 running.reset(token)
                 self.close()
                 self._tell()
-                self.receipt.seconds = time.perf_counter() - started
+                self._receipt.seconds = time.perf_counter() - started
+                if outer is not None:
+                    restore(outer)
             return result
+
+    def visit(self) -> bool:
+        """A denoiser call of a caller's own loop, in its turn. Gives whether the call before was somebody else's."""
+        return self._loops.enter(self._state, self._begin_loop)
+
+    def _begin_loop(self) -> None:
+        if self._receipt.steps or published(self) is self._receipt:
+            self.start()
+
+    def _state(self) -> State:
+        return state_of(self, _OF_A_GENERATION, self.methods)
 
     def start(self, guidance_scale: float | None = None) -> None:
         """A fresh receipt. guidance_scale: None where nobody says, as in a caller's own loop."""
         self._guidance, self._open, self._told = guidance_scale, [], {}
         self._moment, self._now = Moment(), float("nan")
         device, dtype = self.host.device_dtype()
-        self.receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
-        self.receipt.acts = self.acts()
+        self._receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
+        self._receipt.acts = self.acts()
         for i, terms in self._terms:
-            self.receipt.acts[i].layers = len(terms.factors)
+            self._receipt.acts[i].layers = len(terms.factors)
 
     def close(self) -> None:
         """Close every gate."""
@@ -100,14 +142,19 @@ class Session(BaseSession):
     def _tell(self) -> None:
         """Where a step is several calls of the denoiser, the receipt tells of the rows of all of them."""
         if len(self._told) > 1:
-            self.receipt.rows = [Row(text, branch) for rows in self._told for text, branch in rows]
-            for i, act in enumerate(self.receipt.acts):
+            self._receipt.rows = [Row(text, branch) for rows in self._told for text, branch in rows]
+            for i, act in enumerate(self._receipt.acts):
                 act.gates = [gate for gates in self._told.values() for gate in gates[i]]
 
     @property
     def methods_with_terms(self) -> list[Method]:
         """The guards that have a gate, in the order of a gate bank's columns."""
         return [self.methods[i] for i, _ in self._terms]
+
+    @property
+    def steps(self) -> int:
+        """How many calls of the denoiser the guards of the running generation have seen."""
+        return self._receipt.steps
 
     @property
     def guidance_scale(self) -> float | None:
@@ -154,18 +201,20 @@ class Session(BaseSession):
                 towards = Drawn.of(branches, self._guidance).towards
                 gates[[row for row in range(len(branches)) if row not in towards], column] = 0
         self.banks.set(prefix, gates)
-        self.receipt.rows = [Row(text, branch) for text, branch in zip(texts, branches)]
+        self._receipt.rows = [Row(text, branch) for text, branch in zip(texts, branches)]
         self._open = []
         for (i, terms), column in zip(self._terms, gates.T.tolist()):
-            self.receipt.acts[i].gates = column
+            self._receipt.acts[i].gates = column
             if any(column) and terms.factors:
-                self._open.append(self.receipt.acts[i])
+                self._open.append(self._receipt.acts[i])
 
     def before_denoise(
         self, timestep: Any, conditions: Callable[[float | None, Moment], Conditions]
     ) -> Conditions | None:
         """A denoiser call begins. Gives what guards made of its conditions, None where no guard reads them."""
         self.banks.start(self.host.denoiser_name)
+        self._inside = True
+        publish(self, self._receipt)  # a generation in a callback may have been the last
         if not (self.has("condition") or self.has("predict_noise")):
             return None
         self._count(float(timestep.max() if isinstance(timestep, Tensor) else timestep))
@@ -177,7 +226,7 @@ class Session(BaseSession):
 
     def _count(self, now: float) -> None:
         """Which call of which step this is. A caller's own loop that goes back to more noise begins anew."""
-        last, before, call = self._moment, self._now, self.receipt.steps
+        last, before, call = self._moment, self._now, self._receipt.steps
         if before != before or (now > before and self._guidance is None):
             self._moment = Moment(call)
         elif now == before:
@@ -199,9 +248,12 @@ class Session(BaseSession):
 
         denoise, separate: see ``Step``; resting: see ``Banks.verify``
         """
+        if not self._inside:
+            raise GuardError("a denoiser call began past the guards, whose hook was removed: detach, then attach again")
+        self._inside = False
         self.banks.verify(self.host.denoiser_name, resting)
-        index = self.receipt.steps
-        self.receipt.steps += 1
+        index = self._receipt.steps
+        self._receipt.steps += 1
         for opened in self._open:
             opened.steps.append(index)
         if self.has("predict_noise"):
@@ -210,8 +262,8 @@ class Session(BaseSession):
             )  # fmt: skip
             self._call("predict_noise", step=step)
             prediction = step.prediction
-        rows = tuple((row.text, row.branch) for row in self.receipt.rows)
-        self._told[rows] = [act.gates for act in self.receipt.acts]
+        rows = tuple((row.text, row.branch) for row in self._receipt.rows)
+        self._told[rows] = [act.gates for act in self._receipt.acts]
         return prediction
 
     def check_image(
@@ -221,15 +273,16 @@ class Session(BaseSession):
 
         again: draws all of them once more for the n-th time, from other seeds; None where that cannot be
         """
+        publish(self, self._receipt)
         images = self._look(pixels, prompts)
         if images.flagged:
-            self.receipt.action = self.policy.on_violation
+            self._receipt.action = self.policy.on_violation
         if self.policy.on_violation == "retry" and again is not None:
-            while images.flagged and self.receipt.retries < self.policy.retries:
-                self.receipt.retries += 1
+            while images.flagged and self._receipt.retries < self.policy.retries:
+                self._receipt.retries += 1
                 self._moment, self._now = Moment(), float("nan")
-                images = images.mended(self._look(again(self.receipt.retries), prompts))
-        self.receipt.verdicts = images.verdicts
+                images = images.mended(self._look(again(self._receipt.retries), prompts))
+        self._receipt.verdicts = images.verdicts
         return act(images, self.policy.on_violation)
 
     def _look(self, pixels: Tensor, prompts: list[str | None]) -> Images:
@@ -239,7 +292,7 @@ class Session(BaseSession):
 
     def on_step_end(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         """For ``callback_on_step_end``: stops a generation whose denoiser went past the guards."""
-        if self.attached and self.receipt.steps == 0:
+        if self.attached and self._receipt.steps == 0:
             raise GuardError(
                 f"a denoising step ran past policy '{self.policy.name}': the pipeline's denoiser was replaced after "
                 "attaching; detach, then attach again"

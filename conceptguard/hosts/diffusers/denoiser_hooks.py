@@ -19,9 +19,10 @@ from ...generation.denoising import Conditions, Drawn, Moment, SkipChange, Skips
 from ...runtime.banks import running
 from ..denoising.attention_maps import cross_attentions
 from .caches import Caches
+from .callers import Callers
 from .denoiser_call import DenoiserCall, latents_of, with_latents
+from .held import Held
 from .perturbed import Perturbed, alike, twice
-from .sampler_state import SamplerState
 from .skip_connections import change, recorded
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ class DenoiserHooks:
         self._model, self._family, self._memory, self._name, self._away = model, family, memory, name, away
         plain: Any = getattr(model, "_orig_mod", model)
         self._arguments = list(inspect.signature(type(plain).forward).parameters)
-        self._scheduler, self._state, self._caches = scheduler, SamplerState(), Caches(model)
+        self._scheduler, self._callers, self._caches = scheduler, Callers(model), Caches(model)
         self._perturbed, self._hidden = perturbed, 0  # how many rows of a call guards do not see
         self.attends = family.denoiser == "unet" and bool(cross_attentions(model))
         self._session: DrawingSession | None = None
         self._handles: list[Any] = []
         self._skip_handles: list[Any] = []
         self._rows: list[tuple[Seen | None, Branch | None]] = []
-        self._last: list[tuple[Tensor | None, int | None]] = []
+        self._last: list[Held] = []
 
     def open(self, session: DrawingSession) -> None:
         """Whoever calls the denoiser from now on comes through here."""
@@ -69,6 +70,7 @@ class DenoiserHooks:
         self._handles = [
             self._model.register_forward_pre_hook(self._before, with_kwargs=True),
             self._model.register_forward_hook(self._after, with_kwargs=True),
+            self._model.register_forward_hook(self._ended, always_call=True),
         ]
 
     def close(self) -> None:
@@ -77,6 +79,7 @@ class DenoiserHooks:
             handle.remove()
         self._handles.clear()
         self.forget()
+        self._callers.clear()
         self._rows.clear()
         self._session = None
 
@@ -84,7 +87,7 @@ class DenoiserHooks:
         """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor, and nothing in
         a cache is of it."""
         self._leave_skips()
-        self._state.clear()
+        self._callers.forget()
         self._last.clear()
         self._caches.forget()
 
@@ -94,7 +97,7 @@ class DenoiserHooks:
 
     def check_stepped(self) -> None:
         """Raises GuardError where latents were moved at the end of a pipeline call and no step was made from them."""
-        if self._state.pending():
+        if self._callers.state.pending():
             raise GuardError("a guard moved the latents, and the pipeline's scheduler never stepped from them")
 
     @property
@@ -130,8 +133,23 @@ class DenoiserHooks:
 
     @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if running.get() not in (None, self._session):
+        by, session = running.get(), self._session
+        if session is None or by not in (None, session):
             return None
+        if self._callers.visits(by) and self._callers.admit(session, module):
+            self._last.clear()
+        try:
+            return self._guarded(module, args, kwargs)
+        except BaseException:
+            self._callers.leave()
+            raise
+
+    @torch.compiler.disable
+    def _ended(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A call ended, or raised."""
+        self._callers.leave()
+
+    def _guarded(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inside = self.session.guidance_scale is not None
         rows = len(self._argument(self._family.sample, args, kwargs))
         self._hidden = self._perturbed.count(rows) if inside else 0
@@ -159,12 +177,12 @@ class DenoiserHooks:
         path = self._family.pooled
         holder = self._argument(path[0], args, kwargs) if path else None
         pooled = (holder or {}).get(path[1]) if len(path) == 2 else holder
-        given = [(t, _version(t)) for t in (embeds, pooled)]
-        new = not self._last or any(a is not b or v != w for (a, v), (b, w) in zip(given, self._last))
+        given = embeds, pooled
+        new = not self._last or not all(held.still(tensor) for held, tensor in zip(self._last, given))
         embeds, pooled = self._seen(embeds), self._seen(pooled)
         if new:
             self._read(embeds, pooled, bool(self._skipped(args, kwargs)))
-            self._last = given
+            self._last = [Held.of(tensor) for tensor in given]
 
         time, sample = self._seen(self._time(args, kwargs)), self._argument(self._family.sample, args, kwargs)
         latents = self._seen(latents_of(self._model, sample))
@@ -191,9 +209,9 @@ class DenoiserHooks:
             again = [self._further(changes, len(latents)) for changes in safe.skip_changes if self._hidden]
             self._skip_handles = change(module, [*safe.skip_changes, *again])
         by = None
-        if safe.moves is not None or self._state.pending():
+        if safe.moves is not None or self._callers.state.pending():
             now, images = float(torch.as_tensor(time).max()), self._images(safe, latents)
-            by = self._state.move(self._scheduler(), now, latents, safe.moves, images)
+            by = self._callers.state.move(self._scheduler(), now, latents, safe.moves, images)
         if safe.embeds is embeds and safe.pooled is pooled and by is None:
             return None
         if safe.pooled is not pooled and safe.pooled is not None:
@@ -256,6 +274,11 @@ class DenoiserHooks:
         away = [False] * len(embeds) if towards else self._away(len(embeds))
         beside = [None] * len(embeds) if pooled is None else pooled
         found = [self._memory.recall(row, bool(a), p) for row, a, p in zip(embeds, away, beside)]
+        if running.get() is None and self.session.has("encode_prompt") and None in found:
+            raise Refused(
+                f"policy '{self.session.policy.name}' reads prompts, and this call of the {self._family.denoiser} has "
+                "an embedding that no guard has read: call the pipeline that the policy is attached to, or encode by it"
+            )
         if self._family.readable is not None and any(f is None or f.ids is None for f in found):
             raise Refused(
                 f"an embedding whose text the policy has not seen: what {self._name} adds to it by its other encoders "
@@ -327,8 +350,3 @@ class DenoiserHooks:
                 return True, False
             cached = cached or self._caches.holds(part)
         return False, cached
-
-
-def _version(tensor: Tensor | None) -> int | None:
-    """The same tensor may be written to."""
-    return None if tensor is None or tensor.is_inference() else tensor._version

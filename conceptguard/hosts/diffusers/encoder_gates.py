@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...generation.conditioning import Encoded
 from ...runtime.banks import running
+from ...runtime.turns import Turn
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
@@ -26,6 +27,8 @@ class _Host(Protocol):
 
     def components(self) -> dict[str, nn.Module]: ...
 
+    def turn(self) -> Turn: ...
+
 
 class EncoderGates:
     """Gates for terms beside a text encoder's layers, from what the encoder itself says without them."""
@@ -35,9 +38,12 @@ class EncoderGates:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Encode once with the terms closed, open them by the result."""
-        session = self._host.session
-        if self._busy or running.get() not in (None, session):
+        session, turn = self._host.session, self._host.turn()
+        by = running.get()
+        if by not in (None, session) or (self._busy and turn.mine):
             return
+        if by is None or not turn.mine:
+            turn.begin(self)
         self._busy = True
         try:
             session.banks.traced = self._host.compiled()
@@ -53,9 +59,14 @@ class EncoderGates:
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         """Close again: the next text has gates of its own."""
         session = self._host.session
-        if not self._busy:
+        if not self._busy and running.get() in (None, session):
             session.banks.verify(self._name)
             session.banks.set(self._name, None)
+
+    def ended(self, module: nn.Module, args: Any, output: Any) -> None:
+        """A call ended, or raised."""
+        if not self._busy:
+            self._host.turn().end(self)
 
     def _tokenizer(self) -> Any:
         return getattr(self._host.pipe, self._name.replace("text_encoder", "tokenizer"))

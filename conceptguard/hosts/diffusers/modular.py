@@ -117,11 +117,11 @@ class ModularHost(PipelineHost):
         call = _Call(partial(original, state, None, **kwargs), {**(state.values if state else {}), **kwargs})
 
         def draw() -> Any:
-            self._running = call
+            outer, self._running = self._running, call
             try:
                 return call.draw()
             finally:
-                self._running = None
+                self._running = outer
 
         def finish(result: Any) -> Any:
             if self.session.has("encode_prompt") and not self._memory.encoded:

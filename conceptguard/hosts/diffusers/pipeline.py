@@ -23,6 +23,7 @@ from ...runtime.banks import running
 from ...runtime.encodings import EncodingCache, encoding_cache_of
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
+from ...runtime.turns import Turn, turn_of
 from ..denoising.families import Family
 from ..denoising.noise_levels import NoiseLevels
 from ..denoising.text_encoders import TextEncoder, as_one, is_clip, text_encoders
@@ -31,6 +32,7 @@ from .denoiser import Denoiser
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
 from .perturbed import Perturbed
+from .step_proof import proved
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
@@ -43,10 +45,8 @@ class PipelineHost(Host):
     """Host adapter for one pipeline. Subclass, tell the family and the pipeline's own ``encode_prompt``."""
 
     def __init__(self, pipe: Any, family: Family, encode_prompt: Callable[..., Any]):
-        if (other := getattr(pipe, "_conceptguard", None)) is not None:
-            raise SessionError(
-                f"this pipeline is already guarded by policy '{other.session.policy.name}': detach that session first"
-            )
+        if getattr(pipe, "_conceptguard", None) is not None:
+            raise SessionError("this pipeline is already guarded: detach that session first")
         super().__init__(pipe)
         self.pipe = pipe
         self.family = family
@@ -59,6 +59,7 @@ class PipelineHost(Host):
         self._handles: list[Any] = []
         self._memory = prompts.Memory()
         self._perturbed = Perturbed(pipe, self.model)
+        self._proofs: list[Any] = []
         self._denoiser_hooks = DenoiserHooks(
             self.model, family, self._memory, self.name, self._away, lambda: pipe.scheduler, self._perturbed
         )
@@ -173,6 +174,15 @@ class PipelineHost(Host):
 
     # Routing.
 
+    @classmethod
+    def sole(cls, target: Any) -> Any:
+        """The pipeline."""
+        return target
+
+    def turn(self) -> Turn:
+        """That of the denoiser, which other pipelines may share."""
+        return turn_of(self.model)
+
     def attach(self, session: DrawingSession) -> None:
         """Turn the pipeline into its guarded subclass and hook the denoiser and, where terms need it, the encoders."""
         self._denoiser_hooks.check()
@@ -193,6 +203,7 @@ class PipelineHost(Host):
                 encoder = self.components()[name]
                 self._handles += [encoder.register_forward_pre_hook(hook.before, with_kwargs=True)]
                 self._handles += [encoder.register_forward_hook(hook.after)]
+                self._handles += [encoder.register_forward_hook(hook.ended, always_call=True)]
 
     def detach(self) -> None:
         """Give the pipeline its own class back and remove every hook."""
@@ -238,7 +249,7 @@ class PipelineHost(Host):
 
         def generation() -> Any:
             result = self.anew(draw)
-            if not self.session.receipt.steps:
+            if not self.session.steps:
                 raise GuardError(
                     "the denoiser ran past the guards, compiled before they were there: attach, then compile"
                 )
@@ -251,17 +262,22 @@ class PipelineHost(Host):
         self._denoiser_hooks.forget()
         self._denoiser_hooks.check()
         self._memory.begin()
-        try:
-            with self._perturbed.restored():
-                result = draw()
-            self._denoiser_hooks.check_stepped()
-            return result
-        finally:
-            self._denoiser_hooks.forget()
+        with proved(getattr(self.pipe, "scheduler", None), self.session, self._proofs):
+            try:
+                with self._perturbed.restored():
+                    result = draw()
+                self._denoiser_hooks.check_stepped()
+                return result
+            finally:
+                self._denoiser_hooks.forget()
 
     @torch.no_grad()
     def encode_prompt(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         """A guarded ``encode_prompt(...)``: guards see every condition, and what it returns is remembered."""
+        with self.turn():
+            return self._encoded(original, *args, **kwargs)
+
+    def _encoded(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
         out = original(*args, **kwargs)

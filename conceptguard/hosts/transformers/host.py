@@ -45,6 +45,12 @@ class TransformersHost(Host):
         modules = {base.__module__.split(".", 1)[0] for base in type(one).__mro__}
         return "transformers" in modules and "diffusers" not in modules
 
+    @classmethod
+    def sole(cls, target: Any) -> Any:
+        """The model."""
+        model = target[0] if isinstance(target, tuple) else getattr(target, "model", None)
+        return getattr(model, "_orig_mod", model)
+
     def __init__(self, target: Any):
         super().__init__(target)
         self.model: Any
