@@ -128,6 +128,7 @@ class DrawingSession(Protocol):
     policy: Policy
     banks: Banks
     host: Any
+    attached: bool
 
     @property
     def receipt(self) -> Receipt:

@@ -1,4 +1,4 @@
-"""Who calls a denoiser that is under a policy: the session's own generation, or somebody else, whose turn it then is."""
+"""Who calls a denoiser that is under a policy: the session's own generation, or somebody else in a turn of its own."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Callers:
         """A call of a caller's own loop, or of another pipeline on this denoiser. Waits for its turn; gives whether the
         call before was somebody else's.
 
-        Guards act on it that act at the denoiser. Raises GuardError where one acts elsewhere, and SessionError where the
-        policy was detached meanwhile.
+        Guards act on it that act at the denoiser. Raises GuardError where one acts elsewhere, and SessionError where
+        the policy was detached meanwhile.
         """
         policy = session.policy.name
         if module is not self._model:

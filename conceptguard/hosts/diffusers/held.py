@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 class Held(NamedTuple):
-    """What came last, the count of writes to it, and a copy: tensors of inference mode have no count, and writes through
-    ``.data`` or numpy are not counted."""
+    """What came last, the count of writes to it, and a copy: tensors of inference mode have no count, and writes
+    through ``.data`` or numpy are not counted."""
 
     tensor: Tensor | None
     version: int | None
