@@ -177,7 +177,8 @@ class ModularHost(PipelineHost):
         guider = getattr(self.pipe, "guider", None)
         if guider is None or self.session.guidance_scale is None:
             return [None] * rows
-        towards = getattr(guider, "is_conditional", None)
+        # LTX-2's calls each of its branches conditional.
+        towards = None if type(guider).__name__ == "LTX2Guidance" else getattr(guider, "is_conditional", None)
         return [None if towards is None else not towards] * rows
 
 
