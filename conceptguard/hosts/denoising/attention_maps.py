@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from ...errors import GuardError
 
@@ -33,15 +34,26 @@ def attend(
 
     call: runs the denoiser on latents; loss: maps -> [rows], which must depend on them
     The maps are means over heads and over those layers whose number of positions is nearest to ``POSITIONS``: the
-    paper's 16 x 16 at the size that Stable Diffusion 1.x was trained at. Raises GuardError where layers do not run.
+    paper's 16 x 16 at the size that Stable Diffusion 1.x was trained at. Raises GuardError where layers do
+    not run, or without gradients.
     """
     # A pipeline runs without gradients; a caller's inference mode must be left, too, with a copy that is not of it.
-    with torch.inference_mode(False), torch.enable_grad(), _recorded(denoiser) as seen:
+    with torch.inference_mode(False), torch.enable_grad(), _kept(), _recorded(denoiser) as seen:
         leaf = latents.detach().clone().requires_grad_()
         call(leaf)
         maps = _mean_maps(denoiser, seen)
+        if not maps.requires_grad:
+            raise GuardError(
+                "the model's attention has no gradient: its layers compute past autograd (with quantised "
+                "activations, for one); quantise the weights alone, or take this guard out of the policy"
+            )
         (gradient,) = torch.autograd.grad(loss(maps).sum() * _SCALE, leaf)
     return maps.detach(), gradient.float() / _SCALE
+
+
+def _kept() -> saved_tensors_hooks:
+    """Gradients of the weights as they were in the forward pass: offloaded or cast ones are other data by then."""
+    return saved_tensors_hooks(Tensor.detach, lambda tensor: tensor)
 
 
 @contextmanager
