@@ -134,6 +134,9 @@ class DrawingSession(Protocol):
     def receipt(self) -> Receipt:
         """Of the last generation of this thread or task."""
 
+    def pushed(self) -> list[int]:
+        """Rows on which a guard acts in the denoiser itself, and not by what it is given."""
+
     @property
     def steps(self) -> int:
         """How many calls of the denoiser the guards of the running generation have seen."""

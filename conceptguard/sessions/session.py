@@ -15,6 +15,7 @@ from ..generation.denoising import Conditions, Drawn, Moment, Step
 from ..generation.images import Images
 from ..hookspecs import GENERATION, TEXT
 from ..host import Host
+from ..plugins import hooks
 from ..policy import Policy
 from ..receipt import Act, Receipt, Row
 from ..runtime.banks import Banks, running
@@ -150,6 +151,15 @@ class Session(BaseSession):
     def methods_with_terms(self) -> list[Method]:
         """The guards that have a gate, in the order of a gate bank's columns."""
         return [self.methods[i] for i, _ in self._terms]
+
+    def pushed(self) -> list[int]:
+        """Rows on which a guard acts in the denoiser itself, by terms or predictions, and not by what that is given."""
+        acting = [
+            self.methods[i].act
+            for i, terms in self._terms
+            if terms.factors or hooks(type(self.methods[i])) & {"condition", "predict_noise"} == {"predict_noise"}
+        ]
+        return sorted({row for act in acting for row, gate in enumerate(act.gates) if gate})
 
     @property
     def steps(self) -> int:

@@ -18,12 +18,14 @@ from ...generation.conditioning import Branch, Encoded
 from ...generation.denoising import Conditions, Drawn, Moment, SkipChange, Skips
 from ...runtime.banks import running
 from ..denoising.attention_maps import cross_attentions
+from .beside import Networks, given_by_networks
 from .caches import Caches
 from .callers import Callers
 from .denoiser_call import DenoiserCall, latents_of, with_latents
 from .held import Held
 from .perturbed import Perturbed, alike, twice
 from .skip_connections import change, recorded
+from .unread import strangers, told_of
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
@@ -39,6 +41,7 @@ class DenoiserHooks:
     where nobody knows
     scheduler: gives the scheduler that steps from what the denoiser predicts
     perturbed: the pipeline's perturbed attention, whose rows guards do not see
+    networks: what reads the prompt beside the denoiser
     """
 
     def __init__(
@@ -50,11 +53,13 @@ class DenoiserHooks:
         away: Callable[[int], list[bool | None]],
         scheduler: Callable[[], Any],
         perturbed: Perturbed,
+        networks: Networks,
     ):
         self._model, self._family, self._memory, self._name, self._away = model, family, memory, name, away
         plain: Any = getattr(model, "_orig_mod", model)
         self._arguments = list(inspect.signature(type(plain).forward).parameters)
         self._scheduler, self._callers, self._caches = scheduler, Callers(model), Caches(model)
+        self._networks = networks
         self._perturbed, self._hidden = perturbed, 0  # how many rows of a call guards do not see
         self.attends = family.denoiser == "unet" and bool(cross_attentions(model))
         self._session: DrawingSession | None = None
@@ -67,6 +72,7 @@ class DenoiserHooks:
         """Whoever calls the denoiser from now on comes through here."""
         self.forget()
         self._session = session
+        self._networks.open(session)
         self._handles = [
             self._model.register_forward_pre_hook(self._before, with_kwargs=True),
             self._model.register_forward_hook(self._after, with_kwargs=True),
@@ -79,6 +85,7 @@ class DenoiserHooks:
             handle.remove()
         self._handles.clear()
         self.forget()
+        self._networks.close()
         self._callers.clear()
         self._rows.clear()
         self._session = None
@@ -94,6 +101,10 @@ class DenoiserHooks:
     def check(self) -> None:
         """Raises SessionError for a denoiser whose rows some cache leaves out."""
         self._caches.check()
+
+    def check_networks(self) -> None:
+        """Raises GuardError where others are beside the denoiser than when the policy was attached."""
+        self._networks.check()
 
     def check_stepped(self) -> None:
         """Raises GuardError where latents were moved at the end of a pipeline call and no step was made from them."""
@@ -154,6 +165,12 @@ class DenoiserHooks:
         rows = len(self._argument(self._family.sample, args, kwargs))
         self._hidden = self._perturbed.count(rows) if inside else 0
         changed = self._conditioned(module, args, kwargs)
+        now_args, now_kwargs = changed or (args, kwargs)
+        calls = self._networks.taken()
+        if calls or given_by_networks(now_kwargs):
+            conditions = self._condition(args, kwargs), self._condition(now_args, now_kwargs)
+            beside = self._networks.guarded(calls, now_kwargs, rows, self._hidden, *conditions, self._rows)
+            changed = changed if beside is None else (now_args, beside)
         if self._caches.any():
             gates = tuple(tuple(act.gates) for act in self.session.receipt.acts)
             self._caches.under(tuple(branch for _, branch in self._rows), (gates, changed is not None))
@@ -171,17 +188,23 @@ class DenoiserHooks:
                 "TaylorSeer, pyramid attention broadcast), or none (disable_cache())"
             )
 
-    def _conditioned(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """(args, kwargs) as guards have them, None where they are the caller's."""
-        embeds = self._argument("encoder_hidden_states", args, kwargs)
+    def _condition(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Embeddings [rows, tokens, width] and, where the denoiser takes them, pooled ones."""
         path = self._family.pooled
         holder = self._argument(path[0], args, kwargs) if path else None
         pooled = (holder or {}).get(path[1]) if len(path) == 2 else holder
-        given = embeds, pooled
+        return self._argument("encoder_hidden_states", args, kwargs), pooled
+
+    def _conditioned(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """(args, kwargs) as guards have them, None where they are the caller's."""
+        path = self._family.pooled
+        holder = self._argument(path[0], args, kwargs) if path else None
+        embeds, pooled = given = self._condition(args, kwargs)
         new = not self._last or not all(held.still(tensor) for held, tensor in zip(self._last, given))
         embeds, pooled = self._seen(embeds), self._seen(pooled)
         if new:
             self._read(embeds, pooled, bool(self._skipped(args, kwargs)))
+            told_of(self.session, strangers(kwargs))
             self._last = [Held.of(tensor) for tensor in given]
 
         time, sample = self._seen(self._time(args, kwargs)), self._argument(self._family.sample, args, kwargs)

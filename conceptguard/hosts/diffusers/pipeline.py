@@ -28,6 +28,7 @@ from ..denoising.families import Family
 from ..denoising.noise_levels import NoiseLevels
 from ..denoising.text_encoders import TextEncoder, as_one, is_clip, text_encoders
 from . import prompts
+from .beside import Networks
 from .denoiser import Denoiser
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
@@ -61,7 +62,14 @@ class PipelineHost(Host):
         self._perturbed = Perturbed(pipe, self.model)
         self._proofs: list[Any] = []
         self._denoiser_hooks = DenoiserHooks(
-            self.model, family, self._memory, self.name, self._away, lambda: pipe.scheduler, self._perturbed
+            self.model,
+            family,
+            self._memory,
+            self.name,
+            self._away,
+            lambda: pipe.scheduler,
+            self._perturbed,
+            Networks(pipe, self.model, family),
         )
         self._encode_prompt = encode_prompt
         takes = inspect.signature(encode_prompt).parameters
@@ -246,6 +254,7 @@ class PipelineHost(Host):
         for name, part in self._parts.items():
             if getattr(self.pipe, name) is not part:
                 raise GuardError(f"pipe.{name} was replaced after attaching: detach, then attach again")
+        self._denoiser_hooks.check_networks()
 
         def generation() -> Any:
             result = self.anew(draw)
