@@ -9,15 +9,25 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():  # ComfyUI's name for it
-    """The pack's extension; where conceptguard is not installed, one that says so and nothing else."""
+    """The pack's extension; where conceptguard is not installed, one that says so and nothing else.
+
+    ComfyUI goes on without a pack that raises. Under an operator's policy it must not: the process ends.
+    """
+    enforced = "CONCEPTGUARD_ENFORCE"
     try:
-        import conceptguard  # noqa: F401
-    except ImportError as error:
-        if os.environ.get("CONCEPTGUARD_ENFORCE"):
-            raise SystemExit(f"CONCEPTGUARD_ENFORCE is set, and conceptguard is not installed: {error}") from error
-        from .missing import Missing
+        try:
+            import conceptguard  # noqa: F401
+        except ImportError as error:
+            if os.environ.get(enforced):
+                raise
+            from .missing import Missing
 
-        return Missing(error)
-    from .extension import ConceptGuard
+            return Missing(error)
+        from .extension import ConceptGuard, begin
 
-    return ConceptGuard()
+        begin()
+        return ConceptGuard()
+    except BaseException as error:
+        if not os.environ.get(enforced):
+            raise
+        raise SystemExit(f"ConceptGuard: the policy in {enforced} is not in force: {error!r}") from error

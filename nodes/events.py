@@ -39,11 +39,6 @@ def receipts(prompt: str | None) -> list[Receipt]:
     return list(_receipts.get(prompt or "", ()))
 
 
-def forget(prompt: str) -> list[Receipt]:
-    """The same, kept no longer."""
-    return _receipts.pop(prompt, [])
-
-
 def texts() -> list[str]:
     """Every text in the graph that runs: what may have been encoded for it."""
     inputs = [value for node in _graph().values() for value in node.get("inputs", {}).values()]

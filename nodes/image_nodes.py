@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -21,11 +22,26 @@ from .policy_node import ACTIONS, KEEP, POLICY
 HOLD = "hold back"
 
 
-def check(image: Tensor, policy: Policy, action: str, node: str) -> tuple[Tensor | None, bool, float, str]:
-    """Images [n, h, w, 3] after a policy's look: (images, whether any was flagged, the highest score, a report).
+@dataclass(frozen=True)
+class Look:
+    """What a policy found in images, and what it made of them.
 
-    action: one of ACTIONS in place of the policy's, KEEP, or HOLD, which gives None for flagged images instead of an
-    error. Raises Refused for ``reject``, PolicyError where no guard looks at images.
+    pixels: [n, h, w, 3] after the action, None where they are held; flagged: which; score: the highest; refusal: what
+    ``reject`` raises
+    """
+
+    pixels: Tensor | None
+    flagged: list[int]
+    score: float
+    report: str
+    receipt: Receipt
+    refusal: Refused | None
+
+
+def look(image: Tensor, policy: Policy, action: str, node: str) -> Look:
+    """A policy's look at images [n, h, w, 3], which the page and the prompt's receipts are told of.
+
+    action: one of ACTIONS in place of the policy's, KEEP, or HOLD. Raises PolicyError where no guard looks at images.
     """
     looking = acting(policy, "check_image")
     if not looking.guards:
@@ -52,9 +68,7 @@ def check(image: Tensor, policy: Policy, action: str, node: str) -> tuple[Tensor
         ],
     })  # fmt: skip
     events.keep_look(receipt)
-    if refusal is not None:
-        raise refusal
-    return (None if held else pixels.movedim(1, -1)), bool(flagged), score, report
+    return Look(None if held else pixels.movedim(1, -1), flagged, score, report, receipt, refusal)
 
 
 def _report(receipt: Receipt, count: int, action: str) -> str:
@@ -90,12 +104,15 @@ class ConceptGuardCheckImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, policy: Policy, action: str) -> io.NodeOutput:
-        pixels, flagged, score, report = check(image, policy, action, cls.hidden.unique_id)
+        seen = look(image, policy, action, cls.hidden.unique_id)
+        if seen.refusal is not None:
+            raise seen.refusal
+        pixels = seen.pixels
         if pixels is None:
             from comfy_execution.graph_utils import ExecutionBlocker
 
-            return io.NodeOutput(ExecutionBlocker(None), flagged, score, report, ui=ui.PreviewText(report))
-        return io.NodeOutput(pixels, flagged, score, report, ui=ui.PreviewText(report))
+            pixels = ExecutionBlocker(None)
+        return io.NodeOutput(pixels, bool(seen.flagged), seen.score, seen.report, ui=ui.PreviewText(seen.report))
 
 
 class ConceptGuardReceipt(io.ComfyNode):

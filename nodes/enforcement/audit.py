@@ -1,96 +1,126 @@
-"""One line of JSON for every prompt of a guarded server, when it ended or was refused.
+"""One line of JSON for every prompt of a guarded server, when it ended, was refused or was taken from the queue.
 
-{time, prompt_id, client, policy, status, reason, seconds, samplings, opened: [{guard, gate, steps, text}], flagged:
-[{guard, label, score, action}]}; status: success, error, refused, cancelled.
+{id, time, prompt_id, client, policy, status, reason, seconds, samplings, opened: [{guard, gate, steps, text, cached}],
+flagged: [{guard, label, score, action, cached}]}; status: success, error, refused, cancelled. ``id`` is made here, one
+for each line: a client chooses ``prompt_id`` and may use it again. ``cached`` tells that it was drawn or looked at for
+an earlier prompt and is shown again. A line that cannot be written ends the server: nothing goes unrecorded.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
+import os
 import time
+import uuid
+from collections.abc import Iterable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
-from server import PromptServer
+import execution
 
 from conceptguard.receipt import Receipt
 
-from .. import events
+from .trail import Held, Run, run
 
-PAUSE = 0.2
-GRACE = 5.0  # seconds until a prompt that is neither queued nor over counts as never accepted
+GONE = "conceptguard cancelled"  # in an item of the queue: it has its line
 
 
 class Audit:
-    """Follows prompts and appends to a file. Raises OSError at once where it cannot be written."""
+    """Appends to a file. Raises OSError at once where it cannot be written."""
 
     def __init__(self, path: Path, policy: str):
         self._path, self._policy = path, policy
-        self._pending: dict[str, tuple[float, str]] = {}
-        self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8"):
             pass
-        threading.Thread(target=self._watch, name="conceptguard audit", daemon=True).start()
 
-    def accepted(self, prompt: str, client: str) -> None:
-        """A prompt was rewritten and handed on; its line follows when it is over."""
-        with self._lock:
-            self._pending[prompt] = time.time(), client
-
-    def refused(self, prompt: str, client: str, reason: str) -> None:
-        """A prompt that will not run."""
-        self._write(prompt, client, "refused", reason, 0.0, [])
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(PAUSE)
-            with self._lock:
-                pending = dict(self._pending)
-            for prompt, (begin, client) in pending.items():
-                try:
-                    over = self._over(prompt, begin)
-                    if over is not None:
-                        self._write(prompt, client, *over, time.time() - begin, events.forget(prompt))
-                        with self._lock:
-                            del self._pending[prompt]
-                except Exception:
-                    logging.exception("ConceptGuard: the audit line of prompt %s could not be written", prompt)
-
-    def _over(self, prompt: str, begin: float) -> tuple[str, str] | None:
-        """(status, reason) of a prompt that is over; None while it is not."""
-        queue = PromptServer.instance.prompt_queue
-        running, queued = queue.get_current_queue_volatile()
-        if any(item[1] == prompt for item in (*running, *queued)):
-            return None
-        status = (queue.get_history(prompt_id=prompt).get(prompt) or {}).get("status")
-        if status is None:
-            return ("cancelled", "not in the queue any more") if time.time() - begin > GRACE else None
-        told = [data for kind, data in status["messages"] if kind in ("execution_error", "execution_interrupted")]
-        reason = told[0].get("exception_message", "interrupted") if told else ""
-        return str(status["status_str"]), str(reason).strip()
-
-    def _write(
-        self, prompt: str, client: str, status: str, reason: str, seconds: float, receipts: list[Receipt]
+    def write(
+        self, prompt: Any, client: Any, status: str, reason: str, seconds: float = 0.0, of: Run | None = None
     ) -> None:
-        opened = [
-            {"guard": act.guard, "gate": round(gate, 4), "steps": len(act.steps), "text": row.text}
-            for receipt in receipts
-            for act in receipt.opened
-            for row, gate in zip(receipt.rows, act.gates)
-            if gate
-        ]
-        flagged = [
-            {"guard": v.guard, "label": v.label, "score": round(v.score, 4), "action": receipt.action}
-            for receipt in receipts
-            for v in receipt.verdicts
-            if v.flagged
-        ]
+        """of: what ran, if anything did"""
+        receipts = _receipts(of or Run())
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "prompt_id": prompt, "client": client, "policy": self._policy,
-            "status": status, "reason": reason, "seconds": round(seconds, 2),
-            "samplings": sum(receipt.steps > 0 for receipt in receipts), "opened": opened, "flagged": flagged,
+            "id": uuid.uuid4().hex, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "prompt_id": str(prompt),
+            "client": str(client or ""), "policy": self._policy, "status": status, "reason": reason,
+            "seconds": round(seconds, 2), "samplings": sum(r.steps > 0 and not cached for r, cached in receipts),
+            "opened": list(_opened(receipts)), "flagged": list(_flagged(receipts)),
         }  # fmt: skip
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            logging.critical("ConceptGuard: %s cannot be written (%s): the server ends", self._path, error.strerror)
+            os._exit(1)
+
+
+def _receipts(of: Run) -> list[tuple[Receipt, bool]]:
+    """Each once, in the order in which things were drawn and looked at, and whether that was for an earlier prompt."""
+    births = of.born | of.shown
+    found = {
+        id(birth.receipt): (birth.receipt, birth not in of.born) for birth in sorted(births, key=lambda b: b.number)
+    }
+    return list(found.values())
+
+
+def _opened(receipts: Iterable[tuple[Receipt, bool]]) -> Iterable[dict[str, Any]]:
+    for receipt, cached in receipts:
+        for act in receipt.opened:
+            for row, gate in zip(receipt.rows, act.gates):
+                if gate:
+                    yield {"guard": act.guard, "gate": round(gate, 4), "steps": len(act.steps), "text": row.text,
+                           "cached": cached}  # fmt: skip
+
+
+def _flagged(receipts: Iterable[tuple[Receipt, bool]]) -> Iterable[dict[str, Any]]:
+    for receipt, cached in receipts:
+        for v in receipt.verdicts:
+            if v.flagged:
+                yield {"guard": v.guard, "label": v.label, "score": round(v.score, 4), "action": receipt.action,
+                       "cached": cached}  # fmt: skip
+
+
+def keep(audit: Audit) -> None:
+    """From now on, for every prompt that runs and for every one that is taken from the queue before it could."""
+    execute = execution.PromptExecutor.execute
+    queue = execution.PromptQueue
+
+    @wraps(execute)
+    def recorded(self: Any, prompt: Any, prompt_id: Any, extra_data: Any = None, execute_outputs: Any = ()) -> None:
+        of, begin, client = Run(), time.monotonic(), (extra_data or {}).get("client_id")
+        token = run.set(of)
+        status, reason = "error", "ended while it ran"
+        try:
+            execute(self, prompt, prompt_id, extra_data or {}, execute_outputs)
+            status, reason = _ended(self.status_messages)
+        finally:
+            run.reset(token)
+            audit.write(prompt_id, client, status, reason, time.monotonic() - begin, of)
+
+    def noting(method: Any) -> Any:
+        @wraps(method)
+        def taken_away(self: Any, *arguments: Any) -> Any:
+            with self.mutex:
+                before, self.queue = self.queue, list(self.queue)
+                answer = method(self, *arguments)
+                for item in before:
+                    if not any(item is left for left in self.queue) and GONE not in item[3]:
+                        item[3][GONE] = True
+                        audit.write(item[1], item[3].get("client_id"), "cancelled", "taken from the queue")
+            return answer
+
+        return taken_away
+
+    execution.PromptExecutor.execute = recorded
+    queue.wipe_queue, queue.delete_queue_item = noting(queue.wipe_queue), noting(queue.delete_queue_item)
+
+
+def _ended(messages: Iterable[tuple[str, Any]]) -> tuple[str, str]:
+    for kind, data in messages:
+        if kind == "execution_error":
+            refused = data.get("exception_type", "").endswith("." + Held.__name__)
+            return "refused" if refused else "error", str(data.get("exception_message", "")).strip()
+        if kind == "execution_interrupted":
+            return "error", "interrupted"
+    return "success", ""
