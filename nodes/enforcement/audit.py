@@ -56,12 +56,9 @@ class Audit:
 
 
 def _receipts(of: Run) -> list[tuple[Receipt, bool]]:
-    """Each once, in the order in which things were drawn and looked at, and whether that was for an earlier prompt."""
-    births = of.born | of.shown
-    found = {
-        id(birth.receipt): (birth.receipt, birth not in of.born) for birth in sorted(births, key=lambda b: b.number)
-    }
-    return list(found.values())
+    """Each once, and whether it is of an earlier prompt, of which something is shown again."""
+    shown = {id(r): (r, True) for birth in of.shown for r in birth.receipts}
+    return list((shown | {id(r): (r, False) for r in of.receipts}).values())
 
 
 def _opened(receipts: Iterable[tuple[Receipt, bool]]) -> Iterable[dict[str, Any]]:

@@ -160,8 +160,8 @@ def _check_exit(visit: Visit, obj: Any, rules: Rules) -> None:
         return
     if not _known(visit.kind, obj, rules):
         raise Held(
-            f"node '{visit.kind}' would give out a picture in a way of its own: use ComfyUI's own nodes (an operator can "
-            "vouch for it in CONCEPTGUARD_TRUST)"
+            f"node '{visit.kind}' would give out a picture in a way of its own: use ComfyUI's own nodes (an operator "
+            "can vouch for it in CONCEPTGUARD_TRUST)"
         )
     if not all(birth.leaves for birth in visit.births):
         raise Held(

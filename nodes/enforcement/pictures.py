@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from conceptguard.policy import Policy
+from conceptguard.receipt import Receipt
 
 from ..image_nodes import look
 from ..policy_node import KEEP
@@ -39,10 +40,11 @@ def _looking(decode: Callable[..., Any], plain: Callable[..., Any], policy: Poli
         others = [birth for birth in sampled if birth not in same]
         for birth in others:  # turned, inverted, mixed or drawn over: they are looked at as they were, too
             if birth.closed is None:
-                birth.closed = see(visit, plain(vae, birth.latents), policy)[1]
-        picture, closed = see(visit, pixels, policy)
+                shown, closed = see(visit, plain(vae, birth.latents), policy)
+                birth.judge(closed, _look_at(shown))
+        picture, closed = _born(visit, pixels, policy)
         for birth in same:
-            birth.closed = closed or birth.closed
+            birth.judge(closed, _look_at(picture))
         if any(birth.closed for birth in others):
             picture = mark(torch.zeros_like(picture), _known(picture))
         visit.decoded.append(picture)
@@ -62,7 +64,6 @@ def see(visit: Visit, picture: Tensor, policy: Policy) -> tuple[Tensor, bool]:
     assert seen.pixels is not None
     if not seen.flagged or policy.on_violation == "flag":
         return mark(picture, birth), False
-    visit.bear(False, seen.receipt).closed = True  # what else this node makes of the flagged picture
     shown = seen.pixels if flat.shape[-1] >= 3 else seen.pixels[..., :1]
     if flat.shape[-1] == 4:
         shown = torch.cat((shown, torch.ones_like(shown[..., :1])), -1)
@@ -86,7 +87,15 @@ def look_at_outputs(visit: Visit, outputs: list[list[Any]], policy: Policy) -> N
             elif any(birth.closed for birth in visit.births):
                 values[i] = mark(torch.zeros_like(value), _known(visit.decoded[-1]))
             else:
-                values[i], _ = see(visit, value, policy)
+                values[i], _ = _born(visit, value, policy)
+
+
+def _born(visit: Visit, picture: Tensor, policy: Policy) -> tuple[Tensor, bool]:
+    """The same of a picture that this node itself has had: what else it makes of a flagged one may not leave."""
+    picture, closed = see(visit, picture, policy)
+    if closed:
+        visit.bear(False, _look_at(picture)).closed = True
+    return picture, closed
 
 
 def look_at_shown(visit: Visit, value: Any, policy: Policy) -> Any:
@@ -101,6 +110,10 @@ def look_at_shown(visit: Visit, value: Any, policy: Policy) -> Any:
 def _shows(value: Tensor, decoded: Tensor) -> bool:
     """Whether a picture is all of a decoded one, its frames one behind the other perhaps."""
     return value.numel() == decoded.numel() and value.data_ptr() == decoded.data_ptr() and value.is_contiguous()
+
+
+def _look_at(picture: Tensor) -> Receipt:
+    return _known(picture).receipts[0]
 
 
 def _known(picture: Tensor) -> Birth:

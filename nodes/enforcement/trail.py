@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -28,15 +27,19 @@ class Birth:
 
     leaves: whether what is made of it may leave: of a picture that was looked at, yes; of latents, or of what a flagged
     picture was before it was closed, never, for nobody can tell how much of the picture it shows
-    receipt: of the sampling, or of the look
+    receipts: of the sampling or the look, then of whatever it was made from; of latents, also of looks at them decoded
     latents: as a sampling gave them; closed: whether they were flagged when decoded, None before they were
     """
 
     leaves: bool
-    receipt: Receipt
+    receipts: list[Receipt]
     latents: Tensor | None = None
     closed: bool | None = None
-    number: int = field(default_factory=count().__next__)
+
+    def judge(self, closed: bool, look: Receipt) -> None:
+        """Latents were looked at; what was closed once stays so."""
+        self.closed = closed or bool(self.closed)
+        self.receipts.append(look)
 
     def gave(self, latents: Any) -> bool:
         """Whether these are its latents, unchanged."""
@@ -58,11 +61,14 @@ class Values(list):  # type: ignore[type-arg]
 
 @dataclass(eq=False)
 class Run:
-    """One prompt that runs. shown: births of whatever was shown of it, from the cache too."""
+    """One prompt that runs.
+
+    receipts: of what was sampled and looked at for it; shown: births of what it showed, from the cache too
+    """
 
     visits: dict[str, Visit] = field(default_factory=dict)
     shown: set[Birth] = field(default_factory=set)
-    born: set[Birth] = field(default_factory=set)
+    receipts: list[Receipt] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -85,9 +91,10 @@ class Visit:
 
     def bear(self, leaves: bool, receipt: Receipt, latents: Tensor | None = None) -> Birth:
         """Something was sampled or looked at within this node."""
-        birth = Birth(leaves, receipt, latents)
+        before = {id(r): r for birth in self.births for r in birth.receipts if r is not receipt}
+        birth = Birth(leaves, [receipt, *before.values()], latents)
         self.births.add(birth)
-        self.run.born.add(birth)
+        self.run.receipts.append(receipt)
         return birth
 
     def births_of(self, value: Any) -> Iterable[Birth]:

@@ -28,6 +28,7 @@ class Socket:
     """As much of a WebSocket client as is needed to listen: text messages, binary ones as ("binary", bytes)."""
 
     def __init__(self, port: int, path: str):
+        self.heard: list[str] = []  # types of the messages so far
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         key = base64.b64encode(os.urandom(16)).decode()
         self._socket.sendall(
@@ -55,8 +56,10 @@ class Socket:
             elif first & 128:
                 break
         if kind == 2:
+            self.heard.append("binary")
             return "binary", whole
         message = json.loads(whole)
+        self.heard.append(message["type"])
         return message["type"], message["data"]
 
     def close(self) -> None:

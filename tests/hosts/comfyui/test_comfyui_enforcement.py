@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,7 @@ on_violation: black
 guards:
   - {method: spm, artifact: emoji-sd/spm/cigarette}
   - {method: probe, artifact: emoji-sd/probe/red, threshold: 0.9}
+  - {method: probe, artifact: emoji-sd/probe/beer, threshold: 0.999}
 """
 
 
@@ -49,15 +53,20 @@ def client(house: Any) -> Iterator[Client]:
     found.socket.close()
 
 
-def audit(house: Any, prompt: str) -> dict[str, Any]:
-    """The line of a prompt, which is written soon after its end."""
+def lines(house: Any, prompt: str, count: int = 1) -> list[dict[str, Any]]:
+    """What is recorded of a prompt, which is soon after its end."""
     for _ in range(100):
-        lines = [json.loads(line) for line in (house[1] / "audit.jsonl").read_text().splitlines()]
-        if found := [line for line in lines if line["prompt_id"] == prompt]:
-            (line,) = found
-            return line
+        found = [json.loads(line) for line in (house[1] / "audit.jsonl").read_text().splitlines()]
+        if len(found := [line for line in found if line["prompt_id"] == prompt]) >= count:
+            return found
         time.sleep(0.1)
     raise AssertionError("no audit line")
+
+
+def audit(house: Any, prompt: str) -> dict[str, Any]:
+    """The one line of a prompt."""
+    (line,) = lines(house, prompt)
+    return line
 
 
 def refused(house: Any, client: Client, graph: dict[str, Any], says: str) -> None:
@@ -153,7 +162,7 @@ def test_a_node_that_decodes_and_saves(client: Client, house: Any) -> None:
 
 
 def test_a_client_that_puts_our_guards_in_itself(client: Client, house: Any) -> None:
-    """A guard with the wrong CLIP, or none at all behind it, is not taken for ours."""
+    """A node of a former version's enforcement is not taken for a guard."""
     graph = drawing(model=("mine", 0))
     graph["mine"] = node("ConceptGuardEnforcedModel", model=["demo", 0], clip=["demo", 1])
     run = client.run(graph)
@@ -181,15 +190,165 @@ def test_prompts_that_make_no_sense(client: Client) -> None:
     assert client.run(drawing(APPLE, seed=4)).ok
 
 
+def beer(**more: Any) -> dict[str, Any]:
+    """A drawing that the policy flags, and nodes that would show something of it."""
+    graph = drawing("a beer, noto style", steps=6)
+    del graph["image"]
+    return graph | more
+
+
+SAVED = {"filename_prefix": "test"}
+DISGUISES = {
+    "inverted": {"a": node("ImageInvert", image=["decode", 0]), "out": node("SaveImage", images=["a", 0], **SAVED)},
+    "blended": {
+        "plain": node("EmptyImage", width=128, height=128, batch_size=1, color=GREEN),
+        "a": node("ImageBlend", image1=["decode", 0], image2=["plain", 0], blend_factor=0.8, blend_mode="normal"),
+        "out": node("SaveImage", images=["a", 0], **SAVED),
+    },
+    "a channel": {
+        "a": node("ImageToMask", image=["decode", 0], channel="red"), "b": node("MaskToImage", mask=["a", 0]),
+        "out": node("PreviewImage", images=["b", 0]),
+    },
+    "a mask": {
+        "a": node("ImageToMask", image=["decode", 0], channel="green"), "out": node("MaskPreview", mask=["a", 0]),
+    },
+    "tiled": {
+        "a": node("VAEDecodeTiled", samples=["latent", 0], vae=["demo", 2], tile_size=64, overlap=16, temporal_size=64,
+                  temporal_overlap=8),
+        "b": node("ImageInvert", image=["a", 0]), "out": node("SaveImage", images=["b", 0], **SAVED),
+    },
+    "turned before it is decoded": {
+        "a": node("LatentRotate", samples=["latent", 0], rotation="180 degrees"),
+        "b": node("VAEDecode", samples=["a", 0], vae=["demo", 2]), "out": node("SaveImage", images=["b", 0], **SAVED),
+    },
+    "inverted before it is decoded": {
+        "a": node("LatentMultiply", samples=["latent", 0], multiplier=-1.0),
+        "b": node("VAEDecode", samples=["a", 0], vae=["demo", 2]), "out": node("SaveImage", images=["b", 0], **SAVED),
+    },
+    "drawn over": {
+        "a": node("KSampler", model=["demo", 0], positive=["away", 0], negative=["away", 0], latent_image=["turned", 0],
+                  seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=0.05),
+        "turned": node("LatentMultiply", samples=["latent", 0], multiplier=-1.0),
+        "b": node("VAEDecode", samples=["a", 0], vae=["demo", 2]), "out": node("SaveImage", images=["b", 0], **SAVED),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+def test_a_flagged_picture_is_closed_before_it_can_be_disguised(client: Client, house: Any, name: str) -> None:
+    """What leaves is black, or what black becomes, and the audit says why: also where all of it was in the cache."""
+    run = client.run(beer(**DISGUISES[name]))
+    assert run.ok, run.error
+    shown = pixels(client, run.images("out")[0])
+    assert len(np.unique(shown.reshape(-1, 3), axis=0)) == 1, f"something of the picture is left: {shown.std()}"
+    assert {flag["label"] for flag in audit(house, run.answer["prompt_id"])["flagged"]} == {"beer"}
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"out": node("PreviewAny", source=["latent", 0])},
+        {"out": node("SaveLatent", samples=["latent", 0], **SAVED)},
+        {
+            "a": node("LatentCrop", samples=["latent", 0], width=64, height=64, x=0, y=0),
+            "out": node("PreviewAny", source=["a", 0]),
+        },
+    ],
+    ids=["as text", "as a file", "a part, as text"],
+)  # fmt: skip
+def test_latents_never_leave(client: Client, house: Any, shown: Any) -> None:
+    refused(house, client, beer(**shown), "did not look at")
+
+
+def test_links_that_the_core_unwraps(client: Client, house: Any) -> None:
+    graph = beer(out=node("PreviewAny", source={"__value__": ["latent", 0]}))
+    answer = client.queue(graph, prompt_id="wrapped")
+    assert "write [node, output]" in json.dumps(answer)
+    assert audit(house, "wrapped")["status"] == "refused"
+
+
+def test_an_error_tells_nothing_of_what_it_was_given(client: Client, house: Any) -> None:
+    """ComfyUI prints a failing node's inputs into its message to the page."""
+    graph = beer(a=node("RogueFails", anything=["latent", 0]), out=node("PreviewAny", source=["a", 0]))
+    (told,) = client.run(graph).told("execution_error")
+    assert told["exception_message"].startswith("ValueError, in a node") and not told["current_inputs"]
+    assert "tensor" not in json.dumps(told)
+
+
+def test_messages_of_other_kinds_are_not_sent(client: Client, house: Any) -> None:
+    """A node tells in each way that there is: a picture, one with a progress bar, a text, an event of its own."""
+    client.socket.heard.clear()
+    run = client.run(beer(a=node("RogueTells", anything=["latent", 0]), out=node("PreviewAny", source="x")))
+    assert run.ok, run.error
+    heard = set(client.socket.heard)
+    assert "executed" in heard and not heard & {"binary", "rogue.tells"}, heard
+
+
+def test_the_log_is_the_operators(client: Client) -> None:
+    for path in ("/internal/logs", "/api/internal/logs/raw"):
+        assert "operator" in client.get(path)["error"]
+
+
+def test_a_node_of_somebody_elses_that_shows_a_picture(client: Client, house: Any) -> None:
+    refused(house, client, beer(out=node("RogueShows", images=["decode", 0])), "CONCEPTGUARD_TRUST")
+
+
+def test_a_flagged_picture_from_the_cache_is_flagged_again(client: Client, house: Any) -> None:
+    graph = beer(out=node("PreviewImage", images=["decode", 0]))
+    graph["latent"]["inputs"]["seed"] = 41
+    first, again = client.run(graph), client.run(graph)
+    one, other = (audit(house, run.answer["prompt_id"]) for run in (first, again))
+    assert [flag["cached"] for flag in one["flagged"]] == [False] and one["samplings"] == 1
+    assert [flag["cached"] for flag in other["flagged"]] == [True] and other["samplings"] == 0
+    assert one["flagged"][0]["score"] == other["flagged"][0]["score"] and one["id"] != other["id"]
+
+
+def test_an_id_that_a_client_uses_twice(client: Client, house: Any) -> None:
+    for seed in (21, 22):
+        client.queue(drawing(APPLE, seed=seed), prompt_id="twice")
+        client.wait("twice")
+    found = lines(house, "twice", 2)
+    assert len({line["id"] for line in found}) == 2 and [line["samplings"] for line in found] == [1, 1]
+
+
+def test_a_cleared_history_and_a_cleared_queue(client: Client, house: Any) -> None:
+    """What was drawn stays drawn in the audit, and what was taken from the queue is said to be."""
+    run = client.run(drawing(APPLE, seed=31))
+    client.post("/history", {"clear": True})
+    assert audit(house, run.answer["prompt_id"])["status"] == "success"
+    long = client.queue(drawing(APPLE, seed=32, steps=300))["prompt_id"]
+    waiting = [client.queue(drawing(APPLE, seed=33 + n))["prompt_id"] for n in range(3)]
+    client.post("/queue", {"delete": [waiting[0]]})
+    client.post("/queue", {"clear": True})
+    client.post("/interrupt", {})
+    client.wait(long)
+    assert [audit(house, prompt)["status"] for prompt in waiting] == ["cancelled"] * 3
+    assert audit(house, long)["reason"] == "interrupted"
+
+
+def test_a_pack_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
+    """Whatever is wrong with it: under a policy ComfyUI must not go on without the pack."""
+    for error in ("ImportError", "RuntimeError"):
+        (tmp_path / "conceptguard.py").write_text(f"raise {error}('broken')\n")
+        code = "import asyncio, conceptguard_nodes; asyncio.run(conceptguard_nodes.comfy_entrypoint())"
+        around = {**os.environ, "CONCEPTGUARD_ENFORCE": "house.yaml", "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=around, capture_output=True, text=True)
+        assert done.returncode == 1 and "is not in force" in done.stderr and error in done.stderr, done.stderr
+
+
 @pytest.mark.slow  # starts servers
 def test_a_policy_that_cannot_be_in_force_stops_the_server(house: Any, tmp_path: Path) -> None:
     install(tmp_path)
-    for rules, arguments, says in (
-        ("guards: [{method: spn}]", (), "did you mean 'spm'"),
-        (RULES, ("--preview-method", "latent2rgb"), "preview"),
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "pluggy.py").write_text("raise RuntimeError('broken')")
+    for rules, arguments, path, says in (
+        ("guards: [{method: spn}]", (), "", "did you mean 'spm'"),
+        (RULES, ("--preview-method", "latent2rgb"), "", "preview"),
+        (RULES, (), str(tmp_path / "broken"), "broken"),
     ):
         (tmp_path / "house.yaml").write_text(rules)
         variables = {
+            "PYTHONPATH": path,
             "CONCEPTGUARD_ENFORCE": str(tmp_path / "house.yaml"), "CONCEPTGUARD_HOME": str(house[1] / "registry"),
         }  # fmt: skip
         with pytest.raises(AssertionError, match=says), serving(tmp_path, *arguments, **variables):

@@ -4,6 +4,7 @@ import os
 
 import comfy.model_management
 import comfy.sample
+import comfy.utils
 import folder_paths
 import numpy as np
 import torch
@@ -89,6 +90,53 @@ class DecodesAndSaves:
         return {}
 
 
+class Fails:
+    """Fails on whatever it is given, and says what that was."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("STRING",), "run", "rogue"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"anything": ("*", {})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        return True
+
+    def run(self, anything):
+        raise ValueError(f"not {anything}")
+
+
+class Tells(Fails):
+    """Shows what it is given while it runs, in messages to the page."""
+
+    OUTPUT_NODE = False
+
+    def run(self, anything):
+        from server import BinaryEventTypes, PromptServer
+
+        server, picture = PromptServer.instance, Image.new("RGB", (8, 8), (200, 100, 50))
+        server.send_sync(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, ("JPEG", picture, None), server.client_id)
+        comfy.utils.ProgressBar(2).update_absolute(1, 2, ("JPEG", picture, None))
+        server.send_progress_text(str(anything), "a", server.client_id)
+        server.send_sync("rogue.tells", {"of": str(anything)}, server.client_id)
+        return ("told",)
+
+
+class Shows:
+    """Saves pictures, as a hundred packs do."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "run", "rogue", True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"images": ("IMAGE",)}}
+
+    def run(self, images):
+        return {"ui": {"text": [str(images)]}}
+
+
 NODE_CLASS_MAPPINGS = {
-    f"Rogue{cls.__name__}": cls for cls in (SamplesAlone, EncodesAlone, Bundle, BringsItsOwn, DecodesAndSaves)
+    f"Rogue{cls.__name__}": cls
+    for cls in (SamplesAlone, EncodesAlone, Bundle, BringsItsOwn, DecodesAndSaves, Fails, Tells, Shows)
 }
