@@ -13,11 +13,13 @@ from .guard_nodes import ConceptGuardEncoder, ConceptGuardExplain, ConceptGuardM
 from .image_nodes import ConceptGuardCheckImage, ConceptGuardReceipt
 from .policy_node import ConceptGuardPolicy
 
+ENFORCE = "CONCEPTGUARD_ENFORCE"
+
 
 def begin() -> None:
     """What starts with the server: the operator's policy, if there is one, then the routes. Raises where it cannot."""
     enforced = None
-    if os.environ.get("CONCEPTGUARD_ENFORCE"):
+    if os.environ.get(ENFORCE):
         from .enforcement import server
 
         enforced = server.start()
@@ -31,5 +33,5 @@ class ConceptGuard(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ConceptGuardPolicy, ConceptGuardModel, ConceptGuardEncoder, ConceptGuardCheckImage, ConceptGuardReceipt,
-            ConceptGuardExplain, ConceptGuardDemoModel, *FORMER,
+            ConceptGuardExplain, ConceptGuardDemoModel, *(FORMER if os.environ.get(ENFORCE) else ()),
         ]  # fmt: skip

@@ -93,7 +93,7 @@ MEANINGS = {
     "CONCEPTGUARD_OFFLINE": "set to anything, no index is asked for anew; what was fetched before works on",
     "CONCEPTGUARD_ENFORCE": "in ComfyUI: the policy that every prompt of the server is held to",
     "CONCEPTGUARD_AUDIT": "in ComfyUI: the file that gets a line for every prompt under enforcement",
-    "CONCEPTGUARD_TRUST": "in ComfyUI: classes of custom nodes that may be given latents and a VAE under enforcement",
+    "CONCEPTGUARD_TRUST": "in ComfyUI: custom nodes that may show pictures or decode latents under enforcement",
 }
 
 

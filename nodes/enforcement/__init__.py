@@ -1,6 +1,5 @@
 """An operator's policy on a whole server: ``CONCEPTGUARD_ENFORCE=policy.yaml``.
 
-Every prompt is rewritten before it is checked and queued, so that whatever samples does so under the policy and
-whatever is shown was looked at (``graph``). Behind that, every diffusion model of the process refuses to run outside of
-a session with the policy (``denoiser_lock``): what no rewriting could reach gives an error and no image.
+Read in this order: ``trail`` (what a value was made from), ``pictures`` (looks at what is born), ``executor`` (where
+all of it passes), ``models`` and ``denoiser_lock`` (no sampling without the policy), ``exits``, ``audit``, ``server``.
 """

@@ -1,4 +1,4 @@
-"""No wiring of the core's nodes gets a flagged picture out of an enforcing server: graphs are generated, not thought of."""
+"""No wiring of the core's nodes gets a flagged picture out of an enforcing server: graphs are made up, not chosen."""
 
 from __future__ import annotations
 
