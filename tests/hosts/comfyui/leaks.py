@@ -33,9 +33,11 @@ sys.path[0] = core_folder
 sys.path.append(str(Path(__file__).parent))
 del sys.modules["core"]
 
+import main  # noqa: E402 - the core's, and first: it reads the arguments
+
+# isort: split
 import av  # noqa: E402
 import execution  # noqa: E402
-import main  # noqa: E402 - the core's
 import torch  # noqa: E402
 from server import PromptServer  # noqa: E402
 

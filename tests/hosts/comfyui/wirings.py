@@ -38,6 +38,7 @@ class Wirings:
             self.gives[name] = [kind_of(each) for each in getattr(cls, "RETURN_TYPES", ()) or ()]
             if getattr(cls, "OUTPUT_NODE", False):
                 self.shows.append(name)
+        self._takers: dict[str, list[tuple[str, str]]] = {}
         self.supply: dict[str, Link] = {}
         for link in given:
             self.supply.setdefault(link[2], link)
@@ -82,11 +83,14 @@ class Wirings:
         return list(link[:2]) if link else ("x" if kind == "*" else None)
 
     def takers(self, kind: str) -> list[tuple[str, str]]:
-        """(node, input) for whatever takes a type."""
-        return [
-            (name, take) for name, takes in self.takes.items() for take, (wanted, _, _) in takes.items()
-            if wanted != "COMBO" and fits(kind, wanted)
-        ]  # fmt: skip
+        """(node, input) for whatever takes a type; of a node's numbers and texts only the first of each type."""
+        if kind not in self._takers:
+            self._takers[kind] = [
+                (name, take) for name, takes in self.takes.items() for take, (wanted, _, _) in takes.items()
+                if wanted != "COMBO" and fits(kind, wanted)
+                and (wanted not in PLAIN or take == next(key for key, each in takes.items() if each[0] == wanted))
+            ]  # fmt: skip
+        return self._takers[kind]
 
     def reached(self, open_links: list[Link]) -> dict[str, tuple[Graph, Link]]:
         """By type: the shortest way on which a value of it can be made of one of ``open_links``."""
