@@ -58,13 +58,9 @@ def write_json(fields: Mapping[str, Any], target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
-    from conceptguard.errors import ConceptGuardError
     from conceptguard.files.atomic import write_bytes
 
-    try:
-        write_bytes(Path(target), text.encode())
-    except OSError as cause:
-        raise ConceptGuardError(f"{target}: cannot be written ({cause.strerror}): give another `--json` file") from None
+    write_bytes(Path(target), text.encode())
 
 
 def print_table(rows: Rows, columns: Sequence[str] | None = None) -> None:

@@ -4,9 +4,12 @@ promised.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,29 +20,69 @@ from conceptguard.errors import ConceptGuardError, RegistryError
 CHUNK = 1024 * 1024
 LOCK = ".lock"
 LOCK_SECONDS = 60.0
+TEMPORARY = ".new-"
+
+_ADVICE = {
+    "make room for it": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "a file stands where a folder belongs, or the other way round: move it away": (
+        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,
+    ),
+}  # fmt: skip
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raises RegistryError, with what to do, where the file system refuses something about ``path``."""
+    try:
+        yield
+    except OSError as cause:
+        raise _refused(path, cause) from None
+
+
+def _refused(path: Path, cause: OSError) -> RegistryError:
+    advice = next((text for text, numbers in _ADVICE.items() if cause.errno in numbers), "")
+    advice = advice or "choose a folder that you may write to (CONCEPTGUARD_HOME and CONCEPTGUARD_CACHE move theirs)"
+    return RegistryError(f"{path}: cannot be written ({cause.strerror or type(cause).__name__}): {advice}")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes `path`'s place when the block ends well and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """A file to write that takes `path`'s place when the block ends well and vanishes when it does not.
+
+    Raises RegistryError where it cannot be written.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` at once."""
     with replacing(path) as handle:
         handle.write(data)
+
+
+def sweep(folder: Path, seconds: float = 0.0) -> None:
+    """Delete what killed writers left in `folder`, and below, at least so long ago. For who holds the folder's lock, or
+    long after.
+    """
+    for left in folder.rglob(f"{TEMPORARY}*"):
+        try:
+            if seconds and time.time() - left.stat().st_mtime < seconds:
+                continue
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        except OSError:
+            continue  # in use by somebody else, or gone
 
 
 def read_limited(path: Path, limit: int, error: type[ConceptGuardError] = RegistryError) -> bytes:
@@ -70,15 +113,20 @@ def locked(folder: Path) -> Iterator[None]:
     """One writer at a time in `folder`, between processes and between threads."""
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
     try:
-        with lock:
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise RegistryError(
             f"{folder}: locked by another process for {LOCK_SECONDS:.0f} s: wait for it, or end it"
         ) from None
+    except OSError as cause:
+        raise _refused(folder, cause) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

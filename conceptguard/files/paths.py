@@ -12,7 +12,7 @@ from conceptguard.errors import ArtifactError, ConceptGuardError
 MANIFEST = "artifact.yaml"
 INDEX = "index.json"
 MAX_MANIFEST = 256 * 1024
-MAX_INDEX = 16 * 1024 * 1024
+MAX_INDEX = 128 * 1024 * 1024
 MAX_HEADER = 16 * 1024 * 1024
 MAX_FILE = 32 * 1024**3
 

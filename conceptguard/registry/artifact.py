@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from conceptguard.errors import ArtifactError
 from conceptguard.files.atomic import LOCK, read_limited, sha256_file, waiting
@@ -16,8 +17,14 @@ from conceptguard.registry.manifest import File, Manifest, parse_manifest
 if TYPE_CHECKING:
     import torch
 
+Result = TypeVar("Result")
+
 # How often an artifact of several files is read anew when it is replaced while it is read.
 _LOOKS = 6
+# The folder of a version that counts already, while its files take the places of the old ones.
+NEXT = ".next"
+# In a weight file's metadata: the reference of the artifact that it was made for.
+OWNER = "conceptguard.ref"
 
 
 class Artifact:
@@ -67,7 +74,7 @@ class Artifact:
     def _tensors(self, file: str | None) -> dict[str, torch.Tensor]:
         result: dict[str, torch.Tensor] = {}
         for path in [file] if file is not None else self.weights():
-            for name, tensor in read_tensors(self._bytes(path), str(self.folder / path)).items():
+            for name, tensor in self._checked(path).items():
                 if name in result:
                     raise ArtifactError(f"{self.folder}: tensor {name!r} is in two files: ask for one file by its name")
                 result[name] = tensor
@@ -78,20 +85,22 @@ class Artifact:
         return result
 
     def metadata(self, file: str | None = None) -> dict[str, str]:
-        """The safetensors metadata of one file (by default the first), read from the header alone."""
+        """The safetensors metadata of one file (by default the first) without our own mark, from the header alone."""
         paths = self.weights()
         if file is None and not paths:
             return {}
-        return dict(read_header(inside(self.folder, self._listed(file or paths[0]).path)).metadata)
+        listed = self._listed(file or paths[0])
+        # Of two versions the right one, which its hash tells; of one, the header alone is read.
+        where = self._locate(listed) if self._waits() else inside(self.folder, listed.path)
+        return {key: text for key, text in read_header(where).metadata.items() if key != OWNER}
 
     def path(self, file: str) -> Path:
         """Where a listed file lies, for a library that reads it itself; size and SHA-256 are checked."""
-        listed = self._listed(file)
-        path = inside(self.folder, listed.path)
-        _check_size(path, os.path.getsize(path), listed)
-        if sha256_file(path) != listed.sha256:
-            raise ArtifactError(_altered(path))
-        return path
+        return self._settled(lambda: self._locate(self._listed(file)))
+
+    def _locate(self, file: File) -> Path:
+        """Where the file with the listed size and SHA-256 lies."""
+        return self._in_either(file, _checked_path)
 
     def verify(self) -> int:
         """Check every file wholly (weights: also header and finite values). Returns the bytes read; raises
@@ -99,7 +108,7 @@ class Artifact:
         """
         for file in self.manifest.files:
             if file.path.endswith(".safetensors"):
-                read_tensors(self._bytes(file.path), str(self.folder / file.path))
+                self._checked(file.path)
             else:
                 self.path(file.path)
         return self.size
@@ -111,22 +120,45 @@ class Artifact:
         known = ", ".join(file.path for file in self.manifest.files) or "none"
         raise ArtifactError(f"{self.folder}: no file {path[:120]!r} in the manifest: it lists {known}")
 
+    def _checked(self, path: str) -> dict[str, torch.Tensor]:
+        """The tensors of a listed file, and that they are this artifact's."""
+        data, where = self._bytes(path), str(self.folder / path)
+        header = parse_header(data, where)
+        # An imported file may be an exported one, under whatever name its importer gave.
+        if not self.manifest.made.get("imported"):
+            _check_owner(header.metadata, self.manifest, where)
+        return read_tensors(data, where, header)
+
     def _bytes(self, path: str) -> bytes:
         """The content of a listed file, size and SHA-256 checked on the very bytes that are returned."""
+        return self._settled(lambda: self._in_either(self._listed(path), _checked_bytes))
+
+    def _settled(self, read: Callable[[], Result]) -> Result:
         try:
-            return self._read(path)
+            return read()
         except ArtifactError:
             if not (self.folder / LOCK).is_file():
                 raise
-        # Perhaps a writer is at work: it replaces weights first and the manifest last, under the folder's
-        # lock. With the lock in hand there is no in-between: what is wrong then is wrong.
+        # Perhaps a writer is at work, under the folder's lock. With the lock in hand there is no in-between: what is
+        # wrong then is wrong.
         with waiting(self.folder):
             self._follow()
-            return self._read(path)
+            return read()
 
-    def _read(self, path: str) -> bytes:
-        file = self._listed(path)
-        return _checked_bytes(inside(self.folder, file.path), file)
+    def _waits(self) -> bool:
+        return waits(self.folder)
+
+    def _in_either(self, file: File, read: Callable[[Path, File], Result]) -> Result:
+        """Read a file where it belongs or, while a version waits for its place, where that has it."""
+        try:
+            return read(inside(self.folder, file.path), file)
+        except (ArtifactError, OSError) as cause:
+            if not self._waits():
+                raise _missing(cause, self.folder / file.path) from None
+        try:
+            return read(inside(self.folder / NEXT, file.path), file)
+        except OSError as cause:  # it has just taken its place
+            raise _missing(cause, self.folder / file.path) from None
 
     def _follow(self) -> None:
         """Take over a newer manifest, if it still speaks of the same guard."""
@@ -142,13 +174,44 @@ def open_artifact(folder: Path | str) -> Artifact:
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder: give the folder that holds {MANIFEST}")
+    data, path = read_manifest(folder)
+    return Artifact(parse_manifest(data, str(path)), folder)
+
+
+def read_manifest(folder: Path) -> tuple[bytes, Path]:
+    """The manifest that counts in a folder, and where it lies. Raises ArtifactError when there is none."""
+    if waits(folder):
+        try:
+            path = inside(folder / NEXT, MANIFEST)
+            return read_limited(path, MAX_MANIFEST, ArtifactError), path
+        except ArtifactError:
+            if waits(folder):
+                raise
     path = inside(folder, MANIFEST)
-    return Artifact(parse_manifest(read_limited(path, MAX_MANIFEST, ArtifactError), str(path)), folder)
+    return read_limited(path, MAX_MANIFEST, ArtifactError), path
 
 
-def read_tensors(data: bytes, where: str) -> dict[str, torch.Tensor]:
+def waits(folder: Path) -> bool:
+    """Whether a version waits for its place. A link is none: it might lead out."""
+    return (folder / NEXT).is_dir() and not (folder / NEXT).is_symlink()
+
+
+def _check_owner(metadata: Mapping[str, str], manifest: Manifest, where: str) -> None:
+    """Raise ArtifactError where a weight file says that it was made for something else."""
+    owner = metadata.get(OWNER)
+    if owner is None and "prompts" in metadata:
+        # SPM's files say what they erase.
+        theirs = {part.strip() for part in metadata["prompts"].split(",") if part.strip()}
+        ours = {" ".join(prompt.replace(",", " ").split()) for prompt in manifest.concept.prompts}
+        if theirs and ours.isdisjoint(" ".join(one.split()) for one in theirs):
+            owner = ", ".join(sorted(theirs))
+    if owner not in (None, manifest.ref):
+        raise ArtifactError(f"{where}: made for {owner[:200]!r}, not for {manifest.ref!r}: fetch or make it again")
+
+
+def read_tensors(data: bytes, where: str, header: Header | None = None) -> dict[str, torch.Tensor]:
     """Tensors from the bytes of a safetensors file; header and finite values checked, or ArtifactError."""
-    header = parse_header(data, where)
+    header = header or parse_header(data, where)
     kinds = {slot.dtype for slot in header.tensors.values()}
     checked = _one_dtype(data, header, kinds.pop()) if len(kinds) == 1 else None
     if checked is not None:
@@ -205,12 +268,23 @@ def _check_size(path: Path, size: int, file: File) -> None:
         raise ArtifactError(f"{path}: {kind} ({size:,} bytes, the manifest says {file.size:,}): fetch or make it again")
 
 
+def _checked_path(path: Path, file: File) -> Path:
+    _check_size(path, os.path.getsize(path), file)
+    if sha256_file(path) != file.sha256:
+        raise ArtifactError(_altered(path))
+    return path
+
+
 def _checked_bytes(path: Path, file: File) -> bytes:
     _check_size(path, os.path.getsize(path), file)
     data = read_limited(path, file.size, ArtifactError)
     if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
         raise ArtifactError(_altered(path))
     return data
+
+
+def _missing(cause: ArtifactError | OSError, path: Path) -> ArtifactError:
+    return cause if isinstance(cause, ArtifactError) else ArtifactError(f"{path}: missing: fetch or make it again")
 
 
 def _altered(path: Path) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import IO
 
 from conceptguard.errors import ArtifactError
-from conceptguard.files.atomic import replacing, sha256_file
+from conceptguard.files.atomic import TEMPORARY, explained, replacing, sha256_file, sweep
+
+DAY_SECONDS = 86400.0
 
 
 def cache_folder() -> Path:
@@ -27,6 +29,7 @@ def keep(root: Path, sha256: str, size: int, where: str, fill: Callable[[IO[byte
     Raises ArtifactError when what `fill` wrote is something else; then nothing is kept.
     """
     path = root / "blobs" / sha256[:2] / sha256
+    sweep(path.parent, DAY_SECONDS)  # what was cut short; a younger one may still be written
     if path.is_file() and path.stat().st_size == size and sha256_file(path) == sha256:
         return path
     with replacing(path) as handle:
@@ -53,14 +56,15 @@ def place(blob: Path, target: Path) -> None:
     """Put a cached file where it is used: a hard link where the file system has them, else a copy; in one
     step.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".new-{os.getpid()}-{os.urandom(4).hex()}")
-    try:
-        os.link(blob, temporary)
-    except OSError:
-        shutil.copyfile(blob, temporary)
-    try:
-        os.replace(temporary, target)
-    finally:
-        # Renaming a link onto another link of the same file does nothing on POSIX and leaves it behind.
-        temporary.unlink(missing_ok=True)
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}")
+        try:
+            try:
+                os.link(blob, temporary)
+            except OSError:
+                shutil.copyfile(blob, temporary)
+            os.replace(temporary, target)
+        finally:
+            # Renaming a link onto another link of the same file does nothing on POSIX and leaves it behind.
+            temporary.unlink(missing_ok=True)

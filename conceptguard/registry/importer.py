@@ -58,6 +58,7 @@ def open_published(path: Path) -> Artifact:
             "method": kind,
             "concept": {"name": prompts[0], "prompts": prompts},
             "base": {"family": "unknown"},
+            "made": {"imported": weights.name},
             "files": [{"path": f.name, "sha256": sha256_file(f), "size": f.stat().st_size} for f in files],
         },
         str(path),

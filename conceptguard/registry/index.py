@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+import time
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from conceptguard.errors import ConceptGuardError, RegistryError
 from conceptguard.files.atomic import locked, read_limited, write_bytes
-from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, MAX_MANIFEST, is_name, is_ref
+from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, MAX_MANIFEST, is_name
 
 SCHEMA = 1
 
@@ -56,11 +59,10 @@ class Entry:
 
 def entry_of(folder: Path, source: str = "") -> Entry:
     """The entry for an artifact folder. Raises ArtifactError when the manifest is not good."""
-    from conceptguard.files.paths import inside
+    from conceptguard.registry.artifact import read_manifest
     from conceptguard.registry.manifest import parse_manifest
 
-    path = inside(folder, MANIFEST)
-    data = read_limited(path, MAX_MANIFEST)
+    data, path = read_manifest(folder)
     manifest = parse_manifest(data, str(path))
     return Entry(
         ref=manifest.ref,
@@ -81,8 +83,20 @@ def entry_of(folder: Path, source: str = "") -> Entry:
     )
 
 
+class Index(NamedTuple):
+    """What an `index.json` says. `serial` grows with every change; 0 in an index from before there were serials."""
+
+    entries: list[Entry]
+    serial: int
+
+
 def parse_index(data: bytes, source: str) -> list[Entry]:
     """Entries from the bytes of an `index.json`; RegistryError for anything that is not a good index."""
+    return read_index(data, source).entries
+
+
+def read_index(data: bytes, source: str) -> Index:
+    """The same with its serial."""
     if len(data) > MAX_INDEX:
         raise RegistryError(
             f"{source}: {INDEX} is larger than {MAX_INDEX:,} bytes: not an index; ask who keeps the registry"
@@ -97,55 +111,62 @@ def parse_index(data: bytes, source: str) -> list[Entry]:
         raise RegistryError(
             f"{source}: {INDEX} is not an index (no list `entries`): rebuild it with `conceptguard add`"
         )
-    schema = fields.get("schema")
+    schema, serial = fields.get("schema"), fields.get("serial", 0)
     if type(schema) is not int or schema < 1:
         raise RegistryError(f"{source}: {INDEX} names no schema: rebuild it with `conceptguard add`, or fetch it again")
     if schema > SCHEMA:
         raise RegistryError(f"{source}: {INDEX} is from a newer conceptguard (schema {schema}): upgrade")
+    if type(serial) is not int or serial < 0:
+        raise RegistryError(f"{source}: {INDEX} has a serial that is no number: rebuild it with `conceptguard add`")
     entries = [_entry(item, source, number) for number, item in enumerate(fields["entries"])]
     if len({entry.ref for entry in entries}) != len(entries):
         raise RegistryError(f"{source}: {INDEX} lists a reference twice: rebuild it with `conceptguard add`")
-    return entries
+    return Index(entries, serial)
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "ref": (str,),
-    "name": (str,),
-    "method": (str,),
-    "concept": (str,),
-    "base": (str,),
-    "version": (str,),
-    "size": (int,),
-    "sha256": (str,),
-    "bytes_manifest": (int,),
-    "fingerprint": (str,),
-    "licence": (str,),
-    "picture": (str,),
-    "prompts": (list,),
-    "card": (dict,),
+_NEEDED: dict[str, type] = {
+    "ref": str,
+    "name": str,
+    "method": str,
+    "concept": str,
+    "base": str,
+    "version": str,
+    "size": int,
+    "sha256": str,
+    "bytes_manifest": int,
 }
+_OPTIONAL: dict[str, type] = {"fingerprint": str, "licence": str, "picture": str, "prompts": list, "card": dict}
+_NEEDED_TYPES = list(_NEEDED.values())
+_is_kind = lru_cache(maxsize=1024)(is_name)  # of a family or a method, of which there are few
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def _entry(item: Any, source: str, number: int) -> Entry:
     # By hand and not by pydantic: listing thousands of entries must stay far below half a second, start-up
     # included.
-    where = f"{source}: {INDEX}, entry {number}"
-    if not isinstance(item, dict):
-        raise RegistryError(f"{where}: not a mapping: rebuild the index with `conceptguard add`")
-    for field, kinds in _TYPES.items():
-        needed = field not in ("fingerprint", "licence", "picture", "prompts", "card")
-        if (field not in item and needed) or (field in item and type(item[field]) not in kinds):
-            raise RegistryError(f"{where}: `{field}` is missing or wrong: rebuild the index with `conceptguard add`")
-    known = {field: item[field] for field in _TYPES if field in item}
-    known["prompts"] = tuple(str(prompt) for prompt in known.get("prompts", ()))
-    good = is_ref(item["ref"]) and is_name(item["name"])
-    good = good and item["ref"] == f"{item['base']}/{item['method']}/{item['name']}"
-    good = good and len(item["sha256"]) == 64 and not set(item["sha256"]) - set("0123456789abcdef")
-    if not good or not 0 <= item["bytes_manifest"] <= MAX_MANIFEST or item["size"] < 0:
-        raise RegistryError(
-            f"{where}: reference, hash or size is not usable: rebuild the index with `conceptguard add`"
-        )
+    if type(item) is not dict:
+        raise _bad(source, number, "not a mapping")
+    if [type(item.get(field)) for field in _NEEDED] != _NEEDED_TYPES:
+        wrong = next(field for field, kind in _NEEDED.items() if type(item.get(field)) is not kind)
+        raise _bad(source, number, f"`{wrong}` is missing or wrong")
+    known = {field: item[field] for field in _NEEDED}
+    for field, kind in _OPTIONAL.items():
+        if field in item:
+            if type(item[field]) is not kind:
+                raise _bad(source, number, f"`{field}` is missing or wrong")
+            known[field] = item[field]
+    known["prompts"] = tuple(map(str, known.get("prompts", ())))
+    good = known["ref"] == f"{known['base']}/{known['method']}/{known['name']}"
+    good = good and _is_kind(known["base"]) and _is_kind(known["method"]) and is_name(known["name"])
+    if not good or not _SHA256.match(known["sha256"]) or known["size"] < 0:
+        raise _bad(source, number, "reference, hash or size is not usable")
+    if not 0 <= known["bytes_manifest"] <= MAX_MANIFEST:
+        raise _bad(source, number, "reference, hash or size is not usable")
     return Entry(**known, source=source)
+
+
+def _bad(source: str, number: int, why: str) -> RegistryError:
+    return RegistryError(f"{source}: {INDEX}, entry {number}: {why}: rebuild the index with `conceptguard add`")
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -159,15 +180,45 @@ def _no_constant(text: str) -> float:
     raise ValueError(text)
 
 
-def index_bytes(entries: Iterable[Entry]) -> bytes:
-    """The text of an index: one entry per line, sorted, so that versions compare well."""
+def index_bytes(entries: Iterable[Entry], older: bytes | None = None) -> bytes:
+    """The text of an index: one entry per line, sorted, so that versions compare well.
+
+    older: the index that this one follows, as bytes; the serial is above its own, or the same where nothing changed.
+    Raises RegistryError for more than a reader takes.
+    """
     lines = []
     for entry in sorted(entries, key=lambda one: one.ref):
-        fields = dataclasses.asdict(entry)
-        del fields["source"]
+        fields = {field: getattr(entry, field) for field in _FIELDS}
         lines.append("  " + json.dumps(fields, ensure_ascii=False, allow_nan=False))
-    joined = ",\n".join(lines)
-    return f'{{"schema": {SCHEMA}, "entries": [\n{joined}\n]}}\n'.encode()
+    body = ",\n".join(lines)
+    before, _, same = (older or b"").partition(b'"entries": [\n')
+    text = f"{body}\n]}}\n".encode()
+    if older is not None and same == text and b'"serial"' in before:
+        return older
+    found = re.search(rb'"serial": ?(\d{1,18})\b', before)
+    # At least the time in milliseconds: an index that was begun anew is above the lost one as well.
+    serial = max(int(found[1]) + 1 if found else 1, int(1000 * time.time()))
+    whole = f'{{"schema": {SCHEMA}, "serial": {serial}, "entries": [\n'.encode() + text
+    if len(whole) > MAX_INDEX:
+        raise RegistryError(
+            f"{INDEX} would be {len(whole):,} bytes, more than {MAX_INDEX:,}: nobody could read it; split the registry"
+        )
+    return whole
+
+
+_FIELDS = [field.name for field in dataclasses.fields(Entry) if field.name != "source"]
+
+
+def write_index(root: Path, entries: Iterable[Entry]) -> None:
+    """Write the index of a registry folder, with the lock in hand. Raises RegistryError."""
+    path = root / INDEX
+    try:
+        older = read_limited(path, MAX_INDEX) if path.is_file() else None
+    except RegistryError:
+        older = None
+    data = index_bytes(entries, older)
+    if data != older:
+        write_bytes(path, data)
 
 
 def scan(root: Path, source: str = "") -> tuple[list[Entry], list[tuple[str, str]]]:
@@ -196,5 +247,5 @@ def rebuild_index(root: Path | str) -> list[Entry]:
         good, bad = scan(root)
         if bad:
             raise RegistryError(f"{bad[0][1]} (the index was left as it was)")
-        write_bytes(root / INDEX, index_bytes(good))
+        write_index(root, good)
     return good

@@ -5,19 +5,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError, RegistryError
-from conceptguard.files.atomic import locked, read_limited, write_bytes
+from conceptguard.files.atomic import TEMPORARY, explained, locked, read_limited, write_bytes
 from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, is_name, is_ref
-from conceptguard.registry.index import Entry, entry_of, index_bytes, parse_index, scan
+from conceptguard.registry.index import Entry, entry_of, parse_index, scan, write_index
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
 
 # What tells a model to generate with, of diffusers or of transformers, from a classifier.
 _GENERATES = ("model_index.json", "generation_config.json")
+# Holds the reference that is being written; there afterwards only if the writer was killed.
+_BUSY = ".busy"
+_NEXT_MANIFEST = f".next/{MANIFEST}"
 
 
 class LocalSource:
@@ -39,7 +44,7 @@ class LocalSource:
 
     def find(self, ref: str) -> Entry | None:
         """The entry of a full reference, from the folder itself: an index that lags hides nothing."""
-        if not is_ref(ref) or not (self.root / ref / MANIFEST).is_file():
+        if not is_ref(ref) or not any((self.root / ref / place).is_file() for place in (MANIFEST, _NEXT_MANIFEST)):
             return None
         self._inside(ref)
         return entry_of(self.root / ref, self.name)
@@ -78,18 +83,17 @@ class LocalSource:
         return sorted(path.parent.name for mark in _GENERATES for path in self.root.glob(f"models/*/{mark}"))
 
     def add(self, artifact: Artifact) -> Artifact:
-        """Copy a verified artifact in, replacing one of the same reference, and list it. Raises
-        ArtifactError.
+        """Copy a verified artifact in, replacing one of the same reference, and list it. Whoever reads meanwhile, or
+        after this was cut short, meets the old one or the new one. Raises ArtifactError, RegistryError.
         """
-        from conceptguard.files.paths import inside
         from conceptguard.registry.write import write_files
 
         artifact.verify()
         target = self.root / artifact.ref
-        with locked(self.root):
+        with self._writing(artifact.ref):
             if not (target.exists() and target.samefile(artifact.folder)):
-                files = {f.path: inside(artifact.folder, f.path).read_bytes() for f in artifact.manifest.files}
-                fields = artifact.manifest.model_dump(by_alias=True, exclude={"files"})
+                files = {f.path: artifact.path(f.path).read_bytes() for f in artifact.manifest.files}
+                fields = artifact.manifest.model_dump(by_alias=True, exclude={"files", "binds"})
                 written = write_files(target, fields, files)
                 written.verify()
             self._list(entry_of(target))
@@ -98,10 +102,41 @@ class LocalSource:
     def remove(self, ref: str) -> None:
         """Delete an artifact and unlist it. The manifest goes first: from then on nobody opens the rest."""
         self._inside(ref)
-        with locked(self.root):
+        with self._writing(ref), explained(self.root / ref):
             self._list(None, ref)
             (self.root / ref / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.root / ref, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self, ref: str) -> Iterator[None]:
+        """One writer at a time, who first finishes what a killed one left, and leaves word of what is under way."""
+        with locked(self.root):
+            self._finish()
+            write_bytes(self.root / _BUSY, ref.encode())
+            try:
+                yield
+            finally:
+                with explained(self.root / _BUSY):
+                    (self.root / _BUSY).unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        for left in self.root.glob(f"{TEMPORARY}*"):
+            left.unlink(missing_ok=True)
+        if not (self.root / _BUSY).is_file():
+            return
+        ref = read_limited(self.root / _BUSY, 1000).decode("utf-8", "replace")
+        if is_ref(ref) and (self.root / ref).is_dir():
+            from conceptguard.registry.write import settle
+
+            self._inside(ref)
+            with locked(self.root / ref):
+                settle(self.root / ref)
+            if (self.root / ref / MANIFEST).is_file():
+                self._list(entry_of(self.root / ref))
+            else:  # a new one that was not finished, or an old one on its way out
+                shutil.rmtree(self.root / ref, ignore_errors=True)
+                self._list(None, ref)
+        (self.root / _BUSY).unlink(missing_ok=True)
 
     def _list(self, entry: Entry | None, drop: str = "") -> None:
         """Put one entry into the index, or take one out; called with the lock held."""
@@ -111,4 +146,4 @@ class LocalSource:
         except RegistryError:
             entries = scan(self.root, self.name)[0]
         kept = [one for one in entries if one.ref != drop]
-        write_bytes(self.root / INDEX, index_bytes([*kept, entry] if entry else kept))
+        write_index(self.root, [*kept, entry] if entry else kept)

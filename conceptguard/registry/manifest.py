@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
+from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from conceptguard.errors import ArtifactError
 from conceptguard.files import yaml
-from conceptguard.files.paths import MAX_FILE, MAX_MANIFEST, check_relative, is_name
+from conceptguard.files.paths import MANIFEST, MAX_FILE, MAX_MANIFEST, check_relative, is_name
 
 SCHEMA = 1
 
@@ -66,7 +69,8 @@ class Manifest(_Plain):
     command.
 
     `gate`: the measured floor and full-open values of the gate, where the method has one. `settings`: what
-    the method needs at run time.
+    the method needs at run time. `binds`: SHA-256 over the reference and the files, so that neither is exchanged alone;
+    empty in manifests from before.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)] = SCHEMA
@@ -81,6 +85,7 @@ class Manifest(_Plain):
     card: dict[str, Any] = {}
     gate: dict[str, Any] | None = None
     settings: dict[str, Any] = {}
+    binds: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @field_validator("name", "method")
     @classmethod
@@ -90,12 +95,23 @@ class Manifest(_Plain):
     @model_validator(mode="after")
     def _files_differ(self) -> Manifest:
         paths = [file.path.lower() for file in self.files]
-        for path in paths:
-            if paths.count(path) > 1:
+        folders = {path[:i] for path in paths for i, letter in enumerate(path) if letter == "/"}
+        for path, times in Counter(paths).items():
+            if times > 1:
                 raise ValueError(f"the file {path!r} is listed twice")
-            if path == "artifact.yaml":
+            if path == MANIFEST or MANIFEST in folders:
                 raise ValueError("the manifest cannot list itself")
+            if path in folders:
+                raise ValueError(f"{path!r} is a file and a folder of others")
+        if self.binds and self.binds != self.binding:
+            raise ValueError("`binds` does not fit: the files of another artifact, or altered; fetch or make it again")
         return self
+
+    @property
+    def binding(self) -> str:
+        """What `binds` is to be: SHA-256 over the reference, and path, SHA-256 and size of every file."""
+        files = sorted([file.path, file.sha256, file.size] for file in self.files)
+        return hashlib.sha256(json.dumps([self.ref, files]).encode()).hexdigest()
 
     @property
     def ref(self) -> str:
@@ -105,6 +121,11 @@ class Manifest(_Plain):
     def to_yaml(self) -> str:
         """The text of `artifact.yaml`; `parse_manifest` gives back an equal manifest."""
         return yaml.dump(self.model_dump(by_alias=True))
+
+
+def bound(manifest: Manifest) -> Manifest:
+    """The same manifest, bound to its files."""
+    return manifest.model_copy(update={"binds": manifest.binding})
 
 
 def _checked_name(value: str) -> str:

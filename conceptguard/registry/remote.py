@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 from conceptguard.errors import ArtifactError, RegistryError
 from conceptguard.files.atomic import read_limited, write_bytes
-from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX
+from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, MAX_MANIFEST
 from conceptguard.registry.cache import cache_folder, keep, place
 from conceptguard.registry.fetch import Unreachable, fetch
-from conceptguard.registry.index import Entry, parse_index
+from conceptguard.registry.index import Entry, parse_index, read_index
+from conceptguard.registry.seen import Seen
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
@@ -26,7 +27,8 @@ class RemoteSource:
     """One address: `https://…`, `hf://owner/name`, or anything else that fsspec reads.
 
     The index is asked for once per process. When nobody answers (or CONCEPTGUARD_OFFLINE is set) the last one
-    seen is used, with a warning on standard error.
+    seen is used, with a warning on standard error. An index older than the last one seen, and an artifact older than
+    the one fetched before, are refused.
     """
 
     writable = False
@@ -38,35 +40,46 @@ class RemoteSource:
         self.address = address.rstrip("/")
         self.name = self.address
         self.cache = cache or cache_folder()
-        self._entries: list[Entry] | None = None
+        self._entries: dict[str, Entry] | None = None
+        kept = self.cache / "indexes" / hashlib.sha256(self.address.encode()).hexdigest()
+        self._kept = kept.with_name(f"{kept.name}.json")
+        self._seen = Seen(kept.with_name(f"{kept.name}.seen.json"), self.address)
 
     def __repr__(self) -> str:
         return f"RemoteSource({self.name!r})"
 
     def entries(self) -> list[Entry]:
         """What the remote index lists; RegistryError when there is neither an answer nor a kept index."""
+        return list(self._by_ref().values())
+
+    def _by_ref(self) -> dict[str, Entry]:
         if self._entries is None:
-            self._entries = self._read_index()
+            self._entries = {entry.ref: entry for entry in self._read_index()}
         return self._entries
 
     def _read_index(self) -> list[Entry]:
-        kept = self.cache / "indexes" / f"{hashlib.sha256(self.address.encode()).hexdigest()}.json"
+        kept = self._kept
         try:
             if os.environ.get("CONCEPTGUARD_OFFLINE"):
                 raise Unreachable(f"{self.address}: offline (CONCEPTGUARD_OFFLINE is set)")
             data = fetch(f"{self.address}/{INDEX}", MAX_INDEX)
-            entries = parse_index(data, self.name)
+            index = read_index(data, self.name)
         except Unreachable as cause:
             if not kept.is_file():
                 raise RegistryError(f"{cause}; no index of it was kept, so it cannot be used offline") from None
             print(f"conceptguard: {cause}; using the index kept from before", file=sys.stderr)
             return parse_index(read_limited(kept, MAX_INDEX), self.name)
-        write_bytes(kept, data)
-        return entries
+        self._seen.check_serial(index.serial)
+        try:
+            write_bytes(kept, data)
+            self._seen.note_serial(index.serial)
+        except RegistryError as cause:  # what it lists can still be shown
+            print(f"conceptguard: {cause}; the index of {self.address} is not kept", file=sys.stderr)
+        return index.entries
 
     def find(self, ref: str) -> Entry | None:
         """The entry of a full reference."""
-        return next((entry for entry in self.entries() if entry.ref == ref), None)
+        return self._by_ref().get(ref)
 
     def pulled(self, ref: str) -> bool:
         """True when the artifact, as the index lists it now, is in the cache."""
@@ -80,8 +93,15 @@ class RemoteSource:
         entry = self.find(ref)
         if entry is None:
             raise RegistryError(f"{self.address}: does not list {ref!r}: see `conceptguard list`")
-        if not (self._folder(entry) / MANIFEST).is_file():
+        self._seen.check(entry)
+        path = self._folder(entry) / MANIFEST
+        if not path.is_file():
             return self.pull(ref)
+        # Everything else in the folder is checked against the manifest, and the manifest against the index.
+        if hashlib.sha256(read_limited(path, MAX_MANIFEST, ArtifactError)).hexdigest() != entry.sha256:
+            raise ArtifactError(
+                f"{path}: altered (its SHA-256 is not the index's): fetch it again with `conceptguard pull {ref}`"
+            )
         artifact = open_artifact(self._folder(entry))
         if artifact.ref != entry.ref:
             return self.pull(ref)
@@ -95,6 +115,7 @@ class RemoteSource:
         entry = self.find(ref)
         if entry is None:
             raise RegistryError(f"{self.address}: does not list {ref!r}: see `conceptguard list`")
+        self._seen.check(entry)
         blob = self._blob(entry.ref, MANIFEST, entry.sha256, entry.bytes_manifest)
         manifest = parse_manifest(blob.read_bytes(), f"{self.address}/{entry.ref}/{MANIFEST}")
         if manifest.ref != entry.ref:
@@ -110,6 +131,7 @@ class RemoteSource:
         place(blob, folder / MANIFEST)
         artifact = open_artifact(folder)
         artifact.verify()
+        self._seen.note(entry)
         return artifact
 
     def _folder(self, entry: Entry) -> Path:

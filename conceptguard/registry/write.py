@@ -1,18 +1,26 @@
-"""Making an artifact folder: weights first, manifest last, each file replaced at once."""
+"""Making an artifact folder: whole beside the old one, then in its place; whoever reads meets one of them.
+
+The new version is written into a folder of its own, which becomes `.next` in one step. From then on it counts, and its
+files take the places of the old ones. Whatever ends the process on the way, the next writer goes on from there.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptguard.errors import ArtifactError
-from conceptguard.files.atomic import locked, write_bytes
-from conceptguard.files.paths import MANIFEST, check_relative, slug
-from conceptguard.registry.artifact import Artifact, open_artifact
-from conceptguard.registry.manifest import Manifest, check_manifest
+from conceptguard.files.atomic import TEMPORARY, explained, locked, read_limited, sweep, write_bytes
+from conceptguard.files.paths import MANIFEST, MAX_MANIFEST, check_relative, slug
+from conceptguard.registry.artifact import NEXT, OWNER, Artifact
+from conceptguard.registry.cache import place
+from conceptguard.registry.manifest import bound, check_manifest, parse_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +35,7 @@ def write_artifact(
     metadata: Mapping[str, str] | None = None,
     pictures: Sequence[Path | str] = (),
 ) -> Artifact:
-    """Write weights, pictures and manifest into `folder` and return the artifact.
+    """Write weights, pictures and manifest into `folder` and return the artifact. The weights say whose they are.
 
     `manifest_fields` is a manifest without `files`; `name` defaults to the concept's. `filename` defaults to
     `<name>.safetensors`; no tensors, no weight file. Raises ArtifactError for a wrong manifest and for
@@ -42,11 +50,18 @@ def write_artifact(
             if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
                 raise ArtifactError(f"tensor {name!r} has NaN or infinite values: not written; make it again")
         kept = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        data = safetensors.torch.save(kept, metadata=dict(metadata) if metadata else None)
+        data = safetensors.torch.save(kept, metadata={**(metadata or {}), OWNER: _ref(fields)})
         files[filename or f"{fields['name']}.safetensors"] = _in_order(data)
     for picture in pictures:
         files[Path(picture).name] = Path(picture).read_bytes()
     return write_files(folder, fields, files)
+
+
+def _ref(fields: Mapping[str, Any]) -> str:
+    """The reference of a manifest to be, as far as its fields are there."""
+    base = fields.get("base")
+    family = base.get("family", "") if isinstance(base, Mapping) else ""
+    return f"{family}/{fields.get('method', '')}/{fields.get('name', '')}"
 
 
 def _in_order(data: bytes) -> bytes:
@@ -72,23 +87,61 @@ def write_files(folder: Path | str, manifest_fields: Mapping[str, Any], files: M
     listed = [
         {"path": check_relative(p), "sha256": hashlib.sha256(d).hexdigest(), "size": len(d)} for p, d in files.items()
     ]
-    manifest = check_manifest({**fields, "files": listed}, str(folder / MANIFEST))
-    with locked(folder):
-        older = _older(folder)
-        for path, data in files.items():
-            write_bytes(folder / path, data)
-        write_bytes(folder / MANIFEST, manifest.to_yaml().encode())
-        for file in older.files if older else []:
-            if file.path not in files:
-                (folder / file.path).unlink(missing_ok=True)
+    fields.pop("binds", None)
+    manifest = bound(check_manifest({**fields, "files": listed}, str(folder / MANIFEST)))
+    text = manifest.to_yaml().encode()
+    if len(text) > MAX_MANIFEST:
+        raise ArtifactError(f"{folder}: a manifest of {len(text):,} bytes, more than {MAX_MANIFEST:,}: say less in it")
+    with locked(folder), explained(folder):
+        settle(folder)
+        stage = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
+        try:
+            for path, data in files.items():
+                write_bytes(stage / path, data)
+            write_bytes(stage / MANIFEST, text)
+            os.chmod(stage, 0o755)
+            os.rename(stage, folder / NEXT)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+        settle(folder)
     return Artifact(manifest, folder)
 
 
-def _older(folder: Path) -> Manifest | None:
+def settle(folder: Path) -> None:
+    """Bring a version that waits in `.next` to its place, and delete what was never finished. With the lock held."""
+    waiting = folder / NEXT
+    new = _listed(waiting)
+    if new is not None:
+        for file in _listed(folder) or []:
+            if file not in new:
+                (folder / file).unlink(missing_ok=True)
+                _prune(folder, (folder / file).parent)
+        for path in (*new, MANIFEST):
+            place(waiting / path, folder / path)
+    if waiting.is_dir():
+        # In one step, so that nobody meets half of it.
+        os.rename(waiting, folder / f"{TEMPORARY}{os.urandom(4).hex()}")
+    sweep(folder)
+
+
+def _listed(folder: Path) -> list[str] | None:
+    """The files of the manifest in a folder; None where there is no good one."""
     try:
-        return open_artifact(folder).manifest
+        data = read_limited(folder / MANIFEST, MAX_MANIFEST, ArtifactError)
+        return [file.path for file in parse_manifest(data, str(folder)).files]
     except ArtifactError:
         return None
+
+
+def _prune(folder: Path, inner: Path) -> None:
+    """Delete `inner` and the folders above it, up to `folder`, as far as they are empty."""
+    while inner != folder:
+        try:
+            inner.rmdir()
+        except OSError:
+            return
+        inner = inner.parent
 
 
 def with_name(fields: Mapping[str, Any]) -> dict[str, Any]:
