@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .receipt import Act, Receipt
     from .runtime.banks import Banks
     from .runtime.gates import GateBank
+    from .runtime.lowrank import LayerIndex
+    from .runtime.patched import Patch
 
 
 class TextEncoder(Protocol):
@@ -127,6 +129,7 @@ class DrawingSession(Protocol):
 
     policy: Policy
     banks: Banks
+    layers: LayerIndex
     host: Any
     attached: bool
 
@@ -164,6 +167,9 @@ class DrawingSession(Protocol):
 
     def close(self) -> None:
         """Close every gate."""
+
+    def patched(self, prefix: str, patches: Mapping[str, Callable[[], Patch]]) -> None:
+        """What others add to weights of one component, by the names of layers; {} where they do not any more."""
 
     def encode_prompt(self, prompts: Prompts) -> None:
         """Let every guard see every condition of the call."""

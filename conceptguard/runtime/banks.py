@@ -10,7 +10,7 @@ was. A compiled model has two graphs, then: the bare one, and one for anything o
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -69,7 +69,7 @@ class Bank:
     """All guards' terms beside one layer.
 
     down: [ranks, in(, kh, kw)], up: [ranks, out], kept where the layer's weight is and in its floating dtype.
-    spans: guard index -> its ranks in the stack.
+    spans: guard index -> its ranks in the stack. scale: of the weight that runs beside them, see ``patched``.
     """
 
     def __init__(self, name: str, layer: nn.Module | Part, factors: Mapping[int, Factors], session: object):
@@ -93,6 +93,7 @@ class Bank:
         self.down = torch.cat(downs).to(device, dtype).contiguous()
         self.up = torch.cat(ups).to(device, dtype).contiguous()
         self.open: Open | None = None
+        self.scale = 1.0
         self.again = 0  # how many of the last rows some calls of the layer have a second time, or alone
         self._other: dict[int, Open | None] = {}  # for calls with these rows, by how many they are
         self.calls = 0
@@ -133,6 +134,8 @@ class Bank:
         else:
             found = known[key]
         stacked = up[0] if len(up) == 1 else torch.cat(up)
+        if self.scale != 1.0:
+            stacked = stacked * self.scale
         if found.alike:  # one prompt: one operation less at every layer
             stacked = stacked * found.gates[0][:, None]
         stack = down[0] if len(down) == 1 else torch.cat(down)
@@ -335,6 +338,10 @@ class Banks:
     def nbytes(self) -> int:
         """Bytes of all stacked factors."""
         return sum(bank.nbytes for bank in self.banks.values())
+
+    def of(self, prefix: str) -> Sequence[Bank]:
+        """The banks of one component."""
+        return self._of.get(prefix, ())
 
     def prefixes(self) -> set[str]:
         """The components that carry terms, e.g. {"unet", "text_encoder"}."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +21,11 @@ from ..receipt import Act, Receipt, Row
 from ..runtime.banks import Banks, running
 from ..runtime.gates import GateBank
 from ..runtime.once import meanwhile
+from ..runtime.patched import Patch
 from .actions import act
 from .base import BaseSession
 from .generations import Loops, State, publish, published, restore, state_of
+from .patches import scale_terms
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -49,6 +51,7 @@ class Session(BaseSession):
         self._moment, self._now, self._inside = Moment(), float("nan"), False
         self._branches: list[Branch | None] = []
         self._open: list[Act] = []
+        self._beside: dict[str, dict[int, list[str]]] = {}
         self._told: dict[tuple[tuple[str | None, str | None], ...], list[list[float]]] = {}
         self.layers = self.host.layers()
         place = {id(method): i for i, method in enumerate(self.methods)}
@@ -133,6 +136,7 @@ class Session(BaseSession):
         self._receipt.acts = self.acts()
         for i, terms in self._terms:
             self._receipt.acts[i].layers = len(terms.factors)
+            self._receipt.acts[i].notes += [note for notes in self._beside.values() for note in notes.get(i, ())]
 
     def close(self) -> None:
         """Close every gate."""
@@ -170,6 +174,20 @@ class Session(BaseSession):
     def guidance_scale(self) -> float | None:
         """Of the running pipeline call; None outside of one."""
         return self._guidance
+
+    def patched(self, prefix: str, patches: Mapping[str, Callable[[], Patch]]) -> None:
+        """Others patch weights of one component: by the names of layers, what they add there. All of it, or {} where
+        they do not any more. Terms are scaled as the weights are that they stand beside, and the receipt says so.
+
+        Raises GuardError where a guard's terms are taken back, or stand beside another weight than their own.
+        """
+        for i, said in self._beside.pop(prefix, {}).items():
+            act = self._receipt.acts[i]
+            act.notes = [note for note in act.notes if note not in said]
+        said_of = scale_terms(self.banks, prefix, patches, [method.guard.label for method in self.methods_with_terms])
+        self._beside[prefix] = {self._terms[column][0]: said for column, said in said_of.items()}
+        for i, said in self._beside[prefix].items():
+            self._receipt.acts[i].notes += said
 
     def encode_prompt(self, prompts: Prompts) -> None:
         """Let every guard see every condition of the call."""

@@ -132,7 +132,11 @@ def _open(session: DrawingSession, host: GuardedModel, texts: Any, seen: Seen, t
     text = Condition("", seen.embeds, None if seen.ids is None else [seen])
     gates = session.gate_bank(host.denoiser_name, host.read)(text.read(host.family)[None], [text.ids])
     opened = []
+    patcher = texts.clip.patcher
+    hooks = patcher.forced_hooks.hooks if patcher.forced_hooks is not None else ()
     for prefix in prefixes:
+        if host.weight_patches is not None:
+            host.weight_patches.check(prefix, patcher, hooks)
         windows = tokens[host.key_of(prefix)]
         # Weights are measured from an empty window, which ComfyUI encodes beside the others.
         weighted = any(entry[1] != 1.0 for window in windows for entry in window)

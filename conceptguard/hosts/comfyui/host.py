@@ -31,6 +31,7 @@ from .layers import encoders_of, layers_of, swapped_shapes
 from .noise_levels import noise_levels
 from .sampling import Sampling, guidance_of
 from .text import Texts
+from .weight_patches import WeightPatches
 
 if TYPE_CHECKING:
     from ...protocols import Denoiser, DrawingSession
@@ -86,6 +87,7 @@ class ComfyHost(Host):
         self.receipts: deque[Receipt] = deque(maxlen=16)
         self._session: DrawingSession | None = None
         self._sampling: Sampling | None = None
+        self.weight_patches: WeightPatches | None = None
         self._compiled = False
 
     # What a session and a method may ask.
@@ -179,11 +181,11 @@ class ComfyHost(Host):
 
     def attach(self, session: DrawingSession) -> None:
         """Nothing is attached before a guarded clone samples."""
-        self._session = session
+        self._session, self.weight_patches = session, WeightPatches(session)
 
     def detach(self) -> None:
         """Guarded clones refuse to sample from now on."""
-        self._session = None
+        self._session = self.weight_patches = None
 
     @property
     def session(self) -> DrawingSession:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ...receipt import Receipt
     from ..denoising.families import Family
     from .text import Texts
+    from .weight_patches import WeightPatches
 
 
 class GuardedModel(Protocol):
@@ -27,6 +28,7 @@ class GuardedModel(Protocol):
     texts: Texts
     candidates: Callable[[], Iterable[str]]
     on_step: Callable[[Receipt, bool], None]
+    weight_patches: WeightPatches | None
 
     @property
     def window(self) -> int:

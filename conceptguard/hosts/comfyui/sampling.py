@@ -16,6 +16,7 @@ from .call import ComfyCall
 from .conditions import Condition
 from .latent_updates import LatentUpdates
 from .sampling_conditions import SamplingConditions
+from .weight_patches import hooks_of
 from .windows import Layout, Windowed, encoded, gates_by_window, has_long, layout, windowed
 
 if TYPE_CHECKING:
@@ -38,8 +39,11 @@ class Sampling:
 
     def run(self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, *args: Any, **kwargs: Any) -> Any:
         """The sampling itself. executor: what ComfyUI gives to a wrapper around it."""
+        guider = executor.class_obj
+        if self.host.weight_patches is not None:
+            self.host.weight_patches.check(self.host.denoiser_name, guider.model_patcher, hooks_of(guider.conds))
         self._tell_of_encoders()
-        self._given.learn(executor.class_obj.conds)
+        self._given.learn(guider.conds)
         if self.session.has("condition"):
             sampler = self._moves.watched(sampler)
         model: nn.Module = self.host.base.diffusion_model
