@@ -45,6 +45,7 @@ def hook(rules: Rules, audit: Audit) -> None:
     async def guarded_execute(
         server: Any, dynprompt: Any, caches: Any, current_item: str, extra_data: Any, executed: Any, prompt_id: Any,
         execution_list: Any, pending_subgraph_results: Any, pending_async_nodes: Any, ui_outputs: Any,
+        *rest: Any,
     ) -> Any:  # fmt: skip
         node = _visit_of(dynprompt, current_item)
         token = visit.set(node)
@@ -54,7 +55,7 @@ def hook(rules: Rules, audit: Audit) -> None:
                     node.births |= execution_list.get_cache(link[0], current_item).outputs[link[1]].births
             result, error, failure = await execute(
                 server, dynprompt, caches, current_item, extra_data, executed, prompt_id, execution_list,
-                pending_subgraph_results, pending_async_nodes, ui_outputs,
+                pending_subgraph_results, pending_async_nodes, ui_outputs, *rest,
             )  # fmt: skip
             run.get().shown.update(ui_outputs.get(current_item, {}).get("births", ()))
             if error is not None and not all(birth.leaves for birth in node.births):
@@ -156,7 +157,7 @@ def _admit(visit: Visit, obj: Any, inputs: Mapping[str, Any], rules: Rules) -> d
 
 def _check_exit(visit: Visit, obj: Any, rules: Rules) -> None:
     """Raises Held where a node shows what may not leave. Trusted nodes show what they like: an operator said so."""
-    if not visit.births or visit.kind in rules.trusted:
+    if not (rules.looks and visit.births) or visit.kind in rules.trusted:
         return
     if not _known(visit.kind, obj, rules):
         raise Held(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 from torch import Tensor
 
@@ -123,10 +124,11 @@ def is_picture(value: Any) -> bool:
 
 def mark(picture: Tensor, birth: Birth) -> Tensor:
     """The picture, of which is known from now on that it was looked at; of what is computed from it, it is not."""
-    picture.conceptguard_birth = birth  # type: ignore[attr-defined]
+    picture.conceptguard_birth = ref(picture), birth  # type: ignore[attr-defined]
     return picture
 
 
 def birth_of(value: Any) -> Birth | None:
-    """Of a picture that was looked at as it stands."""
-    return getattr(value, "conceptguard_birth", None) if isinstance(value, Tensor) else None
+    """Of a picture that was looked at as it stands, and not of a copy that took its attributes along."""
+    own, birth = getattr(value, "conceptguard_birth", (None, None)) if isinstance(value, Tensor) else (None, None)
+    return birth if own is not None and own() is value else None
