@@ -90,10 +90,9 @@ def _section(row: Mapping[str, Any]) -> str:
 
 
 def _figure(file: str, caption: str) -> str:
-    from PIL import Image
+    from ..files.pictures import open_picture
 
-    with Image.open(file) as image:
-        small = image.convert("RGB")
+    small = open_picture(file)
     small.thumbnail((SIDE, SIDE))
     data = io.BytesIO()
     small.save(data, "PNG", optimize=True)

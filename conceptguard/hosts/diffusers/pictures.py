@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SessionError
+from ...files.pictures import as_rgb
 
 
 def fitted(pipe: Any, picture: Any) -> Any:
@@ -22,7 +23,7 @@ def fitted(pipe: Any, picture: Any) -> Any:
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     scale = pipe.vae_scale_factor
-    return ImageOps.fit(picture.convert("RGB"), (width * scale, height * scale))
+    return ImageOps.fit(as_rgb(picture), (width * scale, height * scale))
 
 
 @torch.no_grad()

@@ -99,12 +99,12 @@ def _picture(layout: str) -> Any:
         if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
             raise ConceptGuardError(f"--layout {layout}: there is no such picture")
         return None
-    from PIL import Image, UnidentifiedImageError
+    from conceptguard.files.pictures import open_picture
 
     try:
-        return Image.open(path)
-    except (OSError, UnidentifiedImageError) as error:
-        raise ConceptGuardError(f"--layout {layout} is no picture that can be read: give a PNG or JPEG") from error
+        return open_picture(path)
+    except ConceptGuardError as error:
+        raise ConceptGuardError(f"--layout {error}") from None
 
 
 def _check(layout: str, content: str, phrases: list[str], picture: bool) -> None:
