@@ -6,11 +6,11 @@ A host of your own is a subclass of ``Host`` and one entry point in the group ``
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from .errors import SessionError
+from .errors import GuardError, SessionError
 from .markers import hookimpl
 
 if TYPE_CHECKING:
@@ -105,6 +105,25 @@ class Host:
     def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
         """Texts as the denoiser sees them; a tuple has one for each encoder."""
         raise self._lacks("text encoder")
+
+    def encode_negative(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
+        """The same as negative prompts are encoded: options of a call may count for prompts alone."""
+        return self.encode(texts)
+
+    @property
+    def encoding(self) -> Hashable:
+        """How the running call encodes texts; what was encoded under another one is encoded anew."""
+        return None
+
+    def lengthened(self, embeds: Tensor, tokens: int) -> Tensor:
+        """Embeddings of a guard's own text [rows, tokens, width] in as many tokens as a call has. Raises GuardError
+        where they are fewer and nothing can follow them."""
+        if embeds.shape[1] < tokens:
+            raise GuardError(
+                f"this call reads {tokens} tokens a prompt, the guards' own texts are {embeds.shape[1]} long: give a "
+                "smaller max_sequence_length"
+            )
+        return embeds[:, :tokens]
 
     def read(self, texts: list[str]) -> Encoded:
         """Texts as gates read them: a begin token, then the text's own."""

@@ -40,7 +40,8 @@ class Prompts:
     ids: token ids without special tokens, None where there is no text
     embeds: [rows, tokens, width]; pooled: [rows, width] or None
     branches: whether a row is generated towards, away from, or from nothing
-    encode: text -> Encoded, through the host's own encoder
+    encode: text -> Encoded, through the host's own encoder; encode_negative: the same as negative prompts are encoded,
+    where that is another way
     """
 
     texts: list[str | None]
@@ -49,10 +50,12 @@ class Prompts:
     pooled: torch.Tensor | None
     branches: list[Branch]
     encode: Callable[[list[str]], Encoded]
+    encode_negative: Callable[[list[str]], Encoded] | None = None
 
     def rewrite(self, row: int, text: str) -> None:
         """Replace the text of one row and encode it again."""
-        new = self.encode([text])
+        towards = self.branches[row] == "conditional" or self.encode_negative is None
+        new = self.encode([text]) if towards else self.encode_negative([text])  # type: ignore[misc]
         self.texts[row], self.ids[row] = text, new.ids[0]
         self.embeds = self.embeds.clone()
         self.embeds[row] = new.embeds[0].to(self.embeds)

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..generation.unlisted import Unlisted, is_read
 from .encodings import Encode, EncodingCache
 
+ALIKE = 0.05  # how far, relatively, the begin tokens of two windows are from each other at most, in half precision
 UNREAD_SPAN = 0.04  # from shut to fully open, for embeddings without their text
 
 
@@ -106,10 +108,14 @@ class GateBank:
     def similarity(self, embeds: Tensor, ids: Sequence[Sequence[int] | None]) -> Tensor:
         """Similarity of every row to every concept prompt, [rows, prompts], on the CPU.
 
-        embeds: [rows, tokens, width]; ids: token ids of each row where known. Without ids every position but the
-        first counts, so padding can only add to the similarity: an unknown text is never under-guarded.
+        embeds: [rows, tokens, width]; ids: token ids of each row where known. Without ids, or where they have learnt
+        words among them, every position counts but the begin tokens, so padding can only add to the similarity: an
+        unknown text is never under-guarded.
         """
-        own = [row[1:] if known is None else row[1 : 1 + max(len(known), 1)] for row, known in zip(embeds, ids)]
+        own = [
+            row[1 : 1 + max(len(known), 1)] if known is not None and is_read(known) else _without_begins(row)
+            for row, known in zip(embeds, ids)
+        ]
         found = self.similarity_of_content(own, ids)
         if self._flat is not None:
             flat, size = embeds.float().flatten(1), self._flat.shape[1]
@@ -133,7 +139,7 @@ class GateBank:
         """How much of each concept prompt's tokens a text has, by weight: [rows, prompts]."""
         overlap = torch.zeros(len(ids), len(self._owner))
         for row, known in enumerate(ids):
-            for token in set(known or ()):
+            for token in {*(known or ()), *(known.near if isinstance(known, Unlisted) else ())}:
                 if token in self._postings:
                     overlap[row].index_add_(0, *self._postings[token])
         return overlap
@@ -146,5 +152,16 @@ class GateBank:
             return out
         best = torch.full((rows, len(self.gates)), -1.0)
         best.scatter_reduce_(1, self._owner.expand(rows, -1), self.similarity(embeds, ids), "amax")
-        which = torch.tensor([int(known is None) for known in ids])
+        which = torch.tensor([int(not is_read(known)) for known in ids])
         return out + ((best - self._floor[which]) / self._span[which]).clamp(0, 1) * self._strength
+
+
+def _without_begins(row: Tensor) -> Tensor:
+    """An embedding [tokens, width] without its begin token, and without those of further windows behind the first: a
+    begin token sees nothing before it, so that all of them are alike."""
+    begin, rest = row[0], row[1:]
+    size = begin.norm()
+    if not size:  # no begin token: of an encoder that has none
+        return rest
+    own = rest[(rest - begin).norm(dim=1) > ALIKE * size]
+    return own if len(own) else rest[:1]

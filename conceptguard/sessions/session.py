@@ -13,6 +13,7 @@ from ..errors import GuardError, Refused, SessionError
 from ..generation.conditioning import Branch, Encoded, Prompts
 from ..generation.denoising import Conditions, Drawn, Moment, Step
 from ..generation.images import Images
+from ..generation.unlisted import is_read
 from ..hookspecs import GENERATION, TEXT
 from ..host import Host
 from ..plugins import hooks
@@ -211,10 +212,16 @@ class Session(BaseSession):
         branches: Sequence[Branch | None],
     ) -> None:
         """New conditions reached a component: embeds [rows, tokens, width]. Sets the gates of every row."""
-        if self.policy.unread == "refuse" and None in ids:
+        if self.policy.unread == "refuse" and not all(map(is_read, ids)):
+            row = next(i for i, own in enumerate(ids) if not is_read(own))
+            if ids[row] is not None:
+                raise Refused(
+                    f"row {row} has words that were learnt (textual inversion): what they ask for, policy "
+                    f"'{self.policy.name}' cannot read; leave them out of {texts[row]!r}"
+                )
             raise Refused(
-                f"row {list(ids).index(None)} is an embedding whose text policy '{self.policy.name}' has not seen: "
-                "pass the text, or encode it with this pipeline while the policy is attached"
+                f"row {row} is an embedding whose text policy '{self.policy.name}' has not seen: pass the text, or "
+                "encode it with this pipeline while the policy is attached"
             )
         self._branches = list(branches)
         self.banks.traced = self.host.compiled()

@@ -6,6 +6,7 @@ in place of ε_p, whatever w is, and whatever else the caller composes of it.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -25,14 +26,13 @@ class Guidance(Method):
     """A guard that pushes predictions away from what the unguarded model predicts for the concept. Subclass, give g."""
 
     needs = "concept"
-    safety: Encoded
-    nothing: Encoded
 
     def __init__(self, *args: Any):
         super().__init__(*args)
         if not hasattr(self.host, "denoiser_name"):
             raise PolicyError(f"guard '{self.guard.label}' acts on noise predictions, and {self.host.name} makes none")
         self.text = as_one(self, phrases_of(self))
+        self._encoded: dict[tuple[str, Hashable], Encoded] = {}
 
     def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
         """g, to be taken off the prompts' predictions; None for nothing in this step.
@@ -44,8 +44,16 @@ class Guidance(Method):
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """No terms, a gate; at attach, the concept's encoding."""
-        self.safety, self.nothing = self.host.encode([self.text]), self.host.encode([""])
+        self.encoded(self.text)
+        self.encoded("")
         return Terms(self, {}, self.gate(), towards=True)
+
+    def encoded(self, text: str) -> Encoded:
+        """A text as the running call encodes its prompts; once for each way."""
+        key = text, self.host.encoding
+        if key not in self._encoded:
+            self._encoded[key] = self.host.encode([text])
+        return self._encoded[key]
 
     @hookimpl
     def predict_noise(self, step: Step) -> None:
@@ -63,11 +71,11 @@ class Guidance(Method):
                 f"(guidance_scale {scale:g} or less, or a distilled model): set guidance_scale above 1, or "
                 "use a guard that reads the prompt, such as safree"
             )
-        concept = step.denoise(self.safety, rows).float()
+        concept = step.denoise(self.encoded(self.text), rows).float()
         # A caller who composes predictions may have no unconditional one among them: make it. A negative prompt that
         # asks for the concept itself is none: nothing lies between the two, and guidance would leave that prompt.
         bare = [row for row in rows if (other := against[row]) is None or self.asked[other]]
-        nothing = dict(zip(bare, step.denoise(self.nothing, bare))) if bare else {}
+        nothing = dict(zip(bare, step.denoise(self.encoded(""), bare))) if bare else {}
         nothing |= {row: step.prediction[against[row]] for row in rows if row not in nothing}
         prompt = step.prediction[rows].float()
         g = self.push(step, rows, prompt, concept, torch.stack([nothing[row] for row in rows]).float())

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.generation.conditioning import Encoded
 from conceptguard.generation.denoising import Step
 from conceptguard.markers import hookimpl
 from conceptguard.method import Settings
@@ -36,12 +35,11 @@ class TRCE(Guidance):
 
     name = "trce"
     Settings = TRCESettings
-    safe: Encoded
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """As for every guidance; at attach, also the safe concept's encoding."""
-        self.safe = self.host.encode([self.own_concept().replacement])
+        self.encoded(self.own_concept().replacement)
         return super().cross_attention(layers)
 
     def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
@@ -49,4 +47,5 @@ class TRCE(Guidance):
         if step.noise < 1 - self.settings.early:
             return None
         assert step.denoise is not None
-        return self.settings.scale * (concept - step.denoise(self.safe, rows).float())
+        safe = step.denoise(self.encoded(self.own_concept().replacement), rows)
+        return self.settings.scale * (concept - safe.float())

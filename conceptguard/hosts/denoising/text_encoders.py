@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import SessionError
+from ...errors import GuardError, SessionError
 from ...runtime.banks import running
 from .families import EncoderPlace, Family
 
@@ -44,7 +44,7 @@ class TextEncoder:
         self.window = host.family.window or int(self.tokenizer.model_max_length) - 2
         if self.begins:
             self.window = min(self.window, int(self.tokenizer.model_max_length) - 2)
-        self._window, self.padded = self.window, place.padded
+        self._window, self.padded, self._skipped = self.window, place.padded, 0
         self.hidden = hidden = int(config.hidden_size)
         self.tokens = slice(place.start, host.family.readable if place.start == 0 else None)
         self.width = slice(at, at + hidden) if place.states else None
@@ -54,9 +54,10 @@ class TextEncoder:
 
     def sees(self, positions: int) -> bool:
         """A call pads its texts to so many positions, and cuts them there. Whether the encoder then says anything else
-        than before: only one that sees the padding does."""
+        than before: only one that sees the padding does, and one of which the call skips other layers."""
+        before, self._skipped = self._skipped, self._skip
         if self.padded in (None, positions):
-            return False
+            return before != self._skipped
         self.padded, self.window = positions, min(self._window, positions - 1 - self.begins)
         return True
 
@@ -64,7 +65,7 @@ class TextEncoder:
         """Token ids without begin, end and padding, cut at the window unless ``whole``."""
         # verbose: what is longer than the window is our business, not a warning's
         options = {"add_special_tokens": False, "truncation": False, "verbose": False}
-        found = self.tokenizer(list(texts), **options).input_ids if texts else []
+        found = self.tokenizer(self._host.as_encoded(texts, self.tokenizer), **options).input_ids if texts else []
         return [ids[: None if whole else self.window] for ids in found]
 
     def words(self, ids: Sequence[int]) -> list[str]:
@@ -115,7 +116,12 @@ class TextEncoder:
     @property
     def depth(self) -> int:
         """How many of its layers the denoiser hears: what is changed behind them has no effect."""
-        return len(self._layers()) - (self._place.states == "penultimate")
+        return len(self._layers()) - (self._place.states == "penultimate") - self._skip
+
+    @property
+    def _skip(self) -> int:
+        """How many more of its last layers the running call leaves out."""
+        return self._host.clip_skip if self.begins else 0
 
     @torch.no_grad()
     def through(
@@ -128,6 +134,11 @@ class TextEncoder:
         """
         begin, end, pad = (getattr(self.tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad"))
         rows = torch.tensor([[begin, *row, end, *[pad] * (self.window - len(row))] for row in ids])
+        if layer >= self.depth:
+            raise GuardError(
+                f"a guard acts behind layer {layer} of {self.name}, and this call hears the first {self.depth} alone: "
+                "give a smaller clip_skip, or leave it out"
+            )
 
         def changed(module: nn.Module, args: Any, output: Any) -> Any:
             if running.get() is not self._host:  # another pipeline that shares this encoder, in its own thread
@@ -153,12 +164,22 @@ class TextEncoder:
         return found[0]  # type: ignore[return-value]
 
     def _read(self, rows: Tensor, mask: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        out = self.module(rows, output_hidden_states=self._place.states == "penultimate", **mask)
+        skip = self._skip
+        inner = self._place.states == "penultimate" or (skip and self._place.states)
+        out = self.module(rows, output_hidden_states=bool(inner), **mask)
         pooled = getattr(out, "text_embeds", None)
         if pooled is None and self._place.pooled:
             pooled = out.pooler_output
-        states = {"last": lambda: out.last_hidden_state, "penultimate": lambda: out.hidden_states[-2]}
+        states = {
+            "last": lambda: self._normed(out.hidden_states[-1 - skip]) if skip else out.last_hidden_state,
+            "penultimate": lambda: out.hidden_states[-2 - skip],
+        }
         return states[self._place.states]() if self._place.states else None, pooled if self._place.pooled else None
+
+    def _normed(self, states: Tensor) -> Tensor:
+        """As Stable Diffusion 1.x has states of earlier layers."""
+        whole: Any = getattr(self.module, "_orig_mod", self.module)
+        return getattr(whole, "text_model", whole).final_layer_norm(states)  # type: ignore[no-any-return]
 
     def vectors(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
         """Texts as one vector each, in every space in which the denoiser hears of them: list of [rows, width], float32.

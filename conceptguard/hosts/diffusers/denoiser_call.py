@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import GuardError
 from ...generation.conditioning import Encoded
 from ...runtime.banks import running
 from ..denoising.attention_maps import attend
@@ -27,14 +26,15 @@ class DenoiserCall:
     """module(*args, **kwargs), as a host's hooks saw it.
 
     owner: whose the repeated calls are: no session's; plain: in here the model is as it is without caches and the like
+    lengthened: (embeds, tokens) -> a guard's own text in as many tokens as the call has
     """
 
     def __init__(
         self, family: Family, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], owner: object,
-        plain: Callable[[], AbstractContextManager[None]],
+        plain: Callable[[], AbstractContextManager[None]], lengthened: Callable[[Tensor, int], Tensor],
     ):  # fmt: skip
         self._family, self._module, self._args, self._kwargs, self._owner = family, module, args, kwargs, owner
-        self._plain = plain
+        self._plain, self._lengthened = plain, lengthened
 
     def _rows(self, rows: list[int]) -> dict[str, Any]:
         """The arguments by name, for some rows."""
@@ -59,12 +59,7 @@ class DenoiserCall:
         call = self._rows(list(rows))
         sample = call[self._family.sample]
         embeds, tokens = conditions.embeds.to(sample), call["encoder_hidden_states"].shape[1]
-        if embeds.shape[1] < tokens:
-            raise GuardError(
-                f"this call reads {tokens} tokens a prompt, the guards' own texts are {embeds.shape[1]} long: give a "
-                "smaller max_sequence_length"
-            )
-        call["encoder_hidden_states"] = embeds[:, :tokens].expand(len(rows), -1, -1)
+        call["encoder_hidden_states"] = self._lengthened(embeds, tokens).expand(len(rows), -1, -1)
         if conditions.pooled is not None and (path := self._family.pooled):
             pooled = conditions.pooled.to(sample).expand(len(rows), -1)
             call[path[0]] = {**call[path[0]], path[1]: pooled} if len(path) == 2 else pooled

@@ -255,7 +255,7 @@ class DenoiserHooks:
         return changes._replace(rows=[row + self._hidden for row in changes.rows if row >= seen - self._hidden])
 
     def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenoiserCall:
-        return DenoiserCall(self._family, module, args, kwargs, self, self._plain)
+        return DenoiserCall(self._family, module, args, kwargs, self, self._plain, self.session.host.lengthened)
 
     @contextmanager
     def _plain(self) -> Iterator[None]:
@@ -296,7 +296,8 @@ class DenoiserHooks:
         """
         away = [False] * len(embeds) if towards else self._away(len(embeds))
         beside = [None] * len(embeds) if pooled is None else pooled
-        found = [self._memory.recall(row, bool(a), p) for row, a, p in zip(embeds, away, beside)]
+        found = [self._memory.known(row, bool(a), p) for row, a, p in zip(embeds, away, beside)]
+        self._memory.options = next((f.options for f in found if f is not None and f.branch == "conditional"), {})
         if running.get() is None and self.session.has("encode_prompt") and None in found:
             raise Refused(
                 f"policy '{self.session.policy.name}' reads prompts, and this call of the {self._family.denoiser} has "
@@ -314,8 +315,8 @@ class DenoiserHooks:
         self._rows = list(zip(found, branches))
         self.session.banks.again = self._hidden
         self.session.open_gates(
-            self.session.host.denoiser_name, self._family.reading(embeds), [f.ids if f else None for f in found],
-            [f.text if f else None for f in found], branches,
+            self.session.host.denoiser_name, _as_read(self._family.reading(embeds), found),
+            [f.ids if f else None for f in found], [f.text if f else None for f in found], branches,
         )  # fmt: skip
 
     @torch.compiler.disable
@@ -373,3 +374,14 @@ class DenoiserHooks:
                 return True, False
             cached = cached or self._caches.holds(part)
         return False, cached
+
+
+def _as_read(embeds: Tensor, found: Sequence[Seen | None]) -> Tensor:
+    """Rows as gates read them: of texts that were encoded in another way than gates were measured on, as these are."""
+    if all(f is None or f.read is None for f in found):
+        return embeds
+    rows = list(embeds)
+    for i, f in enumerate(found):
+        if f is not None and f.read is not None:
+            rows[i] = f.read[: len(rows[i])].to(rows[i])
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

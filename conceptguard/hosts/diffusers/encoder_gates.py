@@ -13,10 +13,12 @@ from ...runtime.turns import Turn
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
+    from .learnt_words import LearntWords
 
 
 class _Host(Protocol):
     pipe: Any
+    learnt: LearntWords
 
     @property
     def session(self) -> DrawingSession: ...
@@ -82,4 +84,5 @@ class EncoderGates:
 
     def _strip(self, ids: Tensor) -> list[list[int]]:
         special = set(self._tokenizer().all_special_ids)
-        return [[t for t in row if t not in special] for row in ids.tolist()]
+        rows = [[t for t in row if t not in special] for row in ids.tolist()]
+        return [self._host.learnt.mark(row, self._name) for row in rows]

@@ -8,7 +8,7 @@ say is read on the way, see ``prompts``, and what the denoiser receives is guard
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,15 @@ from .beside import Networks
 from .denoiser import Denoiser
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
+from .encoding_options import defaults_of, of_negatives, options_of, read_otherwise
+from .learnt_words import LearntWords, as_encoded
 from .perturbed import Perturbed
 from .step_proof import proved
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
     from ...registry import Artifact
+    from .encoding_options import Options
 
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -58,7 +61,8 @@ class PipelineHost(Host):
         self._parts = self.components()
         self._session: DrawingSession | None = None
         self._handles: list[Any] = []
-        self._memory = prompts.Memory()
+        self._memory = prompts.Memory(self._nothing)
+        self.learnt = LearntWords(pipe)
         self._perturbed = Perturbed(pipe, self.model)
         self._proofs: list[Any] = []
         self._denoiser_hooks = DenoiserHooks(
@@ -73,6 +77,7 @@ class PipelineHost(Host):
         )
         self._encode_prompt = encode_prompt
         takes = inspect.signature(encode_prompt).parameters
+        self._defaults = defaults_of(encode_prompt)
         # Of the several prompts those that it knows; one row a text, and no guidance where it can be turned off.
         self._prompts = [name for name in prompts.TYPED if name in takes]
         plain = {
@@ -110,17 +115,20 @@ class PipelineHost(Host):
         check_base(artifact, self.fingerprint())
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str | tuple[str, ...]], length: int | None = None) -> Encoded:
+    def encode(
+        self, texts: Sequence[str | tuple[str, ...]], length: int | None = None, options: Options | None = None
+    ) -> Encoded:
         """Texts as the denoiser sees them: embeds [rows, tokens, width], ids without special tokens.
 
         texts: one for all encoders, or one for each, as in ``Conditions.prompts``
-        length: a call's ``max_sequence_length``, where it gave one
+        length: as ``max_sequence_length``; options: of ``encode_prompt``, by default what the running call gave
         """
         count = len(prompts.TYPED)
         columns = list(zip(*(t if isinstance(t, tuple) else (t,) * count for t in texts)))
         given: dict[str, Any] = {
             name: list(column) for name, column in zip(prompts.TYPED, columns) if name in self._prompts
         }
+        given |= self._memory.options if options is None else options
         if length is not None:
             given["max_sequence_length"] = length
         token = running.set(self)  # no session's terms act on what a gate is measured by
@@ -132,9 +140,44 @@ class PipelineHost(Host):
         whole = [as_one(t) if isinstance(t, tuple) else t for t in texts]
         return Encoded(by_role["embeds"], self.tokens(whole), by_role.get("pooled"))
 
+    def encode_negative(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
+        """The same as this pipeline encodes negative prompts."""
+        return self.encode(texts, options=of_negatives(self._memory.options))
+
+    @property
+    def encoding(self) -> Hashable:
+        """The options of ``encode_prompt`` that the running call gave."""
+        return tuple(sorted((name, str(value)) for name, value in self._memory.options.items()))
+
+    def lengthened(self, embeds: Tensor, tokens: int) -> Tensor:
+        """As of every host; where prompts are windows of CLIP side by side, windows without words follow."""
+        missing = tokens - embeds.shape[1]
+        if missing <= 0 or (empty := self._nothing()) is None:
+            return super().lengthened(embeds, tokens)
+        nothing = empty.embeds.to(embeds)
+        more = nothing.repeat(1, -(-missing // nothing.shape[1]), 1)[:, :missing]
+        return torch.cat([embeds, more.expand(len(embeds), -1, -1)], 1)
+
+    def _nothing(self) -> Encoded | None:
+        """What no words are encoded to, as a negative prompt; None where a prompt is not windows of CLIP alone, or
+        there is no encoder."""
+        encoders = set(_ENCODERS) & set(self.components())
+        if not self.family.begins or self.family.readable is not None or not encoders:
+            return None
+        return once(self.pipe, ("nothing", self.encoding), lambda: self.encode_negative([""]))  # type: ignore[return-value]
+
+    def as_encoded(self, texts: Sequence[str], tokenizer: Any) -> list[str]:
+        """Texts as this pipeline gives them to a tokenizer."""
+        return as_encoded(self.pipe, texts, tokenizer)
+
+    @property
+    def clip_skip(self) -> int:
+        """How many more of CLIP's last layers the running call leaves out."""
+        return int(self._memory.options.get("clip_skip") or 0)
+
     def read(self, texts: list[str]) -> Encoded:
         """Texts as gates read them: a begin token, then the text's own, in one encoder's space."""
-        encoded = self.encode(texts)
+        encoded = self.encode(texts, options={})
         embeds = self.family.reading(encoded.embeds)
         return Encoded(embeds, [ids[: embeds.shape[1] - 1] for ids in encoded.ids])
 
@@ -150,9 +193,11 @@ class PipelineHost(Host):
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""
         tokenizer = self._tokenizer()
         limit = None if whole else self.window
+        given = self.as_encoded(texts, tokenizer)
         # verbose: what is longer than the window is our business, not a warning's
-        found = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False).input_ids if texts else []
-        return [ids[:limit] for ids in found]
+        found = tokenizer(given, add_special_tokens=False, truncation=False, verbose=False).input_ids if texts else []
+        encoder = self.family.tokenizer.replace("tokenizer", "text_encoder")
+        return [self.learnt.mark(ids[:limit], encoder, text) for ids, text in zip(found, texts)]
 
     @property
     def window(self) -> int:
@@ -292,8 +337,12 @@ class PipelineHost(Host):
         out = original(*args, **kwargs)
         away = self._encodes_negative()
         self._memory.encoded += running.get() is self.session
-        encode = partial(self.encode, length=bound.arguments.get("max_sequence_length"))
-        return prompts.guarded(self.session, self.family, self._memory, bound.arguments, out, away, self.tokens, encode)
+        self._memory.options = options = options_of(bound.arguments, self._defaults)
+        read = self.read if read_otherwise(options) else None
+        return prompts.guarded(
+            self.session, self.family, self._memory, bound.arguments, out, away, self.tokens, self.encode,
+            self.encode_negative, read,
+        )  # fmt: skip
 
     def _encodes_negative(self) -> bool:
         """Whether this call of ``encode_prompt`` is for a negative prompt, in pipelines that make it by itself."""

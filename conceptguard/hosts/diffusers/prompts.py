@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...generation.conditioning import Branch, Encoded, Prompts
+from ...generation.unlisted import Unlisted
 from ..denoising.text_encoders import as_one
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
     from ..denoising.families import Family
+    from .encoding_options import Options
 
 TYPED = ("prompt", "prompt_2", "prompt_3")  # what each text encoder is given
 _PARTS = ("", "prompt"), ("negative_", "negative_prompt")  # of what encode_prompt returns, and what was typed
@@ -34,23 +37,33 @@ class Seen(NamedTuple):
     branch: Branch
     call: int
     prompts: tuple[str, ...] | None
+    options: Options = MappingProxyType({})
+    read: Tensor | None = None
 
 
 class Memory:
-    """The conditions of the last calls. encoded: how often the running call has encoded prompts."""
+    """The conditions of the last calls. encoded: how often the running call has encoded prompts; options: how, see
+    ``encoding_options``.
 
-    def __init__(self) -> None:
+    nothing: gives what no words are encoded to, where somebody asks, or None for what cannot be told by it
+    """
+
+    def __init__(self, nothing: Callable[[], Encoded | None]) -> None:
         self._seen: deque[Seen] = deque(maxlen=256)
         self._call = self.encoded = 0
+        self._nothing = nothing
+        self.options: Options = {}
 
     def begin(self) -> None:
         """A pipeline call begins."""
         self._call += 1
         self.encoded = 0
+        self.options = {}
 
     def clear(self) -> None:
         """Forget all."""
         self._seen.clear()
+        self.options = {}
 
     def add(
         self,
@@ -60,10 +73,32 @@ class Memory:
         ids: list[int] | None,
         branch: Branch,
         prompts: tuple[str, ...] | None,
+        read: Tensor | None = None,
     ) -> None:
-        """Keep one condition: [tokens, width] and, where the pipeline has it, a pooled [width]."""
+        """Keep one condition: [tokens, width] and, where the pipeline has it, a pooled [width].
+
+        read: the embedding as gates read the text, where that is another one
+        """
         kept = None if pooled is None else pooled.detach().clone()
-        self._seen.append(Seen(row.detach().clone(), kept, text, ids, branch, self._call, prompts))
+        self._seen.append(Seen(row.detach().clone(), kept, text, ids, branch, self._call, prompts, self.options, read))
+
+    def known(self, row: Tensor, away: bool, pooled: Tensor | None = None) -> Seen | None:
+        """What is known of a condition: that it was encoded, or that it says nothing, however it came."""
+        return self.recall(row, away, pooled) or self._empty(row, pooled)
+
+    def _empty(self, row: Tensor, pooled: Tensor | None) -> Seen | None:
+        """Zeros, or one or more windows without words. Of encoders without a begin token nobody tells."""
+        nothing = self._nothing()
+        if nothing is None:
+            return None
+        window = nothing.embeds[0].to(row)
+        if len(row) % len(window) or row.shape[1] != window.shape[1]:
+            return None
+        parts = row.view(-1, *window.shape)
+        beside = pooled is None or not pooled.any() or (nothing.pooled is not None and _near(pooled, nothing.pooled[0]))
+        if not beside or not (not row.any() or all(_near(part, window) for part in parts)):
+            return None
+        return Seen(row, pooled, "", [], "unconditional", self._call, ("",) * len(TYPED))
 
     def recall(self, row: Tensor, away: bool, pooled: Tensor | None = None) -> Seen | None:
         """The last condition with this embedding. Of a prompt and a negative prompt that are alike, the one asked for.
@@ -80,7 +115,7 @@ class Memory:
             return None
         both = as_one([last.text, other.text])
         branch = last.branch if last.branch == other.branch else "conditional"
-        return last._replace(text=both, ids=[*(last.ids or []), *(other.ids or [])], branch=branch, prompts=None)
+        return last._replace(text=both, ids=Unlisted.joined(last.ids, other.ids), branch=branch, prompts=None)
 
     def _last(self, row: Tensor, away: bool, part: Callable[[Seen], Tensor | None]) -> Seen | None:
         alike = (seen for seen in reversed(self._seen) if _alike(part(seen), row))
@@ -92,6 +127,11 @@ class Memory:
 
 def _alike(one: Tensor | None, other: Tensor) -> bool:
     return one is not None and one.shape == other.shape and torch.equal(one.to(other), other)
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Whether two embeddings are the same but for the rounding of half precision."""
+    return bool((one - other.to(one)).float().norm() <= 0.005 * one.float().norm())
 
 
 def texts_of(value: Any, rows: int) -> list[str | None]:
@@ -116,11 +156,14 @@ def guarded(
     away: bool,
     tokens: Callable[[list[str]], list[list[int]]],
     encode: Callable[[list[str]], Encoded],
+    encode_negative: Callable[[list[str]], Encoded],
+    read: Callable[[list[str]], Encoded] | None,
 ) -> tuple[Any, ...]:
     """What an ``encode_prompt`` returned, after guards have seen every condition of it; all is remembered.
 
     arguments: what it was called with; away: whether this is the call for the negative prompt of a pipeline that
     encodes it by itself
+    read: texts as gates read them, where this call encodes them otherwise
     """
     out = list(encoded)
 
@@ -141,7 +184,7 @@ def guarded(
             own = [None if t is None else as_one(t) for t in given]
             ids += [None if t is None else tokens([t])[0] for t in own]
         else:  # embeddings, maybe of a text that was encoded under this session
-            known = [memory.recall(row, negative, p) for row, p in zip(embeds, pooled_of(part, len(embeds)))]
+            known = [memory.known(row, negative, p) for row, p in zip(embeds, pooled_of(part, len(embeds)))]
             given = [seen.prompts if seen else None for seen in known]
             own = [seen.text if seen else None for seen in known]
             ids += [seen.ids if seen else None for seen in known]
@@ -152,7 +195,7 @@ def guarded(
     if session.has("encode_prompt"):
         pools = [at[f"{part}pooled"] for part, _ in parts if f"{part}pooled" in at]
         pooled = torch.cat([out[i] for i in pools]) if pools else None
-        before, prompts = list(texts), Prompts(texts, ids, rows, pooled, branches, encode)
+        before, prompts = list(texts), Prompts(texts, ids, rows, pooled, branches, encode, encode_negative)
         session.encode_prompt(prompts)
         for i, text in enumerate(prompts.texts):
             if text is not None and text != before[i]:
@@ -165,6 +208,10 @@ def guarded(
             for i, changed in zip(pools, prompts.pooled.split([len(out[i]) for i in pools])):
                 out[i] = changed
     beside = [p for part, _ in parts for p in pooled_of(part, len(out[at[f"{part}embeds"]]))]
-    for row, vector, text, own_ids, branch, asked in zip(rows, beside, texts, ids, branches, typed):
-        memory.add(row, vector, text, own_ids, branch, asked)
+    plain: list[Tensor | None] = [None] * len(texts)
+    if read is not None and any(text is not None for text in texts):
+        as_read = read([text or "" for text in texts]).embeds
+        plain = [None if text is None else own for text, own in zip(texts, as_read)]
+    for row, vector, text, own_ids, branch, asked, own in zip(rows, beside, texts, ids, branches, typed, plain):
+        memory.add(row, vector, text, own_ids, branch, asked, own)
     return tuple(out)

@@ -12,6 +12,7 @@ or nothing, in the concept's place; the paper's removal, which gives the concept
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -70,8 +71,9 @@ class MagicMix(Method):
         self.concept = self.own_concept()
         self.layout: Tensor | None = None  # clean latents [1, ...] to keep instead of what the prompt draws
         self._layouts: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # (clean, noise) by call and row
-        self._contents: dict[tuple[str, ...] | None, tuple[tuple[str, ...], Encoded]] = {}
-        self._negatives: dict[str, Encoded] = {}
+        # By what was asked, and by how the call encodes texts.
+        self._contents: dict[tuple[tuple[str, ...] | None, Hashable], tuple[tuple[str, ...], Encoded]] = {}
+        self._negatives: dict[tuple[str, Hashable], Encoded] = {}
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
@@ -139,11 +141,12 @@ class MagicMix(Method):
     def _change(self, conditions: Conditions, row: int, gate: float) -> None:
         """The content's embeddings for one row."""
         asked = conditions.prompts[row]
-        if asked not in self._contents:
+        key = asked, self.host.encoding
+        if key not in self._contents:
             texts = tuple(self._content(text) for text in asked) if asked else (self.concept.replacement,) * 3
-            self._contents[asked] = texts, self.host.encode([texts])
-        texts, content = self._contents[asked]
-        _blend(conditions, row, content, gate)
+            self._contents[key] = texts, self.host.encode([texts])
+        texts, content = self._contents[key]
+        self._blend(conditions, row, content, gate)
         text = "the picture" if self.layout is not None else repr(conditions.texts[row]) if asked else "embeddings"
         note = f"the layout of {text} until {self.settings.kmax:g} of the noise, then the content of "
         note += repr(texts[0]) if texts[0] else "nothing"
@@ -162,10 +165,21 @@ class MagicMix(Method):
                 "set guidance_scale above 1 and give texts, or set negative: false"
             )
         text = as_one(self, self.concept.prompts, own)
-        if own not in self._negatives:
-            self._negatives[own] = self.host.encode([text])
-        _blend(conditions, other, self._negatives[own], gate)
+        key = own, self.host.encoding
+        if key not in self._negatives:
+            self._negatives[key] = self.host.encode_negative([text])
+        self._blend(conditions, other, self._negatives[key], gate)
         conditions.texts[other] = text
+
+    def _blend(self, conditions: Conditions, row: int, new: Encoded, gate: float) -> None:
+        """Other embeddings for one row; those between, where the gate is not fully open."""
+        own = conditions.embeds[row].float()
+        given = self.host.lengthened(new.embeds, len(own))[0]
+        embeds, pooled = torch.lerp(own, given.to(own), gate)[None], None
+        if conditions.pooled is not None and new.pooled is not None:
+            own = conditions.pooled[row].float()
+            pooled = torch.lerp(own, new.pooled[0].to(own), gate)[None]
+        conditions.change([row], embeds, pooled)
 
     def _content(self, text: str) -> str:
         """A prompt without the concept: its own words where they are free of it then, else the replacement alone."""
@@ -175,18 +189,3 @@ class MagicMix(Method):
             return swapped if count else self.concept.replacement
         encoded = self.host.read([swapped])
         return self.concept.replacement if self._bank(encoded.embeds, encoded.ids)[0, 0] else swapped
-
-
-def _blend(conditions: Conditions, row: int, new: Encoded, gate: float) -> None:
-    """Other embeddings for one row; those between, where the gate is not fully open."""
-    own = conditions.embeds[row].float()
-    if new.embeds.shape[1] < len(own):
-        raise GuardError(
-            f"this call reads {len(own)} tokens a prompt, the guards' own texts are {new.embeds.shape[1]} long: give a "
-            "smaller max_sequence_length"
-        )
-    embeds, pooled = torch.lerp(own, new.embeds[0, : len(own)].to(own), gate)[None], None
-    if conditions.pooled is not None and new.pooled is not None:
-        own = conditions.pooled[row].float()
-        pooled = torch.lerp(own, new.pooled[0].to(own), gate)[None]
-    conditions.change([row], embeds, pooled)

@@ -6,7 +6,7 @@ published figures also pass the concept as negative prompt; here that is a switc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,7 +109,7 @@ class SAFREE(Method):
         self.phrases = phrases_of(self)
         self._readings: dict[Prompt, _Reading] = {}
         self._safe: dict[tuple[Prompt, ...], _Safe] = {}
-        self._negative: dict[str, Encoded] = {}
+        self._negative: dict[tuple[str, Hashable], Encoded] = {}
 
     @classmethod
     def peers(cls) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
@@ -269,8 +269,10 @@ class SAFREE(Method):
                     f"guard '{self.guard.label}': the negative prompt came as embeddings, which no phrase can join: "
                     "give it as text, or set negative_prompt: false"
                 )
-            if own not in self._negative:
-                self._negative[own] = self.host.encode([as_one(self, self.phrases, own)])
-            new = self._negative[own]
-            conditions.change([other], new.embeds, new.pooled)
+            key = own, self.host.encoding
+            if key not in self._negative:
+                self._negative[key] = self.host.encode_negative([as_one(self, self.phrases, own)])
+            new = self._negative[key]
+            embeds = self.host.lengthened(new.embeds, conditions.embeds.shape[1])
+            conditions.change([other], embeds, new.pooled)
             self._note(f"{', '.join(self.phrases)!r} in the negative prompt of {conditions.texts[row]!r}")
