@@ -134,6 +134,8 @@ class PipelineHost(Host):
         token = running.set(self)  # no session's terms act on what a gate is measured by
         try:
             out = self._encode_prompt(**given, device=self.device_dtype()[0], **self._plainly)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise self._unreadable() or error from error
         finally:
             running.reset(token)
         by_role = dict(zip(self.family.encoded, out))
@@ -205,7 +207,23 @@ class PipelineHost(Host):
         return self.family.window or int(self._tokenizer().model_max_length) - 2
 
     def _tokenizer(self) -> Any:
-        return getattr(self.pipe, self.family.tokenizer, None) or self.pipe.tokenizer_2
+        found = getattr(self.pipe, self.family.tokenizer, None) or getattr(self.pipe, "tokenizer_2", None)
+        if found is None:
+            raise self._unreadable() or SessionError(f"{self.name} has no {self.family.tokenizer}: load it with one")
+        return found
+
+    def _unreadable(self) -> SessionError | None:
+        """The error for a text that the encoders which are left cannot encode; None where all are there."""
+        missing = [place.name for place in self.family.encoders if getattr(self.pipe, place.name, None) is None]
+        return (
+            SessionError(
+                f"{self.name} was loaded without {' and '.join(missing)}, by which guards read what they are about: attach "
+                "the policy to a pipeline that has its text encoders, and give that one the embeddings; or use guards that "
+                "read no text (gate: always, or those that look at pictures)"
+            )
+            if missing
+            else None
+        )
 
     def encoders(self) -> list[TextEncoder]:
         """The text encoders one by one, each with its own tokens and its part of an embedding."""
