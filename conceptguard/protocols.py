@@ -152,6 +152,9 @@ class DrawingSession(Protocol):
     def guidance_scale(self) -> float | None:
         """Of the running call; None outside of one."""
 
+    def guide(self, scale: float) -> None:
+        """Guidance of the running call goes on with this scale."""
+
     @property
     def methods_with_terms(self) -> Sequence[ActiveGuard]:
         """The guards that have a gate, in the order of a gate bank's columns."""

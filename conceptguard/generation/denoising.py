@@ -32,13 +32,24 @@ class Drawn:
 
     branches: Sequence[Branch | None]
     guidance_scale: float | None
+    cut: bool  # whether guidance was on, and was turned off in the middle of the generation
 
     @staticmethod
     def of(branches: Sequence[Branch | None], guidance_scale: float | None) -> Drawn:
         """From the two alone."""
         drawn = Drawn()
-        drawn.branches, drawn.guidance_scale = branches, guidance_scale
+        drawn.branches, drawn.guidance_scale, drawn.cut = branches, guidance_scale, False
         return drawn
+
+    @property
+    def unguided(self) -> str:
+        """Why a call has nothing that guidance takes it away from, and what to do, for an error."""
+        if self.cut:
+            return "guidance was turned off in the middle of this generation, as some callbacks do: leave it on"
+        if self.guidance_scale is None:
+            return "this generation has none: set guidance_scale above 1"
+        how = f"guidance_scale {self.guidance_scale:g} or less, or a distilled model"
+        return f"this generation has none ({how}): set guidance_scale above 1"
 
     @property
     def towards(self) -> list[int]:
@@ -123,6 +134,7 @@ class Conditions(Drawn):
     last: float = 0.0
     moves: torch.Tensor | None = None
     attend: Attend | None = None
+    cut: bool = False
 
     @property
     def noise(self) -> float:
@@ -177,6 +189,7 @@ class Step(Drawn):
     moment: Moment = field(default_factory=Moment)
     denoise: Callable[[Encoded, Sequence[int]], torch.Tensor] | None = None
     separate: bool = False
+    cut: bool = False
 
     @property
     def noise(self) -> float:

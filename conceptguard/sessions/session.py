@@ -31,7 +31,7 @@ from .patches import scale_terms
 if TYPE_CHECKING:
     from ..method import Method
 
-_OF_A_GENERATION = ("_guidance", "_moment", "_now", "_branches", "_open", "_told", "_receipt", "_inside")
+_OF_A_GENERATION = ("_guidance", "_moment", "_now", "_branches", "_open", "_told", "_receipt", "_inside", "_cut")
 
 
 class Session(BaseSession):
@@ -130,7 +130,7 @@ class Session(BaseSession):
 
     def start(self, guidance_scale: float | None = None) -> None:
         """A fresh receipt. guidance_scale: None where nobody says, as in a caller's own loop."""
-        self._guidance, self._open, self._told = guidance_scale, [], {}
+        self._guidance, self._open, self._told, self._cut = guidance_scale, [], {}, False
         self._moment, self._now = Moment(), float("nan")
         device, dtype = self.host.device_dtype()
         self._receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
@@ -189,6 +189,11 @@ class Session(BaseSession):
         self._beside[prefix] = {self._terms[column][0]: said for column, said in said_of.items()}
         for i, said in self._beside[prefix].items():
             self._receipt.acts[i].notes += said
+
+    def guide(self, scale: float) -> None:
+        """Guidance of the running call goes on with this scale, 1 for none."""
+        self._cut = self._cut or (self._guidance is not None and scale <= 1 < self._guidance)
+        self._guidance = scale
 
     def encode_prompt(self, prompts: Prompts) -> None:
         """Let every guard see every condition of the call."""
@@ -256,6 +261,7 @@ class Session(BaseSession):
         if not self.has("condition"):
             return None
         given = conditions(self._guidance, self._moment)
+        given.cut = self._cut
         self._call("condition", conditions=given)
         return given
 
@@ -293,7 +299,8 @@ class Session(BaseSession):
             opened.steps.append(index)
         if self.has("predict_noise"):
             step = Step(
-                index, timestep, latents, prediction, self._branches, self._guidance, self._moment, denoise, separate
+                index, timestep, latents, prediction, self._branches, self._guidance, self._moment, denoise, separate,
+                self._cut,
             )  # fmt: skip
             self._call("predict_noise", step=step)
             prediction = step.prediction

@@ -67,9 +67,8 @@ class Guidance(Method):
         guided = scale is None or scale < 1 or (step.separate and scale > 1)
         if not guided and any(against[row] is None for row in rows):
             raise GuardError(
-                f"guard '{self.guard.label}' needs classifier-free guidance, and this generation has none "
-                f"(guidance_scale {scale:g} or less, or a distilled model): set guidance_scale above 1, or "
-                "use a guard that reads the prompt, such as safree"
+                f"guard '{self.guard.label}' needs classifier-free guidance, and {step.unguided}, or use a guard that "
+                "reads the prompt, such as safree"
             )
         concept = step.denoise(self.encoded(self.text), rows).float()
         # A caller who composes predictions may have no unconditional one among them: make it. A negative prompt that

@@ -90,9 +90,8 @@ class DiffusersHost(PipelineHost):
         """Guided pipelines put their negative prompts first, where both are in one call."""
         if self.family.separate or self.session.guidance_scale is None:
             return [None] * rows
-        now = float(
-            getattr(self.pipe, "_guidance_scale", self.session.guidance_scale)
-        )  # callbacks turn it off half-way
+        now = float(getattr(self.pipe, "_guidance_scale", self.session.guidance_scale))
+        self.session.guide(max(now, 1.0))  # callbacks turn it off half-way
         both = now > 1 and getattr(self.model.config, "time_cond_proj_dim", None) is None
         return [both and i < rows // 2 for i in range(rows)]
 

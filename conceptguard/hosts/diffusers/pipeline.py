@@ -215,14 +215,12 @@ class PipelineHost(Host):
     def _unreadable(self) -> SessionError | None:
         """The error for a text that the encoders which are left cannot encode; None where all are there."""
         missing = [place.name for place in self.family.encoders if getattr(self.pipe, place.name, None) is None]
-        return (
-            SessionError(
-                f"{self.name} was loaded without {' and '.join(missing)}, by which guards read what they are about: attach "
-                "the policy to a pipeline that has its text encoders, and give that one the embeddings; or use guards that "
-                "read no text (gate: always, or those that look at pictures)"
-            )
-            if missing
-            else None
+        if not missing:
+            return None
+        return SessionError(
+            f"{self.name} was loaded without {' and '.join(missing)}, by which guards read what they are about: attach "
+            "the policy to a pipeline that has its text encoders, and give that one the embeddings; or use guards that "
+            "read no text (gate: always, or those that look at pictures)"
         )
 
     def encoders(self) -> list[TextEncoder]:

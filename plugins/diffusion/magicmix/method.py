@@ -159,6 +159,11 @@ class MagicMix(Method):
         """The concept joins the negative prompt of one row."""
         other = conditions.away_from()[row]
         own = "" if other is None else conditions.texts[other]
+        if other is None and conditions.cut:
+            raise GuardError(
+                f"guard '{self.guard.label}': negative needs classifier-free guidance, and {conditions.unguided}, or "
+                "set negative: false"
+            )
         if other is None or own is None:
             raise GuardError(
                 f"guard '{self.guard.label}': negative needs classifier-free guidance, and a negative prompt as text: "

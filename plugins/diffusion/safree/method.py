@@ -260,8 +260,8 @@ class SAFREE(Method):
                 )
             if other is None:
                 raise GuardError(
-                    f"guard '{self.guard.label}': negative_prompt needs classifier-free guidance, and this generation "
-                    "has none: set guidance_scale above 1, or negative_prompt: false"
+                    f"guard '{self.guard.label}': negative_prompt needs classifier-free guidance, and "
+                    f"{conditions.unguided}, or negative_prompt: false"
                 )
             own = conditions.texts[other]
             if own is None:
