@@ -25,7 +25,7 @@ from conceptguard.receipt import Receipt
 PAUSE = 0.1  # seconds between two messages of one sampling: bars need no more
 GUARDS, RECEIPT = ("ConceptGuardModel", "ConceptGuardEnforcedModel"), "ConceptGuardReceipt"
 _KEPT = 64
-_receipts: OrderedDict[str, list[Receipt]] = OrderedDict()
+_receipts: OrderedDict[int | None, list[Receipt]] = OrderedDict()  # by task
 
 
 def prompt_id() -> str | None:
@@ -34,9 +34,16 @@ def prompt_id() -> str | None:
     return context.prompt_id if context else None
 
 
-def receipts(prompt: str | None) -> list[Receipt]:
-    """Of a prompt's guarded samplings so far, in order."""
-    return list(_receipts.get(prompt or "", ()))
+def _task() -> int | None:
+    """Which of the server's tasks runs: a prompt's id is the client's, who may use it again."""
+    queue = PromptServer.instance.prompt_queue
+    with queue.mutex:
+        return next((task for task, item in queue.currently_running.items() if item[1] == prompt_id()), None)
+
+
+def receipts() -> list[Receipt]:
+    """Of the guarded samplings and looks of the prompt that runs, so far, in order."""
+    return list(_receipts.get(_task(), ()))
 
 
 def texts() -> list[str]:
@@ -81,7 +88,7 @@ def teller(node: str) -> Callable[[Receipt, bool], None]:
         nonlocal last
         now, prompt = time.monotonic(), prompt_id()
         if done:
-            _keep(prompt, receipt)
+            keep(receipt)
         elif now - last < PAUSE:
             return
         last = now
@@ -95,20 +102,17 @@ def teller(node: str) -> Callable[[Receipt, bool], None]:
     return tell
 
 
-def keep_look(receipt: Receipt) -> None:
-    """A receipt of a look at images is one of the prompt's, too."""
-    _keep(prompt_id(), receipt)
-
-
 def send(event: str, data: dict[str, Any]) -> None:
     """To the client whose prompt runs."""
     server = PromptServer.instance
     server.send_sync(event, data, server.client_id)
 
 
-def _keep(prompt: str | None, receipt: Receipt) -> None:
-    _receipts.setdefault(prompt or "", []).append(receipt)
-    _receipts.move_to_end(prompt or "")
+def keep(receipt: Receipt) -> None:
+    """One more of the prompt that runs."""
+    task = _task()
+    _receipts.setdefault(task, []).append(receipt)
+    _receipts.move_to_end(task)
     while len(_receipts) > _KEPT:
         _receipts.popitem(last=False)
 

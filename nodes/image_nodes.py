@@ -67,7 +67,7 @@ def look(image: Tensor, policy: Policy, action: str, node: str) -> Look:
             for v in receipt.verdicts
         ],
     })  # fmt: skip
-    events.keep_look(receipt)
+    events.keep(receipt)
     return Look(None if held else pixels.movedim(1, -1), flagged, score, report, receipt, refusal)
 
 
@@ -136,7 +136,7 @@ class ConceptGuardReceipt(io.ComfyNode):
         session = model.attachments.get(KEY)
         if session is None:
             raise PolicyError("this MODEL is not guarded, so there is no receipt: wire the one from Guard Model")
-        mine = [r for r in events.receipts(events.prompt_id()) if any(r is own for own in session.host.receipts)]
+        mine = [r for r in events.receipts() if any(r is own for own in session.host.receipts)]
         shown = mine or list(session.host.receipts)[-1:]  # nothing new was sampled: the last one still tells
         text = "\n".join(map(str, shown)) or "nothing was sampled yet"
         last = shown[-1] if shown else session.receipt

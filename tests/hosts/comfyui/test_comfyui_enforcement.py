@@ -353,3 +353,31 @@ def test_a_policy_that_cannot_be_in_force_stops_the_server(house: Any, tmp_path:
         }  # fmt: skip
         with pytest.raises(AssertionError, match=says), serving(tmp_path, *arguments, **variables):
             pass
+
+
+@pytest.mark.slow  # starts servers
+@pytest.mark.parametrize("cache", [("--cache-lru", "5"), ("--cache-none",)])
+def test_other_caches(house: Any, tmp_path: Path, cache: Any) -> None:
+    install(tmp_path)
+    variables = {"CONCEPTGUARD_ENFORCE": str(house[1] / "house.yaml"), "CONCEPTGUARD_HOME": str(house[1] / "registry"),
+                 "CONCEPTGUARD_AUDIT": str(tmp_path / "audit.jsonl")}  # fmt: skip
+    graph = beer(a=node("ImageInvert", image=["decode", 0]), out=node("PreviewImage", images=["a", 0]))
+    with serving(tmp_path, *cache, **variables) as port:
+        client = Client(port)
+        for _ in range(2):
+            run = client.run(graph)
+            assert run.ok and len(np.unique(pixels(client, run.images("out")[0]))) == 1
+            assert audit((port, tmp_path), run.answer["prompt_id"])["flagged"]
+        refused((port, tmp_path), client, beer(out=node("PreviewAny", source=["latent", 0])), "did not look at")
+
+
+@pytest.mark.slow  # starts a server
+def test_a_policy_that_does_not_look_lets_everything_be_shown(tmp_path: Path) -> None:
+    install(tmp_path)
+    shutil.copytree(HERE / "rogue", tmp_path / "custom_nodes" / "rogue")
+    (tmp_path / "house.yaml").write_text("guards:\n  - {method: spm, artifact: emoji-sd/spm/cigarette}\n")
+    variables = {"CONCEPTGUARD_ENFORCE": str(tmp_path / "house.yaml")}
+    shown = {"told": node("PreviewAny", source=["latent", 0]), "own": node("RogueShows", images=["decode", 0])}
+    with serving(tmp_path, **variables) as port:
+        run = Client(port).run(drawing(**shown))
+        assert run.ok and run.texts("told") and run.texts("own"), run.error

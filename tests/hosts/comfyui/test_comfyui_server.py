@@ -68,6 +68,14 @@ def test_a_cached_sampling_keeps_its_receipt(client: Client) -> None:
     assert client.run(again).texts("receipt") == first.texts("receipt")
 
 
+def test_an_id_that_a_client_uses_twice(client: Client) -> None:
+    texts = []
+    for seed in (71, 72):
+        client.queue(guarded(seed=seed), prompt_id="twice")
+        texts += client.wait("twice").texts("receipt")
+    assert [text.count("policy school") for text in texts] == [1, 1], texts
+
+
 def test_policies_chain_and_methods_take_words(client: Client) -> None:
     graph = guarded(rules=policy(method="sld", concept="cigarette, smoking", policy=["first", 0]))
     graph["first"] = policy(artifact="emoji-sd/uce/pistol", strength=0.5)
