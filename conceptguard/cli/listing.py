@@ -43,12 +43,12 @@ def list_(
     entries = default_registry().entries()
     given = {"method": method, "base": base, "concept": concept}
     fitting = [entry for entry in entries if _fits(entry, **given)]
-    if not fitting and any(given.values()):
-        raise RegistryError(_nothing_fits(entries, **given))
     rows = [entry.row() for entry in fitting]
     head = ["ref", "bytes", "erased_before", "erased_after", "identical", "n", "concept", "base", "method"]
     figures = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in {*head, *_NOT_FIGURES}]
     report("list", rows, time.perf_counter() - begin, json, columns=[*head, *figures])
+    if not rows and any(given.values()):
+        raise RegistryError(_nothing_fits(entries, **given))
     if not rows and json != "-":
         typer.echo(
             "no artifacts: make one with `conceptguard make`, or bring one in with `conceptguard import`", err=True

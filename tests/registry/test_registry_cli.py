@@ -50,6 +50,7 @@ def test_add_list_show_verify_remove(tmp_path: Path, home: Path, capsys: pytest.
     assert [row["ref"] for row in rows(capsys, "list", "--method", "uce")] == ["tiny/uce/wine"]
     assert [row["ref"] for row in rows(capsys, "list", "--concept", "CIGAR")] == ["tiny/spm/cigarette"]
     assert "there are tiny" in said(capsys, "list", "--base", "other", "--json", "-", status=1)[1]
+    assert rows(capsys, "list", "--base", "other", status=1) == []
     card, _ = said(capsys, "show", "cigarette")
     assert "CC0-1.0" in card and "erased_after: 0.01" in card
     assert rows(capsys, "show", "cigarette")[0]["concept"]["prompts"] == ["cigarette", "a cigarette"]
