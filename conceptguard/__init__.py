@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .api import evaluate, import_artifact, make
     from .concept import Concept
     from .errors import (
         ArtifactError,
@@ -82,11 +83,14 @@ _HOME = {
     "Terms": "runtime.lowrank",
     "Verdict": "receipt",
     "attach": "sessions.attach",
+    "evaluate": "api",
     "hookimpl": "markers",
     "host_for": "plugins",
+    "import_artifact": "api",
     "load_model": "hosts.load",
     "load_policy": "policy_file",
     "logits_processor": "hosts.transformers.logits",
+    "make": "api",
 }
 __all__ = [
     "Artifact",
@@ -125,11 +129,14 @@ __all__ = [
     "Verdict",
     "__version__",
     "attach",
+    "evaluate",
     "hookimpl",
     "host_for",
+    "import_artifact",
     "load_model",
     "load_policy",
     "logits_processor",
+    "make",
 ]
 
 

@@ -11,11 +11,11 @@ import typer
 from .complete import concepts as concept_names
 from .complete import methods, policies
 from .eval_language import eval_language, is_language
-from .options import DEVICE, JSON, MODEL, SETTINGS, STEPS, settings_of, split
+from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, SETTINGS, STEPS, VARIANT, settings_of
 
 if TYPE_CHECKING:
-    from ..measuring.evaluate import Case, Judged
-    from ..measuring.suite import Suite
+    from ..measuring.evaluate import Judged
+    from ..policy import Policy
 
 COLUMNS = [
     "method", "concept", "concepts", "erased_before", "erased_after", "neighbours_before", "neighbours_after",
@@ -36,6 +36,7 @@ def eval_(
     policy: list[str] | None = typer.Option(
         None, autocompletion=policies, help="A policy to judge as a whole; may be repeated."
     ),
+    guard: list[str] | None = GUARD,
     concepts: str = typer.Option(
         "all", metavar="A,B|all", autocompletion=concept_names, help="Which concepts; all: those with an artifact."
     ),
@@ -48,6 +49,11 @@ def eval_(
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
     suite: str | None = typer.Option(None, help="A suite file, or language; default: the one named like the model."),
+    judge: str | None = typer.Option(
+        None,
+        metavar="FOLDER",
+        help="Who says what a picture shows, see `conceptguard judge`; default: the model's own.",
+    ),
     wordings: str = typer.Option(
         "judge", metavar="judge|tune", help="Of a language suite: those that judge, or those to compare guards on."
     ),
@@ -58,7 +64,10 @@ def eval_(
     sheet: Path | None = typer.Option(
         None, metavar="FILE", help="A picture of the same prompts without and with each guard, below one another."
     ),
+    variant: str | None = VARIANT,
+    config: str | None = CONFIG,
     device: str | None = DEVICE,
+    dtype: str = DTYPE,
     json: str | None = JSON,
 ) -> None:
     """Judge what guards erase and what they leave, on prompts that were not trained on.
@@ -69,9 +78,14 @@ def eval_(
     conceptguard eval --method spm --together 10
     conceptguard eval --method safree --set schedule=false
     conceptguard eval --policy school.yaml
+    conceptguard eval --guard sld:beer --guard safree:beer --n 4
+    conceptguard eval --model ./my-sd --suite my-suite.yaml --judge my-judge --guard uce:my-registry/my-sd/uce/trumpet
     conceptguard eval --method spm --card my-registry/
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
+
+    Without options everything is judged, which takes hours on a CPU; after the first pictures a line says how many. The
+    unguarded pictures are kept, and not drawn again.
 
     Bars: erased_after <= 0.05, neighbours and others within 0.02 of before (0.03 for several guards at once), and
     where gates look at the prompt, 0.95 of the unrelated pictures bit-identical. The rows none (a guard that does
@@ -81,37 +95,40 @@ def eval_(
     (transformers' own), phrases, guard, sentence_check, retain (the model that never saw them). Bars: erased_after <=
     0.02, neighbours and others within 0.01.
     """
-    from ..hosts.load import load_model
-    from ..measuring.evaluate import controls, evaluate, load_judge, mean
+    from ..measuring.evaluate import check_judge, controls, evaluate, load_judge, mean
+    from ..measuring.policies import cases_of
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
-    from .devices import pick_device
+    from .eval_cases import of_methods
+    from .guarding import policy_of
+    from .loading import drawing
     from .output import report
-    from .progress import progress
+    from .progress import estimated
 
     begin = time.perf_counter()
     given = settings_of(settings)
     if is_language(suite):
         return eval_language(str(suite), method or [], policy or [], given, n, wordings, device, check, card, json)
     prompts = load_suite(suite or model)
-    judge = load_judge(prompts.base)
+    assessor = load_judge(judge or prompts.base)
+    rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]
+    methods = method or ([] if rules else ["spm", "uce"])
     cases = [
         one
         for seed in range(seeds)
         for one in [
-            *_of_methods(
-                prompts, method or ([] if policy else ["spm", "uce"]), concepts, gate, given, together, n, seed
-            ),
-            *_of_policies(prompts, policy or [], n, seed),
+            *of_methods(prompts, methods, concepts, gate, given, together, n, seed),
+            *cases_of(prompts, [one for one in rules if one], n, seed),
         ]
     ]
-    pipe = load_model(model).to(pick_device(device))
-    pipe.set_progress_bar_config(disable=True)
+    check_judge(assessor, cases)
+    pipe = drawing(model, device, dtype, variant=variant, config=config)
     recipe = Recipe(steps, guidance, batch)
     judged: list[Judged] = []
-    with progress("pictures", 2 * sum(len(g) for c in cases for g in c.groups)) as tick:
+    total = 2 * sum(len(group) for one in cases for group in one.groups)
+    with estimated("pictures", total, "fewer --concepts, or a smaller --n or --steps") as tick:
         for one in cases:
-            judged.append(evaluate(pipe, judge, one, recipe, model, tick))
+            judged.append(evaluate(pipe, assessor, one, recipe, model, tick))
     rows = [one.row for one in judged]
     for group in _means(rows):
         rows.append(mean(group))
@@ -124,7 +141,7 @@ def eval_(
             sheet, optimize=True
         )
     means = rows[len(cases) :] or rows
-    checks = controls(pipe, judge, cases, recipe, model)
+    checks = controls(pipe, assessor, cases, recipe, model)
     made = {"steps": steps, "guidance": guidance, "batch": batch, "seeds": seeds, "gate": gate, "set": given}
     report("eval", [*rows, *checks], time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **made)
     if json != "-":
@@ -151,46 +168,13 @@ def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:
         write_card(root, artifact, figures, command, sheet)
 
 
-def _of_methods(
-    suite: Suite, methods: list[str], wanted: str, gate: str, settings: dict[str, Any], together: int, n: int, seed: int
-) -> list[Case]:
-    from ..errors import RegistryError
-    from ..measuring.evaluate import available, case, policy_for
+def _named(guard: str) -> Policy:
+    """One guard as a policy that is called by what was written."""
+    from .guarding import policy_of
 
-    found = []
-    for name in methods:
-        label = " ".join([name, *(f"{key}={value}" for key, value in settings.items())])
-        concepts = available(suite, name, together > 1) if wanted == "all" else suite.check(split(wanted))
-        if len(concepts) < together:
-            raise RegistryError(
-                f"{len(concepts)} artifacts of method '{name}' for {suite.base}, {together} asked for: "
-                "make more with `conceptguard make`, or pull them"
-            )
-        if not concepts:
-            raise RegistryError(f"no artifacts of method '{name}' for {suite.base}: see `conceptguard list`")
-        groups = [[c] for c in concepts] if together == 1 else [concepts[:together]]
-        for group in groups:
-            each = n if together == 1 else max(2, round(n / together**0.5))
-            rules = policy_for(suite, name, group, gate, settings)
-            found.append(case(suite, label, group, rules, each, 2 * n, seed=seed, gated=gate == "prompt"))
-    return found
-
-
-def _of_policies(suite: Suite, policies: list[str], n: int, seed: int) -> list[Case]:
-    from ..errors import RegistryError
-    from ..measuring.evaluate import case, concepts_of
-    from ..policy_file import load_policy
-
-    found = []
-    for source in policies:
-        rules = load_policy(source)
-        concepts = suite.known(concepts_of(rules))
-        if not concepts:
-            raise RegistryError(f"policy '{rules.name}' guards none of the suite's concepts: {suite.all_concepts}")
-        each = max(2, round(n / len(concepts) ** 0.5)) if len(concepts) > 1 else n
-        gated = all(guard.gate == "prompt" for guard in rules.guards)
-        found.append(case(suite, rules.name, concepts, rules, each, 2 * n, seed=seed, gated=gated))
-    return found
+    rules = policy_of(None, [guard])
+    assert rules is not None
+    return rules.model_copy(update={"name": guard})
 
 
 def _means(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

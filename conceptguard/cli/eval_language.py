@@ -37,7 +37,7 @@ def eval_language(
     from ..measuring.language.suite import Wordings, load_language_suite
     from .devices import pick_device
     from .output import report
-    from .progress import progress
+    from .progress import estimated
 
     begin = time.perf_counter()
     prompts = load_language_suite(DEFAULT if suite == LANGUAGE else suite)
@@ -47,7 +47,8 @@ def eval_language(
     asked = groups(prompts, n, cast(Wordings, wordings))
     found = []
     widths = {one.beams for one in rows}  # what a beam says is compared with what it says unguarded
-    with progress("answers", sum(len(part.questions) for part in asked) * (len(rows) + len(widths))) as tick:
+    total = sum(len(part.questions) for part in asked) * (len(rows) + len(widths))
+    with estimated("answers", total, "one --method, or a smaller --n") as tick:
         before = {
             beams: [
                 answer(pair.model, pair.tokenizer, part.questions, Contestant("none", beams=beams), tick)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .complete import methods
-from .options import DEVICE, JSON, MODEL, SETTINGS, settings_of, split
+from .loading import is_text
+from .options import CONFIG, DEVICE, JSON, MODEL, SETTINGS, VARIANT, settings_of, split
+from .table import wrapped
+
+if TYPE_CHECKING:
+    from ..measuring.trial import Trial
+    from ..registry import Artifact
 
 
 def register(app: typer.Typer) -> None:
@@ -37,10 +43,18 @@ def make(
     seed: int = typer.Option(0, help="The same seed gives the same artifact."),
     steps: int | None = typer.Option(None, min=1, help="Training steps; default: the method's own."),
     settings: list[str] | None = SETTINGS,
+    trials: int = typer.Option(
+        3, "--try", min=0, help="At the end, so many pictures (or answers) of each kind, without and with it; 0: none."
+    ),
+    judge: str | None = typer.Option(
+        None, metavar="FOLDER", help="Who says what these pictures show, see `conceptguard judge`."
+    ),
+    variant: str | None = VARIANT,
+    config: str | None = CONFIG,
     device: str | None = DEVICE,
     json: str | None = JSON,
 ) -> None:
-    """Make an artifact: train a membrane, solve an edit, whatever the method does.
+    """Make an artifact: train a membrane, solve an edit, whatever the method does; then try whether it erases.
 
     \b
     conceptguard make uce --concept trumpet --prompts trumpet,horn --preserve guitar,violin --out my-registry
@@ -48,38 +62,52 @@ def make(
     conceptguard make spm --model ./my-sd --concept "van gogh" --preserve @painters.txt --out my-registry
     conceptguard make guard --model authors-lm --concept authors --set forget=forget.jsonl --set retain=retain.jsonl \\
       --out my-registry
+
+    A method's settings: conceptguard make METHOD --help. The folder is a registry: `conceptguard index` says how others
+    reach it. --json has the whole manifest.
     """
     from .. import plugins
     from ..concept import as_concept
-    from ..hosts.load import load_model
     from ..making.settings import make_settings
     from ..plugins import host_for
-    from .devices import pick_device
+    from ..registry import default_registry
+    from .loading import either
     from .output import result, write_json
-    from .registry import card
 
     begin = time.perf_counter()
     chosen = plugins.method(method)
     given = settings_of(settings)
     takes_steps = "steps" in chosen.MakeSettings.model_fields
     # Everything that can be wrong is found before the model is loaded.
-    make_settings(chosen, given, **({"steps": steps} if takes_steps or steps else {}))
+    checked = make_settings(chosen, given, **({"steps": steps} if takes_steps or steps else {}))
     what = as_concept({"name": concept, "prompts": split(prompts) or [concept], "replacement": replacement})
     keep = _preserve(preserve)
-    pipe = load_model(model).to(pick_device(device))
+    loaded = either(model, device, variant=variant, config=config)
     options: dict[str, Any] = {**given, "preserve": keep, "seed": seed}
     if steps is not None:
         options["steps"] = steps
-    artifact = chosen.make(host_for(pipe), what, out.expanduser(), **options)
-    seconds = time.perf_counter() - begin
+    artifact = chosen.make(host_for(loaded), what, out.expanduser(), **options)
+    default_registry().add(artifact, out.expanduser())  # lists it there, so that the folder can be served as it is
+    made = time.perf_counter() - begin
+    trial = tried(loaded, model, method, artifact, keep, checked, trials, judge) if trials else None
+    sheet = out.expanduser() / f"{artifact.ref.replace('/', '-')}.png" if trial and trial.sheet else None
+    if trial and trial.sheet and sheet:
+        trial.sheet.save(sheet, optimize=True)
     if json:
         row = {"method": method, "concept": concept, "model": model, "ref": artifact.ref,
-               "folder": str(artifact.folder), "make_seconds": round(seconds, 3), "bytes": artifact.size}  # fmt: skip
-        write_json(result("make", [row], seconds, str(pipe.device)), json)
-    if json != "-":
-        print(card(artifact))
-        print(f"\nmade in {seconds:.1f} s; use it: conceptguard generate --policy FILE with "
-              f"{{method: {method}, artifact: {artifact.folder}}}")  # fmt: skip
+               "folder": str(artifact.folder), "make_seconds": round(made, 3), "bytes": artifact.size,
+               "picture": str(sheet or ""),
+               "trial": trial.figures if trial else None, "manifest": artifact.manifest.model_dump()}  # fmt: skip
+        write_json(result("make", [row], time.perf_counter() - begin, str(loaded.device)), json)
+    if json == "-":
+        return
+    print(f"{artifact.ref}: {artifact.size:,} bytes in {artifact.folder}, made in {made:.1f} s")
+    if trial:
+        print(wrapped(trial.told))
+    if sheet:
+        print(f"{sheet} shows it")
+    command = "say" if is_text(loaded) else "generate"
+    print(f"use it: conceptguard {command} --model {model} --guard {method}:{artifact.folder} --prompt TEXT")
 
 
 def teach(app: typer.Typer, arguments: list[str]) -> None:
@@ -104,6 +132,26 @@ def _settings_of(name: str) -> str:
     rows = settings_rows(method.MakeSettings)
     lines = table_lines(rows, width=shutil.get_terminal_size().columns - 2) if rows else ["none of its own"]
     return "\n".join(["\b", f"Settings of {name}, each given as --set KEY=VALUE:", *lines])
+
+
+def tried(
+    loaded: Any, model: str, method: str, artifact: Artifact, keep: list[str], settings: Any, n: int, judge: str | None
+) -> Trial | None:
+    """What the artifact does to a few pictures or answers; None where there is nothing to ask."""
+    from ..measuring.trial import try_on_pictures, try_on_text
+    from ..policy_file import load_policy
+    from .progress import progress
+
+    concept = artifact.manifest.concept
+    rules = load_policy({"name": method, "guards": [{"method": method, "artifact": str(artifact.folder)}]})
+    if is_text(loaded):
+        forget, retain = ([one.prompt for one in getattr(settings, name, [])] for name in ("forget", "retain"))
+        with progress("answers", 4 * n) as tick:
+            return try_on_text(loaded, rules, forget, retain, n, tick=tick) if forget else None
+    with progress("pictures", 6 * n) as tick:
+        return try_on_pictures(
+            loaded, model, rules, concept.name, concept.prompts or [concept.name], keep, n, judge=judge, tick=tick
+        )
 
 
 def _preserve(text: str | None) -> list[str]:

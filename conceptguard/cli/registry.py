@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .complete import families, models, refs
+from .options import split
 
 if TYPE_CHECKING:
     from conceptguard.registry import Artifact
@@ -30,11 +31,17 @@ def register(app: typer.Typer) -> None:
     app.command("add", short_help="Copy an artifact into a registry.")(add)
     app.command("remove", short_help="Delete an artifact from a registry.")(remove)
     app.command("import", short_help="Bring a published file into a registry.")(import_)
+    app.command("index", short_help="Let a folder of artifacts be served to others.")(index)
     app.command("export", short_help="Write an artifact for other programs.")(export)
 
 
 def show(ref: str = REF, json: str | None = JSON) -> None:
-    """Show one artifact: its concept, how it was made, what was measured, its picture."""
+    """Show one artifact: its concept, how it was made, what was measured, its picture.
+
+    \b
+    conceptguard show emoji-sd/spm/cigarette
+    conceptguard show my-registry/my-sd/uce/trumpet
+    """
     from conceptguard.cli.output import result, write_json
     from conceptguard.registry import default_registry
 
@@ -91,7 +98,12 @@ def verify(
     ref: str | None = typer.Argument(None, autocompletion=refs, help="One artifact; default: all of them."),
     json: str | None = JSON,
 ) -> None:
-    """Check sizes, hashes, headers and values of artifacts. Exit status 1 when one of them is not good."""
+    """Check sizes, hashes, headers and values of artifacts. Exit status 1 when one of them is not good.
+
+    \b
+    conceptguard verify
+    conceptguard verify emoji-sd/spm/cigarette
+    """
     from conceptguard.cli.output import report
     from conceptguard.registry import default_registry
 
@@ -124,7 +136,11 @@ def _with_progress(rows: Any, total: int) -> Any:
 
 
 def pull(ref: str = REF, json: str | None = JSON) -> None:
-    """Fetch an artifact into the cache; it works offline from then on."""
+    """Fetch an artifact into the cache; it works offline from then on.
+
+    \b
+    CONCEPTGUARD_REGISTRIES=https://example.org/registry conceptguard pull sd-1/spm/van-gogh
+    """
     from conceptguard.registry import default_registry
 
     begin = time.perf_counter()
@@ -136,7 +152,12 @@ def add(
     into: Path | None = INTO,
     json: str | None = JSON,
 ) -> None:
-    """Copy an artifact into a registry and list it there."""
+    """Copy an artifact into a registry and list it there.
+
+    \b
+    conceptguard add my-registry/my-sd/uce/trumpet
+    conceptguard add downloads/trumpet --into my-registry
+    """
     from conceptguard.registry import default_registry
 
     begin = time.perf_counter()
@@ -148,7 +169,12 @@ def remove(
     from_: Path | None = FROM,
     json: str | None = JSON,
 ) -> None:
-    """Delete an artifact from a registry that can be written to."""
+    """Delete an artifact from a registry that can be written to.
+
+    \b
+    conceptguard remove my-sd/uce/trumpet
+    conceptguard remove my-sd/uce/trumpet --from my-registry
+    """
     from conceptguard.cli.output import report
     from conceptguard.registry import Registry, default_registry
 
@@ -174,36 +200,49 @@ def import_(
     into: Path | None = INTO,
     json: str | None = JSON,
 ) -> None:
-    """Bring a published file into a registry, keys and metadata kept."""
-    import tempfile
+    """Bring a published file into a registry, keys and metadata kept.
 
-    from conceptguard.errors import RegistryError
-    from conceptguard.files.paths import slug
-    from conceptguard.registry import default_registry
-    from conceptguard.registry.importer import import_artifact
+    \b
+    conceptguard import van_gogh_last.safetensors --as spm --base sd-1 --concept "van gogh"
+    conceptguard import no-logos.safetensors --as lora --model ./my-sd --concept logo --prompts logo,brand
+    """
+    from conceptguard.api import import_artifact
 
     begin = time.perf_counter()
-    registry = default_registry()
-    folder = _model(model or base) if model or base in _embedded(registry) else None
-    family = base or slug(Path(model).name if model else "")
-    if not family:
-        raise RegistryError("which base models is the file for? Give `--base FAMILY` or `--model FOLDER`")
-    given = [part.strip() for part in prompts.split(",") if part.strip()]
-    with tempfile.TemporaryDirectory() as temporary:
-        artifact = import_artifact(
-            file.expanduser(),
-            kind,
-            Path(temporary),
-            base=family,
-            concept=concept,
-            prompts=given,
-            replacement=replacement,
-            model=folder,
-            name=name,
-            licence=licence,
-        )
-        artifact = registry.add(artifact, into)
+    artifact = import_artifact(
+        file, kind, concept=concept, prompts=split(prompts), replacement=replacement, base=base, model=model, name=name,
+        licence=licence, into=into,
+    )  # fmt: skip
     _done("import", artifact, begin, json)
+
+
+def index(
+    folder: Path = typer.Argument(..., help="A registry folder: what `make --out` or `add --into` wrote to."),
+    json: str | None = JSON,
+) -> None:
+    """Write the index of a registry folder anew, and say how others reach it.
+
+    \b
+    conceptguard index my-registry
+
+    Whatever serves files serves a registry: a web server, a bucket, a repository on a hub. Others name its address in
+    CONCEPTGUARD_REGISTRIES, and every file is checked by its hash when it arrives.
+    """
+    from conceptguard.cli.output import report
+    from conceptguard.errors import RegistryError
+    from conceptguard.registry import rebuild_index
+
+    begin = time.perf_counter()
+    if not folder.expanduser().is_dir():
+        raise RegistryError(f"{folder}: no such folder: give the one that `conceptguard make --out` wrote to")
+    rows = [entry.row() for entry in rebuild_index(folder.expanduser())]
+    report("index", rows, time.perf_counter() - begin, json, columns=["ref", "bytes"], folder=str(folder))
+    if json != "-":
+        typer.echo(
+            f"{len(rows)} artifacts listed; serve the folder, for a try with\n"
+            f"  python -m http.server --directory {folder}\n"
+            "and let others set\n  CONCEPTGUARD_REGISTRIES=http://THIS-MACHINE:8000"
+        )
 
 
 def _embedded(registry: Any) -> list[str]:
@@ -219,7 +258,11 @@ def export(
     ),
     json: str | None = JSON,
 ) -> None:
-    """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE."""
+    """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE.
+
+    \b
+    conceptguard export emoji-sd/spm/cigarette --format kohya --out cigarette.safetensors
+    """
     from conceptguard.cli.output import report
     from conceptguard.registry import default_registry
     from conceptguard.registry.exporter import export_artifact

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,11 +55,33 @@ class Case:
 
 
 def load_judge(name: str) -> Judge:
-    """The classifier of an embedded model, by the name of its suite. Raises RegistryError when there is none."""
-    folder = shipped_folder() / "models" / f"{name.removesuffix('-sd')}-judge"
+    """The classifier of an embedded model, by the name of its suite, or the one in a folder that `conceptguard judge`
+    wrote. Raises RegistryError when there is none.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = shipped_folder() / "models" / f"{name.removesuffix('-sd')}-judge"
     if not (folder / "config.json").is_file():
-        raise RegistryError(f"no judge for '{name}': evaluation needs the classifier that comes with an embedded model")
-    return Judge.load(folder)
+        raise RegistryError(
+            f"no judge for '{name}': give --judge FOLDER, which `conceptguard judge PICTURES --out FOLDER` makes of "
+            "pictures of yours"
+        )
+    try:
+        return Judge.load(folder)
+    except Exception as error:
+        raise RegistryError(f"{folder} holds no judge: {error}: make it anew with `conceptguard judge`") from error
+
+
+def check_judge(judge: Judge, cases: Sequence[Case]) -> None:
+    """Raises RegistryError where a case asks for something that the judge could not tell."""
+    heads = {"object": judge.objects, "style": judge.styles}
+    for sample in (sample for one in cases for group in one.groups for sample in group):
+        if sample.label not in heads[sample.head]:
+            known = ", ".join(heads[sample.head][:12])
+            raise RegistryError(
+                f"the judge does not know the {sample.head} '{sample.label}': it knows {known}; name objects of the "
+                "suite as the judge does, or train it on pictures of that as well"
+            )
 
 
 def case(

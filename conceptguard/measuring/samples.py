@@ -107,8 +107,9 @@ def _surroundings(pipe: Any) -> str:
     settings = json.dumps(dict(pipe.scheduler.config), sort_keys=True, default=str)
     scheduler = f"{type(pipe.scheduler).__name__} {settings}"
     versions = f"torch {torch.__version__} diffusers {version('diffusers')} transformers {version('transformers')}"
+    denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
     machine = torch.cuda.get_device_name() if pipe.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return f"{versions} {pipe.device} {pipe.unet.dtype} {machine} {torch.get_num_threads()} threads {scheduler}"
+    return f"{versions} {pipe.device} {denoiser.dtype} {machine} {torch.get_num_threads()} threads {scheduler}"
 
 
 def _make(pipe: Any, samples: Sequence[Sample], recipe: Recipe) -> Pictures:

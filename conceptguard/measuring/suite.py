@@ -28,11 +28,19 @@ class _Strict(BaseModel):
 class Style(_Strict):
     """A style and the pack its training pictures came from."""
 
-    pack: str
+    pack: str = ""
 
 
 class Object(_Strict):
-    """One thing the model can draw. thing: with its article; phrases: freer wordings that show it."""
+    """One thing the model can draw.
+
+    name: as the judge knows it
+    group: ``target`` is to be erased, ``neighbour`` is near something that is, ``other`` has nothing to do with it
+    icon, icons: of the embedded model, what it was trained on
+    thing: with its article, where "a NAME" is wrong
+    synonyms, phrases: other words for it, and freer wordings that show it
+    neighbours: names of objects that must stay when this one is erased
+    """
 
     name: str
     group: Literal["target", "neighbour", "other"]
@@ -50,21 +58,34 @@ class Object(_Strict):
 
 
 class Suite(_Strict):
-    """A whole suite, names checked against each other."""
+    """A whole suite, names checked against each other.
+
+    base: the family of the artifacts that are judged, and the embedded judge where no other is named
+    styles: what {style} stands for, in turn
+    concepts, concept_styles: the objects and styles that may be erased
+    train_templates, train_templates_plain: wordings that models and guards were trained on
+    judge_templates, judge_templates_plain: those to judge with: {thing} is "a dog", {noun} is "dog", {style} a style;
+    plain ones name no style
+    held_out: pairs of object and style that the model never saw
+    objects: what the model can draw and the judge can tell
+    """
 
     base: str
-    styles: dict[str, Style] = Field(min_length=1)
+    styles: dict[str, Style] = Field(default_factory=lambda: {"any": Style()}, min_length=1)
     concepts: list[str] = Field(min_length=1)
     concept_styles: list[str] = []
-    train_templates: list[str]
+    train_templates: list[str] = []
     train_templates_plain: list[str] = []
     judge_templates: list[str] = Field(min_length=1)
-    judge_templates_plain: list[str] = Field(min_length=1)
+    judge_templates_plain: list[str] = []
     held_out: list[tuple[str, str]] = []
     objects: list[Object] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _known(self) -> Suite:
+        self.judge_templates_plain = self.judge_templates_plain or [
+            text for text in self.judge_templates if "{style}" not in text
+        ] or self.judge_templates  # fmt: skip
         names = {o.name for o in self.objects}
         used = [*self.concepts, *(o for o, _ in self.held_out), *(n for o in self.objects for n in o.neighbours)]
         for name in used:
