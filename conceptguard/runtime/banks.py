@@ -86,7 +86,8 @@ class Bank:
                     "made for another one: use an artifact made for this base model"
                 )
             downs.append(down)
-            ups.append(up.reshape(shape[0], rank).T * scale)
+            up = up.reshape(shape[0], rank)
+            ups.append((layer.order(up) if isinstance(layer, Part) else up).T * scale)
             self.spans[guard] = (start, start + rank)
             start += rank
         device, dtype = _home(layer)

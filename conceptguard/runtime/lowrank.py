@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .gates import Gate
@@ -56,8 +57,31 @@ class Part:
 
     @property
     def weight(self) -> Tensor:
-        """[out, in], a view."""
-        return self.whole.weight[self.outputs]  # type: ignore[index, return-value]
+        """[out, in]."""
+        return self.own(self.whole.weight)  # type: ignore[arg-type]
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Of all outputs' rows [all outputs, ...], this part's, in its order; a view where that can be."""
+        return rows[self.outputs]
+
+    def order(self, rows: Tensor) -> Tensor:
+        """This part's rows in the order in which the whole layer has them."""
+        return rows
+
+
+class Swapped(Part):
+    """A whole linear layer whose two halves stand the other way round than in diffusers: shift before scale."""
+
+    def __init__(self, whole: nn.Module):
+        super().__init__(whole, slice(0, int(whole.out_features)))  # type: ignore[arg-type]
+
+    def own(self, rows: Tensor) -> Tensor:
+        """A copy: second half first."""
+        return torch.cat(rows.chunk(2)[::-1])
+
+    def order(self, rows: Tensor) -> Tensor:
+        """The same again."""
+        return self.own(rows)
 
 
 class LayerIndex(Mapping[str, nn.Module]):

@@ -27,7 +27,7 @@ from ..denoising.families import FAMILIES, XL, Family
 from ..denoising.noise_levels import NoiseLevels
 from .call import closed
 from .encoder import ComfyEncoder
-from .layers import encoders_of, layers_of, swapped_shapes
+from .layers import encoders_of, layers_of
 from .noise_levels import noise_levels
 from .sampling import Sampling, guidance_of
 from .text import Texts
@@ -108,7 +108,7 @@ class ComfyHost(Host):
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, and for the same model in diffusers; different for another architecture."""
-        return fingerprint({**swapped_shapes(self.family, self.patcher), **self.layers().shapes()})
+        return fingerprint(self.layers().shapes())
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""

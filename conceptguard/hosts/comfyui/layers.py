@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ...runtime.lowrank import LayerIndex, Part
+from ...runtime.lowrank import LayerIndex, Part, Swapped
 from ..denoising.families import Family
 
 # ComfyUI's name of a text encoder, by the component that it is in diffusers.
@@ -42,18 +42,6 @@ def layers_of(family: Family, model: Any, clip: Any) -> LayerIndex:
                     continue  # ComfyUI gives every CLIP one, used or not
             found[f"{component}.{name}"] = layer
     return LayerIndex.named(found)
-
-
-def swapped_shapes(family: Family, model: Any) -> dict[str, list[int]]:
-    """Weights that ComfyUI stores the other way round: no term fits both, but they are part of an architecture."""
-    if model is None:
-        return {}
-    weights = dict(model.model.diffusion_model.named_parameters())
-    return {
-        f"{family.denoiser}.{name.removesuffix('.weight')}": list(weights[place[0]].shape)
-        for name, place in _places(model.model.model_config.unet_config).items()
-        if not isinstance(place, str) and len(place) > 2 and place[0] in weights
-    }
 
 
 def encoders_of(family: Family, clip: Any) -> dict[str, Any]:
@@ -108,8 +96,10 @@ def _wan_places(blocks: int) -> dict[str, str]:
 def _layer(modules: dict[str, nn.Module], place: Any) -> nn.Module | Part | None:
     key, span, changed = (place, None, False) if isinstance(place, str) else (place[0], place[1], len(place) > 2)
     module = modules.get(key.removesuffix(".weight"))
-    if module is None or changed:  # stored the other way round there: no term for the one fits the other
+    if module is None:
         return None
+    if changed:  # stored the other way round there
+        return Swapped(module) if hasattr(module, "out_features") else None
     if span is None or not hasattr(module, "out_features"):
         return module
     dimension, start, size = span

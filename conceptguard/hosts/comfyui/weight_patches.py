@@ -119,8 +119,7 @@ def _patch(layer: nn.Module | Part, key: str, patches: list[Any], patcher: Any) 
             f"what a node's patch makes of {key} cannot be told ({type(error).__name__}: {error}), and a guard acts "
             "there: leave that node out of the graph"
         ) from error
-    part = layer.outputs if isinstance(layer, Part) else slice(None)
-    return Patch(delta[part], own[part])
+    return Patch(layer.own(delta), layer.own(own)) if isinstance(layer, Part) else Patch(delta, own)
 
 
 def _own_weight(patcher: Any, key: str) -> Tensor:
