@@ -278,8 +278,8 @@ def test_an_error_tells_nothing_of_what_it_was_given(client: Client, house: Any)
 def test_messages_of_other_kinds_are_not_sent(client: Client, house: Any) -> None:
     """A node tells in each way that there is: a picture, one with a progress bar, a text, an event of its own."""
     client.socket.heard.clear()
-    run = client.run(beer(a=node("RogueTells", anything=["latent", 0]), out=node("PreviewAny", source="x")))
-    assert run.ok, run.error
+    run = client.run(beer(a=node("RogueTells", anything=["decode", 0]), out=node("PreviewAny", source=["a", 0])))
+    assert run.texts("out") == ["told"], run.error
     heard = set(client.socket.heard)
     assert "executed" in heard and not heard & {"binary", "rogue.tells"}, heard
 
