@@ -13,6 +13,7 @@ NAMES = {
     0: "it acts", 1: "no guard tax", 2: "no trace", 3: "fails closed", 4: "rows are separate", 6: "combines",
     7: "host's terms", 8: "files are safe", 9: "receipts are true",
 }  # fmt: skip
+TERMS = ("caches", "compiled", "offloaded", "guidance")  # of the host, column by column
 MARKS = {"kept": "✓", "broken": "✗", "does not apply": "–", "refused": "refused"}
 
 
@@ -27,8 +28,16 @@ def promise_tables(results: list[Result]) -> str:
     table = [[f"[`{m}`](methods/{m}.md)", *(_sum(cells.get((m, host), [])) for host in hosts)] for m in methods]
     parts = ["### All at once", markdown(["", *hosts], table)]
     for host in hosts:
-        parts += [f"### {host}", _host(host, methods, cells)]
+        parts += [f"### {host}", _releases(cells, host) + _host(host, methods, cells)]
+        if any("term" in row for (_, its), rows in cells.items() if its == host for row in rows):
+            parts.append(_host(host, methods, cells, terms=True))
     return "\n\n".join(parts)
+
+
+def _releases(cells: dict[tuple[str, str], list[Row]], host: str) -> str:
+    """Of which libraries, where they are not those of every other table."""
+    told = {row.get("releases") for (_, its), rows in cells.items() if its == host for row in rows}
+    return "".join(f"{releases}, on the embedded models.\n\n" for releases in told if releases)
 
 
 def _sum(rows: list[Row]) -> str:
@@ -37,28 +46,30 @@ def _sum(rows: list[Row]) -> str:
         return ""
     if rows[0]["promise"] is None:
         return "refused" if rows[0]["result"] == "refused" else "–"
-    broken = [str(row["promise"]) for row in rows if row["result"] == "broken"]
+    broken = dict.fromkeys(str(row["promise"]) for row in rows if row["result"] == "broken")
     if broken:
         return f"✗ {', '.join(broken)}"
     return "✓" if any(row["promise"] == 0 and row["result"] == "kept" for row in rows) else "(✓)"
 
 
-def _host(host: str, methods: list[str], cells: dict[tuple[str, str], list[Row]]) -> str:
-    """The table of one host, and under it whatever is not kept, by its reason."""
+def _host(host: str, methods: list[str], cells: dict[tuple[str, str], list[Row]], terms: bool = False) -> str:
+    """The table of one host, and under it whatever is not kept, by its reason. terms: of its own terms, one by one."""
+    columns: tuple[Any, ...] = TERMS if terms else tuple(NAMES)
     table: list[list[str]] = []
     reasons: dict[tuple[str, str, str], list[str]] = {}  # (result, why, of which promises) -> the methods
     for method in methods:
-        rows = cells.get((method, host), [])
-        by_promise = {row["promise"]: row for row in rows}
+        every = cells.get((method, host), [])
+        rows = [row for row in every if ("term" in row) == terms]
+        by_promise = {row["term"] if terms else row["promise"]: row for row in rows}
         if rows and None not in by_promise:
-            table.append([f"`{method}`", *(_mark(by_promise.get(promise)) for promise in NAMES)])
+            table.append([f"`{method}`", *(_mark(by_promise.get(column)) for column in columns)])
         own: dict[tuple[str, str], list[str]] = {}
         for row in rows:
             for why in _whys(row, method) if row["result"] != "kept" else ():
-                own.setdefault((row["result"], why), []).append(_named(row["promise"]))
+                own.setdefault((row["result"], why), []).append(row["term"] if terms else _named(row["promise"]))
         for (result, why), of in own.items():
             reasons.setdefault((result, why, ", ".join(filter(None, of))), []).append(f"`{method}`")
-    head = ["", *map(_named, NAMES)]
+    head = ["", *(columns if terms else map(_named, NAMES))]
     told = sorted(reasons.items(), key=lambda one: ("broken", "refused", "does not apply").index(one[0][0]))
     notes = [
         f"- **{': '.join(filter(None, [result, of]))}** ({', '.join(named)}): {_plain(why)}"

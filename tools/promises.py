@@ -6,6 +6,7 @@ tests/hosts/comfyui/core.py: it is asked for by name.
 
     python -m tools.promises --json FILE        # everything; called again, it goes on where it was with the same code
     python -m tools.promises --only sld --hosts SDXL,FLUX --json -
+    python -m tools.promises --hosts 'oldest releases,newest releases' --json FILE
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hosts" / "comfyui")]
 
 from conceptguard.testing import Case, NotApplicable, TextCase  # noqa: E402
 from conceptguard.testing.matrix import Cell, probe  # noqa: E402
+from tools import host_terms, releases  # noqa: E402
 from tools.methods import names  # noqa: E402
 
 DONE = ROOT / "out" / "promises"  # what was found so far, a file for each cell, by what was asked of which code
@@ -183,6 +185,16 @@ def cells() -> Iterator[Cell]:
         yield Cell(method, SPEAKS, partial(_said, method), text=True)
 
 
+def _terms_of_host(cell: Cell, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What diffusers can be told besides, column by column, for a method that acts in a host of diffusers."""
+    acts = any(row["promise"] == 0 for row in found)
+    if cell.text or cell.host not in PIPELINES or not acts:
+        return []
+    case = cell.case()
+    assert isinstance(case, Case)
+    return list(host_terms.rows(cell.method, cell.host, case, next(iter(cell.without.values()), "")))
+
+
 def _comfyui() -> Iterator[Cell]:
     """The same in ComfyUI: where it is asked for by name, since its core may have to be fetched first."""
     from comfy_bench import comfy_cells
@@ -240,11 +252,16 @@ def main() -> None:
             if not path.is_file():
                 started = time.perf_counter()
                 found = probe(cell, slow=given.slow, only=frozenset(filter(None, given.checks.split(","))))
+                if not given.checks:
+                    found += _terms_of_host(cell, found)
                 path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
                 told = ", ".join(sorted({row["result"] for row in found}))
                 print(f"{cell.method} in {cell.host}: {told}, {time.perf_counter() - started:.1f} s", file=sys.stderr)
             rows += json.loads(path.read_text("utf-8"))
             tick(1)
+    for host in releases.HOSTS:
+        if host in given.hosts.split(","):
+            rows += releases.probed(host)
     hosts = list(dict.fromkeys(row["host"] for row in rows))
     write_json(result("promises", rows, time.perf_counter() - begin, hosts=hosts), given.json)
 

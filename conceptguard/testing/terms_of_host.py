@@ -12,7 +12,7 @@ from .bench import Bench, acted, close, leaves_alone, needs
 from .case import demand
 
 
-def _keeps_working(bench: Bench, adapt: Callable[[], Any], when: str) -> torch.Tensor | None:
+def keeps_working(bench: Bench, adapt: Callable[[], Any], when: str) -> torch.Tensor | None:
     """On such a pipeline too, unrelated prompts are untouched and the guard acts, without NaN."""
     pipe, bare, unrelated = bench.adapted(when, adapt)
     with bench.attached(pipe=pipe):
@@ -25,12 +25,12 @@ def _keeps_working(bench: Bench, adapt: Callable[[], Any], when: str) -> torch.T
 
 def bf16(bench: Bench) -> None:
     """In bfloat16."""
-    _keeps_working(bench, partial(bench.copied, torch.bfloat16), "in bf16")
+    keeps_working(bench, partial(bench.copied, torch.bfloat16), "in bf16")
 
 
 def fp16(bench: Bench) -> None:
     """In float16."""
-    _keeps_working(bench, partial(bench.copied, torch.float16), "in fp16")
+    keeps_working(bench, partial(bench.copied, torch.float16), "in fp16")
 
 
 def lora_beside(bench: Bench) -> None:
@@ -44,7 +44,7 @@ def lora_beside(bench: Bench) -> None:
         denoiser.set_adapters("default", 0.1)  # random factors at full weight leave nothing for a guard to see
         return pipe
 
-    before = _keeps_working(bench, lambda: load(bench.copied()), "beside a LoRA")
+    before = keeps_working(bench, lambda: load(bench.copied()), "beside a LoRA")
     pipe = bench.copied()
     with bench.attached(pipe=pipe):
         load(pipe)
@@ -62,7 +62,7 @@ def offloaded(bench: Bench) -> None:
         return pipe
 
     at_home = bench.alone(bench.case.opens)
-    demand(close(_keeps_working(bench, offload, "offloaded"), at_home), "offloaded, the guard gives another picture")
+    demand(close(keeps_working(bench, offload, "offloaded"), at_home), "offloaded, the guard gives another picture")
 
 
 def compiled(bench: Bench) -> None:

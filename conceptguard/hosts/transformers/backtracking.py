@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _ENDS = re.compile(r"(?<=[.!?\u2026])[\"')\]\u201d\u2019]*(?=\s)|(?<=[\u3002\uff01\uff1f])|(?=\n)")
 WORDS = 8  # words of one text that are taken back; then the row goes on as it may
-_OWN = ("past_key_values", "inputs_embeds", "custom_generate", "prompt_lookup_num_tokens")
+_OWN = ("past_key_values", "cache", "inputs_embeds", "custom_generate", "prompt_lookup_num_tokens")
 
 
 def sentences(text: str, ended: bool) -> Iterator[tuple[int, str]]:

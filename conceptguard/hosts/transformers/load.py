@@ -12,6 +12,19 @@ def load_language_model(folder: str, options: dict[str, Any]) -> LanguageModel:
 
     config = transformers.AutoConfig.from_pretrained(folder)
     kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
-    options["dtype"] = options.pop("torch_dtype")
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    options["dtype" if release >= (4, 56) else "torch_dtype"] = options.pop("torch_dtype")
     model = kind.from_pretrained(folder, use_safetensors=True, **options)
-    return LanguageModel(model.eval(), transformers.AutoTokenizer.from_pretrained(folder))
+    return LanguageModel(model.eval(), _tokenizer(folder))
+
+
+def _tokenizer(folder: str) -> Any:
+    """What transformers 5 writes names a class that 4 has under another name."""
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except ValueError as error:
+        if "TokenizersBackend" not in str(error):
+            raise
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
