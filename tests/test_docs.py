@@ -16,6 +16,7 @@ import yaml
 
 import conceptguard
 from conceptguard import plugins
+from conceptguard.measuring.suite import erased, load_suite
 from conceptguard.testing.kit_guards import offered
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +77,7 @@ def test_pages_made_of_the_code(site: Path) -> None:
     commands = read(site, "reference/commands")
     assert all(word in commands for word in ("bench overhead", "magicmix", "--together", "conceptguard eval --policy"))
     assert "on_violation" in read(site, "guides/policy") and "sha256" in read(site, "guides/registry")
+    assert "judge_templates" in read(site, "guides/evaluate") and "not understood" in commands
     assert "rows_are_separate" in read(site, "promises")
     numbered = re.search(r"<ol>(.*?)</ol>", (site / "promises/index.html").read_text("utf-8"), re.DOTALL)
     listed = re.findall(r"<strong>(.*?)</strong>", numbered[1]) if numbered else []
@@ -143,12 +145,18 @@ def test_first_steps_run_as_they_stand(page: str, capsys: pytest.CaptureFixture[
     assert "policy" in capsys.readouterr().out
 
 
-def test_policies_in_pages_load(tmp_path: Path) -> None:
+def test_policies_and_suites_in_pages_load(tmp_path: Path) -> None:
+    suites = 0
     for page in PAGES:
         for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-            if "wordlist" not in block:
+            if "judge_templates" in block:
+                (tmp_path / "suite.yaml").write_text(block)
+                suite = load_suite(tmp_path / "suite.yaml")
+                suites += len(erased(suite, suite.concepts[0], 8)) == 8
+            elif "wordlist" not in block:
                 (tmp_path / "policy.yaml").write_text(block)
                 assert conceptguard.load_policy(tmp_path / "policy.yaml").guards
+    assert suites == 1
 
 
 def test_the_house_is_drawn_from_the_imports(tmp_path: Path) -> None:
@@ -178,7 +186,8 @@ def test_the_method_on_the_page_is_one(tiny: Any) -> None:
         seed = torch.Generator().manual_seed(0)
         return torch.as_tensor(tiny(prompt, num_inference_steps=2, generator=seed, output_type="pt").images)
 
-    plain, flower = draw("a red apple"), draw("a flower on a table")
+    plain, flower, two = draw("a red apple"), draw("a flower on a table"), draw("a flower and a flower")
     with offered(space["WordList"]), conceptguard.attach(tiny, policy) as guard:
         assert torch.equal(draw("a red apple"), plain) and not guard.receipt.verdicts
         assert torch.equal(draw("a pistol on a table"), flower) and guard.receipt.verdicts[0].label == "pistol"
+        assert torch.equal(draw("a pistol and a bomb"), two), "the second word must not bring the first one back"

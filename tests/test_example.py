@@ -35,7 +35,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 def told(installed: tuple[Path, dict[str, str]]) -> str:
     """What pytest says of the tests of both, run in one process: importing everything takes longer than they do."""
     folder, environment = installed
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow\naddopts = -v -m 'not slow'\n")
+    (folder / "pytest.ini").write_text(
+        "[pytest]\naddopts = -v -m 'not slow' -W error::pytest.PytestUnknownMarkWarning\n"
+    )
     return run(environment, folder, "-m", "pytest", "-p", "no:cacheprovider", *PACKAGES)
 
 

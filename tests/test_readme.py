@@ -29,6 +29,11 @@ def test_python(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(act.steps for act in space["guard"].receipt.acts)
 
 
+def test_the_method_is_the_example_that_the_kit_tests() -> None:
+    """tests/test_example.py holds that file to the contract, as a stranger would."""
+    assert blocks("python")[1] == (ROOT / "examples/wordlist/conceptguard_wordlist.py").read_text(encoding="utf-8")
+
+
 def test_policy(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(blocks("yaml")[0])

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from conceptguard import errors as errors_module
 from conceptguard.hookspecs import Generation, SetUp
+from conceptguard.measuring.suite import Object, Suite
 from conceptguard.policy import Guard, Policy
 from conceptguard.registry.manifest import Base, Concept, File, Manifest
 from conceptguard.testing import contract
@@ -35,6 +36,11 @@ def manifest() -> str:
     for title, model in (("artifact.yaml", Manifest), ("concept", Concept), ("base", Base), ("files[]", File)):
         parts += [f"### `{title}`", _paragraph(model), _keys(model)]
     return "\n\n".join(parts)
+
+
+def suite() -> str:
+    """The keys of a suite of prompts to judge with."""
+    return "\n\n".join(["### Of the file", _keys(Suite), "### Of each object", _keys(Object)])
 
 
 def _keys(model: Any) -> str:

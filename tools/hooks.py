@@ -32,6 +32,7 @@ BUILDERS: dict[str, Callable[..., str]] = {
     "policy": built.policy,
     "rooms": house.table,
     "status": commands.status,
+    "suite": built.suite,
     "variables": built.variables,
 }
 _MARK = re.compile(r"^<!-- built: ([\w-]+)(?: (\S+))? -->$", re.MULTILINE)
