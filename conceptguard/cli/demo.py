@@ -34,8 +34,8 @@ def demo(
 ) -> None:
     """See it work: the embedded model draws the same prompts and seeds without and with a policy.
 
-    Writes a contact sheet (sheet.png) and the figures (demo.json), and prints them. No download, no account; eighty small
-    pictures, about two minutes on two CPU cores.
+    Writes a contact sheet (sheet.png) and the figures (demo.json), and prints them. No download, no account; eighty
+    small pictures, about two minutes on two CPU cores.
 
     \b
     conceptguard demo
