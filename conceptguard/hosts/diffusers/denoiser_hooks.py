@@ -18,6 +18,7 @@ from ...generation.conditioning import Branch, Encoded
 from ...generation.denoising import Conditions, Drawn, Moment, SkipChange, Skips
 from ...runtime.banks import running
 from ..denoising.attention_maps import cross_attentions
+from .adapters import Adapters, scale_of
 from .beside import Networks, given_by_networks
 from .caches import Caches
 from .callers import Callers
@@ -67,11 +68,12 @@ class DenoiserHooks:
         self._skip_handles: list[Any] = []
         self._rows: list[tuple[Seen | None, Branch | None]] = []
         self._last: list[Held] = []
+        self._adapters: Adapters | None = None
 
     def open(self, session: DrawingSession) -> None:
         """Whoever calls the denoiser from now on comes through here."""
         self.forget()
-        self._session = session
+        self._session, self._adapters = session, Adapters(session, self._family.denoiser, self._model)
         self._networks.open(session)
         self._handles = [
             self._model.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -88,7 +90,7 @@ class DenoiserHooks:
         self._networks.close()
         self._callers.clear()
         self._rows.clear()
-        self._session = None
+        self._session = self._adapters = None
 
     def forget(self) -> None:
         """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor, and nothing in
@@ -96,6 +98,8 @@ class DenoiserHooks:
         self._leave_skips()
         self._callers.forget()
         self._last.clear()
+        if self._adapters is not None:
+            self._adapters.begin()
         self._caches.forget()
 
     def check(self) -> None:
@@ -201,6 +205,10 @@ class DenoiserHooks:
         holder = self._argument(path[0], args, kwargs) if path else None
         embeds, pooled = given = self._condition(args, kwargs)
         new = not self._last or not all(held.still(tensor) for held, tensor in zip(self._last, given))
+        if self._adapters is not None:
+            if new and self.session.guidance_scale is None:  # of a caller's own loop nothing says when it begins
+                self._adapters.begin()
+            new |= self._adapters.check(scale_of(kwargs))
         embeds, pooled = self._seen(embeds), self._seen(pooled)
         if new:
             self._read(embeds, pooled, bool(self._skipped(args, kwargs)))

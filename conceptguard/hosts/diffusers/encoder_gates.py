@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...generation.conditioning import Encoded
 from ...runtime.banks import running
 from ...runtime.turns import Turn
+from .adapters import Adapters
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
@@ -37,6 +38,7 @@ class EncoderGates:
 
     def __init__(self, host: _Host, name: str):
         self._host, self._name, self._busy = host, name, False
+        self._adapters = Adapters(host.session, name, host.components()[name])
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Encode once with the terms closed, open them by the result."""
@@ -50,6 +52,8 @@ class EncoderGates:
         try:
             session.banks.traced = self._host.compiled()
             session.banks.set(self._name, None)
+            self._adapters.begin()
+            self._adapters.check()
             with torch.no_grad():
                 session.gate_bank(self._name, self._encode)
                 ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
