@@ -91,6 +91,9 @@ def hook(rules: Rules, audit: Audit) -> None:
         def __new__(cls, ui: Any, outputs: Any, *rest: Any, **more: Any) -> Any:
             if ui is not None:
                 ui["births"] = frozenset(here().births)
+            own = [value for each in outputs for value in each]
+            if any(map(is_model, own)):  # a loader's, maybe
+                here().vae = next((v for v in own if getattr(v, "first_stage_model", None) is not None), here().vae)
             return super().__new__(cls, ui, [_values(here(), each) for each in outputs], *rest, **more)
 
     @wraps(validate)
@@ -133,6 +136,8 @@ def _admit(visit: Visit, obj: Any, inputs: Mapping[str, Any], rules: Rules) -> d
                 f"input '{name}' of node '{visit.kind}' came from nowhere that this server's policy could follow"
             )
     visit.clip = next((clip for clip in clips if clip is not None), None)
+    behind = [inputs[name] for name in sorted(inputs, key=lambda name: name not in ("model", "guider"))]
+    visit.vae = next((v.vae for v in behind if getattr(v, "vae", None) is not None), None)
     given = (value for values in inputs.values() for value in values)
     visit.encoder = next((value for value in given if hasattr(value, "cond_stage_model")), visit.clip)
     # A MODEL with no CLIP behind another input computes something of the model; should the node sample, it is locked.
@@ -195,7 +200,7 @@ def _values(visit: Visit, values: Any) -> Values:
     """One output with what it was made from. Models are no words of anybody's: they have no CLIP."""
     births = {birth for value in values for birth in visit.births_of(value)}
     models = any(is_model(value) or hasattr(value, "patcher") for value in values)
-    return Values(values, births, None if models else visit.encoder)
+    return Values(values, births, None if models else visit.encoder, visit.vae)
 
 
 def _links_of(prompt: Any) -> dict[tuple[str, str], Any]:

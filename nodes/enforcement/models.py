@@ -56,7 +56,8 @@ def _under(policy: Policy, model: Any, clip: Any, looks: bool) -> Any:
             return found[0]
         finally:
             for latents in (found if looks else ()) or [None]:
-                here().bear(not looks, session.receipt, latents)
+                birth = here().bear(not looks, session.receipt, latents)
+                birth.vae, birth.channels = here().vae, clone.model.latent_format.latent_channels
 
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
     return clone

@@ -36,11 +36,11 @@ def _looking(decode: Callable[..., Any], plain: Callable[..., Any], policy: Poli
             return pixels  # a sound or a shape: it may not leave, if it is made of latents that a picture was drawn in
         visit = here()
         sampled = [birth for birth in visit.births if birth.latents is not None]
-        same = [birth for birth in sampled if birth.gave(samples)]
+        same = [birth for birth in sampled if birth.gave(samples) and _reader(birth, vae) is vae]
         others = [birth for birth in sampled if birth not in same]
         for birth in others:  # turned, inverted, mixed or drawn over: they are looked at as they were, too
             if birth.closed is None:
-                shown, closed = see(visit, plain(vae, birth.latents), policy)
+                shown, closed = see(visit, plain(_reader(birth, vae), birth.latents), policy)
                 birth.judge(closed, _look_at(shown))
         picture, closed = _born(visit, pixels, policy)
         for birth in same:
@@ -51,6 +51,15 @@ def _looking(decode: Callable[..., Any], plain: Callable[..., Any], policy: Poli
         return picture
 
     return decode_and_look
+
+
+def _reader(birth: Birth, vae: Any) -> Any:
+    """The VAE that tells what latents show: their model's own, where there is one, else the one that is there."""
+    if birth.vae is None and vae.latent_channels != birth.channels:
+        raise Held(
+            "these latents are of another model than the VAE: decode them with the VAE of the model that drew them"
+        )
+    return vae if birth.vae is None else birth.vae
 
 
 def see(visit: Visit, picture: Tensor, policy: Policy) -> tuple[Tensor, bool]:

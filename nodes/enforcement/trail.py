@@ -30,12 +30,16 @@ class Birth:
     picture was before it was closed, never, for nobody can tell how much of the picture it shows
     receipts: of the sampling or the look, then of whatever it was made from; of latents, also of looks at them decoded
     latents: as a sampling gave them; closed: whether they were flagged when decoded, None before they were
+    vae: that came with the MODEL that drew them, if one did, and how many channels it draws in: by another VAE latents
+    may look like nothing, and be decoded elsewhere
     """
 
     leaves: bool
     receipts: list[Receipt]
     latents: Tensor | None = None
     closed: bool | None = None
+    vae: Any = None
+    channels: int = 0
 
     def judge(self, closed: bool, look: Receipt) -> None:
         """Latents were looked at; what was closed once stays so."""
@@ -53,11 +57,12 @@ class Values(list):  # type: ignore[type-arg]
     """One output of a node, as the executor hands it on and keeps it in its cache.
 
     clip: the CLIP that encoded it, or what it was drawn from; None for models
+    vae: that came with the MODEL that is behind it, if one did
     """
 
-    def __init__(self, values: Iterable[Any], births: Iterable[Birth], clip: Any):
+    def __init__(self, values: Iterable[Any], births: Iterable[Birth], clip: Any, vae: Any):
         super().__init__(values)
-        self.births, self.clip = frozenset(births), clip
+        self.births, self.clip, self.vae = frozenset(births), clip, vae
 
 
 @dataclass(eq=False)
@@ -78,6 +83,7 @@ class Visit:
 
     links: its inputs in the graph; parent: the node that put it into the graph, if one did
     clip: what encoded its inputs; encoder: what encodes its outputs, the same unless it is given a CLIP
+    vae: that came with its MODEL, if one did
     """
 
     run: Run
@@ -88,6 +94,7 @@ class Visit:
     births: set[Birth] = field(default_factory=set)
     clip: Any = None
     encoder: Any = None
+    vae: Any = None
     decoded: list[Tensor] = field(default_factory=list)
 
     def bear(self, leaves: bool, receipt: Receipt, latents: Tensor | None = None) -> Birth:

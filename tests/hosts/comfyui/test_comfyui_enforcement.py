@@ -225,6 +225,11 @@ DISGUISES = {
         "a": node("LatentMultiply", samples=["latent", 0], multiplier=-1.0),
         "b": node("VAEDecode", samples=["a", 0], vae=["demo", 2]), "out": node("SaveImage", images=["b", 0], **SAVED),
     },
+    "by a decoder that leaves latents as they are": {
+        "a": node("LatentMultiply", samples=["latent", 0], multiplier=0.05),
+        "other": node("VAELoader", vae_name="pixel_space"), "b": node("VAEDecode", samples=["a", 0], vae=["other", 0]),
+        "out": node("SaveImage", images=["b", 0], **SAVED),
+    },
     "drawn over": {
         "a": node("KSampler", model=["demo", 0], positive=["away", 0], negative=["away", 0], latent_image=["turned", 0],
                   seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=0.05),
