@@ -109,11 +109,7 @@ FIGURES = {
         per_image_table, "half an hour", needs="COMFYUI_PATH",
     ),
     "promises": Figure(
-        (
-            "python -m tools.promises", "python -m tools.promises --hosts ComfyUI",
-            "python -m tools.promises --hosts 'oldest releases,newest releases'",
-        ),
-        promise_tables, "an hour",
+        ("python -m tools.promises", "python -m tools.promises --hosts ComfyUI"), promise_tables, "an hour"
     ),
 }  # fmt: skip
 
