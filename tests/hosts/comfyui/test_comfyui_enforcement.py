@@ -242,7 +242,9 @@ DISGUISES = {
 @pytest.mark.parametrize("name", DISGUISES)
 def test_a_flagged_picture_is_closed_before_it_can_be_disguised(client: Client, house: Any, name: str) -> None:
     """What leaves is black, or what black becomes, and the audit says why: also where all of it was in the cache."""
-    run = client.run(beer(**DISGUISES[name]))
+    graph = beer(**DISGUISES[name])
+    graph["latent"]["inputs"]["seed"] = 50 + list(DISGUISES).index(name)  # nothing was decoded of it before
+    run = client.run(graph)
     assert run.ok, run.error
     shown = pixels(client, run.images("out")[0])
     assert len(np.unique(shown.reshape(-1, 3), axis=0)) == 1, f"something of the picture is left: {shown.std()}"
