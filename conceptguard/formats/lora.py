@@ -57,6 +57,9 @@ def read_lora(
             cut = _cut(down, up, piece, written)
             if cut is not None:
                 terms[piece.layer] = Factors(*_shaped(*cut, shapes.get(piece.layer)), scale)
+    # The first layer says it, as a rule: few files have anything to look through.
+    if not any(bool(one.up.any()) and bool(one.down.any()) and one.scale for one in terms.values()):
+        raise ArtifactError("the file changes nothing: all of its terms are zero, so it would guard nothing")
     return terms
 
 

@@ -192,6 +192,8 @@ def changed(tensors: dict[str, Tensor], key: str, new: Tensor | None) -> dict[st
         (lambda t: {**t, "lora_unet_conv_in.hada_w1_a": torch.ones(1)}, ArtifactError, "LoHa"),
         (lambda t: {**t, "lora_unet_conv_in.lora_mid.weight": torch.ones(1)}, ArtifactError, "Tucker"),
         (lambda t: {**t, "lora_unet_conv_in.dora_scale": torch.ones(1)}, ArtifactError, "DoRA"),
+        (lambda t: {k: 0 * v for k, v in t.items()}, ArtifactError, "changes nothing"),
+        (lambda t: changed(t, "lora_up.weight", torch.zeros(8, 2)), ArtifactError, "changes nothing"),
         (lambda t: {}, ArtifactError, "not a format"),
     ],
 )

@@ -124,3 +124,18 @@ def test_beside_a_membrane(tiny: Any, tmp_path: Path) -> None:
     for i, alone in ((1, guards[0]), (2, guards[1])):
         with conceptguard.attach(tiny, {"guards": [alone]}):
             torch.testing.assert_close(got[i], generate(tiny, prompts)[i], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("missing", ["rank", "common"])
+def test_a_policy_says_what_a_missing_alpha_means(missing: str, tiny: Any, tmp_path: Path) -> None:
+    tensors, metadata = to_kohya(random_terms(tiny, rank=4, names=("attn2.to_k", "attn2.to_v")))
+    kept = {key: t for key, t in tensors.items() if "to_v" not in key or not key.endswith("alpha")}
+    save_file(kept, tmp_path / "x.safetensors", metadata)
+    policy = always(tmp_path / "x.safetensors")
+    policy["guards"][0]["missing_alpha"] = missing
+    with conceptguard.attach(tiny, policy) as guard:
+        (terms,) = guard.banks.terms
+        assert {one.scale for name, one in terms.factors.items() if "to_k" in name} == {0.5}
+        assert {one.scale for name, one in terms.factors.items() if "to_v" in name} == {
+            1.0 if missing == "rank" else 0.5
+        }
