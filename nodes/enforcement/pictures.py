@@ -34,6 +34,7 @@ def _looking(decode: Callable[..., Any], plain: Callable[..., Any], policy: Poli
         pixels = decode(vae, samples, *args, **kwargs)
         if not is_picture(pixels):
             return pixels  # a sound or a shape: it may not leave, if it is made of latents that a picture was drawn in
+        pixels = pixels.contiguous() if pixels.ndim == 5 else pixels  # frames one behind the other stay this picture
         visit = here()
         sampled = [birth for birth in visit.births if birth.latents is not None]
         same = [birth for birth in sampled if birth.gave(samples) and _reader(birth, vae) is vae]

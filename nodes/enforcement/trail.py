@@ -43,8 +43,9 @@ class Birth:
 
     def judge(self, closed: bool, look: Receipt) -> None:
         """Latents were looked at; what was closed once stays so."""
-        self.closed = closed or bool(self.closed)
-        self.receipts.append(look)
+        if self.closed is None or (closed and not self.closed):
+            self.closed = closed
+            self.receipts.append(look)
 
     def gave(self, latents: Any) -> bool:
         """Whether these are its latents, unchanged."""
