@@ -136,3 +136,43 @@ def logits_table(results: list[Result]) -> str:
     first = markdown(["phrases", "batch", "ms a token", "NoBadWords, ms", "times less"], table)
     second = markdown(["model", "phrases", "batch", "ours", "NoBadWords", "a processor that does nothing"], inside)
     return f"Reading texts by itself:\n\n{first}\n\nThe part of a generation that is the processor's:\n\n{second}"
+
+
+def disguises_table(results: list[Result]) -> str:
+    """Which gates open on a disguised name, without and with normalise, and what is drawn."""
+    rows = [row for result in results for row in result["rows"]]
+    table = []
+    for row in rows:
+        drawn = row["drawn"] is not None
+        table.append([
+            row["form"], f"`{row['example']}`".replace("\n", "⏎"), str(row["n"]), str(row["drawn"]) if drawn else "",
+            f"{row['opens']} → {row['opens_normalised']}",
+            f"{row['opens_of_drawn']} → {row['opens_of_drawn_normalised']}" if drawn else "",
+            str(row["drawn_guarded"]) if drawn else "",
+        ])  # fmt: skip
+    seen = [row for row in rows if row["drawn"]]
+    of = sum(row["drawn"] for row in seen)
+    before, after = (sum(row[key] for row in seen) for key in ("opens_of_drawn", "opens_of_drawn_normalised"))
+    told = f"Of {of} that the model draws, {before} open the gate without `normalise` and {after} with it."
+    head = ["written", "for example", "prompts", "drawn", "opens", "of those drawn", "drawn under spm and normalise"]
+    return f"{told}\n\n{markdown(head, table)}"
+
+
+def spellings_table(results: list[Result]) -> str:
+    """What each method lets through of a phrase that a model is forced to spell in some way."""
+    rows = [row for result in results for row in result["rows"]]
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    forms = list(dict.fromkeys((row["form"], row["example"]) for row in rows))
+    found = {(row["form"], row["column"]): row for row in rows}
+    marks = {"caught": "✓", "said": "said"}
+    table = [
+        [form, f"`{example}`".replace("\n", "⏎"), *(marks[found[form, column]["result"]] for column in columns)]
+        for form, example in forms
+    ]
+    totals = [sum(row["result"] == "caught" for row in rows if row["column"] == column) for column in columns]
+    table.append(["**caught**", f"of {len(forms)}", *map(str, totals)])
+    told = (
+        "A model that insists on saying a forbidden name in one spelling, byte by byte where need be. "
+        "✓: the name is not in the text that leaves, to a reader."
+    )
+    return f"{told}\n\n{markdown(['spelling', 'for example', *columns], table)}"

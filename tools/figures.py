@@ -24,7 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.figure_tables import eval_table, gates_table, language_table, logits_table, overhead_table, per_image_table
+from tools.figure_tables import (
+    disguises_table,
+    eval_table,
+    gates_table,
+    language_table,
+    logits_table,
+    overhead_table,
+    per_image_table,
+    spellings_table,
+)
 from tools.promise_tables import promise_tables
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +117,8 @@ FIGURES = {
         ),
         per_image_table, "half an hour", needs="COMFYUI_PATH",
     ),
+    "disguises": Figure(("python -m tools.disguises",), disguises_table, "a quarter of an hour"),
+    "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
     "promises": Figure(
         ("python -m tools.promises", "python -m tools.promises --hosts ComfyUI"), promise_tables, "an hour"
     ),

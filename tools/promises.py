@@ -125,6 +125,10 @@ def _drawn(method: str, host: str) -> Case:
     if method == "clarify":
         words = {"smoke": {"a cigarette": ["man"], "a chimney": ["house"]}}
         return replace(case, guard={**about, "words": words}, opens="some smoke")
+    if method == "normalise":
+        return replace(
+            case, guard={"method": method, "concept": {**CONCEPT, "prompts": ["cigarette"]}}, opens="a c1garette"
+        )
     # On a random encoder the authors' thresholds mean nothing: any token farther from the concept is a trigger.
     settings = {
         "safree": {"alpha": 0.0, "schedule": False}, "ant": {"early": 0.0}, "trce": {"early": 1.0},

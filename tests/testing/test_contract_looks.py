@@ -10,6 +10,9 @@ from conceptguard.testing import Case, contract_tests
 test_clarify = contract_tests(
     lambda: Case({"method": "clarify", "concept": WINE, "words": WORDS}, opens="a glass, noto style")
 )
+test_normalise = contract_tests(
+    Case({"method": "normalise", "concept": {"name": "smoking", "prompts": ["cigarette"]}}, opens="a c1garette")
+)
 test_probe = contract_tests(
     lambda: Case(
         {"method": "probe", "artifact": str(strawberry_probe().folder)},

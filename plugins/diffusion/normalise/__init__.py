@@ -1,0 +1,1 @@
+"""Reads a prompt as a person would, before anything else reads it."""
