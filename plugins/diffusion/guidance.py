@@ -77,11 +77,28 @@ class Guidance(Method):
         nothing = dict(zip(bare, step.denoise(self.encoded(""), bare))) if bare else {}
         nothing |= {row: step.prediction[against[row]] for row in rows if row not in nothing}
         prompt = step.prediction[rows].float()
-        g = self.push(step, rows, prompt, concept, torch.stack([nothing[row] for row in rows]).float())
+        unconditional = torch.stack([nothing[row] for row in rows]).float()
+        g = self.push(step, rows, prompt, concept, unconditional)
         if g is None:
             return
+        if scale is None:
+            unsure = [i for i, row in enumerate(rows) if step.branches[row] == "negative"]
+            g[unsure] = no_farther(
+                g[unsure], prompt[unsure] - unconditional[unsure], concept[unsure] - unconditional[unsure]
+            )
         strength = torch.tensor([self.act.gates[row] for row in rows], device=g.device).view(-1, *[1] * (g.dim() - 1))
         changed = step.prediction.clone()
         changed[rows] = (prompt - strength * g).to(changed.dtype)
         step.prediction = changed
         self.act.steps.append(step.index)
+
+
+def no_farther(g: Tensor, own: Tensor, concept: Tensor) -> Tensor:
+    """g, of which no more is taken off along the concept's direction than there is of it, all [rows, ...].
+
+    For negative prompts of which nobody knows whether a picture is drawn towards them or away: what went past nothing
+    would be the concept for whoever is drawn away from it.
+    """
+    along = [(one.flatten(1) * concept.flatten(1)).sum(1) for one in (own, g)]
+    share = (along[0].clamp(min=0) / along[1].clamp(min=1e-12)).clamp(max=1)
+    return g * share.view(-1, *[1] * (g.dim() - 1))

@@ -178,3 +178,33 @@ def test_a_lora_in_bypass_mode(guarded: Any, bare: Any) -> None:
     model.set_injections("bypass_lora", [PatcherInjection(lambda model: None, lambda model: None)])
     with pytest.raises(GuardError, match="bypass mode"):
         draw(model, bare)
+
+
+def test_terms_beside_a_text_encoder(parts: Any, bare: Any, pipe: Any, tmp_path: Any) -> None:
+    """Where Guard Encoder encodes: multiplied with the encoder's weights, refused where a LoRA takes them back."""
+    import comfy.sd
+    from random_artifacts import random_terms, write_terms
+    from sampling import encode
+
+    from conceptguard.hosts.comfyui.clip import GuardedCLIP
+
+    terms = random_terms(pipe, names=("q_proj", "v_proj", "fc1"), component="text_encoder", rank=2)
+    guard = {"method": "lora", "artifact": str(write_terms(tmp_path / "lora", pipe, terms, method="lora"))}
+    session = attach((parts.model, parts.clip), {"guards": [{**guard, "gate": "always"}]})
+    own = to_kohya(terms)[0]
+
+    def with_lora(clip: Any, strength: float) -> Any:
+        return comfy.sd.load_lora_for_models(None, clip, own, 0, strength)[1]
+
+    def by_ten(clip: Any) -> Any:
+        return node("nodes_attention_multiply.CLIPAttentionMultiply", clip, 1.0, 1.0, 10.0, 0.1)
+
+    clip = GuardedCLIP(parts.clip, session)
+    with torch.inference_mode():
+        mine = encode(by_ten(clip), SMOKING)[0][0]
+        assert any("times 10 on" in note for note in session.receipt.acts[0].notes)
+        assert torch.allclose(mine, encode(by_ten(with_lora(parts.clip, 1.0)), SMOKING)[0][0], atol=1e-3)
+        assert not torch.allclose(mine, encode(by_ten(parts.clip), SMOKING)[0][0], atol=1e-2)
+        with pytest.raises(GuardError, match="takes back 100%"):
+            encode(with_lora(clip, -1.0), SMOKING)
+        assert torch.allclose(encode(clip, SMOKING)[0][0], encode(with_lora(parts.clip, 1.0), SMOKING)[0][0], atol=1e-3)

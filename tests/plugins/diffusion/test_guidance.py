@@ -176,6 +176,20 @@ def test_a_negative_prompt_of_the_concept_is_not_what_is_left(tiny: Any, method:
     assert torch.allclose(got, concept - 5.0 * g, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["sld", "ant"])
+def test_a_negative_prompt_that_may_be_drawn_is_not_turned_into_its_opposite(tiny: Any, method: str) -> None:
+    """In a caller's own loop: away from less than nothing of the concept is towards it."""
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    concept, nothing = (_predict(tiny, x, 500, text) for text in (PHRASE, ""))
+    with conceptguard.attach(tiny, policy_of(method)) as session, torch.no_grad():
+        towards, away = tiny.encode_prompt("a dog", "cpu", 1, True, negative_prompt=PHRASE)
+        for t in (501, 500):  # sld's momentum pushes it further at the second step
+            got = tiny.unet(x.repeat(2, 1, 1, 1), t, torch.cat([away, towards])).sample
+        assert session.receipt.acts[0].gates == [1, 0]
+    left = ((got[:1] - nothing) * (concept - nothing)).sum() / (concept - nothing).pow(2).sum()
+    assert abs(float(left)) < 1e-2
+
+
 def test_the_concepts_own_phrase_is_not_drawn(pipe: Any) -> None:
     """Alone, and with itself as negative prompt."""
     from conceptguard.measuring.evaluate import load_judge
