@@ -11,6 +11,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -215,7 +216,13 @@ def _plain(module: nn.Module) -> nn.Module:
 
 
 def _reads_embeddings(module: nn.Module) -> bool:
-    return "encoder_hidden_states" in inspect.signature(type(_plain(module)).forward).parameters
+    kind: Any = type(_plain(module))
+    return _takes_embeddings(kind)
+
+
+@cache
+def _takes_embeddings(kind: Any) -> bool:
+    return "encoder_hidden_states" in inspect.signature(kind.forward).parameters
 
 
 def _reads(call: _Call) -> bool:

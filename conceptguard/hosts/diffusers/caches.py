@@ -118,7 +118,7 @@ class Caches:
 def _cached(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
     """Modules with a hook that keeps something from call to call."""
     for module in model.modules():
-        registry = getattr(module, "_diffusers_hook", None)
+        registry = vars(module).get("_diffusers_hook")  # asking a module for what it has not takes ten times as long
         for hook in registry.hooks.values() if registry is not None else ():
             if hook._is_stateful or _managers(hook):
                 yield module, hook

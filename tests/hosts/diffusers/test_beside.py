@@ -10,15 +10,19 @@ import torch
 from diffusers import (
     AutoPipelineForText2Image,
     ControlNetModel,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
     MultiControlNetModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
 )
-from random_artifacts import membrane
+from random_artifacts import RandomTerms, membrane
 from tiny import clip_tokenizer, tiny_sd, tiny_sdxl
+from tiny_transformers import tiny_flux
 
 import conceptguard
 from conceptguard.errors import GuardError, Refused
+from conceptguard.testing.kit_guards import offered
 
 OPENS, UNRELATED = "a cigarette", "a red apple"
 CONCEPT = {"name": "cigarette", "prompts": ["cigarette"]}
@@ -114,6 +118,41 @@ def test_a_controlnet_reads_what_is_guarded(guard: str, kind: str, nets: int, tm
         assert torch.equal(draw(pipe, [UNRELATED]), alone)
         assert "controlnet" not in str(session.receipt)
     assert torch.equal(draw(pipe, [UNRELATED, OPENS]), bare)
+
+
+def test_flux(tmp_path: Path) -> None:
+    """Where branches come one by one, and pooled embeddings beside: the prompt's call has the guarded one."""
+    flux: Any = tiny_flux(clip_tokenizer())
+    torch.manual_seed(0)
+    net = FluxControlNetModel.from_transformer(
+        flux.transformer, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2
+    ).eval()
+    for parameter in net.controlnet_blocks.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    parts = {name: part for name, part in flux.components.items() if name not in ("image_encoder", "feature_extractor")}
+    pipe = FluxControlNetPipeline(**parts, controlnet=net)
+    pipe.set_progress_bar_config(disable=True)
+    options = {"negative_prompt": "blurry", "true_cfg_scale": 3.0, "num_inference_steps": 2, "output_type": "latent",
+               "height": 32, "width": 32, "max_sequence_length": 64}  # fmt: skip
+    asked, given = [], []
+    net.register_forward_pre_hook(lambda m, a, k: asked.append(k), with_kwargs=True)
+
+    def draw(prompt: str) -> torch.Tensor:
+        seed = torch.Generator().manual_seed(0)
+        return pipe(prompt, control_image=torch.ones(1, 3, 32, 32), generator=seed, **options).images
+
+    bare = draw(UNRELATED)
+    policy = {"guards": [{"method": "random-terms", "concept": CONCEPT}]}
+    with offered(RandomTerms), conceptguard.attach(pipe, policy) as guard:
+        assert torch.equal(draw(UNRELATED), bare)
+        flux.transformer.register_forward_pre_hook(lambda m, a, k: given.append(k), with_kwargs=True)
+        draw(OPENS)
+        nothing = guard.host.encode([""], length=64)
+        assert torch.equal(asked[-1]["encoder_hidden_states"], nothing.embeds)
+        assert torch.equal(asked[-1]["pooled_projections"], nothing.pooled)
+        assert not torch.equal(given[-2]["controlnet_block_samples"][0], given[-1]["controlnet_block_samples"][0])
+        assert guard.receipt.steps == 4
+        assert guard.receipt.acts[0].notes == ["controlnet read no prompt in place of 'a cigarette'"]
 
 
 def test_guess_mode(tmp_path: Path) -> None:
