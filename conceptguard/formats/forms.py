@@ -195,10 +195,11 @@ def check_factors(layer: str, down: Tensor, up: Tensor, *, core: bool = False) -
 
     Raises ArtifactError when shapes or dtypes cannot be a term.
     """
-    shapes = f"down {list(down.shape)}, up {list(up.shape)}"
-    good = {down.ndim, up.ndim} <= {2, 4} and down.shape[0] == up.shape[1] and down.shape[0] > 0
-    if not good or tuple(up.shape[2:]) not in ((), (1, 1)) or (core and tuple(down.shape[2:]) not in ((), (1, 1))):
+    one, other = down.shape, up.shape
+    good = {len(one), len(other)} <= {2, 4} and one[0] == other[1] and one[0] > 0
+    if not good or other[2:] not in ((), (1, 1)) or (core and one[2:] not in ((), (1, 1))):
+        shapes = f"down {list(one)}, up {list(other)}"
         raise ArtifactError(f"layer {layer!r}: factors do not fit each other ({shapes}): make the file again")
     if not down.is_floating_point() or not up.is_floating_point():
         raise ArtifactError(f"layer {layer!r}: factors must be floating point, not {down.dtype} and {up.dtype}")
-    return int(down.shape[0])
+    return int(one[0])

@@ -69,6 +69,13 @@ def split_key(key: str) -> tuple[str, str] | None:
     return None
 
 
+@lru_cache(maxsize=1 << 17)
+def _other(key: str) -> str | None:
+    """What a key belongs to that is not read."""
+    mark = _OTHER.search(key)
+    return _OTHERS[mark.group()] if mark else None
+
+
 def detect_format(keys: Iterable[str]) -> str:
     """`kohya`, `peft`, `diffusers`, `shared`, `uce`, `text_encoder`, or `sae`, told by the keys of a file.
 
@@ -76,9 +83,8 @@ def detect_format(keys: Iterable[str]) -> str:
     """
     keys = list(keys)
     for key in keys:
-        mark = _OTHER.search(key)
-        if mark is not None:
-            kind = _OTHERS[mark.group()]
+        kind = _other(key)
+        if kind is not None:
             raise ArtifactError(
                 f"tensor {key[:120]!r} belongs to {kind}, which is not read: convert it to a plain LoRA"
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError, BaseMismatch
 from conceptguard.formats.alpha import Alphas, checked
-from conceptguard.formats.forms import MAGNITUDES, Layer, term
+from conceptguard.formats.forms import MAGNITUDES, Layer, check_factors, term
 from conceptguard.formats.keys import split_key
 from conceptguard.formats.names import Names
 from conceptguard.formats.original import Piece
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     Parts = dict[str, Tensor]
 
+_PLAIN = {"down", "up", "alpha"}
+
 BaseWeights = Callable[[str], "Tensor"]
+Shapes = Callable[[str], "tuple[int, ...] | None"]
 
 _NO_TERMS = {
     "bias": "a trained bias (lora_bias)",
@@ -35,7 +38,7 @@ def read_lora(
     tensors: Mapping[str, Tensor],
     names: Names,
     alphas: Alphas,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Shapes,
     base_weights: BaseWeights | None,
 ) -> dict[str, Factors]:
     """Terms by canonical layer name. `shapes` of the base's layers, as far as they are known.
@@ -46,17 +49,23 @@ def read_lora(
 
     terms: dict[str, Factors] = {}
     layers = _by_layer(tensors, names)
-    for pieces, (_, parts) in layers.items():
+    for pieces, (_, parts) in layers.items() if alphas.common else ():
         if "alpha" in parts:
             alphas.count(pieces[0].layer.partition(".")[0], _number(parts["alpha"], pieces[0].layer))
     for pieces, (written, parts) in layers.items():
+        if len(parts) == 3 and parts.keys() == _PLAIN and not pieces[0].cut and not alphas.configs:
+            # By far the most, and a policy may have a thousand files.
+            down, up = parts["down"], parts["up"]
+            scale = _number(parts["alpha"], pieces[0].layer) / check_factors(pieces[0].layer, down, up)
+            terms[pieces[0].layer] = Factors(*_shaped(down, up, shapes(pieces[0].layer)), scale)
+            continue
         down, up, scale = term(parts, _layer(pieces, written, parts, alphas, base_weights))
         for piece in pieces:
             if piece.layer in terms:
                 raise ArtifactError(f"layer {piece.layer!r} has two tensors for `down`: keep one adapter per file")
             cut = _cut(down, up, piece, written)
             if cut is not None:
-                terms[piece.layer] = Factors(*_shaped(*cut, shapes.get(piece.layer)), scale)
+                terms[piece.layer] = Factors(*_shaped(*cut, shapes(piece.layer)), scale)
     # The first layer says it, as a rule: few files have anything to look through.
     if not any(bool(one.up.any()) and bool(one.down.any()) and one.scale for one in terms.values()):
         raise ArtifactError("the file changes nothing: all of its terms are zero, so it would guard nothing")
@@ -164,8 +173,10 @@ def _shaped(down: Tensor, up: Tensor, shape: tuple[int, ...] | None) -> tuple[Te
     """Factors as the layer's weight is: a convolution may be written as matrices, and the other way round."""
     if shape is None:
         return down, up
-    rank, out = len(down), len(up)
-    if down.shape[1:] != shape[1:] and down[0].numel() == math.prod(shape[1:]):
+    if down.ndim == up.ndim == len(shape) == 2:
+        return down, up
+    (rank, *own), out = down.shape, len(up)
+    if tuple(own) != shape[1:] and math.prod(own) == math.prod(shape[1:]):
         down = down.reshape(rank, *shape[1:])
     kernel = [1] * (len(shape) - 2)
     return down, up if list(up.shape[2:]) == kernel else up.reshape(out, rank, *kernel)

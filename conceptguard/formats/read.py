@@ -11,7 +11,7 @@ from conceptguard.errors import ArtifactError
 from conceptguard.formats.alpha import Alphas
 from conceptguard.formats.forms import check_factors
 from conceptguard.formats.keys import detect_format
-from conceptguard.formats.lora import BaseWeights, read_lora
+from conceptguard.formats.lora import BaseWeights, Shapes, read_lora
 from conceptguard.formats.names import Names, names_of
 
 if TYPE_CHECKING:
@@ -108,13 +108,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return fields
 
 
-def shapes_of(layers: Iterable[str] | None) -> dict[str, tuple[int, ...]]:
-    """Weight shapes by name, where `layers` is a mapping to shapes or to modules; empty where it is not."""
+def shapes_of(layers: Iterable[str] | None) -> Shapes:
+    """A layer's weight shape by name, where `layers` is a mapping to shapes or to modules; None where it is not."""
     from conceptguard.runtime.lowrank import layer_shape
 
     if not isinstance(layers, Mapping):
-        return {}
-    return {name: tuple(one) if isinstance(one, (tuple, list)) else layer_shape(one) for name, one in layers.items()}
+        return lambda name: None
+
+    def shape(name: str) -> tuple[int, ...]:
+        one = layers[name]
+        return tuple(one) if isinstance(one, (tuple, list)) else layer_shape(one)
+
+    return shape
 
 
 def base_weights_of(modules: Mapping[str, Any]) -> BaseWeights:
