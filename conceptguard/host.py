@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .generation.conditioning import Encoded
-    from .generation.decoding import Asked, Vocabulary
+    from .generation.decoding import Answer, Asked, Vocabulary
     from .protocols import Denoiser, NoiseLevels, TextEncoder
     from .registry import Artifact
     from .runtime.encodings import EncodingCache
@@ -197,8 +197,21 @@ class TextHost(Protocol):
     def heard(self, rows: int) -> tuple[Asked, list[int]]:
         """The encoder's prompts, and which one each of the decoder's rows is about."""
 
+    @property
+    def vocabulary_size(self) -> int:
+        """How many scores the model gives a row."""
+
     def listen(self) -> None:
-        """Where the model has an encoder, remember what it reads."""
+        """Remember what the model is given, and what its encoder reads, where it has one."""
+
+    def answer(self, ids: Tensor) -> Answer:
+        """What scores for the next token of rows of ids [rows, tokens] are: see ``Answer``."""
+
+    def before(self, ids: Tensor) -> Tensor | None:
+        """What the model was given before ``ids``, [rows, n], which its last call was about; None: nobody knows."""
+
+    def remember(self, ids: Tensor | None) -> None:
+        """What the model was given so far, in the cache of its last call: [rows, tokens]; None: nobody knows."""
 
     def attach(self, session: Any) -> None:
         """Route ``generate`` through the session."""

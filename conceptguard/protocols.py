@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    import numpy as np
     import torch
     from torch import Tensor, nn
 
+    from .generation.account import Account
     from .generation.conditioning import Branch, Encoded, Prompts
     from .generation.decoding import Sentence
     from .generation.denoising import Conditions, Moment
@@ -229,12 +231,14 @@ class SpeakingSession(Protocol):
     def receipt(self) -> Receipt: ...
 
     @property
-    def steps(self) -> int:
-        """How many tokens guards have been asked about in this generation."""
+    def account(self) -> Account:
+        """What guards were asked about in this generation."""
 
-    @property
-    def begun(self) -> bool:
-        """Whether guards have read the prompts of this generation."""
+    def whole(self, texts: Tensor) -> np.ndarray:
+        """Texts as ``generate`` has them, with what the model had been given before: [rows, tokens]."""
+
+    def prove(self, texts: Tensor, fill: Collection[int], last: bool = True) -> None:
+        """Raises GuardError unless every guard was asked about each token of these rows, and left it open."""
 
     @property
     def takes_back(self) -> bool: ...
@@ -245,11 +249,14 @@ class SpeakingSession(Protocol):
     def has(self, hook: str) -> bool:
         """Whether any active guard implements a hook."""
 
-    def run(self, generate: Callable[[], Any]) -> Any:
+    def run(self, generate: Callable[[], Any], keep: bool = False) -> Any:
         """One whole generation under this session."""
 
     def process(self, ids: Tensor, scores: Tensor) -> Tensor:
         """The scores of the next tokens, [rows, vocabulary], changed in place. ids: [rows, tokens]."""
+
+    def takes_nothing_back(self, beside: Sequence[str]) -> None:
+        """Say in the receipt of guards that would take words back that they do not, beside these options."""
 
     def resumed(self, row: int, column: int, ban: set[int], by: Any) -> AbstractContextManager[None]:
         """One row goes on by itself from a column, where it may not say what is in ``ban``."""

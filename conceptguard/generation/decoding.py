@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,10 @@ from ..text.letters import complete
 
 if TYPE_CHECKING:
     from ..text.lineage import Came
+
+Answer = Literal["new", "more", "none", "unheard"]
+"""What scores are of a model: its new answer, more of the last one (drafts are tried many at once), none of its own, or
+nobody knows."""
 
 LISTED = 8  # tokens that a receipt names for one row and call, the likeliest first
 SAMPLES = 8
@@ -40,6 +44,50 @@ class Asked:
     def tell(self, by: Acting, prompt: int, label: str, score: float | None = None) -> None:
         """Put into the receipt how a guard read a prompt, e.g. as "forget" with score 0.97."""
         by.act.readings.append(Reading(prompt, label, score))
+
+
+class Closed:
+    """Which tokens guards closed in one call: what nobody may say then. Holds no scores."""
+
+    __slots__ = ("_cells", "_only", "_width")
+
+    def __init__(self, width: int):
+        self._width = width
+        self._cells: list[Cells] = []
+        self._only: dict[int, tuple[set[int], int]] = {}  # what a row is left, and how many cells do not matter to it
+
+    def add(self, cells: Cells) -> None:
+        """Cells of the grid of scores."""
+        if len(cells):
+            self._cells.append(cells)
+
+    def force(self, row: int, token: int) -> None:
+        """A row is left one token, closed before or not."""
+        self._only[row] = {token}, len(self._cells)
+
+    def keep(self, row: int, tokens: set[int]) -> None:
+        """A row is left these tokens, of those that it was left before."""
+        before, since = self._only.get(row, (tokens, 0))
+        self._only[row] = before & tokens, since
+
+    def __call__(self, row: int, token: int) -> bool:
+        """Whether a row's token is closed."""
+        only, since = self._only.get(row, (None, 0))
+        cell = row * self._width + token
+        return (only is not None and token not in only) or any(
+            bool((cells == cell).any()) for cells in self._cells[since:]
+        )
+
+    def tokens(self, row: int) -> np.ndarray:
+        """All that are closed for a row."""
+        only, since = self._only.get(row, (None, 0))
+        closed = np.zeros(self._width, dtype=bool)
+        begin = row * self._width
+        for cells in map(array, self._cells[since:]):
+            closed[cells[(cells >= begin) & (cells < begin + self._width)] - begin] = True
+        if only is not None:
+            closed[[token for token in range(self._width) if token not in only]] = True
+        return np.flatnonzero(closed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +134,13 @@ class Decoding:
     prompt_of: for every row its prompt in ``asked``
     came: where every row comes from: beams are reordered, drafts rolled back. ``lineage.Follow`` keeps what a guard
     knows of a row with it.
-    call: the how manieth of this generation, from 0
+    call: a number; one more than that of the call before, where nothing came between
     revocable: whether what a row has said can be taken back, see ``regret``
     """
 
     __slots__ = (
-        "_changes", "_view", "asked", "begin", "call", "came", "changed", "ids", "last", "prompt_of", "regrets",
-        "revocable", "scores", "vocabulary",
+        "_changes", "_view", "asked", "begin", "call", "came", "changed", "closed", "ids", "last", "prompt_of",
+        "regrets", "revocable", "scores", "vocabulary",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +152,7 @@ class Decoding:
         self.revocable = revocable
         self.regrets: dict[int, tuple[Acting, int]] = {}
         self.changed = False  # whether any score is
+        self.closed = Closed(scores.shape[1])
         self._view: Grid | None = None
         self._changes: list[tuple[Acting, str, Cells, Any]] = []  # by whom, what, where, and the scores before
 
@@ -137,6 +186,7 @@ class Decoding:
             tokens = Columns(tokens)
         cells = grid.columns(tokens) if isinstance(tokens, Columns) else grid.cells(tokens)
         self._change(by, "forbidden", cells, -math.inf)
+        self.closed.add(cells)
 
     def penalise(self, by: Acting, tokens: Ids, amounts: Sequence[float] | Tensor, row: int) -> None:
         """A row goes on with ``tokens`` less gladly: ``amounts`` come off their scores."""
@@ -150,6 +200,7 @@ class Decoding:
         before = self._grid.at(cells)
         self.scores[row] = -math.inf
         self._change(by, "forced", cells, np.where(np.isfinite(before), before, np.float32(0.0)))
+        self.closed.force(row, token)
 
     def keep(self, tokens: Tensor, row: int) -> None:
         """A row goes on with one of ``tokens``, int64 [n]. The others were not looked at, and no receipt names them."""
@@ -157,6 +208,7 @@ class Decoding:
         self.scores[row] = -math.inf
         self.scores[row, tokens] = kept
         self.changed = True
+        self.closed.keep(row, set(tokens.tolist()))
 
     def regret(self, by: Acting, row: int, first: int) -> None:
         """What a row says from its token ``first`` on leads nowhere: it is taken back and begins with another token.
@@ -181,15 +233,28 @@ class Decoding:
                 return []
         return [row for row, best in enumerate(grid.best()) if best == -math.inf]
 
-    def tell(self, said: list[int] | None) -> None:
+    def tell(self, said: list[int] | None) -> list[int]:
         """Put into the receipt which of the tokens that guards changed were in reach of what was said instead.
+
+        Gives the rows that say what guards had closed.
 
         said: the next token of every row; None where that is not known, for the likeliest one
         """
-        if not self._changes:
-            return
+        if not self.changed:
+            return []
         grid = self._grid
         left = grid.best() if said is None else grid.said(said)
+        bad = [] if said is None or -math.inf not in left else [
+            row for row, token in enumerate(said)
+            if left[row] == -math.inf and token not in self.vocabulary.stops
+            and self.live(row) and self.closed(row, token)
+        ]  # fmt: skip
+        if self._changes:
+            self._list(left)
+        return bad
+
+    def _list(self, left: list[float]) -> None:
+        grid = self._grid
         lowest = min(left) - REACH
         for by, kind, cells, before in self._changes:
             if kind == "forced" or grid.top(before) > lowest:

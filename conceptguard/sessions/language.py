@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import GuardError, Refused, SessionError
+from ..generation.account import Account, goes_on
 from ..generation.decoding import Decoding, Sentence
 from ..hookspecs import TEXT
 from ..policy import Policy
@@ -37,12 +40,15 @@ class LanguageSession(BaseSession):
 
     def __init__(self, host: TextHost, policy: Policy, whole: bool):
         super().__init__(host, policy)
+        self._whole, self._least = whole, len(host.vocabulary.pieces)
+        self._calls = 0
         self._asked: Asked | None = None
-        self._untold: Decoding | None = None
         self._begin, self._of, self._prompts = 0, [0], torch.zeros(0, 0, dtype=torch.long)
         self._row: int | None = None  # the one that is generated again, by itself
         self._ban: tuple[int, list[int], Any] | None = None
-        self._whole = whole
+        self._owner: int | None = None  # the thread that began the generation of a logits processor
+        self._left: dict[int, np.ndarray] = {}  # what threads had said when another one began
+        self._real = False
         self.revocable = False  # whether what a row says now can be taken back
         self.regrets: dict[int, tuple[Any, int]] = {}  # rows of this run that are to be, and from which token on
         self._receipt = self._fresh()
@@ -59,45 +65,81 @@ class LanguageSession(BaseSession):
 
     @property
     def receipt(self) -> Receipt:
-        """The record of the last generation."""
-        if self._untold is not None:
-            self._untold.tell(None)
-            self._untold = None
+        """The record of the last generation. Raises GuardError where a logits processor was never asked: what was said
+        beside it, nothing has guarded."""
+        if self._lock.acquire(blocking=False):  # a generation of another thread is told as far as it is
+            try:
+                self._account.guess()
+                self._receipt.steps = self._account.steps
+            finally:
+                self._lock.release()
+        if not self._whole and self._account.last is None:
+            raise GuardError(
+                f"the logits processor of policy '{self.policy.name}' was never asked, so that it has guarded nothing: "
+                "pass it to generate(), in a way of decoding that asks its processors (not paged), or attach the policy"
+            )
         return self._receipt
 
-    def _fresh(self) -> Receipt:
+    def _fresh(self, keep: bool = False) -> Receipt:
         device, dtype = self.host.device_dtype()
         receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
         receipt.acts = self.acts()
-        self._lineage, self._asked, self._untold = Lineage(), None, None
+        self._lineage, self._asked, self._account = Lineage(), None, Account(keep, self._whole)
+        self._before: Tensor | None = None  # what the model had been given before the ids that a processor is shown
+        self._surely, self._keep = False, keep  # whether that is known
+        self._calls += 1  # so that no guard takes the next call for one that goes on
         self._started = time.perf_counter()
         return receipt
 
     # One generation, in the order of its calls.
 
-    def run(self, generate: Callable[[], Any]) -> Any:
-        """One whole generation under this session: one at a time. What no guard has seen does not leave."""
+    def run(self, generate: Callable[[], Any], keep: bool = False) -> Any:
+        """One whole generation under this session: one at a time. What no guard has seen does not leave.
+
+        keep: remember what was closed at every token, for ``closed``
+        """
         with self._lock:
-            self._receipt = self._fresh()
+            if not self.attached:
+                raise self._gone()
+            self._receipt = self._fresh(keep)
             try:
                 return generate()
             finally:
+                self._receipt.steps = self._account.steps
                 self._receipt.seconds = time.perf_counter() - self._started
+
+    def _gone(self) -> SessionError:
+        return SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
+
+    def prove(self, texts: Tensor, fill: Collection[int], last: bool = True) -> None:
+        """Raises GuardError unless every guard was asked about each token of these rows, and left it open.
+
+        fill: ids that texts may be filled up with; last: whether these are the texts that leave in the end
+        """
+        told = self.whole(texts)
+        self._account.demand(told, self._begin, self.host.vocabulary.stops.union(fill))
+        if last:
+            self._account.settle(told)
+
+    def whole(self, texts: Tensor) -> np.ndarray:
+        """Texts as ``generate`` has them, with what the model had been given before: [rows, tokens]."""
+        return (texts if self._before is None else torch.cat([self._before[: len(texts)], texts], 1)).numpy(force=True)
+
+    @property
+    def account(self) -> Account:
+        """What guards were asked about in this generation."""
+        return self._account
 
     @property
     def takes_back(self) -> bool:
         """Whether any guard may take back what was said."""
         return self.has("check_sentence") or any(method.regrets for method in self.methods)
 
-    @property
-    def steps(self) -> int:
-        """How many tokens guards have been asked about in this generation."""
-        return self._receipt.steps
-
-    @property
-    def begun(self) -> bool:
-        """Whether guards have read the prompts of this generation."""
-        return self._asked is not None
+    def takes_nothing_back(self, beside: Sequence[str]) -> None:
+        """Say in the receipt of guards that would take words back that they do not, beside these options."""
+        for method in self.methods:
+            if method.regrets:
+                method.act.notes.append(f"takes no words back beside {', '.join(beside)}")
 
     @contextmanager
     def resumed(self, row: int, column: int, ban: set[int], by: Any) -> Iterator[None]:
@@ -133,36 +175,48 @@ class LanguageSession(BaseSession):
     def process(self, ids: Tensor, scores: Tensor) -> Tensor:
         """The scores of the next tokens, [rows, vocabulary], changed in place. ids: [rows, tokens].
 
-        ``generate`` gives every call scores of its own. Where it also returns them raw (``output_logits``), those are
-        the guarded ones: what was forbidden could be read off them.
+        ``generate`` gives every call scores of its own. Where it also returns them raw (``output_logits``), these are
+        the guarded ones in plain greedy search only, and everywhere under an attached policy: see ``with_guards``.
         """
         with self._lock:
             if not self.attached:
-                raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
+                raise self._gone()
+            answer = self.host.answer(ids)
+            if answer in ("none", "unheard") and not self._least <= scores.shape[1] <= self.host.vocabulary_size:
+                return self._foreign(scores)
+            shown, real = ids, answer != "none"
+            if self._before is not None and len(self._before) == len(ids):
+                ids = torch.cat([self._before, ids], 1)
             known = ids.numpy(force=True)
             came = self._lineage(known)
-            if self._asked is None or (came is not None and not self._goes_on(ids)):
-                self._start(ids)
+            if self._asked is None or (came is not None and not self._goes_on(ids)) or (real and self._misread(shown)):
+                self._take_turns(known)
+                ids = self._start(shown, real)
+                known = ids.numpy(force=True)
                 came = self._lineage(known)
             assert self._asked is not None
             last = known[:, -1].tolist() if known.shape[1] > self._begin else []
-            self._readable(last)
-            if self._untold is not None:
-                self._untold.tell(last if came is None else None)
+            if real:
+                self._readable(last)
+            self._calls += 1
             decoding = Decoding(
                 ids, last, scores.contiguous(), self._begin, self._asked, self._of, came, self.host.vocabulary,
-                self._receipt.steps, self.revocable,
+                self._calls, self.revocable and real,
             )  # fmt: skip
+            if real:
+                self._account.ask(decoding, known, answer, came is None and self._real)
+            self._real = real
             self._call("process_logits", decoding=decoding)
             if self._ban is not None and ids.shape[1] == self._ban[0]:
                 decoding.forbid(self._ban[2], dict.fromkeys(range(len(ids)), self._ban[1]))
-            for row, regret in decoding.regrets.items():
-                self.regrets.setdefault(row, regret)
             for row in decoding.stuck():
                 self._end(decoding, row)
-            self._untold = decoding
-            self._receipt.steps += 1
-            self._receipt.seconds = time.perf_counter() - self._started
+            if real:
+                for row, regret in decoding.regrets.items():
+                    self.regrets.setdefault(row, regret)
+                self.host.remember(ids if came is None or len(ids) == 1 else None)
+                self._receipt.steps = self._account.steps
+                self._receipt.seconds = time.perf_counter() - self._started
             return decoding.scores
 
     def _goes_on(self, ids: Tensor) -> bool:
@@ -171,28 +225,65 @@ class LanguageSession(BaseSession):
         if self._row is not None and len(prompts) != len(ids):  # beams of the one row
             self._prompts, self._of = prompts[:1].expand(len(ids), -1), self._of[:1] * len(ids)
             prompts = self._prompts
-        return (
-            len(ids) == len(prompts)
-            and (ids.shape[1] > prompts.shape[1] or self._row is not None)
-            and bool(torch.equal(ids[:, : prompts.shape[1]], prompts))
-        )
+        longer = ids.shape[1] > prompts.shape[1] or self._row is not None or self._account.last is None
+        return longer and len(ids) == len(prompts) and bool(torch.equal(ids[:, : prompts.shape[1]], prompts))
 
-    def _start(self, ids: Tensor) -> None:
-        """Prompts that were not there before. A whole session has its receipt from ``generate``."""
+    def _misread(self, ids: Tensor) -> bool:
+        """Whether guards have begun with drafts, and the model was given more than these."""
+        if not self._surely:
+            before = self.host.before(ids)
+            self._surely = before is not None and not before.shape[1]
+            return not self._surely
+        return False
+
+    def _take_turns(self, texts: np.ndarray) -> None:
+        """Raises GuardError where generations of two threads ask one logits processor in turn."""
+        thread, last = threading.get_ident(), self._account.last
+        if self._owner not in (None, thread) and last is not None:
+            self._left[self._owner] = last
+        self._owner = thread
+        before = self._left.pop(thread, None)
+        if before is not None and not self._whole and goes_on(texts, before, 1):
+            raise GuardError(
+                f"the logits processor of policy '{self.policy.name}' is in two generations at once: make one for "
+                "each, or attach the policy, whose generations take turns"
+            )
+
+    def _start(self, ids: Tensor, real: bool) -> Tensor:
+        """Prompts that were not there before; gives all of their ids. A whole session has its receipt from
+        ``generate``."""
         if not self._whole or self._asked is not None:
-            self._receipt = self._fresh()
+            self._receipt = self._fresh(self._keep)
+        before = self.host.before(ids) if real else ids[:, :0]
+        self._surely = real
+        if before is not None and before.shape[1]:
+            self._before, ids = before, torch.cat([before, ids], 1)
         self._prompts, self._begin = ids.clone(), ids.shape[1]
-        if self.host.encodes:
+        if before is None:
+            asked, self._of = self.host.asked(ids[:, :0], None)
+        elif self.host.encodes:
             asked, self._of = self.host.heard(len(ids))
         else:
             asked, self._of = self.host.asked(ids, None)
         if self.policy.unread == "refuse" and None in asked.texts:
             raise Refused(
-                f"a prompt came as embeddings, whose text policy '{self.policy.name}' has not seen: pass token ids"
+                "a prompt came as embeddings, or in a cache that was filled elsewhere, whose text policy "
+                f"'{self.policy.name}' has not seen: pass all of its token ids"
             )
         self._receipt.rows = [Row(text, None) for text in asked.texts]
         self._asked = asked
         self._call("read_prompt", asked=asked)
+        return ids
+
+    def _foreign(self, scores: Tensor) -> Tensor:
+        """Scores over another vocabulary: drafts of an assistant that has a tokenizer of its own."""
+        if self._whole:
+            return scores  # what becomes of them is proved
+        raise GuardError(
+            f"this logits processor was asked about {scores.shape[1]} scores, and its model gives "
+            f"{self.host.vocabulary_size}: generate() asks it about the drafts of an assistant with another tokenizer; "
+            "attach the policy, or take an assistant with the model's tokenizer"
+        )
 
     def _readable(self, last: list[int]) -> None:
         """Raises GuardError for a token that the tokenizer does not have: nobody knows what it says."""

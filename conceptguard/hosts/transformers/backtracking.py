@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 _ENDS = re.compile(r"(?<=[.!?\u2026])[\"')\]\u201d\u2019]*(?=\s)|(?<=[\u3002\uff01\uff1f])|(?=\n)")
 WORDS = 8  # words of one text that are taken back; then the row goes on as it may
-_OWN = ("past_key_values", "cache", "inputs_embeds", "custom_generate", "prompt_lookup_num_tokens")
+_OWN = ("past_key_values", "cache", "cache_params", "inputs_embeds", "custom_generate", "prompt_lookup_num_tokens")
+_DRAFTS = ("assistant_model", "assistant_early_exit", "use_mtp", "speculation_type")
+# A row that goes on by itself would be another one to these, and say again what it has said.
+_ASKED = ("logits_processor", "prefix_allowed_tokens_fn")
 
 
 def sentences(text: str, ended: bool) -> Iterator[tuple[int, str]]:
@@ -51,14 +54,12 @@ class Backtracking:
         self._passed: set[tuple[int, str, str]] = set()
         self._held: _Held | None = None
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, kwargs: dict[str, Any]) -> Any:
         """What ``generate`` would give: sequences, where text can be taken back.
 
         Raises GuardError for options with which it cannot, for guards that read sentences.
         """
-        if args:
-            kwargs = {"inputs": args[0], **dict(zip(("generation_config",), args[1:])), **kwargs}
-        plain = dict(kwargs)
+        plain, kwargs = kwargs, dict(kwargs)
         config = self._configured(kwargs)
         if config is None:
             return with_guards(self._session, self._original, plain)
@@ -82,11 +83,16 @@ class Backtracking:
         for name in set(kwargs) - set(left):
             del kwargs[name]
         given = [name for name in _OWN if kwargs.get(name) is not None or getattr(config, name, None) is not None]
+        given += [name for name in _ASKED if kwargs.get(name)]
         if config.return_dict_in_generate:
             given.append("return_dict_in_generate")
         if not self._reads:
-            drafts = kwargs.get("assistant_model") is not None
-            return None if given or drafts or (config.num_beams or 1) > 1 else config
+            given += [name for name in _DRAFTS if kwargs.get(name) or getattr(config, name, None)]
+            if (config.num_beams or 1) > 1:
+                given.append("num_beams")
+            if given:
+                self._session.takes_nothing_back(given)
+            return None if given else config
         if given:
             raise GuardError(
                 f"a guard of policy '{self._session.policy.name}' takes sentences back, which cannot be done with "

@@ -7,21 +7,23 @@ A loop of the caller's own, ``model(ids)`` token by token, is refused while atta
 
 from __future__ import annotations
 
+import functools
+import inspect
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import GuardError, SessionError
 from ...generation.decoding import Asked, Vocabulary
 from ...host import Host
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.lowrank import LayerIndex
+from .door import Door, demand_free, unwrapped
+from .heard import Heard
 from .vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class TransformersHost(Host):
     def takes(cls, target: Any) -> bool:
         """A transformers pipeline, or a pair (model, tokenizer)."""
         one = target[0] if isinstance(target, tuple) and len(target) == 2 else target
+        one = getattr(one, "_orig_mod", one)  # compiled
         modules = {base.__module__.split(".", 1)[0] for base in type(one).__mro__}
         return "transformers" in modules and "diffusers" not in modules
 
@@ -58,32 +61,26 @@ class TransformersHost(Host):
             raise SessionError(
                 f"cannot guard a {type(target).__name__} by itself: give a pair (model, tokenizer), or a pipeline"
             )
-        model, tokenizer = target if isinstance(target, tuple) else (target.model, target.tokenizer)
-        self.model = model = getattr(model, "_orig_mod", model)
+        model, reader = target if isinstance(target, tuple) else (target.model, _reader(target))
+        self.model = unwrapped(model)
         if not callable(getattr(self.model, "generate", None)) or not self.model.can_generate():
             raise SessionError(
                 f"cannot guard a {type(self.model).__name__}: it generates no text; give a causal or encoder-decoder "
                 "language model"
             )
-        if (other := getattr(self.model, "_conceptguard", None)) is not None:
-            raise SessionError(
-                f"this model is already guarded by policy '{other().policy.name}': detach that session first"
-            )
-        if tokenizer is None:
-            raise SessionError(f"cannot guard a {type(self.model).__name__} without its tokenizer: give both")
-        self.tokenizer = tokenizer
+        demand_free(self.model)
+        self.tokenizer = tokenizer = _tokenizer(reader, type(self.model).__name__)
         self.name = f"transformers {type(self.model).__name__}"
         self.encodes = bool(self.model.config.is_encoder_decoder)
+        self.vocabulary_size = self._scores()
         _fits(self.vocabulary_size, tokenizer, type(self.model).__name__)
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer, self._stops(), self.vocabulary_size)
-        self._own_class: type | None = None
-        self._handle: Any = None
-        self._shut: Any = None
-        self._read: tuple[Tensor, Tensor | None] | None = None
+        self._door, self._heard = Door(self.model), Heard(self.model, self.encodes)
+        # What scores are, what the model was given before, and what it was given: asked at every token.
+        self.answer, self.before, self.remember = self._heard.answer, self._heard.before, self._heard.remember
+        self._attached = False
 
-    @property
-    def vocabulary_size(self) -> int:
-        """How many scores the model gives a row."""
+    def _scores(self) -> int:
         head = self.model.get_output_embeddings()
         weight = getattr(head, "weight", None)
         return int(self.model.config.get_text_config().vocab_size if weight is None else weight.shape[0])
@@ -129,13 +126,16 @@ class TransformersHost(Host):
         Texts of one length that follow each other share a call: a guard passes one, so that what it makes of a prompt
         never depends on its batch.
         """
+        if not self._attached:
+            demand_free(self.model)
         model = self.model.get_encoder() if self.encodes else self.model
         more = {} if self.encodes else {"use_cache": False}
         found: list[Tensor] = []
-        for _, group in groupby([list(one) or [self._begin()] for one in ids], key=len):
-            given = torch.tensor(list(group), device=self.model.device)
-            states = model(input_ids=given, output_hidden_states=True, return_dict=True, **more).hidden_states
-            found += states[layer].float()
+        with self._door.opened(), self._heard.deaf():
+            for _, group in groupby([list(one) or [self._begin()] for one in ids], key=len):
+                given = torch.tensor(list(group), device=self.model.device)
+                states = model(input_ids=given, output_hidden_states=True, return_dict=True, **more).hidden_states
+                found += states[layer].float()
         return found
 
     def _begin(self) -> int:
@@ -171,7 +171,10 @@ class TransformersHost(Host):
         def pool(layer: int) -> Tensor:
             known = [ids for ids in prompts if ids is not None]
             if len(known) < len(prompts):
-                raise GuardError("a prompt came as embeddings, which guards of this policy cannot read: pass token ids")
+                raise GuardError(
+                    "a prompt came as embeddings, or in a cache that was filled elsewhere, which guards of this policy "
+                    "cannot read: pass all of its token ids"
+                )
             return self.pool(known, layer)
 
         return pool
@@ -179,71 +182,87 @@ class TransformersHost(Host):
     # Routing.
 
     def listen(self) -> None:
-        """Where the model has an encoder, remember what it reads: a processor is shown the decoder's ids only."""
-        if not self.encodes:
-            return
-        me = weakref.ref(self)
-
-        def reads(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            host, ids = me(), kwargs.get("input_ids", args[0] if args else None)
-            if host is not None:
-                host._read = None if ids is None else (ids, kwargs.get("attention_mask"))
-
-        self._handle = self.model.get_encoder().register_forward_pre_hook(reads, with_kwargs=True)
-        weakref.finalize(self, self._handle.remove)
+        """Remember what the model is given: a processor is shown ids only, and only those of the decoder."""
+        self._heard.listen()
 
     def heard(self, rows: int) -> tuple[Asked, list[int]]:
         """The encoder's prompts, and which one each of the decoder's rows is about."""
-        ids, mask = self._read or (None, None)
+        ids, mask = self._heard.read or (None, None)
         asked, of = self.asked(ids, mask)
         each = max(rows // len(of), 1)
         return asked, [of[min(row // each, len(of) - 1)] for row in range(rows)]
 
     def attach(self, session: SpeakingSession) -> None:
-        """Turn the model into its guarded subclass."""
-        self._own_class = type(self.model)
-        self.model.__class__ = _guarded(self._own_class, session, self)
-        self._shut = self.model.register_forward_pre_hook(_refuse)
+        """Turn the model into its guarded subclass. Raises SessionError when it is one already."""
+        self._door.shut(weakref.ref(session), _routes(type(self.model), weakref.ref(session), weakref.ref(self)))
+        self._attached = True
 
-    @contextmanager
-    def generating(self) -> Iterator[None]:
-        """The model may be called: by ``generate``, whose scores the guards see."""
-        self._shut.remove()
-        try:
-            yield
-        finally:
-            self._shut = self.model.register_forward_pre_hook(_refuse)
-
-    def generate(self, session: SpeakingSession, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def generate(self, session: SpeakingSession, *args: Any, **kwargs: Any) -> Any:
         """A guarded ``model.generate(...)``."""
         from .backtracking import Backtracking  # these are of classes of transformers, which takes seconds to import
-        from .processor import with_guards
+        from .processor import asks, looks_back, with_guards
+
+        original = self._door.own("generate")
+        kwargs = _named(original, args, kwargs)
+        if self._door.inside:
+            return self._within(asks(session, kwargs), original, kwargs)
+        if kwargs.get("token_healing") or getattr(kwargs.get("generation_config"), "token_healing", False):
+            raise GuardError(
+                "token_healing chooses the end of the prompt by a generation of its own, which asks no guard: leave it "
+                "out"
+            )
 
         def generation() -> Any:
-            with self.generating():
+            self._heard.begin(sure=True)
+            with self._door.opened():
                 if session.takes_back:
-                    return Backtracking(session, self, original)(args, kwargs)
-                return with_guards(session, partial(original, *args), kwargs)
+                    return Backtracking(session, self, original)(kwargs)
+                return with_guards(session, original, kwargs)
 
-        return session.run(generation)
+        return session.run(generation, keep=looks_back(self.model, kwargs))
+
+    def _within(self, guarded: bool, original: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """``generate`` inside of ``generate``: the model drafts for itself, or somebody calls it for another text."""
+        if not guarded:
+            raise GuardError(
+                "generate() was called inside of a guarded generate() of the same model, and what it says would be in "
+                "no receipt: call it afterwards"
+            )
+        if getattr(kwargs.get("generation_config"), "is_assistant", False):
+            with self._heard.deaf():
+                return original(**kwargs)
+        return original(**kwargs)
 
     def detach(self) -> None:
-        """Give the model its own class back and forget what its encoder read."""
-        if self._shut is not None:
-            self._shut.remove()
-            self._shut = None
-        if self._own_class is not None:
-            self.model.__class__, self._own_class = self._own_class, None
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle = self._read = None
+        """Give the model its own class back and forget what it was given."""
+        self._door.give_back()
+        self._heard.stop()
+        self._attached = False
 
 
-def _refuse(model: nn.Module, args: tuple[Any, ...]) -> None:
-    raise GuardError(
-        "the guarded model was called by itself, and scores would leave that no guard has seen: use generate(), or, in "
-        "a loop of your own, conceptguard.logits_processor on the detached model"
-    )
+def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by their names."""
+    if not args:
+        return kwargs
+    return {**dict(zip(inspect.signature(function).parameters, args)), **kwargs}
+
+
+def _reader(pipeline: Any) -> Any:
+    """What a pipeline reads with: a processor where it takes more than text."""
+    return pipeline.tokenizer or getattr(pipeline, "processor", None)
+
+
+def _tokenizer(reader: Any, model: str) -> Any:
+    """A tokenizer, or that of a multimodal model's processor. Raises SessionError where there is none."""
+    if reader is None:
+        raise SessionError(f"cannot guard a {model} without its tokenizer: give both")
+    found = reader if hasattr(reader, "get_vocab") else getattr(reader, "tokenizer", None)
+    if not hasattr(found, "get_vocab"):
+        raise SessionError(
+            f"cannot guard a {model} with a {type(reader).__name__}: it has no tokenizer, so that nobody can read what "
+            "the model says; give the pair (model, tokenizer), or (model, processor)"
+        )
+    return found
 
 
 def _fits(size: int, tokenizer: Any, model: str) -> None:
@@ -256,24 +275,24 @@ def _fits(size: int, tokenizer: Any, model: str) -> None:
         )
 
 
-def _guarded(cls: Any, session: SpeakingSession, host: TransformersHost) -> type:
-    """A subclass of the model's class with the same name, so that saving sees the original."""
-    me, own = weakref.ref(session), weakref.ref(host)
+def _routes(
+    cls: Any, me: Callable[[], SpeakingSession | None], own: Callable[[], TransformersHost | None]
+) -> dict[str, Any]:
+    """What the guarded subclass of a model's class does another way."""
 
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        here, guard = me(), own()
-        assert here is not None and guard is not None, "a guarded model keeps its session alive"
-        return guard.generate(here, cls.generate.__get__(self), *args, **kwargs)
+        session, host = me(), own()
+        if session is None or host is None or host.model is not self:
+            raise GuardError(
+                "this model was copied, or kept, while a policy was attached to it, and nothing guards it now: copy "
+                "the detached model"
+            )
+        return host.generate(session, *args, **kwargs)
 
     def beside(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise GuardError(
-            "continuous batching asks no logits processor, so that text would leave unguarded: use generate(), or "
-            "detach the policy"
+            "continuous batching asks no logits processor, so that text would leave unguarded: use generate(), and not "
+            "its paged cache, or detach the policy"
         )
 
-    body: dict[str, Any] = {name: beside for name in _BESIDE if hasattr(cls, name)}
-    body |= {
-        "generate": generate, "_conceptguard": me,
-        "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__,
-    }  # fmt: skip
-    return type(cls.__name__, (cls,), body)
+    return {"generate": functools.wraps(cls.generate)(generate)} | {n: beside for n in _BESIDE if hasattr(cls, n)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -48,7 +49,8 @@ def _read(tokenizer: Any, stops: frozenset[int], size: int) -> Vocabulary:
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:  # many times faster than its wrapper
-            return [found.ids for found in backend.encode_batch(list(texts), add_special_tokens=False)]
+            with _uncut(backend):
+                return [found.ids for found in backend.encode_batch(list(texts), add_special_tokens=False)]
         return list(tokenizer(list(texts), add_special_tokens=False).input_ids) if texts else []
 
     return Vocabulary(pieces, special, stops, decode, encode)
@@ -60,6 +62,21 @@ def _special(tokenizer: Any, decode: Any) -> frozenset[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     unnamed = (int(i) for i, token in added.items() if token.special and not decode([i]))
     return frozenset((*map(int, tokenizer.all_special_ids), *unnamed))
+
+
+@contextmanager
+def _uncut(backend: Any) -> Iterator[None]:
+    """Without the padding and truncation that the last call of its wrapper has left it with."""
+    padding, truncation = backend.padding, backend.truncation
+    try:
+        backend.no_padding()
+        backend.no_truncation()
+        yield
+    finally:
+        if padding is not None:
+            backend.enable_padding(**padding)
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
 
 
 def _pieces(tokenizer: Any, special: frozenset[int], decode: Any) -> list[bytes | None]:

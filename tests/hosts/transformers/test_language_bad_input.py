@@ -80,7 +80,7 @@ def test_embeddings_have_no_words() -> None:
         model.generate(inputs_embeds=embeds, max_new_tokens=3, logits_processor=strict)
     with offered(Reader) as guard:
         reads = conceptguard.logits_processor(model, tok, {"guards": [guard]})
-        with pytest.raises(GuardError, match="came as embeddings, which guards of this policy cannot read"):
+        with pytest.raises(GuardError, match=r"came as embeddings.* which guards of this policy cannot read"):
             model.generate(inputs_embeds=embeds, max_new_tokens=3, logits_processor=reads)
 
 
@@ -141,3 +141,15 @@ def test_a_hook_that_nobody_calls() -> None:
 def test_a_misspelt_setting() -> None:
     with pytest.raises(PolicyError, match="did you mean 'budget'"):
         conceptguard.attach((tiny_llama(), tokenizer()), {"guards": [{**SENTENCES["guards"][0], "budgett": 3}]})
+
+
+def test_a_tokenizer_that_was_used_before() -> None:
+    """It is left padding and cutting by the last call, and what guards encode is neither."""
+    tok = copy.deepcopy(tokenizer())
+    words = [" cigarette", " a dog in a park"]
+    expected = [tok(word, add_special_tokens=False).input_ids for word in words]
+    for left in ({"padding": True}, {"truncation": True, "max_length": 2, "padding": "max_length"}):
+        encode = conceptguard.logits_processor(tiny_llama(tok), tok, PHRASES).session.host.vocabulary.encode
+        used = tok(words, **left).input_ids
+        assert encode(words) == expected
+        assert tok.backend_tokenizer.padding is not None and tok(words, **left).input_ids == used
