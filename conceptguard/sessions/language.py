@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ class LanguageSession(BaseSession):
 
     def __init__(self, host: TextHost, policy: Policy, whole: bool):
         super().__init__(host, policy)
+        self._lock = self._turn = threading.RLock()
         self._whole, self._least = whole, len(host.vocabulary.pieces)
         self._calls = 0
         self._asked: Asked | None = None
@@ -61,18 +63,20 @@ class LanguageSession(BaseSession):
         self.host.listen()
         if whole:
             self.host.attach(self)
+        else:
+            weakref.finalize(self, self.host.detach).atexit = False
         self.attached = True
 
     @property
     def receipt(self) -> Receipt:
         """The record of the last generation. Raises GuardError where a logits processor was never asked: what was said
         beside it, nothing has guarded."""
-        if self._lock.acquire(blocking=False):  # a generation of another thread is told as far as it is
+        if self._turn.acquire(blocking=False):  # a generation of another thread is told as far as it is
             try:
                 self._account.guess()
                 self._receipt.steps = self._account.steps
             finally:
-                self._lock.release()
+                self._turn.release()
         if not self._whole and self._account.last is None:
             raise GuardError(
                 f"the logits processor of policy '{self.policy.name}' was never asked, so that it has guarded nothing: "

@@ -51,8 +51,7 @@ class TransformersHost(Host):
     @classmethod
     def sole(cls, target: Any) -> Any:
         """The model."""
-        model = target[0] if isinstance(target, tuple) else getattr(target, "model", None)
-        return getattr(model, "_orig_mod", model)
+        return unwrapped(target[0] if isinstance(target, tuple) else getattr(target, "model", None))
 
     def __init__(self, target: Any):
         super().__init__(target)
