@@ -38,7 +38,7 @@ def load_checkpoint(name: str, file: Path, options: dict[str, Any]) -> Any:
             f"cannot load checkpoint '{name}' as a {kind}: {told}; {hint} (--config), the folder or Hub id of a "
             "diffusers model with the same parts"
         ) from error
-    pipe.name = name
+    pipe.name = file.stem  # what its artifacts are filed under
     return pipe
 
 
