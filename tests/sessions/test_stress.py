@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from random_artifacts import membrane
-from test_turns import sharing
+from test_callers import sharing
 from tiny import generate
 
 import conceptguard
