@@ -42,7 +42,7 @@ class WeightPatches:
         banks = self._session.banks.of(prefix)
         if not banks:
             return
-        if patcher.injections.get(_BYPASS):
+        if getattr(patcher, "injections", {}).get(_BYPASS):
             raise GuardError(
                 "a LoRA was loaded in bypass mode, where guards on layers cannot see what it adds: load it with the "
                 "ordinary loader"

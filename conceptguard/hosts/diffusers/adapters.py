@@ -60,7 +60,8 @@ class Adapters:
         if not changed and state == self._known:
             return False
         self._known = None  # until it is told that they are fine
-        found = {name: partial(_patch, self._layers[name], around, scale) for name, around in self._around.items()}
+        acting = {name: [one for one in around if _acting(one)] for name, around in self._around.items()}
+        found = {name: partial(_patch, self._layers[name], some, scale) for name, some in acting.items() if some}
         self._session.patched(self._prefix, found)
         self._known = state
         return True
@@ -124,29 +125,24 @@ def _acting(adapter: Any) -> list[str]:
 
 @torch.no_grad()
 def _patch(layer: nn.Module, around: Sequence[Any], scale: float) -> Patch:
-    """What adapters add to a layer's weight."""
-    added: Tensor | None = None
+    """What adapters, one at least, add to a layer's weight."""
+    added: list[Tensor] = []
     own: Tensor | None = None
     for adapter in around:
-        names = _acting(adapter)
-        if not names:
-            continue
-        times = 1.0 if adapter.merged_adapters else scale
+        names, times = _acting(adapter), 1.0 if adapter.merged_adapters else scale
         try:
             variants = getattr(adapter, "lora_variant", {})
             if any(hasattr(adapter, kind) for kind in _ADDED) and not any(name in variants for name in names):
-                delta = sum(adapter.get_delta_weight(name).float() for name in names) * times
+                added += [adapter.get_delta_weight(name).float() * times for name in names]
             else:
                 own, running = _merged(layer, adapter, names, times)
-                delta = running - own
+                added.append(running - own)
         except Exception as error:
             raise GuardError(
                 f"what an adapter ({type(adapter).__module__}) makes of a guarded layer cannot be told "
                 f"({type(error).__name__}: {error}): merge it beforehand and attach to the result, or leave it out"
             ) from error
-        added = delta if added is None else added + delta
-    weight: Any = layer.weight
-    return Patch(torch.zeros(1, device=weight.device).expand(weight.shape) if added is None else added, own)
+    return Patch(torch.stack(added).sum(0), own)
 
 
 def _merged(layer: nn.Module, adapter: Any, names: Sequence[str], scale: float) -> tuple[Tensor, Tensor]:

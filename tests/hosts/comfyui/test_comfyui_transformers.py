@@ -121,3 +121,27 @@ def test_a_long_prompt_on_sd3_is_refused(sd3: Any) -> None:
         cond = encode(parts.clip, long), encode(parts.clip, "")
     with pytest.raises(Refused, match="text is not known"):
         sample(session.host.guarded(), *cond, latent=torch.zeros(1, 16, 8, 8))
+
+
+def test_a_lora_on_fused_projections_that_takes_terms_back(sd3: Any, tmp_path: Path) -> None:
+    """q, k and v are one weight in ComfyUI: patches on parts of it beside terms on parts of it."""
+    import comfy.sd
+    from safetensors.torch import load_file
+
+    from conceptguard.errors import GuardError
+
+    pipe, parts = sd3
+    guard = lora(tmp_path / "cigarette", pipe, "transformer", gate="always")
+    file = next((tmp_path / "cigarette").glob("*.safetensors"))
+    own = {key.replace("lora_unet_", "lora_transformer_"): t for key, t in load_file(file).items()}
+    session = attach((parts.model, parts.clip), {"guards": [guard]})
+    session.host.candidates = lambda: [SMOKING]
+    assert any("to_q" in name for name in session.banks.banks)
+    with torch.inference_mode():
+        text, x = encode(parts.clip, SMOKING), noise(1, 16, 8, 8)
+        with pytest.raises(GuardError, match="takes back 100%"):
+            flux_prediction(comfy.sd.load_lora_for_models(session.host.guarded(), None, own, -1.0, 0)[0], text, x)
+        twice = flux_prediction(comfy.sd.load_lora_for_models(session.host.guarded(), None, own, 1.0, 0)[0], text, x)
+        assert "add 100.0%" in session.receipt.acts[0].notes[0]
+        theirs = flux_prediction(comfy.sd.load_lora_for_models(parts.model, None, own, 2.0, 0)[0], text, x)
+    assert (twice - theirs).abs().max() < 1e-4
