@@ -108,7 +108,8 @@ def eval_(
     begin = time.perf_counter()
     given = settings_of(settings)
     if is_language(suite):
-        return eval_language(str(suite), method or [], policy or [], given, n, wordings, device, check, card, json)
+        named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
+        return eval_language(str(suite), method or [], named, given, n, wordings, device, check, card, json)
     prompts = load_suite(suite or model)
     assessor = load_judge(judge or prompts.base)
     rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]

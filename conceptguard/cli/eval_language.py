@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from ..measuring.language.evaluate import Contestant
     from ..measuring.language.suite import LanguageSuite
+    from ..policy import Policy
 
 LANGUAGE = "language"
 DEFAULT = "authors-lm"
@@ -28,8 +29,8 @@ def is_language(suite: str | None) -> bool:
 
 
 def eval_language(
-    suite: str, methods: Sequence[str], policies: Sequence[str], settings: dict[str, Any], n: int, wordings: str,
-    device: str | None, check: bool, card: Path | None, json: str | None,
+    suite: str, methods: Sequence[str], policies: Sequence[str | Policy], settings: dict[str, Any], n: int,
+    wordings: str, device: str | None, check: bool, card: Path | None, json: str | None,
 ) -> None:  # fmt: skip
     """Judge every row, print the table, exit with 1 where ``check`` asks for it and a guard misses the bars."""
     from ..hosts.load import load_model
@@ -83,7 +84,7 @@ def _write_card(root: Path, one: Contestant, row: dict[str, Any], command: str) 
 
 
 def contestants(
-    suite: LanguageSuite, methods: Sequence[str], policies: Sequence[str], settings: dict[str, Any]
+    suite: LanguageSuite, methods: Sequence[str], policies: Sequence[str | Policy], settings: dict[str, Any]
 ) -> list[Contestant]:
     """The rows: those of some methods, or all; policies as they are. Raises PolicyError for a method without a row."""
     from ..errors import PolicyError

@@ -87,6 +87,8 @@ def generate(
         raise Usage("no prompt: give --prompt TEXT, or --prompts FILE")
     # The policy is read before the model is loaded: a typo costs no waiting.
     rules = policy_of(policy, guard)
+    if compare and rules is None:
+        raise Usage("--compare shows pictures with and without a policy: give one, or leave it out")
     asks = [ask if ask.negative_prompt else ask._replace(negative_prompt=negative_prompt) for ask in asks]
     places = files(out, asks, images_per_prompt, seed)
     if html is None and prompts and not out.suffix:

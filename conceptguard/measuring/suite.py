@@ -160,7 +160,10 @@ def load_suite(name: str | Path) -> Suite:
     if not path.is_file():
         suites = {p.stem: p for p in sorted((shipped_folder() / "suites").glob("*.yaml"))}
         if str(name) not in suites:
-            raise RegistryError(f"no prompt suite for '{name}' (there are: {', '.join(suites) or 'none'}): give a file")
+            there = ", ".join([*suites, "language"])
+            raise RegistryError(
+                f"no prompt suite for '{name}' (there are: {there}): give one of them, or a file of yours"
+            )
         path = suites[str(name)]
     data, lines = yaml.read_yaml(path, error=RegistryError)
     try:

@@ -300,6 +300,8 @@ NOT_UNDERSTOOD = {
     "generate -p x": "--policy",
     "generate --policy none": "--prompt",
     "generate -p x --policy none --guard spm:beer": "leave one of them out",
+    "generate -p x --policy none --compare": "--compare",
+    "explain -p x --policy none": "nothing to explain",
     "generate -p x --guard spm": "write spm:ARTIFACT",
     "generate -p x --guard sld": "write sld:WORD,WORD",
     "generate -p x -p y --policy none --out one.png": "give a folder",

@@ -195,6 +195,14 @@ def test_a_long_evaluation_says_so_beforehand(
     assert capsys.readouterr().err == ""
 
 
+def test_a_guard_is_a_row_of_the_language_suite(suite: Any) -> None:
+    from conceptguard.cli.eval import _named
+    from conceptguard.cli.eval_language import contestants
+
+    (row,) = contestants(suite, [], [_named("phrases:Broholm")], {})
+    assert row.method == "phrases:Broholm" and row.policy is not None
+
+
 # Python, and what every command has.
 
 
