@@ -14,6 +14,7 @@ from torch import Tensor
 from ...generation.conditioning import Encoded, Prompts
 from .call import closed
 from .conditions import Condition, nothing
+from .text import Seen
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
@@ -65,6 +66,8 @@ class SamplingConditions:
             return Encoded(torch.nn.functional.pad(fitting, padding), new.ids, new.pooled)
 
         texts, pooled = [row.text for row in rows], cond.get("pooled_output")
+        if pooled is not None and len(pooled) == 1:
+            pooled = pooled.expand(len(rows), -1)  # as ComfyUI does where several prompts have one
         prompts = Prompts(list(texts), [row.ids for row in rows], embeds, pooled, [row.branch for row in rows], encode)
         self._session.encode_prompt(prompts)
         if prompts.texts != texts and len(rows) == 1 and prompts.texts[0] is not None:
@@ -77,8 +80,18 @@ class SamplingConditions:
             return [Condition(rows[0].name, new[0], [seen])], changed
         if prompts.embeds is embeds and prompts.pooled is pooled:
             return rows, cond
-        kept = [row._replace(embeds=new) for row, new in zip(rows, prompts.embeds)]
+        kept = [
+            row._replace(embeds=new, texts=row.texts if text == before else self._rewritten(text, new))
+            for row, new, text, before in zip(rows, prompts.embeds, prompts.texts, texts)
+        ]
         return kept, {**cond, "cross_attn": prompts.embeds, "pooled_output": prompts.pooled}
+
+    def _rewritten(self, text: str | None, embeds: Tensor) -> list[Seen] | None:
+        """What is known of one of several rows that a guard wrote anew."""
+        if text is None:
+            return None
+        texts = self._host.texts
+        return [texts.remember(text, texts.clip.tokenize(text), embeds[None])]
 
     def names(self, options: dict[str, Any], rows: int) -> list[str | None]:
         """For each row of a call, which condition of the guider ComfyUI says it is; None where it does not."""
