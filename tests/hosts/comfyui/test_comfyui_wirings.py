@@ -47,7 +47,7 @@ def check(found: dict[str, Any]) -> None:
 
 
 def test_a_few_wirings(tmp_path: Path) -> None:
-    check(wired(tmp_path, 5, 14, 8))
+    check(wired(tmp_path, 5, 12, 6))
 
 
 @pytest.mark.slow  # half an hour: every node that takes what a picture can hide in, and chains of them

@@ -6,7 +6,7 @@ Everything is found in the descriptions of the core's own nodes; nothing is list
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 Graph = dict[str, dict[str, Any]]
@@ -92,8 +92,8 @@ class Wirings:
             ]  # fmt: skip
         return self._takers[kind]
 
-    def reached(self, open_links: list[Link]) -> dict[str, tuple[Graph, Link]]:
-        """By type: the shortest way on which a value of it can be made of one of ``open_links``."""
+    def reached(self, open_links: list[Link], broken: Set[str] = frozenset()) -> dict[str, tuple[Graph, Link]]:
+        """By type: the shortest way on which a value of it can be made of one of ``open_links``, without some nodes."""
         ways: dict[str, tuple[Graph, Link]] = {link[2]: ({}, link) for link in open_links}
         queue = list(ways)
         while queue:
@@ -101,16 +101,16 @@ class Wirings:
             for name, take in self.takers(link[2]):
                 key = f"way {len(graph)}"
                 longer = self.with_node(graph, key, name, {take: link})
-                for i, kind in enumerate(self.gives[name] if longer and name not in self.shows else ()):
+                for i, kind in enumerate(self.gives[name] if longer and name not in {*self.shows, *broken} else ()):
                     if kind not in ways and kind not in ("*", "COMBO"):
                         ways[kind] = longer, (key, i, kind)
                         queue.append(kind)
         return ways
 
-    def alone(self, dice: random.Random, open_links: list[Link]) -> Iterator[tuple[str, Graph]]:
-        """Every node at every input that takes a type which something of ``open_links`` can have, with one of the nodes
-        that show each of its outputs."""
-        for kind, (graph, link) in self.reached(open_links).items():
+    def alone(self, dice: random.Random, ways: Mapping[str, tuple[Graph, Link]]) -> Iterator[tuple[str, Graph]]:
+        """Every node at every input that takes a type to which there is a way, with one of the nodes that show each of
+        its outputs."""
+        for kind, (graph, link) in ways.items():
             for name, take in self.takers(kind):
                 longer = self.with_node(graph, "node", name, {take: link})
                 if longer is not None and name in self.shows:
