@@ -21,6 +21,7 @@ from ..policy import Policy
 from ..receipt import Receipt, Row
 from ..text.lineage import Lineage
 from .base import BaseSession
+from .generations import publish, published
 
 if TYPE_CHECKING:
     from ..generation.decoding import Asked
@@ -69,9 +70,14 @@ class LanguageSession(BaseSession):
 
     @property
     def receipt(self) -> Receipt:
-        """The record of the last generation. Raises GuardError where a logits processor was never asked: what was said
-        beside it, nothing has guarded."""
-        if self._turn.acquire(blocking=False):  # a generation of another thread is told as far as it is
+        """The record of the last generation of this thread or task, or of the last one where it has had none.
+
+        Raises GuardError where a logits processor was never asked: what was said beside it, nothing has guarded.
+        """
+        receipt = published(self) or self._receipt
+        if receipt is self._receipt and self._turn.acquire(
+            blocking=False
+        ):  # a generation of another thread is told as far as it is
             try:
                 self._account.guess()
                 self._receipt.steps = self._account.steps
@@ -82,7 +88,7 @@ class LanguageSession(BaseSession):
                 f"the logits processor of policy '{self.policy.name}' was never asked, so that it has guarded nothing: "
                 "pass it to generate(), in a way of decoding that asks its processors (not paged), or attach the policy"
             )
-        return self._receipt
+        return receipt
 
     def _fresh(self, keep: bool = False) -> Receipt:
         device, dtype = self.host.device_dtype()
@@ -106,11 +112,13 @@ class LanguageSession(BaseSession):
             if not self.attached:
                 raise self._gone()
             self._receipt = self._fresh(keep)
+            publish(self, self._receipt)
             try:
                 return generate()
             finally:
                 self._receipt.steps = self._account.steps
                 self._receipt.seconds = time.perf_counter() - self._started
+                publish(self, self._receipt)
 
     def _gone(self) -> SessionError:
         return SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
@@ -258,6 +266,7 @@ class LanguageSession(BaseSession):
         ``generate``."""
         if not self._whole or self._asked is not None:
             self._receipt = self._fresh(self._keep)
+        publish(self, self._receipt)
         before = self.host.before(ids) if real else ids[:, :0]
         self._surely = real
         if before is not None and before.shape[1]:
