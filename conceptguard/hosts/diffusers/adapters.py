@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ADDED = ("lora_A", "hada_w1_a", "lokr_w1")  # of peft's layers that only add to a weight
 _SCALED = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")
+_ROUNDED = 0.03  # of a weight may be lost by merging and unmerging, in half precision beside a large adapter
 _SAMPLE = 8  # numbers of a weight, which any edit of the whole of it changes
 _NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,6 +37,7 @@ class Adapters:
         self._configs: tuple[int, ...] = ()
         self._around: dict[str, list[Any]] = {}
         self._own = self._added = Samples(())
+        self._plain: Samples | None = None  # of the weights while no adapter was merged into them
         self._merged: Any = None
         self._known: Any = self._state(1.0)
         self._look()
@@ -74,16 +76,35 @@ class Adapters:
         merged = [(name, tuple(one.merged_adapters)) for name, around in self._around.items() for one in around]
         merged = [(name, names) for name, names in merged if names]
         own = Samples(layer.weight for layer in self._layers.values())
-        changed = self._own.differs(own) if merged == self._merged else None
+        if merged == self._merged:
+            changed = self._own.differs(own)
+        elif self._plain is None:
+            changed = None
+        else:
+            changed = self._merged_otherwise(own) if merged else self._plain.differs(own, _ROUNDED)
         if changed is not None:
             raise GuardError(
                 f"the weight of layer {list(self._layers)[changed]} is another one than when the policy was attached, "
-                "and what guards add beside it may be taken back by that: detach, then attach again, if the change is "
-                "yours"
+                "and than adapters that are merged into it say, so that what guards add beside it may be taken back by "
+                "that: detach, then attach again, if the change is yours"
             )
+        self._plain = self._plain if merged else own
         same = self._added.count == added.count and self._added.differs(added) is None
         self._own, self._added, self._merged = own, added, merged
         return not same
+
+    def _merged_otherwise(self, own: Samples) -> int | None:
+        """Which weight is not what it was and what is merged into it now. Scales may be set after merging."""
+        assert self._plain is not None
+        before, after = self._plain.by_place(), own.by_place()
+        for i, (name, layer) in enumerate(self._layers.items()):
+            ones = [one for one in self._around.get(name, ()) if one.merged_adapters and _acting(one)]
+            if ones and i in before and i in after:
+                delta = _some(_patch(layer, ones, 1.0).delta.contiguous()).cpu()
+                off = after[i].float() - before[i].float() - delta
+                if off.norm() > 0.5 * delta.norm() + _ROUNDED * after[i].float().norm():
+                    return i
+        return None
 
     def _state(self, scale: float) -> Any:
         return [scale if self._around else 1.0] + [
@@ -180,17 +201,18 @@ class Samples:
         # one operation for all: there may be a thousand
         self._groups = {key: (places, torch.cat(parts)) for key, (places, parts) in found.items()}
 
-    def differs(self, other: Samples) -> int | None:
-        """Which weight is another one there, moved and cast in between or not; None where none is."""
+    def differs(self, other: Samples, slack: float = 0.0) -> int | None:
+        """Which weight is another one there, moved and cast in between or not; None where none is. slack: as a share"""
         if self._groups.keys() == other._groups.keys() and all(
             places == other._groups[key][0] and torch.equal(numbers, other._groups[key][1])
             for key, (places, numbers) in self._groups.items()
         ):
             return None
-        mine, theirs = self._by_place(), other._by_place()
-        return next((i for i, own in mine.items() if i in theirs and not _alike(own, theirs[i])), None)
+        mine, theirs = self.by_place(), other.by_place()
+        return next((i for i, own in mine.items() if i in theirs and not _alike(own, theirs[i], slack)), None)
 
-    def _by_place(self) -> dict[int, Tensor]:
+    def by_place(self) -> dict[int, Tensor]:
+        """Each weight's, on the CPU."""
         return {
             i: part
             for places, numbers in self._groups.values()
@@ -207,7 +229,9 @@ def _some(weight: Tensor) -> Tensor:
     return torch.nn.functional.pad(flat, (0, _SAMPLE - len(flat)))
 
 
-def _alike(before: Tensor, after: Tensor) -> bool:
+def _alike(before: Tensor, after: Tensor, slack: float) -> bool:
+    if slack:
+        return bool((after.float() - before.float()).norm() <= slack * before.float().norm() + 1e-6)
     if before.dtype == after.dtype:
         return torch.equal(before, after)
     return torch.allclose(before.float(), after.float(), rtol=0.02, atol=1e-4)

@@ -187,6 +187,39 @@ def test_weights_that_change_by_themselves(pipe: Any, by: str) -> None:
         generate(pipe, PROMPT)
 
 
+@pytest.mark.parametrize("then", ["rescaled", "rescaled and unfused"])
+def test_an_adapter_that_is_merged_at_another_scale_than_it_says(pipe: Any, then: str) -> None:
+    """peft unmerges what the scale is now, whatever it was when it merged."""
+    with conceptguard.attach(pipe, pipe.policy):
+        generate(pipe, APPLE)
+        at(pipe, (pipe.own, -1.0))
+        pipe.fuse_lora()
+        pipe.set_adapters(["of 0"], [1.0])
+        if then != "rescaled":
+            with pytest.raises(GuardError):
+                generate(pipe, APPLE)
+            pipe.unfuse_lora()
+            pipe.disable_lora()
+        with pytest.raises(GuardError, match="is another one than when the policy was attached"):
+            generate(pipe, APPLE)
+
+
+def test_fusing_and_unfusing(pipe: Any) -> None:
+    """What takes nothing back comes and goes, in half precision, too."""
+    pipe.to(torch.bfloat16)
+    with conceptguard.attach(pipe, pipe.policy) as session:
+        for tensors, strength in ((pipe.other, 1.0), (pipe.own, 1.0), (pipe.other, -2.0)):
+            at(pipe, (tensors, strength))
+            pipe.fuse_lora()
+            generate(pipe, APPLE)
+            pipe.unfuse_lora()
+            generate(pipe, APPLE)
+            pipe.unload_lora_weights()
+            generate(pipe, APPLE)
+        assert not session.receipt.acts[0].notes
+    pipe.to(torch.float32)
+
+
 def test_terms_of_a_text_encoder(pipe: Any, tmp_path: Path) -> None:
     terms = random_terms(pipe, component="text_encoder", names=("q_proj", "fc1"), rank=2)
     folder = write_terms(tmp_path / "lora", pipe, terms, method="lora")
