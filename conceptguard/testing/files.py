@@ -52,10 +52,10 @@ def _altered(bench: Bench, change: Callable[[bytes], bytes], what: str, *, liste
                 if f.path == artifact.weights()[0] else f.model_dump()
                 for f in artifact.manifest.files
             ]  # fmt: skip
-            from ..registry.manifest import check_manifest
+            from ..registry.manifest import bound, check_manifest
 
-            fields = artifact.manifest.model_dump(by_alias=True, exclude={"files"})
-            (copy / "artifact.yaml").write_text(check_manifest({**fields, "files": files}, "").to_yaml())
+            fields = artifact.manifest.model_dump(by_alias=True, exclude={"files", "binds"})
+            (copy / "artifact.yaml").write_text(bound(check_manifest({**fields, "files": files}, "")).to_yaml())
         return _refused(bench, copy, what)
 
 
