@@ -158,6 +158,10 @@ def rows(method: str, host: str, case: Case, without: str = "") -> Iterator[dict
 
 def _outcome(bench: Bench, make: Callable[[], Any], label: str) -> tuple[str, str]:
     try:
+        bench.adapted(label, make)
+    except Exception as error:
+        return NONE, f"unguarded, too, it does not work ({' '.join(str(error).split())[:120]})"
+    try:
         keeps_working(bench, make, label)
     except NotApplicable as reason:
         return NONE, str(reason)

@@ -16,6 +16,7 @@ from ...runtime.banks import running
 from ..denoising.attention_maps import attend
 from ..denoising.families import XL
 from ..denoising.rows import pick_rows
+from .caches import uncached
 
 if TYPE_CHECKING:
     from .model import GuardedModel
@@ -138,7 +139,7 @@ class ComfyCall:
                 "split it: take that node out of the graph"
             )
         call = {n: pick_rows(value, rows, total) for n, value in self._kwargs.items() if n != "transformer_options"}
-        call["transformer_options"] = _of_rows(self.options, rows, total)
+        call["transformer_options"] = uncached(_of_rows(self.options, rows, total))
         sample = self.sample[rows]
         if conditions is not None:
             call["context"] = conditions.embeds.to(sample).expand(len(rows), -1, -1)

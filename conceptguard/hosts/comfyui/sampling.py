@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import GuardError, Refused
 from ...generation.denoising import Conditions, Moment
 from ...runtime.banks import running
+from .caches import decide_apart, has_cache, stood_in
 from .call import ComfyCall
 from .conditions import Condition
 from .latent_updates import LatentUpdates
@@ -32,6 +33,7 @@ class Sampling:
         self._given = SamplingConditions(host, session)
         self._rows: list[Condition] = []
         self._last: tuple[Tensor, list[str | None]] | None = None
+        self._ran: list[Any] = []  # the gates of calls in which the model ran
         self._windows: Layout | None = None
         self._alone: list[list[float]] = []
         self._call: ComfyCall | None = None
@@ -86,6 +88,9 @@ class Sampling:
             self._open(context, names)
             self._last = context, names
         call = self._call = ComfyCall(self.host, module, args, kwargs, self._moves.channels(args[0]))
+        if has_cache(call.options):
+            pictures = len(context) // len(call.options.get("cond_or_uncond") or [0])
+            decide_apart(call.options, pictures, any(map(any, self._gates())))
         asked = self._ask(call)
         if asked is None:
             return None
@@ -94,6 +99,9 @@ class Sampling:
             return None
         new_args, changed = call.changed(asked.embeds, asked.pooled, by, asked.skip_changes)
         return new_args, {**kwargs, **changed}
+
+    def _gates(self) -> list[list[float]]:
+        return [act.gates for act in self.session.receipt.acts]
 
     def _ask(self, call: ComfyCall) -> Conditions | None:
         """A call's conditions after guards; None where no guard reads them."""
@@ -186,7 +194,13 @@ class Sampling:
             return None
         assert self._call is not None
         call = self._call.with_sample(args[0])
-        changed = self.session.after_denoise(call.time, args[0], output, call.denoise, separate=True)
+        left_out = stood_in(call.options)
+        if has_cache(call.options) and not left_out and self._gates() not in self._ran:
+            self._ran.append(self._gates())
+        changed = self.session.after_denoise(
+            call.time, args[0], output, call.denoise, separate=True,
+            resting=lambda name: left_out and self._gates() in self._ran,
+        )  # fmt: skip
         self.host.on_step(self.session.receipt, False)
         return None if changed is output else changed
 
