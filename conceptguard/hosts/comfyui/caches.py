@@ -1,4 +1,4 @@
-"""ComfyUI's own step caches, EasyCache and LazyCache: in some steps what earlier ones changed stands in for the model."""
+"""ComfyUI's own step caches, EasyCache and LazyCache: in some steps what earlier ones left stands in for the model."""
 
 from __future__ import annotations
 
