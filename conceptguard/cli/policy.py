@@ -168,7 +168,7 @@ def _verdict(rules: Policy | None, rows: list[dict[str, Any]], bad: int, model: 
         families = sorted({row["model"] for row in rows} - {"any"})
         where = f"on {model}, tried" if model else f"on models of {', '.join(families)}" if families else "on any model"
         looks = f"; a picture that a guard flags: {rules.on_violation}" if _looks(rules) else ""
-        yield f"valid: {len(rows)} guards would act {where}{looks}"
+        yield f"valid: {len(rows)} guard{'s' if len(rows) > 1 else ''} would act {where}{looks}"
 
 
 def _looks(rules: Policy) -> bool:

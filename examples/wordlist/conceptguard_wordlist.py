@@ -13,7 +13,10 @@ class WordListSettings(Settings):
 
 
 class WordList(Method):
-    """Reads text only: embeddings without a known text are refused, because nobody can tell what they ask for."""
+    """Pictures: replaces listed words in a prompt, and flags what was asked for with them.
+
+    Embeddings without a known text are refused, because nobody can tell what they ask for.
+    """
 
     name = "wordlist"
     needs = "nothing"

@@ -29,7 +29,10 @@ class NormaliseSettings(Settings):
 
 
 class Normalise(Method):
-    """Puts plain phrases in the place of disguised ones. It opens nothing: other guards of the policy do."""
+    """Pictures: writes the concept's disguised words plainly, so that the policy's other guards see them.
+
+    It opens nothing itself: other guards do.
+    """
 
     name = "normalise"
     needs = "concept"
