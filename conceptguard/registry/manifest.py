@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -138,6 +139,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """Check the bytes of an `artifact.yaml`; `where` names it in messages. Raises ArtifactError, with the
     line.
     """
+    return _parsed(data, where).model_copy(deep=True)
+
+
+@lru_cache(maxsize=1024)  # finding an artifact and loading it read the same bytes, and so does the next policy with it
+def _parsed(data: bytes, where: str) -> Manifest:
     fields, lines = yaml.parse(data, name=where, max_bytes=MAX_MANIFEST, error=ArtifactError)
     return check_manifest(fields, where, lines)
 

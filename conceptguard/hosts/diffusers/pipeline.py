@@ -108,7 +108,7 @@ class PipelineHost(Host):
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
-        return fingerprint(self.layers().shapes())
+        return once(self, "fingerprint", lambda: fingerprint(self.layers().shapes()))
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""

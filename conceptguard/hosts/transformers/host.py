@@ -22,6 +22,7 @@ from ...generation.decoding import Asked, Vocabulary
 from ...host import Host
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.lowrank import LayerIndex
+from ...runtime.once import once
 from .door import Door, demand_free, unwrapped
 from .heard import Heard
 from .vocabulary import vocabulary_of
@@ -104,7 +105,7 @@ class TransformersHost(Host):
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
-        return fingerprint(self.layers().shapes())
+        return once(self, "fingerprint", lambda: fingerprint(self.layers().shapes()))
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""
