@@ -27,7 +27,9 @@ class Heard:
     def __init__(self, model: nn.Module, encodes: bool):
         self._model = model
         self._ids = "decoder_input_ids" if encodes else "input_ids"
-        self.read: tuple[Tensor, Tensor | None] | None = None  # ids and mask that an encoder read
+        self._read: tuple[Tensor | None, Tensor | None] = None, None  # ids and mask that an encoder read last
+        self._wrote: Tensor | None = None  # what it made of them
+        self._used: weakref.ref[Tensor] | None = None  # what the model was given of an encoder's
         self._calls = 0
         self._given: Tensor | None = None
         self._cache: weakref.ref[Any] | None = None
@@ -51,13 +53,18 @@ class Heard:
 
         def reads(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             here, ids = me(), kwargs.get("input_ids", args[0] if args else None)
-            if here is not None:
-                here.read = None if ids is None else (ids, kwargs.get("attention_mask"))
+            if here is not None and not here._deaf:
+                here._read, here._wrote = (ids, kwargs.get("attention_mask")), None
+
+        def writes(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if (here := me()) is not None and not here._deaf:
+                here._wrote = output[0]
 
         self._handles = [self._model.register_forward_pre_hook(called, with_kwargs=True)]
         if self._ids != "input_ids":
             encoder = self._model.get_encoder()  # type: ignore[operator]
             self._handles.append(encoder.register_forward_pre_hook(reads, with_kwargs=True))
+            self._handles.append(encoder.register_forward_hook(writes))
         for handle in self._handles:
             weakref.finalize(self, handle.remove)
 
@@ -65,7 +72,8 @@ class Heard:
         """Forget everything."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self.read, self._given, self._cache = [], None, None, None
+        self._handles, self._given, self._cache = [], None, None
+        self._read, self._wrote, self._used = (None, None), None, None
         self._texts.clear()
 
     @contextmanager
@@ -82,6 +90,8 @@ class Heard:
             return  # with fewer layers (``assistant_early_exit``) it drafts
         self._calls += 1
         self._given = kwargs.get(self._ids, args[0] if args and self._ids == "input_ids" else None)
+        if (states := kwargs.get("encoder_outputs")) is not None:
+            self._used = weakref.ref(states[0])
         cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
         if self._cache is None or self._cache() is not cache:
             self._cache = _weak(cache)
@@ -132,6 +142,15 @@ class Heard:
             return nothing
         text = self._texts.get(cache) if not isinstance(cache, tuple) else None
         return text[:, :held] if text is not None and len(text) == len(ids) and text.shape[1] >= held else None
+
+    def encoded(self) -> tuple[Tensor | None, Tensor | None]:
+        """Ids and mask that the encoder read; None where the model was given something else than it made of them."""
+        used, wrote = self._used() if self._used is not None else None, self._wrote
+        if used is not None and used is not wrote:
+            each = len(used) // max(len(wrote), 1) if wrote is not None else 0
+            if wrote is None or not each or not torch.equal(used[::each], wrote):
+                return None, None
+        return self._read
 
     def remember(self, ids: Tensor | None) -> None:
         """The cache of the last call holds these rows, from their first token on; None: nobody knows which."""

@@ -187,7 +187,7 @@ class TransformersHost(Host):
 
     def heard(self, rows: int) -> tuple[Asked, list[int]]:
         """The encoder's prompts, and which one each of the decoder's rows is about."""
-        ids, mask = self._heard.read or (None, None)
+        ids, mask = self._heard.encoded()
         asked, of = self.asked(ids, mask)
         each = max(rows // len(of), 1)
         return asked, [of[min(row // each, len(of) - 1)] for row in range(rows)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from text_guards import PHRASES, SENTENCES, given
-from tiny_language import taught, tiny_llama, tokenizer
+from tiny_language import taught, tiny_llama, tiny_t5, tokenizer
 from transformers import (
     CLIPVisionConfig,
     DynamicCache,
@@ -109,6 +109,23 @@ def test_embeddings_beside_other_ids_are_unread() -> None:
     processor = conceptguard.logits_processor(model, tok, STRICT)
     with pytest.raises(Refused, match="came as embeddings"):
         model.generate(**both, logits_processor=processor)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_states_of_another_text_are_unread(options: dict[str, Any]) -> None:
+    """An encoder's states that the caller brings are of the text that it read last, or of one that nobody saw."""
+    tok = tokenizer("sentencepiece")
+    model = tiny_t5(tok)
+    meant, other = given(tok, "a red apple")["input_ids"], given(tok, "the man went home")["input_ids"]
+    unseen = model.get_encoder()(meant)
+    with conceptguard.attach((model, tok), STRICT) as guard:
+        model.generate(other, max_new_tokens=3, **options)
+        assert [row.text for row in guard.receipt.rows] == ["the man went home"]
+        with pytest.raises(Refused, match="came as embeddings"):
+            model.generate(encoder_outputs=unseen, max_new_tokens=3, **options)
+        seen = model.get_encoder()(meant)
+        model.generate(encoder_outputs=seen, max_new_tokens=3, **options)
+        assert [row.text for row in guard.receipt.rows] == ["a red apple"]
 
 
 def test_a_row_keeps_what_its_caller_allows_it() -> None:
