@@ -48,6 +48,10 @@ class LearntWords:
         self._pipe = pipe
         self._nearest: dict[tuple[Any, ...], dict[int, int]] = {}
 
+    def any(self) -> bool:
+        """Whether any tokenizer has learnt a word."""
+        return any(map(learnt_ids, self._tokenizers()))
+
     def mark(self, ids: list[int], name: str, text: str | None = None) -> list[int]:
         """Ids as they are, or unlisted where the text has a learnt word.
 
@@ -64,9 +68,11 @@ class LearntWords:
         return Unlisted(ids, [near.get(i, i) for i in ids])
 
     def _others(self, tokenizer: Any) -> list[Any]:
-        names = ("tokenizer", "tokenizer_2", "tokenizer_3")
-        found = [getattr(self._pipe, name, None) for name in names]
-        return [other for other in found if other is not None and other is not tokenizer and learnt_ids(other)]
+        return [other for other in self._tokenizers() if other is not tokenizer and learnt_ids(other)]
+
+    def _tokenizers(self) -> list[Any]:
+        found = [getattr(self._pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        return [tokenizer for tokenizer in found if tokenizer is not None]
 
     def _has(self, text: str, tokenizer: Any) -> bool:
         found = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids

@@ -198,6 +198,8 @@ class PipelineHost(Host):
         given = self.as_encoded(texts, tokenizer)
         # verbose: what is longer than the window is our business, not a warning's
         found = tokenizer(given, add_special_tokens=False, truncation=False, verbose=False).input_ids if texts else []
+        if not self.learnt.any():
+            return [ids[:limit] for ids in found]
         encoder = self.family.tokenizer.replace("tokenizer", "text_encoder")
         return [self.learnt.mark(ids[:limit], encoder, text) for ids, text in zip(found, texts)]
 
