@@ -8,7 +8,7 @@ generation left in it must not get into the next picture.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import nn
@@ -63,18 +63,9 @@ class Caches:
         """The name of a cache that decides for all rows of a call by what they look like; else nothing."""
         return next((_name(hook) for _, hook in self._hooks() if _module(hook) not in _BY_STEP), "")
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
+    def aside(self) -> AbstractContextManager[None]:
         """Meanwhile the model computes everything, and what is kept stays as it is."""
-        refs = [hook.fn_ref for _, hook in self._hooks()]
-        kept = [(ref.pre_forward, ref.forward, ref.post_forward) for ref in refs]
-        for ref in refs:
-            ref.pre_forward, ref.forward, ref.post_forward = _given, ref.original_forward or ref.forward, _output
-        try:
-            yield
-        finally:
-            for ref, own in zip(refs, kept):
-                ref.pre_forward, ref.forward, ref.post_forward = own
+        return without([hook for _, hook in self._hooks()])
 
     def under(self, branches: Any, key: Any) -> None:
         """A call for these branches begins, and ``key`` is what guards make of it. What was kept of such a call under
@@ -113,6 +104,29 @@ class Caches:
                 for context in _context(manager).values():
                     return getattr(context, "name", context)  # type: ignore[no-any-return]
         return None
+
+
+@contextmanager
+def without(hooks: list[Any]) -> Iterator[None]:
+    """Meanwhile these hooks of diffusers do nothing."""
+    refs = [hook.fn_ref for hook in hooks]
+    kept = [(ref.pre_forward, ref.forward, ref.post_forward) for ref in refs]
+    for ref in refs:
+        ref.pre_forward, ref.forward, ref.post_forward = _given, ref.original_forward or ref.forward, _output
+    try:
+        yield
+    finally:
+        for ref, own in zip(refs, kept):
+            ref.pre_forward, ref.forward, ref.post_forward = own
+
+
+@contextmanager
+def unskipped(model: nn.Module) -> Iterator[None]:
+    """Meanwhile a guider leaves no layer of the model out."""
+    registries: list[Any] = [m._diffusers_hook for m in model.modules() if hasattr(m, "_diffusers_hook")]
+    hooks = [hook for registry in registries for hook in registry.hooks.values()]
+    with without([hook for hook in hooks if "Skip" in type(hook).__name__]):
+        yield
 
 
 def _cached(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:

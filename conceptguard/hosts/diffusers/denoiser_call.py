@@ -13,6 +13,7 @@ from ...generation.conditioning import Encoded
 from ...runtime.banks import running
 from ..denoising.attention_maps import attend
 from ..denoising.rows import pick_rows
+from .caches import unskipped
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -75,7 +76,8 @@ class DenoiserCall:
         def again(latents: Tensor) -> None:
             self._again(module, {**call, self._family.sample: with_latents(sample, latents)})
 
-        return attend(module, again, latents_of(module, sample), loss)
+        with unskipped(module):
+            return attend(module, again, latents_of(module, sample), loss)
 
 
 def latents_of(module: nn.Module, sample: Tensor) -> Tensor:

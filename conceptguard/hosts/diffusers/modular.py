@@ -120,6 +120,9 @@ class ModularHost(PipelineHost):
             outer, self._running = self._running, call
             try:
                 return call.draw()
+            except BaseException:
+                self._take_back_hooks()
+                raise
             finally:
                 self._running = outer
 
@@ -133,6 +136,16 @@ class ModularHost(PipelineHost):
             return result if output is None else result.get(output)
 
         return self.generate(draw, self._guidance(), finish)
+
+    def _take_back_hooks(self) -> None:
+        """A guider puts hooks on the denoiser for one branch, and a run that raises in it leaves them there."""
+        guider = getattr(self.pipe, "guider", None)
+        kept = vars(guider) if guider is not None else {}
+        names = [name for key, found in kept.items() if key.endswith("hook_names") for name in found or ()]
+        for part in self.model.modules() if names else ():
+            registry: Any = getattr(part, "_diffusers_hook", None)
+            for name in names if registry is not None else ():
+                registry.remove_hook(name, recurse=False)
 
     def decode(self, original: Any, components: Any, state: Any) -> Any:
         """A guarded decoder block: its images leave it after every guard has seen them."""

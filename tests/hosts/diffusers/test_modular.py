@@ -130,6 +130,38 @@ def test_a_guider_that_does_not_tell_its_branches(method: str, tokenizer: Any) -
     assert torch.equal(got[0], bare[0]) and not torch.allclose(got[1], bare[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("guider", ["skip layer", "perturbed attention", "auto"])
+def test_a_guider_that_raises_takes_its_hooks_back(guider: str, tokenizer: Any) -> None:
+    """In the middle of the branch for which it put them there."""
+    pipe = modular_sdxl(tokenizer, GUIDERS[guider]())
+    bare, before, left = draw(pipe, UNRELATED), snapshot(pipe), [0]
+
+    def stop(*_: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    for call in (1, 2, 5 if guider != "auto" else 4):
+        left[0] = call
+        with conceptguard.attach(pipe, policy("safree")):
+            handle = pipe.unet.register_forward_hook(stop)
+            with pytest.raises(KeyboardInterrupt):
+                draw(pipe, UNRELATED)
+            handle.remove()
+        pipe.update_components(guider=GUIDERS[guider]())
+        assert torch.equal(draw(pipe, UNRELATED), bare)
+    assert not [what for what in differences(before, snapshot(pipe)) if "unet" in what]
+
+
+def test_attention_is_read_where_a_guider_skips_it(tokenizer: Any) -> None:
+    pipe = modular_sdxl(tokenizer, GUIDERS["skip layer"]())
+    prompt = "a cigarette and a dog"
+    bare = draw(pipe, prompt)
+    pipe.update_components(guider=GUIDERS["skip layer"]())
+    with conceptguard.attach(pipe, policy("astar", scale=8.0)):
+        assert not torch.allclose(draw(pipe, prompt), bare, atol=1e-4)
+
+
 def test_smoothed_energy_guidance(tokenizer: Any) -> None:
     config = SmoothedEnergyGuidanceConfig(indices=[0], fqn="mid_block.attentions.0.transformer_blocks")
     pipe = modular_sdxl(tokenizer, guiders.SmoothedEnergyGuidance(seg_guidance_config=config))
