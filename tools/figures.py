@@ -120,7 +120,11 @@ FIGURES = {
     "disguises": Figure(("python -m tools.disguises",), disguises_table, "a quarter of an hour"),
     "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
     "promises": Figure(
-        ("python -m tools.promises", "python -m tools.promises --hosts ComfyUI"), promise_tables, "an hour"
+        (
+            "python -m tools.promises", "python -m tools.promises --hosts ComfyUI",
+            "python -m tools.promises --hosts 'oldest releases,newest releases'",
+        ),
+        promise_tables, "an hour",
     ),
 }  # fmt: skip
 
