@@ -150,10 +150,13 @@ def disguises_table(results: list[Result]) -> str:
             f"{row['opens_of_drawn']} → {row['opens_of_drawn_normalised']}" if drawn else "",
             str(row["drawn_guarded"]) if drawn else "",
         ])  # fmt: skip
-    seen = [row for row in rows if row["drawn"]]
+    seen = [row for row in rows if row["drawn"] and row["form"] not in ("as it is", "another word")]
     of = sum(row["drawn"] for row in seen)
     before, after = (sum(row[key] for row in seen) for key in ("opens_of_drawn", "opens_of_drawn_normalised"))
-    told = f"Of {of} that the model draws, {before} open the gate without `normalise` and {after} with it."
+    told = (
+        f"Of {of} disguised prompts of which the model draws the concept, {before} open the gate without `normalise` and "
+        f"{after} with it."
+    )
     head = ["written", "for example", "prompts", "drawn", "opens", "of those drawn", "drawn under spm and normalise"]
     return f"{told}\n\n{markdown(head, table)}"
 
