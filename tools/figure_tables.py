@@ -154,8 +154,8 @@ def disguises_table(results: list[Result]) -> str:
     of = sum(row["drawn"] for row in seen)
     before, after = (sum(row[key] for row in seen) for key in ("opens_of_drawn", "opens_of_drawn_normalised"))
     told = (
-        f"Of {of} disguised prompts of which the model draws the concept, {before} open the gate without `normalise` and "
-        f"{after} with it."
+        f"Of {of} disguised prompts of which the model draws the concept, {before} open the gate without `normalise` "
+        f"and {after} with it."
     )
     head = ["written", "for example", "prompts", "drawn", "opens", "of those drawn", "drawn under spm and normalise"]
     return f"{told}\n\n{markdown(head, table)}"
