@@ -17,7 +17,7 @@ from torch import nn
 
 from ...errors import GuardError, SessionError
 
-_turning = threading.Lock()
+_turning = threading.RLock()  # a collection of garbage may come amid it, and let another session's model go
 _REFUSED = (
     "the guarded model was called by itself, and scores would leave that no guard has seen: use generate(), or, in "
     "a loop of your own, conceptguard.logits_processor on the detached model"
@@ -122,7 +122,9 @@ class Door:
                 module.__class__ = self._subclass(type(module), {**more, "_conceptguard": session})
 
     def give_back(self) -> None:
-        """Every module its own class again."""
+        """Every module its own class again. Nothing where it is not shut: that is asked by what is collected, too."""
+        if not self._own:
+            return
         with _turning:
             for module, own in self._own:
                 module.__class__ = own

@@ -287,3 +287,22 @@ def test_one_processor_in_two_generations_at_once_says_so() -> None:
     assert [row.text for row in receipt.rows] == ["a red apple"]
     assert receipt.steps == out.shape[1] - given(tok, "a red apple")["input_ids"].shape[1]
     assert len(raised) == 1 and "is in two generations at once: make one for each" in str(raised[0])
+
+
+def test_garbage_that_is_collected_while_a_policy_is_attached() -> None:
+    """A processor that goes then takes its hook along, and waits for nobody."""
+    from conceptguard.hosts.transformers import door
+
+    model, tok = tiny_llama(), tokenizer()
+    processor = conceptguard.logits_processor(model, tok, PHRASES)
+    done = threading.Event()
+
+    def go() -> None:
+        nonlocal processor
+        with door._turning:
+            del processor
+            gc.collect()
+        done.set()
+
+    threading.Thread(target=go, daemon=True).start()
+    assert done.wait(20) and not model._forward_pre_hooks
