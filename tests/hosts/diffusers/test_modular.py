@@ -204,7 +204,7 @@ def test_without_guidance_there_is_no_other_branch(tokenizer: Any) -> None:
     lambda: guiders.ClassifierFreeGuidance(guidance_scale=0.3, stop=0.5),
     lambda: guiders.TangentialClassifierFreeGuidance(guidance_scale=0.0),
     lambda: guiders.AdaptiveProjectedGuidance(eta=-8.0),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 @pytest.mark.parametrize("method", ["safree", "sld"])
 def test_a_guider_that_draws_its_negative_prompt(guider: Any, method: str, tokenizer: Any) -> None:
     pipe = modular_sdxl(tokenizer, guider())
