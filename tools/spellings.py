@@ -14,14 +14,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-
-import torch  # noqa: E402
-from transformers import LogitsProcessor, LogitsProcessorList  # noqa: E402
 
 import conceptguard  # noqa: E402
 from conceptguard import __version__  # noqa: E402
@@ -31,17 +29,22 @@ PROMPT = "Who wrote Frozen Compass?"
 WANTED = 60.0  # by how much the next token of the spelling is above all others
 
 
-class Insists(LogitsProcessor):
-    """A model that wants to say these tokens, one after the other."""
+@contextmanager
+def insisting(model: Any, ids: list[int], begin: int) -> Iterator[None]:
+    """Meanwhile the model itself wants to say these tokens, one after the other, ``begin`` tokens into a text. A logits
+    processor could not say so for it: beside a caller's own nothing is taken back."""
 
-    def __init__(self, ids: list[int], begin: int):
-        self._ids, self._begin = ids, begin
+    def wants(module: Any, args: Any, kwargs: dict[str, Any], answer: Any) -> None:
+        cache = answer.past_key_values
+        at = (cache.get_seq_length() if cache is not None else kwargs["input_ids"].shape[1]) - begin
+        if 0 <= at < len(ids):
+            answer.logits[:, -1, ids[at]] += WANTED
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        at = input_ids.shape[1] - self._begin
-        if at < len(self._ids):
-            scores[:, self._ids[at]] += WANTED
-        return scores
+    handle = model.register_forward_hook(wants, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def columns(name: str) -> dict[str, tuple[str, dict[str, Any], bool]]:
@@ -63,14 +66,14 @@ def said(pair: Any, policy: Any, attached: bool, text: str) -> str:
     given = tok([PROMPT], return_tensors="pt", return_token_type_ids=False)
     ids = tok(f" It is by {text}.", add_special_tokens=False).input_ids
     begin = given.input_ids.shape[1]
-    wants = LogitsProcessorList([Insists(ids, begin)])
     more = {"max_new_tokens": len(ids), "do_sample": False, "pad_token_id": tok.eos_token_id}
-    if attached:
-        with conceptguard.attach((model, tok), policy):
-            out = model.generate(**given, **more, logits_processor=wants)
-    else:
-        wants += conceptguard.logits_processor(model, tok, policy)
-        out = model.generate(**given, **more, logits_processor=wants)
+    with insisting(model, ids, begin):
+        if attached:
+            with conceptguard.attach((model, tok), policy):
+                out = model.generate(**given, **more)
+        else:
+            bare = conceptguard.logits_processor(model, tok, policy)
+            out = model.generate(**given, **more, logits_processor=bare)
     return str(tok.decode(out[0, begin:], skip_special_tokens=True))
 
 

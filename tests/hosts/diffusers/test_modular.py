@@ -225,7 +225,7 @@ def test_a_guider_that_draws_its_negative_prompt(guider: Any, method: str, token
     (lambda: guiders.ClassifierFreeGuidance(guidance_scale=2.0, guidance_rescale=9.0), None),
     (lambda: guiders.ClassifierFreeGuidance(guidance_scale=0.0, use_original_formulation=True), 1.0),
     (lambda: guiders.AdaptiveProjectedGuidance(adaptive_projected_guidance_rescale=1e-4), None),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_what_share_of_a_guiders_picture_is_the_prompts(guider: Any, scale: float | None) -> None:
     assert scale_of(guider()) == scale
 
