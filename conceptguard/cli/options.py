@@ -45,7 +45,7 @@ SETTINGS = typer.Option(None, "--set", metavar="KEY=VALUE", help="A setting of t
 DTYPE = typer.Option("fp32", autocompletion=one_of("fp32", "fp16", "bf16"), help="fp32, fp16 or bf16.")
 STEPS = typer.Option(25, min=1, help="Denoising steps.")
 GUIDANCE = typer.Option(7.5, min=0, help="Guidance scale; 0 or 1 is no guidance.")
-SEED = typer.Option(0, help="Seed of the first picture; each further one counts up.")
+SEED = typer.Option(0, help="Seed of the first picture or answer; each further one counts up.")
 IMAGES = typer.Option(1, min=1, help="Pictures.")
 PROMPTS = typer.Option(
     None,
