@@ -318,6 +318,7 @@ def test_doctor_names_what_is_broken(
     (tmp_path / "broken" / "index.json").write_text("{")
     monkeypatch.setenv("CONCEPTGUARD_REGISTRIES", str(tmp_path / "broken"))
     monkeypatch.setenv("CONCEPTGUARD_CACHE", str(info / "METADATA"))
+    monkeypatch.setenv("COLUMNS", "400")  # long paths stand beneath their rows otherwise
     out, _ = said(capsys, "doctor", "--comfyui", tmp_path, status=1)
     told = {line.split("  ")[0]: line for line in out.splitlines()}
     assert " no " in told["plugin sick"] and "pip uninstall sick" in told["plugin sick"]

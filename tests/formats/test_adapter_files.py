@@ -193,9 +193,9 @@ def test_dora_needs_weights_that_can_be_read(tokenizer: Any, tmp_path: Path) -> 
 def test_import_checks_the_terms_of_any_form(tokenizer: Any, tmp_path: Path) -> None:
     pipe = tiny_sd(tokenizer)
     pipe.save_pretrained(tmp_path / "model")
-    get_peft_model(pipe.unet, LoraConfig(r=2, use_dora=True, target_modules=["to_q"])).save_pretrained(
-        tmp_path / "dora"
-    )
+    get_peft_model(
+        pipe.unet, LoraConfig(r=2, use_dora=True, target_modules=["to_q"], init_lora_weights=False)
+    ).save_pretrained(tmp_path / "dora")
     made = import_artifact(
         tmp_path / "dora", "lora", tmp_path / "r", base="tiny", concept="x", model=tmp_path / "model"
     )

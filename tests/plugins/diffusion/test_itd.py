@@ -292,7 +292,7 @@ def test_other_artifacts_and_encoders(pipe: Any, tokenizer: Any) -> None:
 
 
 def test_embeddings_that_are_not_the_encoders_own_answer(pipe: Any) -> None:
-    strange = torch.zeros(1, 77, 128)
+    strange = torch.full((1, 77, 128), 0.5)
     with conceptguard.attach(pipe, guard()):
         with pytest.raises(GuardError, match="reads the words"):
             latents(pipe, [None], prompt_embeds=strange, negative_prompt_embeds=strange)  # type: ignore[list-item]
