@@ -148,6 +148,7 @@ def _admit(visit: Visit, obj: Any, inputs: Mapping[str, Any], rules: Rules) -> d
     }
     if getattr(obj, "OUTPUT_NODE", False):
         _check_exit(visit, obj, rules)
+        _check_saves_no_model(visit, inputs.values(), rules)
         if rules.looks:
             admitted = {
                 name: [look_at_shown(visit, value, rules.policy) for value in each] for name, each in admitted.items()
@@ -173,6 +174,19 @@ def _check_exit(visit: Visit, obj: Any, rules: Rules) -> None:
         raise Held(
             f"node '{visit.kind}' would give out {', '.join(_types(visit))}, made of what this server's policy did not "
             "look at: decode it with ComfyUI's own VAE Decode, and give images"
+        )
+
+
+def _check_saves_no_model(visit: Visit, inputs: Iterable[Any], rules: Rules) -> None:
+    """Raises Held where a node would write down a model: with a guard's terms merged away, and loaded again as if it
+    were the operator's, nobody could tell it from a fine-tuned one."""
+    if visit.kind.startswith(OWN) or visit.kind in rules.trusted:
+        return
+    marks = ("cond_stage_model", "first_stage_model")
+    if any(is_model(value) or any(hasattr(value, mark) for mark in marks) for values in inputs for value in values):
+        raise Held(
+            f"node '{visit.kind}' would save a model on this server, where it could be loaded with what guards do "
+            "taken off (an operator can vouch for the node in CONCEPTGUARD_TRUST)"
         )
 
 

@@ -267,6 +267,15 @@ def test_latents_never_leave(client: Client, house: Any, shown: Any) -> None:
     refused(house, client, beer(**shown), "did not look at")
 
 
+@pytest.mark.parametrize(("kind", "inputs"), [
+    ("CheckpointSave", {"model": ["c", 0], "clip": ["c", 1], "vae": ["c", 2]}),
+    ("ModelSave", {"model": ["c", 0]}), ("CLIPSave", {"clip": ["c", 1]}), ("VAESave", {"vae": ["c", 2]}),
+])  # fmt: skip
+def test_no_model_is_saved(client: Client, house: Any, kind: str, inputs: dict[str, Any]) -> None:
+    graph = {"c": node("ConceptGuardDemoModel", name="emoji-sd"), "s": node(kind, filename_prefix="mine", **inputs)}
+    refused(house, client, graph, "would save a model")
+
+
 def test_links_that_the_core_unwraps(client: Client, house: Any) -> None:
     graph = beer(out=node("PreviewAny", source={"__value__": ["latent", 0]}))
     answer = client.queue(graph, prompt_id="wrapped")
