@@ -23,8 +23,8 @@ from ...host import Host
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
-from .door import Door, demand_free, unwrapped
-from .heard import Heard
+from .last_inputs import LastInputs
+from .model_lock import ModelLock, demand_free, unwrapped
 from .vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class TransformersHost(Host):
         self.vocabulary_size = self._scores()
         _fits(self.vocabulary_size, tokenizer, type(self.model).__name__)
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer, self._stops(), self.vocabulary_size)
-        self._door, self._heard = Door(self.model), Heard(self.model, self.encodes)
+        self._model_lock, self._inputs = ModelLock(self.model), LastInputs(self.model, self.encodes)
         # What scores are, what the model was given before, and what it was given: asked at every token.
-        self.answer, self.before, self.remember = self._heard.answer, self._heard.before, self._heard.remember
+        self.answer, self.before, self.remember = self._inputs.answer, self._inputs.before, self._inputs.remember
         self._attached = False
 
     def _scores(self) -> int:
@@ -131,7 +131,7 @@ class TransformersHost(Host):
         model = self.model.get_encoder() if self.encodes else self.model
         more = {} if self.encodes else {"use_cache": False}
         found: list[Tensor] = []
-        with self._door.opened(), self._heard.deaf():
+        with self._model_lock.opened(), self._inputs.deaf():
             for _, group in groupby([list(one) or [self._begin()] for one in ids], key=len):
                 given = torch.tensor(list(group), device=self.model.device)
                 states = model(input_ids=given, output_hidden_states=True, return_dict=True, **more).hidden_states
@@ -183,18 +183,18 @@ class TransformersHost(Host):
 
     def listen(self) -> None:
         """Remember what the model is given: a processor is shown ids only, and only those of the decoder."""
-        self._heard.listen()
+        self._inputs.listen()
 
     def heard(self, rows: int) -> tuple[Asked, list[int]]:
         """The encoder's prompts, and which one each of the decoder's rows is about."""
-        ids, mask = self._heard.encoded()
+        ids, mask = self._inputs.encoded()
         asked, of = self.asked(ids, mask)
         each = max(rows // len(of), 1)
         return asked, [of[min(row // each, len(of) - 1)] for row in range(rows)]
 
     def attach(self, session: SpeakingSession) -> None:
         """Turn the model into its guarded subclass. Raises SessionError when it is one already."""
-        self._door.shut(weakref.ref(session), _routes(type(self.model), weakref.ref(session), weakref.ref(self)))
+        self._model_lock.shut(weakref.ref(session), _routes(type(self.model), weakref.ref(session), weakref.ref(self)))
         self._attached = True
 
     def generate(self, session: SpeakingSession, *args: Any, **kwargs: Any) -> Any:
@@ -202,9 +202,9 @@ class TransformersHost(Host):
         from .backtracking import Backtracking  # these are of classes of transformers, which takes seconds to import
         from .processor import asks, looks_back, with_guards
 
-        original = self._door.own("generate")
+        original = self._model_lock.own("generate")
         kwargs = _named(original, args, kwargs)
-        if self._door.inside:
+        if self._model_lock.inside:
             return self._within(asks(session, kwargs), original, kwargs)
         if kwargs.get("token_healing") or getattr(kwargs.get("generation_config"), "token_healing", False):
             raise GuardError(
@@ -213,8 +213,8 @@ class TransformersHost(Host):
             )
 
         def generation() -> Any:
-            self._heard.begin(sure=True)
-            with self._door.opened():
+            self._inputs.begin(sure=True)
+            with self._model_lock.opened():
                 if session.takes_back:
                     return Backtracking(session, self, original)(kwargs)
                 return with_guards(session, original, kwargs)
@@ -229,14 +229,14 @@ class TransformersHost(Host):
                 "no receipt: call it afterwards"
             )
         if getattr(kwargs.get("generation_config"), "is_assistant", False):
-            with self._heard.deaf():
+            with self._inputs.deaf():
                 return original(**kwargs)
         return original(**kwargs)
 
     def detach(self) -> None:
         """Give the model its own class back and forget what it was given."""
-        self._door.give_back()
-        self._heard.stop()
+        self._model_lock.give_back()
+        self._inputs.stop()
         self._attached = False
 
 

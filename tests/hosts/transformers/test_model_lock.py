@@ -291,7 +291,7 @@ def test_one_processor_in_two_generations_at_once_says_so() -> None:
 
 def test_garbage_that_is_collected_while_a_policy_is_attached() -> None:
     """A processor that goes then takes its hook along, and waits for nobody."""
-    from conceptguard.hosts.transformers import door
+    from conceptguard.hosts.transformers import model_lock
 
     model, tok = tiny_llama(), tokenizer()
     processor = conceptguard.logits_processor(model, tok, PHRASES)
@@ -299,7 +299,7 @@ def test_garbage_that_is_collected_while_a_policy_is_attached() -> None:
 
     def go() -> None:
         nonlocal processor
-        with door._turning:
+        with model_lock._turning:
             del processor
             gc.collect()
         done.set()

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ...generation.decoding import Answer
-from .door import speaks
+from .model_lock import speaks
 
 _CACHES = ("past_key_values", "cache", "cache_params")  # what releases and models call it
 
 
-class Heard:
+class LastInputs:
     """Listens to a model for as long as it lives, or until ``stop``. Keeps no cache alive."""
 
     def __init__(self, model: nn.Module, encodes: bool):

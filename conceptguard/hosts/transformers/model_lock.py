@@ -66,8 +66,8 @@ class _Inside(threading.local):
     depth = 0
 
 
-class Door:
-    """Stands before a model. Shut, it answers in a thread only that is inside of ``opened``."""
+class ModelLock:
+    """Of one model. Shut, that answers in a thread only that is inside of ``opened``."""
 
     def __init__(self, model: Any):
         self.model = model
