@@ -35,7 +35,7 @@ class Patch(NamedTuple):
 
 
 @dataclass
-class Beside:
+class PatchEffects:
     """What was found beside the terms of one component.
 
     scales: of layers whose weight runs as a multiple; foreign: of multiplied layers, how much as against the multiple
@@ -52,10 +52,10 @@ class Beside:
 
 
 @torch.no_grad()
-def beside(banks: Banks, prefix: str, patches: Mapping[str, Callable[[], Patch]]) -> Beside:
+def patch_effects(banks: Banks, prefix: str, patches: Mapping[str, Callable[[], Patch]]) -> PatchEffects:
     """What patches, by the names of layers and made one by one, mean for the terms beside these."""
     count = len(banks.terms)
-    found = Beside({}, {}, [0.0] * count, [0.0] * count)
+    found = PatchEffects({}, {}, [0.0] * count, [0.0] * count)
     whole = [0.0] * count
     strengths = [terms.gate.strength for terms in banks.terms]
     for bank in banks.of(prefix):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ..errors import GuardError
 from ..runtime.banks import Banks
 from ..runtime.lowrank import Terms
-from ..runtime.patched import TAKEN, Beside, Patch, beside
+from ..runtime.patched import TAKEN, Patch, PatchEffects, patch_effects
 
 
 def scale_terms(
@@ -18,7 +18,7 @@ def scale_terms(
     patches: all there are, by the names of layers; guards: what errors call the owners of ``banks.terms``. Raises
     GuardError where a guard's terms are taken back, or stand beside another weight than their own.
     """
-    found = beside(banks, prefix, patches)
+    found = patch_effects(banks, prefix, patches)
     for guard, taken in zip(guards, found.taken):
         if taken >= TAKEN:
             raise GuardError(
@@ -36,7 +36,7 @@ def scale_terms(
     return _notes(found, banks.terms, prefix)
 
 
-def _notes(found: Beside, terms: Sequence[Terms], prefix: str) -> dict[int, list[str]]:
+def _notes(found: PatchEffects, terms: Sequence[Terms], prefix: str) -> dict[int, list[str]]:
     """What a receipt says of patches beside a guard's terms, by the guard's column."""
     notes: dict[int, list[str]] = {}
     for column, own in enumerate(terms):

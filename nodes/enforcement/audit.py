@@ -22,7 +22,7 @@ import execution
 
 from conceptguard.receipt import Receipt
 
-from .trail import Held, Run, run
+from .taint import Held, Run, run
 
 GONE = "conceptguard cancelled"  # in an item of the queue: it has its line
 

@@ -1,6 +1,6 @@
 """Enforcement inside of ComfyUI's executor: the one place where every node's inputs and outputs pass, by value.
 
-A node that would sample gets its MODEL guarded. What every value was made from goes along with it (``trail``). A node
+A node that would sample gets its MODEL guarded. What every value was made from goes along with it (``taint``). A node
 that shows anything, and what any node tells the page, must be made of nothing but pictures that were looked at.
 """
 
@@ -21,7 +21,7 @@ from conceptguard.policy import Policy
 from .audit import Audit
 from .models import guarded, is_model
 from .pictures import look_at_outputs, look_at_shown
-from .trail import Held, Values, Visit, here, run, visit
+from .taint import Held, Values, Visit, here, run, visit
 
 OWN = "ConceptGuard"
 ONLY_WAITS = {("ConceptGuardReceipt", "after")}  # inputs that a node waits for and does not read

@@ -12,7 +12,7 @@ from conceptguard.policy import Policy
 
 from ..guard_nodes import guard_model
 from . import denoiser_lock
-from .trail import here
+from .taint import here
 
 KEY = "conceptguard enforced"
 

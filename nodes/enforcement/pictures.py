@@ -15,7 +15,7 @@ from conceptguard.receipt import Receipt
 
 from ..image_nodes import look
 from ..policy_node import KEEP
-from .trail import Birth, Held, Visit, birth_of, here, is_picture, mark
+from .taint import Birth, Held, Visit, birth_of, here, is_picture, mark
 
 
 def look_at_every_decode(policy: Policy) -> None:

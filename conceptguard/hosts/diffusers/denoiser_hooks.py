@@ -19,12 +19,12 @@ from ...generation.denoising import Conditions, Drawn, Moment, SkipChange, Skips
 from ...runtime.banks import running
 from ..denoising.attention_maps import cross_attentions
 from .adapters import Adapters, scale_of
-from .beside import Networks, given_by_networks
 from .caches import Caches
 from .callers import Callers
 from .denoiser_call import DenoiserCall, latents_of, with_latents
 from .held import Held
 from .perturbed import Perturbed, alike, twice
+from .side_networks import Networks, given_by_networks
 from .skip_connections import change, recorded
 from .unread import strangers, told_of
 

@@ -28,13 +28,13 @@ from ..denoising.families import Family
 from ..denoising.noise_levels import NoiseLevels
 from ..denoising.text_encoders import TextEncoder, as_one, is_clip, text_encoders
 from . import prompts
-from .beside import Networks
 from .denoiser import Denoiser
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
 from .encoding_options import defaults_of, of_negatives, options_of, read_otherwise
 from .learnt_words import LearntWords, as_encoded
 from .perturbed import Perturbed
+from .side_networks import Networks
 from .step_proof import proved
 
 if TYPE_CHECKING:
