@@ -172,7 +172,7 @@ def _text_in_pictures(method: str, host: str) -> Case:
         guard = {"method": method, "artifact": "authors-lm/guard/forget-authors"}
     elif method == "no_thinking":
         guard = {"method": method}
-    return Case(guard, opens=OPENS, load=partial(pipeline, host))
+    return Case(guard, opens=OPENS, load=partial(pipeline, host), call=PIPELINES[host][1])
 
 
 def cells() -> Iterator[Cell]:
