@@ -23,7 +23,7 @@ from server import PromptServer
 from conceptguard.receipt import Receipt
 
 PAUSE = 0.1  # seconds between two messages of one sampling: bars need no more
-GUARDS, RECEIPT = ("ConceptGuardModel", "ConceptGuardEnforcedModel"), "ConceptGuardReceipt"
+GUARD, RECEIPT = "ConceptGuardModel", "ConceptGuardReceipt"
 _KEPT = 64
 _receipts: OrderedDict[int | None, list[Receipt]] = OrderedDict()  # by task
 
@@ -64,14 +64,14 @@ def _readers(graph: dict[str, Any], node: str) -> list[str]:
 
 
 def _guard_of(graph: dict[str, Any], node: str | None) -> str | None:
-    """The nearest Guard Model upstream of a node, an operator's included."""
+    """The nearest Guard Model upstream of a node."""
     seen: set[str] = set()
     while node in graph and node not in seen:
         seen.add(node)
         inputs = graph[node].get("inputs", {})
         link = inputs.get("model", inputs.get("guider"))
         node = str(link[0]) if isinstance(link, list) else None
-        if graph.get(node or "", {}).get("class_type") in GUARDS:
+        if graph.get(node or "", {}).get("class_type") == GUARD:
             return node
     return None
 

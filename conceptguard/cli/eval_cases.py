@@ -17,6 +17,7 @@ def of_methods(
     """A case for each concept of each method, or for so many together. Raises RegistryError for too few artifacts."""
     from ..errors import RegistryError
     from ..measuring.evaluate import available, case, policy_for
+    from ..measuring.policies import each_of
 
     found = []
     for name in methods:
@@ -31,7 +32,6 @@ def of_methods(
             raise RegistryError(f"no artifacts of method '{name}' for {suite.base}: see `conceptguard list`")
         groups = [[c] for c in concepts] if together == 1 else [concepts[:together]]
         for group in groups:
-            each = n if together == 1 else max(2, round(n / together**0.5))
-            rules = policy_for(suite, name, group, gate, settings)
+            rules, each = policy_for(suite, name, group, gate, settings), each_of(n, together)
             found.append(case(suite, label, group, rules, each, 2 * n, seed=seed, gated=gate == "prompt"))
     return found

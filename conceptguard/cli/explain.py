@@ -42,12 +42,10 @@ def explain(
     from .guarding import policy_of
     from .loading import either, is_text
     from .output import print_table, result, write_json
-    from .prompts import Ask, read_prompts
+    from .prompts import asked_for
 
     begin = time.perf_counter()
-    asks = [Ask(text) for text in prompt or []] + (read_prompts(prompts) if prompts else [])
-    if not asks:
-        raise Usage("no prompt: give --prompt TEXT, or --prompts FILE")
+    asks = asked_for(prompt, prompts)
     rules = policy_of(policy, guard)
     if rules is None:
         raise Usage("--policy none: there is nothing to explain without a guard")

@@ -79,12 +79,10 @@ def generate(
     from .guarding import policy_of
     from .loading import drawing
     from .output import report, write_json
-    from .prompts import Ask, read_prompts
+    from .prompts import asked_for
 
     begin = time.perf_counter()
-    asks = [Ask(text) for text in prompt or []] + (read_prompts(prompts) if prompts else [])
-    if not asks:
-        raise Usage("no prompt: give --prompt TEXT, or --prompts FILE")
+    asks = asked_for(prompt, prompts)
     # The policy is read before the model is loaded: a typo costs no waiting.
     rules = policy_of(policy, guard)
     if compare and rules is None:

@@ -9,19 +9,18 @@ from ..errors import ConceptGuardError
 
 def drawing(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
     """A diffusers pipeline on its device, without bars of its own. Raises ConceptGuardError for a language model."""
-    pipe = _load(model, device, dtype, options)
+    pipe = either(model, device, dtype, **options)
     if is_text(pipe):
         raise ConceptGuardError(
             f"{model} is a language model, which says and does not draw: use "
             f"`conceptguard say --model {model} --policy POLICY --prompt TEXT`"
         )
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def speaking(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
     """A language model and its tokenizer. Raises ConceptGuardError for a model that draws."""
-    pair = _load(model, device, dtype, options)
+    pair = either(model, device, dtype, **options)
     if not is_text(pair):
         raise ConceptGuardError(
             f"{model} draws pictures and says nothing: use "
@@ -32,7 +31,11 @@ def speaking(model: str, device: str | None, dtype: str = "fp32", **options: Any
 
 def either(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
     """Whichever of the two it is."""
-    loaded = _load(model, device, dtype, options)
+    from ..hosts.load import load_model
+    from .devices import pick_device, pick_dtype
+
+    place, kind = pick_device(device), pick_dtype(dtype)
+    loaded = load_model(model, torch_dtype=kind, **options).to(place)
     if not is_text(loaded):
         loaded.set_progress_bar_config(disable=True)
     return loaded
@@ -43,11 +46,3 @@ def is_text(loaded: Any) -> bool:
     from ..host import LanguageModel
 
     return isinstance(loaded, LanguageModel)
-
-
-def _load(model: str, device: str | None, dtype: str, options: dict[str, Any]) -> Any:
-    from ..hosts.load import load_model
-    from .devices import pick_device, pick_dtype
-
-    place, kind = pick_device(device), pick_dtype(dtype)
-    return load_model(model, torch_dtype=kind, **options).to(place)

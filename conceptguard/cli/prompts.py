@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,14 @@ class Ask(NamedTuple):
     prompt: str
     seed: int | None = None
     negative_prompt: str | None = None
+
+
+def asked_for(prompt: Sequence[str] | None, file: Path | None) -> list[Ask]:
+    """What ``--prompt`` and ``--prompts`` ask for. Raises Usage where neither asks for anything."""
+    asks = [Ask(text) for text in prompt or []] + (read_prompts(file) if file else [])
+    if not asks:
+        raise Usage("no prompt: give --prompt TEXT, or --prompts FILE")
+    return asks
 
 
 def read_prompts(file: Path) -> list[Ask]:

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from .complete import models
-from .options import DEVICE, DTYPE, GUARD, JSON, POLICY, PROMPTS, SEED, VARIANT, Usage
+from .options import DEVICE, DTYPE, GUARD, JSON, POLICY, PROMPTS, SEED, VARIANT
 
 MODEL = typer.Option(
     "authors-lm",
@@ -56,13 +56,11 @@ def say(
     from .guarding import policy_of
     from .loading import speaking
     from .output import report, write_json
-    from .prompts import Ask, read_prompts
+    from .prompts import asked_for
     from .speak import Asked, say_all
 
     begin = time.perf_counter()
-    asks = [Ask(text) for text in prompt or []] + (read_prompts(prompts) if prompts else [])
-    if not asks:
-        raise Usage("no prompt: give --prompt TEXT, or --prompts FILE")
+    asks = asked_for(prompt, prompts)
     rules = policy_of(policy, guard)
     pair = speaking(model, device, dtype, variant=variant)
     asked = Asked(tokens, temperature, beams, chat, seed)

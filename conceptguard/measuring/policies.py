@@ -10,6 +10,11 @@ from .evaluate import Case, case, concepts_of
 from .suite import Suite
 
 
+def each_of(n: int, concepts: int) -> int:
+    """How many prompts of each of so many concepts that are judged at once, where one by itself has ``n``."""
+    return n if concepts == 1 else max(2, round(n / concepts**0.5))
+
+
 def cases_of(suite: Suite, policies: Sequence[Policy], n: int, seed: int) -> list[Case]:
     """A case for each policy, about all its concepts that the suite knows. Raises RegistryError where it knows none."""
     found = []
@@ -17,7 +22,6 @@ def cases_of(suite: Suite, policies: Sequence[Policy], n: int, seed: int) -> lis
         concepts = suite.known(concepts_of(rules))
         if not concepts:
             raise RegistryError(f"policy '{rules.name}' guards none of the suite's concepts: {suite.all_concepts}")
-        each = max(2, round(n / len(concepts) ** 0.5)) if len(concepts) > 1 else n
         gated = all(guard.gate == "prompt" for guard in rules.guards)
-        found.append(case(suite, rules.name, concepts, rules, each, 2 * n, seed=seed, gated=gated))
+        found.append(case(suite, rules.name, concepts, rules, each_of(n, len(concepts)), 2 * n, seed=seed, gated=gated))
     return found

@@ -201,8 +201,6 @@ class DenoiserHooks:
 
     def _conditioned(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """(args, kwargs) as guards have them, None where they are the caller's."""
-        path = self._family.pooled
-        holder = self._argument(path[0], args, kwargs) if path else None
         embeds, pooled = given = self._condition(args, kwargs)
         new = not self._last or not all(held.still(tensor) for held, tensor in zip(self._last, given))
         if self._adapters is not None:
@@ -246,8 +244,8 @@ class DenoiserHooks:
         if safe.embeds is embeds and safe.pooled is pooled and by is None:
             return None
         if safe.pooled is not pooled and safe.pooled is not None:
-            whole = twice(safe.pooled, self._hidden)
-            held = {**(holder or {}), path[1]: whole} if len(path) == 2 else whole
+            path, whole = self._family.pooled, twice(safe.pooled, self._hidden)
+            held = {**(self._argument(path[0], args, kwargs) or {}), path[1]: whole} if len(path) == 2 else whole
             args, kwargs = self._changed(path[0], held, args, kwargs)
         if by is not None:
             moved = with_latents(sample, twice(latents + by, self._hidden))

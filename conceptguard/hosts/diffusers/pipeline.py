@@ -135,7 +135,9 @@ class PipelineHost(Host):
         try:
             out = self._encode_prompt(**given, device=self.device_dtype()[0], **self._plainly)
         except (TypeError, AttributeError, ValueError) as error:
-            raise self._unreadable() or error from error
+            if (why := self._unreadable()) is not None:
+                raise why from error
+            raise
         finally:
             running.reset(token)
         by_role = dict(zip(self.family.encoded, out))
