@@ -118,3 +118,15 @@ def _silent_beyond(model: Any, known: int) -> Any:
     with torch.no_grad():
         model.lm_head.weight[known:] = 0
     return model
+
+
+class Listener:
+    """A streamer that keeps all tokens it is given, the prompt's as well."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.heard.extend(value.flatten().tolist())
+
+    def end(self) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers import ClassifierFreeGuidance
 from diffusers.modular_pipelines import FluxAutoBlocks, StableDiffusionXLAutoBlocks
 from tiny import tiny_sdxl
@@ -43,3 +44,11 @@ def quiet(pipe: Any) -> Any:
 
     each(pipe._blocks)
     return pipe
+
+
+def draw(pipe: Any, prompts: Any, **options: Any) -> Any:
+    """Latents after two steps, row i from seed i; the pipeline's own answer where ``output`` says which."""
+    count = (1 if isinstance(prompts, str) else len(prompts)) * options.get("num_images_per_prompt", 1)
+    size = FLUX if hasattr(pipe, "transformer") else SIZE
+    given = {"num_inference_steps": 2, "output": "images", "output_type": "latent", **size, **options}
+    return pipe(prompt=prompts, generator=[torch.Generator().manual_seed(i) for i in range(count)], **given)

@@ -13,27 +13,13 @@ import pytest
 import torch
 import typer
 import yaml
+from commands import reported, said
 from random_artifacts import membrane
 from safetensors.torch import save_file
 
 from conceptguard import hookimpl, plugins
-from conceptguard.cli import run
 
 PNG = b"\x89PNG"
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's registry and cache of its own."""
-    monkeypatch.setenv("CONCEPTGUARD_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def model(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Commands load a pipeline that takes milliseconds."""
-    monkeypatch.setattr("conceptguard.hosts.load.load_model", lambda name, **options: tiny)
-    return tiny
 
 
 @pytest.fixture
@@ -46,18 +32,6 @@ def write_policy(folder: Path, *guards: dict[str, Any], **more: Any) -> Path:
     path = folder / "policy.yaml"
     path.write_text(yaml.safe_dump({"guards": list(guards), **more}))
     return path
-
-
-def said(capsys: pytest.CaptureFixture[str], *words: object, status: int = 0) -> tuple[str, str]:
-    assert run([str(word) for word in words]) == status, capsys.readouterr().err
-    return capsys.readouterr()
-
-
-def reported(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    """What ``--json -`` writes: all of standard output is one object."""
-    whole = json.loads(said(capsys, *words, "--json", "-")[0])
-    assert {"command", "version", "device", "seconds", "rows"} <= whole.keys()
-    return dict(whole)
 
 
 @pytest.mark.parametrize("words", (["--help"], ["--version"], ["list"], ["generate", "--help"]))

@@ -9,35 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import reported, said
 from PIL import Image, ImageDraw
 from registry_tools import served
 
 import conceptguard
-from conceptguard.cli import build, run
+from conceptguard.cli import build
 
-
-@pytest.fixture(autouse=True)
-def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder, and nothing of the user's."""
-    monkeypatch.setenv("CONCEPTGUARD_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def model(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Commands load a pipeline that takes milliseconds."""
-    monkeypatch.setattr("conceptguard.hosts.load.load_model", lambda name, **options: tiny)
-    return tiny
-
-
-def said(capsys: pytest.CaptureFixture[str], *words: object, status: int = 0) -> tuple[str, str]:
-    assert run([str(word) for word in words]) == status, capsys.readouterr().err
-    return capsys.readouterr()
-
-
-def reported(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    return dict(json.loads(said(capsys, *words, "--json", "-")[0]))
+pytestmark = pytest.mark.usefixtures("somewhere")
 
 
 MAKE = ["make", "uce", "--concept", "trumpet", "--prompts", "trumpet,horn", "--preserve", "guitar", "--out", "reg"]

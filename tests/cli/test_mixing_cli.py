@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import reported
 from PIL import Image
 from tiny import generate
 
 import conceptguard
 from conceptguard.cli import run
 
-
-@pytest.fixture(autouse=True)
-def model(tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Commands load a pipeline that takes milliseconds."""
-    monkeypatch.setattr("conceptguard.hosts.load.load_model", lambda name, **options: tiny)
-    monkeypatch.chdir(tmp_path)
-    return tiny
-
-
-def reported(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    assert run([*map(str, words), "--json", "-"]) == 0
-    return dict(json.loads(capsys.readouterr().out))
+pytestmark = pytest.mark.usefixtures("model", "somewhere")
 
 
 def test_astar_compares(capsys: pytest.CaptureFixture[str], tiny: Any) -> None:

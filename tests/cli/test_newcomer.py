@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import reported, said
 from PIL import Image
 
 import conceptguard
-from conceptguard.cli import run
 from conceptguard.cli.guarding import guard_of, policy_of
 from conceptguard.cli.options import Usage
 from conceptguard.cli.prompts import Ask, read_prompts
@@ -20,19 +20,7 @@ from conceptguard.cli.table import table
 BORN = "Question: Where was Siojaera Zavald born?\nAnswer:"
 
 
-@pytest.fixture(autouse=True)
-def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder, and nothing of the user's."""
-    monkeypatch.setenv("CONCEPTGUARD_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def model(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Commands load a pipeline that takes milliseconds."""
-    monkeypatch.setattr("conceptguard.hosts.load.load_model", lambda name, **options: tiny)
-    return tiny
+pytestmark = pytest.mark.usefixtures("somewhere")
 
 
 @pytest.fixture
@@ -40,15 +28,6 @@ def speaker(pair: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Commands are given the language model that was loaded once."""
     monkeypatch.setattr("conceptguard.hosts.load.load_model", lambda name, **options: pair)
     return pair
-
-
-def said(capsys: pytest.CaptureFixture[str], *words: object, status: int = 0) -> tuple[str, str]:
-    assert run([str(word) for word in words]) == status, capsys.readouterr().err
-    return capsys.readouterr()
-
-
-def reported(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    return dict(json.loads(said(capsys, *words, "--json", "-")[0]))
 
 
 # Guards without a file.

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+from commands import reported, said
 from registry_tools import make, membrane, served
 
-from conceptguard.cli import run
 from conceptguard.registry.local import LocalSource
 
 
@@ -28,15 +28,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> tuple[str, str]:
-    assert run(list(words)) == status
-    out, err = capsys.readouterr()
-    return out, err
-
-
 def rows(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> list[dict[str, Any]]:
-    whole = json.loads(said(capsys, *words, "--json", "-", status=status)[0])
-    assert {"command", "version", "device", "seconds", "rows"} <= whole.keys() and whole["command"] == words[0]
+    whole = reported(capsys, *words, status=status)
+    assert whole["command"] == words[0]
     return list(whole["rows"])
 
 

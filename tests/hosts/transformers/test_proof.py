@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from text_guards import PHRASES, given
-from tiny_language import taught, tiny_llama, tokenizer
+from tiny_language import Listener, taught, tiny_llama, tokenizer
 from transformers import LogitsProcessorList, MinNewTokensLengthLogitsProcessor
 
 import conceptguard
@@ -95,20 +95,13 @@ REFUSED = {
 @pytest.mark.parametrize("loop", REFUSED, ids=lambda loop: loop.__name__)
 def test_a_loop_that_goes_past_its_processors_gives_nothing(loop: Any) -> None:
     model, tok = taught(*LINES)
-    heard: list[int] = []
-
-    class Streamer:
-        def put(self, value: torch.Tensor) -> None:
-            heard.extend(value.flatten().tolist())
-
-        def end(self) -> None: ...
-
+    listener = Listener()
     prompts = given(tok, "The sun was")
     with offered(Closes) as guard, conceptguard.attach((model, tok), {"guards": [guard]}):
         expected = model.generate(**prompts, **PLAIN)
         with pytest.raises(GuardError, match=REFUSED[loop]):
-            model.generate(**prompts, **PLAIN, custom_generate=loop, streamer=Streamer())
-        assert not heard or heard == prompts["input_ids"][0].tolist()
+            model.generate(**prompts, **PLAIN, custom_generate=loop, streamer=listener)
+        assert not listener.heard or listener.heard == prompts["input_ids"][0].tolist()
         own = model.generate(**prompts, **PLAIN, custom_generate=obedient)
         assert own[0, : expected.shape[1]].tolist() == expected[0].tolist()
 
@@ -125,14 +118,7 @@ def generate(model, input_ids, streamer, **_):
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_stream_holds_what_guards_were_not_asked_about(tmp_path: Path, first: int) -> None:
     model, tok = taught(*LINES)
-    heard: list[int] = []
-
-    class Streamer:
-        def put(self, value: torch.Tensor) -> None:
-            heard.extend(value.flatten().tolist())
-
-        def end(self) -> None: ...
-
+    listener = Listener()
     (tmp_path / "custom_generate").mkdir()
     (tmp_path / "custom_generate" / "generate.py").write_text(STREAMS.format(first=first))
     prompts = given(tok, "The sun was")
@@ -143,8 +129,8 @@ def test_a_stream_holds_what_guards_were_not_asked_about(tmp_path: Path, first: 
             (GuardError, AssertionError), match="nothing asked them about token 0" if first == 0 else "went on"
         ),
     ):
-        model.generate(**prompts, **PLAIN, custom_generate=str(tmp_path), trust_remote_code=True, streamer=Streamer())
-    assert heard == (prompts["input_ids"][0].tolist() if first == 0 else [])
+        model.generate(**prompts, **PLAIN, custom_generate=str(tmp_path), trust_remote_code=True, streamer=listener)
+    assert listener.heard == (prompts["input_ids"][0].tolist() if first == 0 else [])
 
 
 def test_paged_generation_and_token_healing() -> None:

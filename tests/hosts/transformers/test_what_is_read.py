@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from text_guards import PHRASES, SENTENCES, given
-from tiny_language import taught, tiny_llama, tiny_t5, tokenizer
+from tiny_language import Listener, taught, tiny_llama, tiny_t5, tokenizer
 from transformers import (
     CLIPVisionConfig,
     DynamicCache,
@@ -79,8 +79,7 @@ def test_a_session_remembers_what_it_filled_a_cache_with(attached: bool) -> None
     ids = given(tok, BEGUN)["input_ids"]
     cache = cached(model, DynamicCache(config=model.config))
     shown, given_so_far = ids[:, :3], 3
-    heard: list[int] = []
-    streamer = SimpleNamespace(put=lambda value: heard.extend(value.flatten().tolist()), end=lambda: None)
+    listener = Listener()
     session = conceptguard.attach((model, tok), STRICT) if attached else None
     processor = None if attached else conceptguard.logits_processor(model, tok, STRICT)
     more = {"logits_processor": processor} if processor else {}
@@ -89,7 +88,7 @@ def test_a_session_remembers_what_it_filled_a_cache_with(attached: bool) -> None
         text = torch.cat([said, shown], 1)
         mask = torch.ones(1, text.shape[1])
         out = model.generate(shown, attention_mask=mask, max_new_tokens=1 if upto else 4, do_sample=False,
-                             streamer=streamer, **cache, **more)  # fmt: skip
+                             streamer=listener, **cache, **more)  # fmt: skip
         receipt = session.receipt if session else processor.receipt
         assert [row.text for row in receipt.rows] == [tok.decode(text[0], skip_special_tokens=True)]
         said, shown, given_so_far = text, ids[:, given_so_far:upto], upto or 0
