@@ -103,7 +103,7 @@ def _devices() -> Iterator[Row]:
 
 def _folders() -> Iterator[Row]:
     from ..registry.cache import cache_folder
-    from ..registry.client import user_folder
+    from ..registry.places import user_folder
 
     for name, folder, variable in (("your registry", user_folder(), "CONCEPTGUARD_HOME"),
                                    ("cache", cache_folder(), "CONCEPTGUARD_CACHE")):  # fmt: skip

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact, open_artifact
-    from conceptguard.registry.client import Registry, default_registry, shipped_folder
+    from conceptguard.registry.client import Registry, default_registry
     from conceptguard.registry.index import Entry, rebuild_index
     from conceptguard.registry.manifest import Base, Concept, File, Manifest
+    from conceptguard.registry.places import shipped_folder
     from conceptguard.registry.write import write_artifact
 
 _HOME = {
@@ -21,7 +22,7 @@ _HOME = {
     "write_artifact": "write",
     "Registry": "client",
     "default_registry": "client",
-    "shipped_folder": "client",
+    "shipped_folder": "places",
     "Entry": "index",
     "rebuild_index": "index",
     "Base": "manifest",

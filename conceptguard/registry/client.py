@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
 from conceptguard.files.paths import MANIFEST, PICKLES, is_ref
 from conceptguard.registry.index import Entry
 from conceptguard.registry.local import LocalSource
+from conceptguard.registry.places import shipped_folder, user_folder
 from conceptguard.registry.remote import RemoteSource
 
 if TYPE_CHECKING:
@@ -247,22 +247,6 @@ def _load_path(path: Path) -> Artifact:
     from conceptguard.registry.importer import open_published
 
     return open_published(path)
-
-
-def shipped_folder() -> Path:
-    """The registry that came with this package (it may be absent from a bare install); found without importing it."""
-    spec = importlib.util.find_spec("conceptguard_registry")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        return Path(place)
-    return Path(__file__).resolve().parents[2] / "registry"
-
-
-def user_folder() -> Path:
-    """The user's own registry; the environment variable CONCEPTGUARD_HOME moves it."""
-    import platformdirs
-
-    named = os.environ.get("CONCEPTGUARD_HOME")
-    return Path(named) if named else Path(platformdirs.user_data_dir("conceptguard")) / "registry"
 
 
 def default_registry() -> Registry:

@@ -26,6 +26,18 @@ class Unreachable(RegistryError):
     """The other side did not answer; what is in the cache may still serve."""
 
 
+class NotThere(RegistryError):
+    """The other side has no such file. code: as HTTP counts them."""
+
+    def __init__(self, message: str, code: int = 404) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TooLong(RegistryError):
+    """More bytes than were asked for."""
+
+
 def fetch(address: str, limit: int, into: IO[bytes] | None = None) -> bytes:
     """Read `address` (http, https, or any scheme that fsspec knows, e.g. `hf://`), at most `limit` bytes.
 
@@ -41,6 +53,8 @@ def fetch(address: str, limit: int, into: IO[bytes] | None = None) -> bytes:
             return _drain(handle.read, limit, into, address, lambda size: None)
     except RegistryError:
         raise
+    except FileNotFoundError:
+        raise NotThere(f"{address}: not there: check the address") from None
     except Exception as cause:  # every file system of fsspec has its own kinds of failure
         raise Unreachable(f"{address}: {_short(cause)}: check the address and the network") from None
 
@@ -65,7 +79,7 @@ def _fetch_http(address: str, limit: int, into: IO[bytes] | None) -> bytes:
             raise
         if cause.code >= 500:
             raise Unreachable(f"{address}: the server answered {cause.code}: try again later") from None
-        raise RegistryError(f"{address}: the server answered {cause.code}: check the address") from None
+        raise NotThere(f"{address}: the server answered {cause.code}: check the address", cause.code) from None
     except Exception as cause:  # http.client raises its own kinds for answers that are not HTTP
         if deadline.passed:
             raise Unreachable(deadline.message(address)) from None
@@ -170,7 +184,7 @@ def _drain(
         total += len(piece)
         got(total)
         if total > limit:
-            raise RegistryError(
+            raise TooLong(
                 f"{address}: more than the {limit:,} bytes expected: nothing kept; ask who keeps the registry"
             )
         if into is None:

@@ -14,10 +14,10 @@ from test_registry import same
 from conceptguard.cli import run
 from conceptguard.errors import ArtifactError, RegistryError
 from conceptguard.registry import Registry, open_artifact, rebuild_index, write_artifact
-from conceptguard.registry.client import shipped_folder
 from conceptguard.registry.importer import import_artifact
 from conceptguard.registry.index import read_index
 from conceptguard.registry.local import LocalSource
+from conceptguard.registry.places import shipped_folder
 from conceptguard.registry.remote import RemoteSource
 from conceptguard.registry.write import write_files
 

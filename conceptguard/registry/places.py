@@ -1,0 +1,23 @@
+"""Where registries are: the one that came with this package, and the user's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+
+def shipped_folder() -> Path:
+    """The registry that came with this package (it may be absent from a bare install); found without importing it."""
+    spec = importlib.util.find_spec("conceptguard_registry")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        return Path(place)
+    return Path(__file__).resolve().parents[2] / "registry"
+
+
+def user_folder() -> Path:
+    """The user's own registry; the environment variable CONCEPTGUARD_HOME moves it."""
+    import platformdirs
+
+    named = os.environ.get("CONCEPTGUARD_HOME")
+    return Path(named) if named else Path(platformdirs.user_data_dir("conceptguard")) / "registry"
