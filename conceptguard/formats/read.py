@@ -136,14 +136,16 @@ def base_weights_of(modules: Mapping[str, Any]) -> BaseWeights:
 def _read_shared(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Factors]:
     from conceptguard.runtime.lowrank import Factors
 
-    down = tensors["shared.down"]
+    shared = tensors["shared.down"]
     terms = {}
     for key, up in tensors.items():
-        if key == "shared.down":
+        # A layer that reads something else than the others has its own `<layer>.down`.
+        if key == "shared.down" or (key.endswith(".down") and f"{key.removesuffix('.down')}.up" in tensors):
             continue
         if not key.endswith(".up"):
             raise ArtifactError(f"tensor {key[:160]!r} has no place beside `shared.down`: make the artifact again")
-        layer = names.find(key.removesuffix(".up"))
+        written = key.removesuffix(".up")
+        layer, down = names.find(written), tensors.get(f"{written}.down", shared)
         check_factors(layer, down, up)
         terms[layer] = Factors(down, up, 1.0)
     if not terms:

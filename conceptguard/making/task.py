@@ -18,7 +18,7 @@ from ..concept import Concept, check_preserve
 from .base import weights_mark
 from .progress import progress_bar
 from .snapshot import Snapshot
-from .templates import check_templates
+from .templates import check_templates, fill
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,10 @@ class Task:
         check_preserve(self.concept, self.preserve)
         for some in templates:
             check_templates(some)
+
+    def kept(self, templates: Sequence[str]) -> list[str]:
+        """What must stay in every template, each text once."""
+        return list(dict.fromkeys(fill(t, p) for p in self.preserve for t in templates))
 
     def bar(self, total: int, what: str = "") -> AbstractContextManager[Report]:
         """A progress bar on standard error: with task.bar(n) as tick: tick(step, loss)."""

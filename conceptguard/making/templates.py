@@ -29,6 +29,11 @@ def through(template: str, prompt: str) -> str:
     return fill(template[: min(ends)], prompt)
 
 
+def before(template: str) -> str:
+    """A filled template up to the concept, without it."""
+    return fill(template[: min(at for mark in ("{}", "{a}") if (at := template.find(mark)) >= 0)], "")
+
+
 def encode_all(host: Host, texts: Sequence[str]) -> Encoded:
     """Any number of texts as the denoiser sees them."""
     return stack(*(host.encode(list(texts[i : i + 64])) for i in range(0, len(texts), 64)))

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from conceptguard_plugins.diffusion.uce.method import erased_rows, kept_rows
-from conceptguard_plugins.diffusion.uce.solve import Rows, solve
 from paths import DATA
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conceptguard.generation.conditioning import Encoded
+from conceptguard.making.edits import Rows, edited, solve
+from conceptguard.making.edits.rows import Span, kept_rows, paired
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.encodings import EncodingCache, Ordinary
 from conceptguard.runtime.gates import Gate, GateBank
@@ -94,11 +94,14 @@ def test_spm_official_metric(spm: dict[str, Tensor]) -> None:
 def test_uce(uce: dict[str, Tensor], tokens: Any, preserve_scale: float) -> None:
     """Both token choices: the last token alone (code of 2025), from there to the end of padding (the first code)."""
     empty, a, b, guide, keep = (uce[f"embeds.{name}"] for name in ("empty", "a", "b", "guide", "keep"))
-    erased, guided = erased_rows([a, b], [empty, guide], [(1, 0), (2, 1)], tokens)
-    kept = kept_rows([keep], [3], tokens) if tokens == "last" else kept_rows([empty, keep], [0, 3], tokens)
+    pairs = [paired(9, Span(1, i), Span(1, j), tokens, causal=True) for i, j in ((1, 0), (2, 1))]
+    erased = torch.cat([a[pairs[0][0]], b[pairs[1][0]]])
+    guided = torch.cat([empty[pairs[0][1]], guide[pairs[1][1]]])
+    kept = kept_rows(keep, 3, tokens) if tokens == "last" else torch.cat([kept_rows(empty, 0, tokens), keep])
     names = [key.removeprefix("last.") for key in uce if key.startswith("last.")]
     weights = {name: uce[f"{name}.weight"] for name in names}
-    down, ups = solve(weights, Rows(erased, guided, kept), 0.5, 1.0, preserve_scale)
+    edit = solve(Rows(erased, guided, kept), 0.5, 1.0, preserve_scale)
+    down, ups = edit.down, edited(edit, weights)
     assert len(down) == (2 if tokens == "last" else 8)  # never more ranks than erased rows, nor than the input is wide
     for name in names:
         found = (weights[name].double() + ups[name] @ down).float()
@@ -111,7 +114,8 @@ def test_uce_repeated_rows_count_as_often_as_given() -> None:
     random = torch.Generator().manual_seed(0)
     c, g, kept = (torch.randn(n, 8, generator=random) for n in (2, 2, 3))
     weight = torch.randn(6, 8, generator=random)
-    once = solve({"w": weight}, Rows(c, g, kept), 0.5, 2.0)
-    twice = solve({"w": weight}, Rows(c.repeat(2, 1), g.repeat(2, 1), kept), 0.5, 1.0)
-    assert len(twice[0]) == 2
-    torch.testing.assert_close(once[1]["w"] @ once[0], twice[1]["w"] @ twice[0])
+    once = solve(Rows(c, g, kept), 0.5, 2.0)
+    twice = solve(Rows(c.repeat(2, 1), g.repeat(2, 1), kept), 0.5, 1.0)
+    assert len(twice.down) == 2
+    whole = [edited(edit, {"w": weight})["w"] @ edit.down for edit in (once, twice)]
+    torch.testing.assert_close(*whole)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.diffusion.uce.method import UCE, cross_attention_weights
-from conceptguard_plugins.diffusion.uce.solve import Rows, solve
+from conceptguard_plugins.diffusion.uce import UCE
 from torch import Tensor, nn
 
 import conceptguard
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.formats import base_weights_of, read_terms, to_uce
 from conceptguard.generation.conditioning import Encoded
+from conceptguard.making.edits import Rows, solve, streams_of
 from conceptguard.making.templates import fill, through
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
@@ -38,7 +39,7 @@ def edited(pipe: Any, artifact: Artifact) -> dict[str, tuple[Tensor, Tensor]]:
     """Old and new weight of every edited layer, fp64."""
     layers = host_for(pipe).layers()
     terms = read_terms(artifact.tensors(), artifact.metadata(), layers)
-    old = {name: w.double() for name, w in cross_attention_weights(layers).items()}
+    old = {name: w.double() for name, w in streams_of(host_for(pipe))[0].weights.items()}
     assert set(terms) == set(old)
     return {n: (old[n], old[n] + f.scale * f.up.double() @ f.down.double()) for n, f in terms.items()}
 
@@ -101,7 +102,7 @@ def test_always_on_equals_edited_weights(pipe: Any, tail: Artifact) -> None:
     with conceptguard.attach(pipe, {"guards": [{"method": "uce", "artifact": str(tail.folder), "gate": "always"}]}):
         beside = generate(pipe, "a beer")
     layers = host_for(pipe).layers()
-    old = {n: w.clone() for n, w in cross_attention_weights(layers).items()}
+    old = {n: w.clone() for n, w in streams_of(host_for(pipe))[0].weights.items()}
     try:
         for name, (_, new) in edited(pipe, tail).items():
             layers[name].weight.data.copy_(new)
@@ -153,6 +154,14 @@ class WideHost:
     def tokens(self, texts: list[str]) -> list[list[int]]:
         return [[sum(map(ord, w)) for w in t.split()] for t in texts]
 
+    def encoders(self) -> list[Any]:
+        def ids(texts: list[str], whole: bool = False) -> list[list[int]]:
+            return self.tokens(texts)
+
+        return [
+            SimpleNamespace(name="both", begins=True, tokens=slice(0, None), width=slice(0, 48), window=14, ids=ids)
+        ]
+
     def encode(self, texts: list[str]) -> Encoded:
         rows = []
         for text in texts:
@@ -195,4 +204,4 @@ def test_bad_input(pipe: Any, tmp_path: Path, concept: Any, options: dict[str, A
 def test_no_solution_is_said(pipe: Any) -> None:
     rows = Rows(torch.full((1, 4), float("nan")), torch.zeros(1, 4), torch.zeros(0, 4))
     with pytest.raises(ArtifactError, match="raise it"):
-        solve({"w": torch.ones(2, 4)}, rows, 0.5)
+        solve(rows, 0.5)

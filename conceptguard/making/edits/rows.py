@@ -1,0 +1,160 @@
+"""Which rows of an encoding are a concept's: what is erased, what it is guided by, and what stays.
+
+A causal encoder carries a concept from its last token on to the end of padding. One that sees both ways, as T5 does,
+has it in each of the concept's own tokens as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...errors import PolicyError
+from ..templates import before, encode_all, fill, through
+
+if TYPE_CHECKING:
+    from ...concept import Concept
+    from ...host import Host
+    from ...protocols import TextEncoder
+
+Kind = Literal["states", "pooled"]
+Tokens = Literal["tail", "last"]
+
+
+class Rows(NamedTuple):
+    """Encodings as layers receive them: erased and guide [rows, d] in pairs, preserved [kept rows, d]."""
+
+    erased: Tensor
+    guide: Tensor
+    preserved: Tensor
+
+
+class Wording(NamedTuple):
+    """One text of a concept: a template, what is erased in it, and what stands there instead."""
+
+    template: str
+    prompt: str
+    guide: str
+
+    @property
+    def own(self) -> str:
+        """The text with the concept."""
+        return fill(self.template, self.prompt)
+
+    @property
+    def guided(self) -> str:
+        """The text with its guide."""
+        return fill(self.template, self.guide)
+
+
+class Span(NamedTuple):
+    """Where words stand among the states of a text. Without words, ``first`` is behind ``last``, the token before."""
+
+    first: int
+    last: int
+
+
+def wordings(concept: Concept, templates: Sequence[str]) -> list[Wording]:
+    """Every prompt of a concept in every template."""
+    return [Wording(t, p, concept.replacement) for p in concept.prompts for t in templates]
+
+
+def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens: Tokens) -> dict[Kind, Rows]:
+    """The rows of every stream: of token states those that ``tokens`` says, of pooled vectors the whole.
+
+    tokens: "tail", from the concept's last token to the end of padding, and all of its own where the encoder sees both
+    ways; "last", its last token alone. Edits of whole tails reach the padding that the empty prompt has too, so that it
+    is always held. Raises PolicyError for a text that an encoder cuts, has no tokens for, or cannot tell from one that
+    is to stay.
+    """
+    own, guided = [w.own for w in words], [w.guided for w in words]
+    held = list(dict.fromkeys(["", *kept] if tokens == "tail" else kept))
+    parts = _parts(host)
+    for encoder in host.encoders():
+        _check(encoder, words, kept)
+    texts = list(dict.fromkeys([*own, *guided, *held]))
+    at = {text: i for i, text in enumerate(texts)}
+    encoded = encode_all(host, texts)
+    erased, guide, preserved = [], [], []
+    for encoder in parts:
+        states = encoded.embeds[:, encoder.tokens]
+        spans = zip(_spans(encoder, words), _spans(encoder, [w._replace(prompt=w.guide) for w in words]))
+        for word, (span, other) in zip(words, spans):
+            here, there = paired(states.shape[1], span, other, tokens, causal=encoder.begins)
+            erased.append(states[at[word.own], here])
+            guide.append(states[at[word.guided], there])
+        for text, ids in zip(held, encoder.ids(held)):
+            preserved.append(kept_rows(states[at[text]], _last(encoder, len(ids)), tokens))
+    rows = _rows(erased, guide, preserved, encoded.embeds.shape[-1])
+    shown = rows.erased.any(1)  # zeros, as Wan has them behind a text, can be mapped to nothing
+    found: dict[Kind, Rows] = {"states": Rows(rows.erased[shown], rows.guide[shown], rows.preserved)}
+    if encoded.pooled is not None:
+        mine, its, stays = ([encoded.pooled[[at[text]]] for text in some] for some in (own, guided, held))
+        found["pooled"] = _rows(mine, its, stays, encoded.pooled.shape[-1])
+    return found
+
+
+def paired(length: int, own: Span, guide: Span, tokens: Tokens, causal: bool) -> tuple[Tensor, Tensor]:
+    """Which positions of a text are erased, and by which ones of the guide's text; the ends of both stand at each
+    other. length: of both texts, padding included.
+    """
+    start = own.last if causal or tokens == "last" else own.first
+    here = torch.arange(max(start, 0), length if tokens == "tail" else own.last + 1)
+    there = here + guide.last - own.last
+    inside = there < length
+    return here[inside], there[inside].clamp(min=max(min(guide), 0))
+
+
+def kept_rows(states: Tensor, last: int, tokens: Tokens) -> Tensor:
+    """Of a text that must stay [tokens, d], all rows, or only its last token's."""
+    return states if tokens == "tail" else states[last : last + 1]
+
+
+def _parts(host: Host) -> list[TextEncoder]:
+    """One encoder for each run of positions: those side by side cut a text alike."""
+    found: dict[int, TextEncoder] = {}
+    for encoder in host.encoders():
+        if encoder.width is not None:
+            found.setdefault(encoder.tokens.start or 0, encoder)
+    return list(found.values())
+
+
+def _last(encoder: TextEncoder, count: int) -> int:
+    """Where the last of so many tokens stands; without any, the begin token, or the end token where none begins."""
+    return count if encoder.begins else max(count - 1, 0)
+
+
+def _spans(encoder: TextEncoder, words: Sequence[Wording]) -> list[Span]:
+    heads = encoder.ids([before(w.template) for w in words])
+    wholes = encoder.ids([through(w.template, w.prompt) for w in words])
+    return [Span(len(h) + encoder.begins, len(w) - (not encoder.begins)) for h, w in zip(heads, wholes)]
+
+
+def _check(encoder: TextEncoder, words: Sequence[Wording], kept: Sequence[str]) -> None:
+    texts = [t for w in words for t in (w.own, w.guided)] + list(kept)
+    for text, ids in zip(texts, encoder.ids(texts, whole=True)):
+        if len(ids) > encoder.window:
+            raise PolicyError(
+                f"prompt '{text[:60]}...' fills the encoder's window of {encoder.window} tokens: shorten it"
+            )
+    stays = dict(zip(map(tuple, encoder.ids(list(kept))), kept))
+    prompts = list(dict.fromkeys(w.prompt for w in words))
+    for prompt, ids in zip(prompts, encoder.ids([fill("{}", prompt) for prompt in prompts])):
+        if not ids:
+            raise PolicyError(
+                f"the prompt {prompt!r} has no tokens to {encoder.name}: say in other words what to erase"
+            )
+    for word, ids in zip(words, encoder.ids([w.own for w in words])):
+        if tuple(ids) in stays:
+            raise PolicyError(
+                f"'{word.own}' is to be erased and '{stays[tuple(ids)]}' to be kept, and {encoder.name} reads the same "
+                "tokens in both: take one of them out"
+            )
+
+
+def _rows(erased: Sequence[Tensor], guide: Sequence[Tensor], kept: Iterable[Tensor], width: int) -> Rows:
+    empty = erased[0].new_zeros(0, width)
+    return Rows(torch.cat([empty, *erased]), torch.cat([empty, *guide]), torch.cat([empty, *kept]))

@@ -1,0 +1,93 @@
+"""Where text enters a denoiser: the layers that an edit in closed form can reach, by what they read.
+
+Stable Diffusion 1.x, 2.x and SDXL read token states in every cross-attention; SDXL a pooled vector besides, in front of
+its time ids. Stable Diffusion 3, FLUX and Wan read states through one layer at the door, from which every block's keys
+and values follow, and the first two a pooled vector through another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...errors import ArtifactError
+from ...formats import base_weights_of
+from .rows import Kind
+from .solver import Edit, edited
+
+if TYPE_CHECKING:
+    from ...host import Host
+    from ...runtime.lowrank import LayerIndex
+
+_DOORS: dict[Kind, re.Pattern[str]] = {
+    "states": re.compile(
+        r"unet\..+\.attn2\.to_[kv]|transformer\.(context_embedder|condition_embedder\.text_embedder\.linear_1)"
+    ),
+    "pooled": re.compile(r"unet\.add_embedding\.linear_1|transformer\.time_text_embed\.text_embedder\.linear_1"),
+}
+
+
+class Stream(NamedTuple):
+    """Layers that read the same of a prompt.
+
+    weights: [out, d] by layer, of the inputs that are the text; inputs: how many a layer has, those of other things
+    behind them included
+    """
+
+    kind: Kind
+    weights: dict[str, Tensor]
+    inputs: int
+
+
+def streams_of(host: Host) -> list[Stream]:
+    """The streams of a host's model, token states first. Raises ArtifactError when there are none, or when weights are
+    not at hand as numbers.
+    """
+    layers, empty = host.layers(), host.encode([""])
+    widths: dict[Kind, int] = {"states": empty.embeds.shape[-1]}
+    if empty.pooled is not None:
+        widths["pooled"] = empty.pooled.shape[-1]
+    found = [_stream(layers, kind, width) for kind, width in widths.items()]
+    if not found[0].weights:
+        raise ArtifactError(
+            f"{host.name} has none of the layers that an edit in closed form changes: keys and values of a UNet's "
+            "cross-attention, or the door of a transformer's text stream"
+        )
+    return [stream for stream in found if stream.weights]
+
+
+def _stream(layers: LayerIndex, kind: Kind, width: int) -> Stream:
+    weight, weights, inputs = base_weights_of(layers), {}, width
+    for name in layers:
+        if _DOORS[kind].fullmatch(name) is None:
+            continue
+        found = weight(name)
+        if not found.is_floating_point() or found.is_meta or found.ndim != 2:
+            raise ArtifactError(f"the weights of {name} are quantised or offloaded: make the edit on a plain model")
+        if found.shape[1] < width:
+            raise ArtifactError(f"{name} reads {found.shape[1]} numbers, the text encoders give {width}: another model")
+        weights[name], inputs = found[:, :width], int(found.shape[1])
+    return Stream(kind, weights, inputs)
+
+
+def tensors_of(edits: Mapping[Kind, Edit], streams: list[Stream]) -> dict[str, Tensor]:
+    """An artifact's tensors: ``shared.down`` and one ``<layer>.up`` per layer; a layer of another stream than the first
+    has its own ``<layer>.down``. Raises ArtifactError for edits that change nothing.
+    """
+    tensors: dict[str, Tensor] = {}
+    if not any(len(edits[stream.kind].down) for stream in streams):
+        raise ArtifactError("the edit changes nothing: what should appear instead is what is to be erased")
+    for i, stream in enumerate(streams):
+        edit = edits[stream.kind]
+        down = torch.nn.functional.pad(edit.down, (0, stream.inputs - edit.down.shape[1])).float().cpu()
+        for name, up in edited(edit, stream.weights).items():
+            tensors[f"{name}.up"] = up.float().cpu().contiguous()
+            if i:
+                tensors[f"{name}.down"] = down.clone()
+        if not i:
+            tensors["shared.down"] = down
+    return tensors

@@ -1,1 +1,0 @@
-"""UCE: the cross-attention keys and values of a concept become those of its guide, in closed form."""
