@@ -50,6 +50,7 @@ def test_a_few_wirings(tmp_path: Path) -> None:
     check(wired(tmp_path, 5, 12, 6))
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.slow  # half an hour: every node that takes what a picture can hide in, and chains of them
 def test_every_node_alone_and_chains(tmp_path: Path) -> None:
     found = wired(tmp_path, 6, 100_000, 1000)
