@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..registry.index import Entry
+    from ..registry.listing import Listing
     from ..registry.local import LocalSource
 
 # Names come from registries of other people, and a shell would read more than letters into the rest.
@@ -59,9 +61,9 @@ def methods() -> list[str]:
     return _words(point.name for point in brought)
 
 
-def refs() -> list[str]:
-    """References of artifacts, as `conceptguard list` shows them."""
-    return _words(entry.ref for entry in _entries())
+def refs(incomplete: str) -> list[str]:
+    """References of artifacts, as `conceptguard list` shows them; of many, those that begin so."""
+    return _words(entry.ref for entry in _entries() if entry.ref.startswith(incomplete))
 
 
 def guards(incomplete: str) -> list[str]:
@@ -74,12 +76,12 @@ def guards(incomplete: str) -> list[str]:
 
 def listed_methods() -> list[str]:
     """Methods that some artifact is of."""
-    return _words(entry.method for entry in _entries())
+    return _words(kind for listing in _listings() for kind in listing.kinds("method"))
 
 
 def families() -> list[str]:
     """Families of base models that some artifact is for."""
-    return _words(entry.base for entry in _entries())
+    return _words(kind for listing in _listings() for kind in listing.kinds("base"))
 
 
 def concepts(incomplete: str) -> list[str]:
@@ -113,15 +115,18 @@ def _sources() -> list[LocalSource]:
     return [source for source in default_registry().sources if isinstance(source, LocalSource)]
 
 
-def _entries() -> list[Entry]:
+def _entries() -> Iterator[Entry]:
+    for listing in _listings():
+        yield from listing
+
+
+def _listings() -> list[Listing]:
     from ..errors import ConceptGuardError
 
-    found: list[Entry] = []
+    found: list[Listing] = []
     for source in _sources():
-        try:
-            found += source.entries()
-        except ConceptGuardError:
-            continue
+        with suppress(ConceptGuardError):
+            found.append(source.listing())
     return found
 
 

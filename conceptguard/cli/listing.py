@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,7 +13,10 @@ from .complete import concepts, families, listed_methods
 from .options import JSON
 
 if TYPE_CHECKING:
-    from ..registry import Entry
+    from ..registry import Registry
+
+
+SHOWN = 1000  # rows of a table that nobody asked to be longer
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +29,9 @@ def list_(
     base: str | None = typer.Option(None, autocompletion=families, help="Only this family of base models."),
     concept: str | None = typer.Option(
         None, autocompletion=concepts, help="Only concepts whose name or prompts contain this."
+    ),
+    limit: int | None = typer.Option(
+        None, min=0, help=f"At most so many; 0: all. Default: {SHOWN} in the table, all in --json."
     ),
     json: str | None = JSON,
 ) -> None:
@@ -40,43 +47,35 @@ def list_(
     from .output import report
 
     begin = time.perf_counter()
-    entries = default_registry().entries()
+    registry = default_registry()
     given = {"method": method, "base": base, "concept": concept}
-    fitting = [entry for entry in entries if _fits(entry, **given)]
-    rows = [entry.row() for entry in fitting]
+    fitting = registry.search(concept or "", method or "", base or "")
+    most = limit if limit is not None else (None if json else SHOWN)
+    rows = [entry.row() for entry in islice(fitting, most or None)]
     head = ["ref", "bytes", "erased_before", "erased_after", "identical", "n", "concept", "base", "method"]
     figures = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in {*head, *_NOT_FIGURES}]
     report("list", rows, time.perf_counter() - begin, json, columns=[*head, *figures])
+    more = sum(1 for _ in fitting)
+    if more and json != "-":
+        typer.echo(f"{more:,} more: narrow them by --concept, --method or --base, or give --limit 0", err=True)
     if not rows and any(given.values()):
-        raise RegistryError(_nothing_fits(entries, **given))
+        raise RegistryError(_nothing_fits(registry, **given))
     if not rows and json != "-":
         typer.echo(
             "no artifacts: make one with `conceptguard make`, or bring one in with `conceptguard import`", err=True
         )
 
 
-def _fits(entry: Entry, method: str | None, base: str | None, concept: str | None) -> bool:
-    texts = [entry.concept, entry.name, *entry.prompts]
-    wanted = concept is None or any(concept.lower() in text.lower() for text in texts)
-    return wanted and method in (None, entry.method) and base in (None, entry.base)
-
-
-def _nothing_fits(entries: list[Entry], method: str | None, base: str | None, concept: str | None) -> str:
+def _nothing_fits(registry: Registry, method: str | None, base: str | None, concept: str | None) -> str:
     """Why nothing is listed: the first word that nothing has, with the nearest that something has."""
-    known = {
-        "--method": (method, {entry.method for entry in entries}),
-        "--base": (base, {entry.base for entry in entries}),
-        "--concept": (concept, {entry.concept for entry in entries} | {entry.name for entry in entries}),
-    }
-    for option, (word, there) in known.items():
-        if word is not None and not any(
-            _fits(e, **{"method": None, "base": None, "concept": None, option.removeprefix("--"): word})
-            for e in entries
-        ):
+    for option, word in (("method", method), ("base", base), ("concept", concept)):
+        if word is not None and next(registry.search(**{option: word}), None) is None:
+            there = registry.words_like(option, word)
             near = difflib.get_close_matches(word, sorted(there), n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(there)[:12]) or 'none'}"
-            return f"no artifact has {option} {word}: {hint}"
-    words = " ".join(f"{option} {word}" for option, (word, _) in known.items() if word is not None)
+            return f"no artifact has --{option} {word}: {hint}"
+    given = {"--method": method, "--base": base, "--concept": concept}
+    words = " ".join(f"{option} {word}" for option, word in given.items() if word is not None)
     return f"no artifact has all of {words}: leave one out"
 
 

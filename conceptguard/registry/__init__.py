@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact, open_artifact
     from conceptguard.registry.client import Registry, default_registry
-    from conceptguard.registry.index import Entry, rebuild_index
+    from conceptguard.registry.index import Entry
     from conceptguard.registry.manifest import Base, Concept, File, Manifest
     from conceptguard.registry.places import shipped_folder
+    from conceptguard.registry.reindex import rebuild_index
     from conceptguard.registry.write import write_artifact
 
 _HOME = {
@@ -24,7 +25,7 @@ _HOME = {
     "default_registry": "client",
     "shipped_folder": "places",
     "Entry": "index",
-    "rebuild_index": "index",
+    "rebuild_index": "reindex",
     "Base": "manifest",
     "Concept": "manifest",
     "File": "manifest",

@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
 from conceptguard.files.paths import MANIFEST, PICKLES, is_ref
 from conceptguard.registry.index import Entry
+from conceptguard.registry.listing import Entries, Few, Listing, nearest, searched
 from conceptguard.registry.local import LocalSource
 from conceptguard.registry.places import shipped_folder, user_folder
 from conceptguard.registry.remote import RemoteSource
@@ -34,22 +35,45 @@ class Registry:
     def __init__(self, sources: Iterable[Source | Path | str]) -> None:
         self.sources: list[Source] = [_source(one) for one in sources]
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Sequence[Entry]:
         """All artifacts, each reference once, in the order of the sources.
 
         A remote source that can be neither asked nor remembered is left out with a warning: listing shows
         what there is.
         """
+        listings = self._listings()
+        if not all(isinstance(listing, Few) for listing in listings):
+            return Entries(listings)
         found: dict[str, Entry] = {}
+        for listing in listings:
+            for entry in listing:
+                found.setdefault(entry.ref, entry)
+        return list(found.values())
+
+    def search(self, concept: str = "", method: str = "", base: str = "") -> Iterator[Entry]:
+        """The artifacts of a method and a family of bases whose concept, name or prompts contain a text, in any case.
+
+        What is not given fits all. As with `entries`, each reference comes once, and what cannot be asked is left out.
+        """
+        return searched(self._listings(), concept, method, base)
+
+    def words_like(self, field: str, word: str) -> set[str]:
+        """Values of `method` or `base` that artifacts have, or concepts and names that resemble a mistyped one."""
+        listings = self._listings()
+        if field != "concept":
+            return {value for listing in listings for value in listing.kinds(field)}
+        return {value for listing in listings for one in listing.like(word) for value in (one.concept, one.name)}
+
+    def _listings(self) -> list[Listing]:
+        listings: list[Listing] = []
         for source in self.sources:
             try:
-                for entry in source.entries():
-                    found.setdefault(entry.ref, entry)
+                listings.append(source.listing())
             except RegistryError as cause:
                 if isinstance(source, LocalSource):
                     raise
                 print(f"conceptguard: left out: {cause}", file=sys.stderr)
-        return list(found.values())
+        return listings
 
     def find(self, ref: str) -> Entry:
         """The entry of `family/method/name`, or of its end (`method/name`, `name`) where only one fits.
@@ -64,13 +88,19 @@ class Registry:
                 entry = source.find(ref)
                 if entry is not None:
                     return source, entry
-        entries = self.entries()
-        fitting = [entry for entry in entries if entry.ref.endswith("/" + ref)] if ref else []
+        listings = self._listings()
+        by_ref: dict[str, Entry] = {}
+        for listing in listings if ref else []:
+            for entry in listing.ending(ref):
+                by_ref.setdefault(entry.ref, entry)
+        fitting = list(by_ref.values())
         if len(fitting) > 1:
             listed = ", ".join(entry.ref for entry in fitting[:6])
             raise RegistryError(f"{ref!r} fits several artifacts: {listed}: write one of them in full")
         if not fitting:
-            raise RegistryError(_missing(ref, [entry.ref for entry in entries]))
+            near = nearest(ref, listings)
+            meant = f"did you mean {', '.join(near)}?" if near else "see `conceptguard list`"
+            raise RegistryError(f"no artifact {ref!r} in any registry: {meant}")
         entry = fitting[0]
         return next(source for source in self.sources if source.name == entry.source), entry
 
@@ -204,14 +234,6 @@ def _verify_remote(source: RemoteSource) -> Iterator[dict[str, Any]]:
     for entry in entries:
         why = "" if source.pulled(entry.ref) else "not pulled yet"
         yield _verified(entry.ref, source.name, lambda ref=entry.ref: source.load(ref), why)
-
-
-def _missing(ref: str, known: Sequence[str]) -> str:
-    ends = {end: full for full in known for end in (full, full.split("/", 1)[1], full.rsplit("/", 1)[1])}
-    near = list(dict.fromkeys(ends[hit] for hit in difflib.get_close_matches(ref, list(ends), n=5, cutoff=0.5)))
-    near += [full for full in known if ref and ref.split("/")[-1] in full and full not in near]
-    meant = f"did you mean {', '.join(near[:3])}?" if near else "see `conceptguard list`"
-    return f"no artifact {ref!r} in any registry: {meant}"
 
 
 def _source(one: Source | Path | str) -> Source:

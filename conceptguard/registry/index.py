@@ -7,14 +7,13 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from conceptguard.errors import ConceptGuardError, RegistryError
-from conceptguard.files.atomic import locked, read_limited, write_bytes
-from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, MAX_MANIFEST, is_name
+from conceptguard.errors import RegistryError
+from conceptguard.files.paths import INDEX, MAX_INDEX, MAX_MANIFEST, is_name
 
 SCHEMA = 1
 
@@ -97,6 +96,11 @@ def parse_index(data: bytes, source: str) -> list[Entry]:
 
 def read_index(data: bytes, source: str) -> Index:
     """The same with its serial."""
+    return index_of(index_fields(data, source), source)
+
+
+def index_fields(data: bytes, source: str) -> dict[str, Any]:
+    """What stands in an `index.json` that names a schema, nothing of it believed yet. Raises RegistryError."""
     if len(data) > MAX_INDEX:
         raise RegistryError(
             f"{source}: {INDEX} is larger than {MAX_INDEX:,} bytes: not an index; ask who keeps the registry"
@@ -105,24 +109,65 @@ def read_index(data: bytes, source: str) -> Index:
         fields = json.loads(data.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise RegistryError(
-            f"{source}: {INDEX} is not valid JSON: rebuild it with `conceptguard add`, or fetch it again"
+            f"{source}: {INDEX} is not valid JSON: rebuild it with `conceptguard index`, or fetch it again"
         ) from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("entries"), list):
-        raise RegistryError(
-            f"{source}: {INDEX} is not an index (no list `entries`): rebuild it with `conceptguard add`"
-        )
+    if not isinstance(fields, dict):
+        raise RegistryError(f"{source}: {INDEX} is not an index: rebuild it with `conceptguard index`")
     schema, serial = fields.get("schema"), fields.get("serial", 0)
     if type(schema) is not int or schema < 1:
-        raise RegistryError(f"{source}: {INDEX} names no schema: rebuild it with `conceptguard add`, or fetch it again")
-    if schema > SCHEMA:
-        raise RegistryError(f"{source}: {INDEX} is from a newer conceptguard (schema {schema}): upgrade")
+        raise RegistryError(
+            f"{source}: {INDEX} names no schema: rebuild it with `conceptguard index`, or fetch it again"
+        )
     if type(serial) is not int or serial < 0:
-        raise RegistryError(f"{source}: {INDEX} has a serial that is no number: rebuild it with `conceptguard add`")
+        raise RegistryError(f"{source}: {INDEX} has a serial that is no number: rebuild it with `conceptguard index`")
+    return fields
+
+
+def index_of(fields: dict[str, Any], source: str) -> Index:
+    """The index that holds its entries itself. Raises RegistryError."""
+    if fields["schema"] > SCHEMA:
+        raise RegistryError(f"{source}: {INDEX} is from a newer conceptguard (schema {fields['schema']}): upgrade")
+    if not isinstance(fields.get("entries"), list):
+        raise RegistryError(
+            f"{source}: {INDEX} is not an index (no list `entries`): rebuild it with `conceptguard index`"
+        )
     entries = [_entry(item, source, number) for number, item in enumerate(fields["entries"])]
     if len({entry.ref for entry in entries}) != len(entries):
-        raise RegistryError(f"{source}: {INDEX} lists a reference twice: rebuild it with `conceptguard add`")
-    return Index(entries, serial)
+        raise RegistryError(f"{source}: {INDEX} lists a reference twice: rebuild it with `conceptguard index`")
+    return Index(entries, fields.get("serial", 0))
 
+
+def entries_by_line(lines: IO[bytes], source: str) -> tuple[int, Iterator[Entry]] | None:
+    """The serial and the entries of an index as it is written here, one entry a line, read one by one.
+
+    None for another layout, which is to be read as a whole. The iterator raises RegistryError where a line is no entry.
+    """
+    head = _HEAD.match(lines.readline(1000))
+    return (int(head[1]), _lines(lines, source)) if head else None
+
+
+def _lines(lines: IO[bytes], source: str) -> Iterator[Entry]:
+    read, ended = 0, False
+    for number, line in enumerate(lines):
+        read += len(line)
+        if read > MAX_INDEX or ended:
+            break
+        ended = line == b"]}\n"
+        if ended or line == b"\n":
+            continue
+        try:
+            text = line.decode("utf-8").rstrip().removesuffix(",")
+            item = json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            break
+        yield _entry(item, source, number)
+    else:
+        if ended:
+            return
+    raise RegistryError(f"{source}: {INDEX} is not valid JSON: rebuild it with `conceptguard index`, or fetch it again")
+
+
+_HEAD = re.compile(rb'\{"schema": 1, "serial": (\d{1,18}), "entries": \[\n\Z')
 
 _NEEDED: dict[str, type] = {
     "ref": str,
@@ -166,7 +211,7 @@ def _entry(item: Any, source: str, number: int) -> Entry:
 
 
 def _bad(source: str, number: int, why: str) -> RegistryError:
-    return RegistryError(f"{source}: {INDEX}, entry {number}: {why}: rebuild the index with `conceptguard add`")
+    return RegistryError(f"{source}: {INDEX}, entry {number}: {why}: rebuild the index with `conceptguard index`")
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -186,19 +231,11 @@ def index_bytes(entries: Iterable[Entry], older: bytes | None = None) -> bytes:
     older: the index that this one follows, as bytes; the serial is above its own, or the same where nothing changed.
     Raises RegistryError for more than a reader takes.
     """
-    lines = []
-    for entry in sorted(entries, key=lambda one: one.ref):
-        fields = {field: getattr(entry, field) for field in _FIELDS}
-        lines.append("  " + json.dumps(fields, ensure_ascii=False, allow_nan=False))
-    body = ",\n".join(lines)
+    text = entry_lines(entries)
     before, _, same = (older or b"").partition(b'"entries": [\n')
-    text = f"{body}\n]}}\n".encode()
     if older is not None and same == text and b'"serial"' in before:
         return older
-    found = re.search(rb'"serial": ?(\d{1,18})\b', before)
-    # At least the time in milliseconds: an index that was begun anew is above the lost one as well.
-    serial = max(int(found[1]) + 1 if found else 1, int(1000 * time.time()))
-    whole = f'{{"schema": {SCHEMA}, "serial": {serial}, "entries": [\n'.encode() + text
+    whole = f'{{"schema": {SCHEMA}, "serial": {next_serial(before)}, "entries": [\n'.encode() + text
     if len(whole) > MAX_INDEX:
         raise RegistryError(
             f"{INDEX} would be {len(whole):,} bytes, more than {MAX_INDEX:,}: nobody could read it; split the registry"
@@ -206,46 +243,21 @@ def index_bytes(entries: Iterable[Entry], older: bytes | None = None) -> bytes:
     return whole
 
 
-_FIELDS = [field.name for field in dataclasses.fields(Entry) if field.name != "source"]
+def entry_lines(entries: Iterable[Entry]) -> bytes:
+    """The end of an index, from its first entry on."""
+    lines = []
+    for entry in sorted(entries, key=lambda one: one.ref):
+        fields = {field: getattr(entry, field) for field in FIELDS}
+        lines.append("  " + json.dumps(fields, ensure_ascii=False, allow_nan=False))
+    body = ",\n".join(lines)
+    return f"{body}\n]}}\n".encode()
 
 
-def write_index(root: Path, entries: Iterable[Entry]) -> None:
-    """Write the index of a registry folder, with the lock in hand. Raises RegistryError."""
-    path = root / INDEX
-    try:
-        older = read_limited(path, MAX_INDEX) if path.is_file() else None
-    except RegistryError:
-        older = None
-    data = index_bytes(entries, older)
-    if data != older:
-        write_bytes(path, data)
+def next_serial(older: bytes) -> int:
+    """A serial above the one that the head of an older index names, if it names one."""
+    found = re.search(rb'"serial": ?(\d{1,18})\b', older)
+    # At least the time in milliseconds: an index that was begun anew is above the lost one as well.
+    return max(int(found[1]) + 1 if found else 1, int(1000 * time.time()))
 
 
-def scan(root: Path, source: str = "") -> tuple[list[Entry], list[tuple[str, str]]]:
-    """Every artifact folder under `root`: the good entries, and (reference, message) of the others."""
-    good: list[Entry] = []
-    bad: list[tuple[str, str]] = []
-    for path in sorted(root.glob(f"*/*/*/{MANIFEST}")):
-        ref = path.parent.relative_to(root).as_posix()
-        try:
-            entry = entry_of(path.parent, source)
-            if entry.ref != ref:
-                raise RegistryError(
-                    f"{path}: speaks of {entry.ref!r} but lies in {ref!r}: move it with `conceptguard add`"
-                )
-        except ConceptGuardError as cause:
-            bad.append((ref, str(cause)))
-        else:
-            good.append(entry)
-    return good, bad
-
-
-def rebuild_index(root: Path | str) -> list[Entry]:
-    """Scan a registry folder and write its index anew. Raises RegistryError naming the first bad artifact."""
-    root = Path(root)
-    with locked(root):
-        good, bad = scan(root)
-        if bad:
-            raise RegistryError(f"{bad[0][1]} (the index was left as it was)")
-        write_index(root, good)
-    return good
+FIELDS = [field.name for field in dataclasses.fields(Entry) if field.name != "source"]

@@ -5,15 +5,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError, RegistryError
 from conceptguard.files.atomic import TEMPORARY, explained, locked, read_limited, write_bytes
 from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, is_name, is_ref
-from conceptguard.registry.index import Entry, entry_of, parse_index, scan, write_index
+from conceptguard.registry.cache import cache_folder
+from conceptguard.registry.index import Entry, entries_by_line, entry_of
+from conceptguard.registry.listing import Entries, Few, Listing
+from conceptguard.registry.opening import LARGE, large_listing, open_index, sharded_listing, tables_of
+from conceptguard.registry.reindex import change_index, read_part, scan
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 _GENERATES = ("model_index.json", "generation_config.json")
 # Holds the reference that is being written; there afterwards only if the writer was killed.
 _BUSY = ".busy"
+_LOOKS = 4  # how often an index is read that is replaced while it is read
 _NEXT_MANIFEST = f".next/{MANIFEST}"
 
 
@@ -35,12 +41,39 @@ class LocalSource:
     def __repr__(self) -> str:
         return f"LocalSource({self.name!r})"
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Sequence[Entry]:
         """What the index lists; without an index, what the folders hold."""
-        path = self.root / INDEX
-        if path.is_file():
-            return parse_index(read_limited(path, MAX_INDEX), self.name)
-        return scan(self.root, self.name)[0]
+        listing = self.listing()
+        return listing.entries if isinstance(listing, Few) else Entries([listing])
+
+    def listing(self) -> Listing:
+        """The same to look through. Raises RegistryError for an index that is no good."""
+        path, tables = self.root / INDEX, tables_of(cache_folder(), str(self.root.resolve()))
+        for look in range(_LOOKS):
+            if not path.is_file():
+                return Few(scan(self.root, self.name)[0])
+            if (one := path.stat()).st_size > LARGE and self._by_line(path):
+                # Too long to be hashed each time that something is listed; what is loaded is read from its folder.
+                state = f"{one.st_size} {one.st_mtime_ns} {one.st_ctime_ns} {one.st_ino}"
+                return large_listing(lambda: path.open("rb"), self.name, tables, state)
+            data = read_limited(path, MAX_INDEX)
+            opened = open_index(data, self.name, tables)
+            if opened.listing is not None:
+                return opened.listing
+            shards = opened.shards
+            assert shards is not None
+            part = partial(read_part, self.root, shards, source=self.name)
+            try:
+                return sharded_listing(shards, part, self.name, tables)
+            except RegistryError:
+                # A writer took the shards of two versions ago away; or this one is no good.
+                if look == _LOOKS - 1 or not path.is_file() or read_limited(path, MAX_INDEX) == data:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _by_line(self, path: Path) -> bool:
+        with path.open("rb") as lines:
+            return entries_by_line(lines, self.name) is not None
 
     def find(self, ref: str) -> Entry | None:
         """The entry of a full reference, from the folder itself: an index that lags hides nothing."""
@@ -140,10 +173,4 @@ class LocalSource:
 
     def _list(self, entry: Entry | None, drop: str = "") -> None:
         """Put one entry into the index, or take one out; called with the lock held."""
-        drop = entry.ref if entry else drop
-        try:
-            entries = self.entries()
-        except RegistryError:
-            entries = scan(self.root, self.name)[0]
-        kept = [one for one in entries if one.ref != drop]
-        write_index(self.root, [*kept, entry] if entry else kept)
+        change_index(self.root, entry, drop)

@@ -7,8 +7,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from conceptguard.errors import ArtifactError, RegistryError
@@ -16,11 +17,20 @@ from conceptguard.files.atomic import read_limited, write_bytes
 from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, MAX_MANIFEST
 from conceptguard.registry.cache import cache_folder, keep, place
 from conceptguard.registry.fetch import Unreachable, fetch
-from conceptguard.registry.index import Entry, parse_index, read_index
+from conceptguard.registry.index import Entry
+from conceptguard.registry.listing import Entries, Few, Listing
+from conceptguard.registry.opening import Opened, open_index, sharded_listing, tables_of
+from conceptguard.registry.patience import patiently
 from conceptguard.registry.seen import Seen
+from conceptguard.registry.shards import Shard, Shards, read_shard
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
+
+Result = TypeVar("Result")
+
+_PARTS = 64  # shards of an index that are remembered
+_AT_ONCE = 8  # shards that are asked for at a time
 
 
 class RemoteSource:
@@ -40,46 +50,109 @@ class RemoteSource:
         self.address = address.rstrip("/")
         self.name = self.address
         self.cache = cache or cache_folder()
-        self._entries: dict[str, Entry] | None = None
+        self._index: Opened | None = None
+        self._parts: dict[int, dict[str, Entry]] = {}
         kept = self.cache / "indexes" / hashlib.sha256(self.address.encode()).hexdigest()
         self._kept = kept.with_name(f"{kept.name}.json")
+        self._tables = tables_of(self.cache, self.address)
         self._seen = Seen(kept.with_name(f"{kept.name}.seen.json"), self.address)
 
     def __repr__(self) -> str:
         return f"RemoteSource({self.name!r})"
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Sequence[Entry]:
         """What the remote index lists; RegistryError when there is neither an answer nor a kept index."""
-        return list(self._by_ref().values())
+        listing = self.listing()
+        return listing.entries if isinstance(listing, Few) else Entries([listing])
 
-    def _by_ref(self) -> dict[str, Entry]:
-        if self._entries is None:
-            self._entries = {entry.ref: entry for entry in self._read_index()}
-        return self._entries
+    def listing(self) -> Listing:
+        """The same to look through: of an index of shards, all of them are read. Raises RegistryError."""
+        return self._newest(self._listing)
 
-    def _read_index(self) -> list[Entry]:
+    def _listing(self, index: Opened) -> Listing:
+        if index.listing is not None:
+            return index.listing
+        shards = index.shards
+        assert shards is not None
+        listing = sharded_listing(
+            shards, lambda n: self._shard(shards, n), self.name, self._tables, lambda some: self._fetch(shards, some)
+        )
+        self._index = index._replace(listing=listing)
+        return listing
+
+    def find(self, ref: str) -> Entry | None:
+        """The entry of a full reference; of an index of shards, one is read for it, and checked."""
+        return self._newest(lambda index: self._find(index, ref))
+
+    def _find(self, index: Opened, ref: str) -> Entry | None:
+        shards = index.shards
+        if shards is None:
+            return self._listing(index).get(ref)
+        number = shards.number(ref)
+        if number not in self._parts:
+            if len(self._parts) > _PARTS:
+                self._parts.clear()
+            self._parts[number] = {entry.ref: entry for entry in self._shard(shards, number)}
+        return self._parts[number].get(ref)
+
+    def _newest(self, read: Callable[[Opened], Result]) -> Result:
+        """What `read` makes of the index; of a newer one where the shards of this one are there no more."""
+        if self._index is None:
+            self._index, self._parts = self._read_index(), {}
+        try:
+            return read(self._index)
+        except RegistryError as cause:
+            before = self._index.shards
+            if before is None or isinstance(cause, Unreachable):
+                raise
+            self._index, self._parts = self._read_index(), {}
+            if self._index.shards == before:
+                raise
+            return read(self._index)
+
+    def _read_index(self) -> Opened:
         kept = self._kept
         try:
             if os.environ.get("CONCEPTGUARD_OFFLINE"):
                 raise Unreachable(f"{self.address}: offline (CONCEPTGUARD_OFFLINE is set)")
             data = fetch(f"{self.address}/{INDEX}", MAX_INDEX)
-            index = read_index(data, self.name)
+            index = open_index(data, self.name, self._tables)
         except Unreachable as cause:
             if not kept.is_file():
                 raise RegistryError(f"{cause}; no index of it was kept, so it cannot be used offline") from None
             print(f"conceptguard: {cause}; using the index kept from before", file=sys.stderr)
-            return parse_index(read_limited(kept, MAX_INDEX), self.name)
+            return open_index(read_limited(kept, MAX_INDEX), self.name, self._tables)
         self._seen.check_serial(index.serial)
         try:
             write_bytes(kept, data)
             self._seen.note_serial(index.serial)
         except RegistryError as cause:  # what it lists can still be shown
             print(f"conceptguard: {cause}; the index of {self.address} is not kept", file=sys.stderr)
-        return index.entries
+        return index
 
-    def find(self, ref: str) -> Entry | None:
-        """The entry of a full reference."""
-        return self._by_ref().get(ref)
+    def _shard(self, shards: Shards, number: int) -> list[Entry]:
+        shard = shards.shards[number]
+        return read_shard(self._shard_file(shard).read_bytes(), shards, number, self.name)
+
+    def _shard_file(self, shard: Shard) -> Path:
+        address = f"{self.address}/{shard.path}"
+        try:
+            return keep(self.cache, shard.sha256, shard.size, address, lambda into: fetch(address, shard.size, into))
+        except ArtifactError as cause:  # it is the registry that is not as it should be
+            raise RegistryError(str(cause)) from None
+
+    def _fetch(self, shards: Shards, numbers: list[int]) -> None:
+        """Ask for several shards at a time: one after the other, most of the time is spent waiting."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        wanted = [shards.shards[number] for number in numbers]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            try:
+                for _ in patiently(pool.map(self._shard_file, wanted), len(wanted), "fetching the index"):
+                    pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def pulled(self, ref: str) -> bool:
         """True when the artifact, as the index lists it now, is in the cache."""
