@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import pickle
-import resource
 import subprocess
 import sys
 import time
@@ -276,7 +275,7 @@ def test_the_table_is_no_longer_than_is_read(large: Path, monkeypatch: pytest.Mo
 
 
 HUNDRED_THOUSAND = """
-import resource, sys, time
+import sys, time
 from conceptguard.registry import Registry
 registry = Registry([sys.argv[1]])
 registry.entries()
@@ -285,11 +284,13 @@ for name, do in (("list", lambda: sum(1 for _ in registry.entries())), ("find", 
     begin = time.process_time()
     do()
     print(time.process_time() - begin)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# What getrusage tells begins with what the parent had.
+print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
 def test_a_hundred_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of computing after the first read, and megabytes."""
     monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / "cache"))
@@ -304,4 +305,3 @@ def test_a_hundred_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     begin = time.process_time()
     LocalSource(tmp_path / "r").add(make(tmp_path / "new"))
     assert time.process_time() - begin < 1.0, "what one change costs"
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
