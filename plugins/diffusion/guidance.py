@@ -90,7 +90,8 @@ class Guidance(Method):
         changed = step.prediction.clone()
         changed[rows] = (prompt - strength * g).to(changed.dtype)
         step.prediction = changed
-        self.act.steps.append(step.index)
+        if step.index not in self.act.steps[-1:]:  # a guard with terms has acted in this step already
+            self.act.steps.append(step.index)
 
 
 def no_farther(g: Tensor, own: Tensor, concept: Tensor) -> Tensor:

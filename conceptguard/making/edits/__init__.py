@@ -1,6 +1,6 @@
 """Edits in closed form: where text enters a denoiser, which rows of an encoding are a concept's, and one solver."""
 
-from .rows import Kind, Rows, Tokens, Wording, read_rows, wordings
+from .rows import Kind, Rows, Tokens, Wording, check_texts, read_rows, runs_of, wordings
 from .solver import Edit, edited, solve, trimmed
 from .streams import Stream, streams_of, tensors_of
 
@@ -11,8 +11,10 @@ __all__ = [
     "Stream",
     "Tokens",
     "Wording",
+    "check_texts",
     "edited",
     "read_rows",
+    "runs_of",
     "solve",
     "streams_of",
     "tensors_of",

@@ -72,9 +72,9 @@ def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens:
     """
     own, guided = [w.own for w in words], [w.guided for w in words]
     held = list(dict.fromkeys(["", *kept] if tokens == "tail" else kept))
-    parts = _parts(host)
+    parts = runs_of(host)
     for encoder in host.encoders():
-        _check(encoder, words, kept)
+        check_texts(encoder, words, kept)
     texts = list(dict.fromkeys([*own, *guided, *held]))
     at = {text: i for i, text in enumerate(texts)}
     encoded = encode_all(host, texts)
@@ -113,7 +113,7 @@ def kept_rows(states: Tensor, last: int, tokens: Tokens) -> Tensor:
     return states if tokens == "tail" else states[last : last + 1]
 
 
-def _parts(host: Host) -> list[TextEncoder]:
+def runs_of(host: Host) -> list[TextEncoder]:
     """One encoder for each run of positions: those side by side cut a text alike."""
     found: dict[int, TextEncoder] = {}
     for encoder in host.encoders():
@@ -133,7 +133,8 @@ def _spans(encoder: TextEncoder, words: Sequence[Wording]) -> list[Span]:
     return [Span(len(h) + encoder.begins, len(w) - (not encoder.begins)) for h, w in zip(heads, wholes)]
 
 
-def _check(encoder: TextEncoder, words: Sequence[Wording], kept: Sequence[str]) -> None:
+def check_texts(encoder: TextEncoder, words: Sequence[Wording], kept: Sequence[str]) -> None:
+    """Raises PolicyError for a text that the encoder cuts, has no tokens for, or cannot tell from one that is kept."""
     texts = [t for w in words for t in (w.own, w.guided)] + list(kept)
     for text, ids in zip(texts, encoder.ids(texts, whole=True)):
         if len(ids) > encoder.window:

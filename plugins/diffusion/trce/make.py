@@ -1,0 +1,124 @@
+"""TRCE's first stage: what a denoiser reads at the end token of a concept's prompts becomes what a safe one's says.
+
+Chen et al., "TRCE: Towards Reliable Malicious Concept Erasure in Text-to-Image Diffusion Models", 2025, equation 5, for
+N texts with positions e at weights w, and n texts to keep with all their positions k:
+
+    W* = (1/N Σ w W e_safe eᵀ + p/n Σ W k kᵀ + λW) (1/N Σ w e eᵀ + p/n Σ k kᵀ + λI)⁻¹
+
+which is UCE's closed form of rows that are scaled by the roots of their weights. A causal encoder writes most of what a
+prompt says into its first end token, whatever words said it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from conceptguard.making.edits import (
+    Edit,
+    Kind,
+    Rows,
+    Wording,
+    check_texts,
+    runs_of,
+    solve,
+    streams_of,
+    tensors_of,
+    wordings,
+)
+from conceptguard.making.task import Learned, Opens, Task
+from conceptguard.making.templates import encode_all
+from conceptguard.method import Settings
+from conceptguard.runtime.encodings import ordinary_captions
+
+from .places import Weights, places, weighed, words_places
+
+if TYPE_CHECKING:
+    from conceptguard.host import Host
+
+TEMPLATES = [
+    "{}", "{a}", "a photo of {a}", "a picture of {a}", "an image of {}", "a drawing of {a}", "a painting of {a}",
+    "a photograph with {a} in it", "a close-up of {a}", "a person with {a}", "a scene with {a}", "a sketch of {}",
+    "a poster of {a}", "{a} at night", "a detailed picture of {a}",
+]  # fmt: skip
+
+
+class TRCEMakeSettings(Settings):
+    """How the first stage is solved.
+
+    templates: wordings, {} or with an article {a}; the safe concept is put into the same ones
+    weights: of the begin token, the first end token, the padding, and the concept's own tokens [0, 1, 0, 0]
+    preserve_scale: weight of what stays, ordinary captions and kept prompts [0.0001; the authors' code squares 0.01]
+    lamb: pull towards the old weights, as a share of the mean weight of a direction [0 with 30,000 captions, which span
+        every direction; fewer do not]
+    compat: "official" counts words where the authors' code does, and squares preserve_scale as it does
+    """
+
+    templates: list[str] = TEMPLATES
+    weights: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 0.0)
+    preserve_scale: float = Field(default=1e-4, gt=0)
+    lamb: float = Field(default=1e-6, ge=0)
+    compat: Literal["paper", "official"] = "paper"
+
+
+def learn(task: Task) -> Learned:
+    """Solve the first stage for every layer that reads text; the concept becomes its replacement, or nothing.
+
+    Raises PolicyError for prompts that cannot be erased, ArtifactError when there is no solution.
+    """
+    s = task.settings
+    task.check(s.templates)
+    streams = streams_of(task.host)
+    words, kept = wordings(task.concept, s.templates), task.kept(s.templates)
+    texts = list(dict.fromkeys(["", *ordinary_captions(task.concept.prompts), *kept]))
+    found = read_ends(task.host, words, texts, Weights(*s.weights), by_words=s.compat == "official")
+    scale = s.preserve_scale ** (2 if s.compat == "official" else 1)
+    edits = {kind: solved(rows, s.lamb, scale * len(words) / len(texts)) for kind, rows in found.items()}
+    ranks = {stream.kind: len(edits[stream.kind].down) for stream in streams}
+    return Learned(
+        tensors_of(edits, streams),
+        task.made(rank=ranks["states"], ranks=ranks),
+        Opens([w.own for w in words], kept),
+        settings={"nearer": True},
+    )
+
+
+def solved(rows: Rows, lamb: float, preserve_scale: float) -> Edit:
+    """``solve`` with lamb as a share of the mean eigenvalue of all rows' products."""
+    weight = rows.erased.double().square().sum() + preserve_scale * rows.preserved.double().square().sum()
+    return solve(rows, lamb * float(weight) / rows.erased.shape[1], preserve_scale=preserve_scale)
+
+
+def read_ends(
+    host: Host, words: Sequence[Wording], kept: Sequence[str], weights: Weights, by_words: bool = False
+) -> dict[Kind, Rows]:
+    """The rows of every stream, scaled by the roots of their weights; of texts to keep all of them.
+
+    by_words: positions are counted as the authors' code does, see ``words_places``. Raises PolicyError for a text that
+    an encoder cuts, has no tokens for, or cannot tell from one that is to stay.
+    """
+    for encoder in host.encoders():
+        check_texts(encoder, words, kept)
+    texts = list(dict.fromkeys([*(w.own for w in words), *(w.guided for w in words), *kept]))
+    at = {text: i for i, text in enumerate(texts)}
+    encoded = encode_all(host, texts)
+    erased, guide, preserved = [], [], []
+    for encoder in runs_of(host):
+        states = encoded.embeds[:, encoder.tokens]
+        size = states.shape[1]
+        found = words_places(words, size, weights) if by_words else places(encoder, words, size, weights)
+        for word, where in zip(words, found):
+            own, safe = weighed(states[at[word.own]], states[at[word.guided]], where)
+            erased.append(own)
+            guide.append(safe)
+        preserved.append(states[[at[text] for text in kept]].flatten(0, 1))
+    rows: dict[Kind, Rows] = {"states": Rows(torch.cat(erased), torch.cat(guide), torch.cat(preserved))}
+    if encoded.pooled is not None:
+        pooled = encoded.pooled
+        some = ([at[t] for t in side] for side in ([w.own for w in words], [w.guided for w in words], kept))
+        mine, its, stays = (pooled[rows] for rows in some)
+        rows["pooled"] = Rows(weights.end**0.5 * mine, weights.end**0.5 * its, stays)
+    return rows
