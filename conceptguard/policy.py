@@ -57,6 +57,7 @@ class Policy(BaseModel):
     retries: for ``retry``, how often a flagged image is drawn again from another seed before it is rejected
     unread: embeddings that were encoded while the policy was not attached carry no text, so that gates have less to
     go by: ``compare`` them alone, or ``refuse`` them
+    trust: which artifacts are taken: ``any`` that is whole, or only ``signed`` ones, by keys that are trusted here
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +65,7 @@ class Policy(BaseModel):
     on_violation: Action = "reject"
     retries: int = Field(default=3, ge=1)
     unread: Literal["compare", "refuse"] = "compare"
+    trust: Literal["any", "signed"] = "any"
     guards: list[Guard] = Field(default_factory=list)
 
 
@@ -75,4 +77,5 @@ def together(*policies: Policy) -> Policy:
         name=" + ".join(dict.fromkeys(p.name for p in policies)), guards=guards, on_violation=strictest.on_violation,
         retries=min(p.retries for p in policies),
         unread="refuse" if any(p.unread == "refuse" for p in policies) else "compare",
+        trust="signed" if any(p.trust == "signed" for p in policies) else "any",
     )  # fmt: skip

@@ -67,12 +67,14 @@ class Act:
 
     gates: how far it was open, per row of ``Receipt.rows``; steps: the denoiser calls in which its terms ran
     layers: how many layers carry its terms; notes: what else it did, in its own words
+    signed: whose signatures its artifact has, or ``unsigned``; None where it has no artifact
     readings, touched, taken_back: of a language model's prompts, tokens and sentences
     """
 
     guard: str
     strength: float
     layers: int = 0
+    signed: str | None = None
     gates: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -137,6 +139,9 @@ class Receipt:
         ]
         if len(lines) == 1:
             lines.append(f"  none of {len(self.acts)} guards acted")
+        unsigned = [act.guard for act in self.acts if act.signed == "unsigned"]
+        if unsigned:
+            lines.append(f"  unsigned: {', '.join(unsigned)}")
         return "\n".join(lines)
 
     def _text(self, act: Act) -> Iterator[str]:

@@ -97,6 +97,8 @@ MEANINGS = {
     "CONCEPTGUARD_CACHE": "where fetched files are kept, by their hash",
     "CONCEPTGUARD_REGISTRIES": "further registries, asked after the shipped one and your own, separated as in PATH",
     "CONCEPTGUARD_OFFLINE": "set to anything, no index is asked for anew; what was fetched before works on",
+    "CONCEPTGUARD_KEYS": "the folder of private keys that `conceptguard sign` signs with",
+    "CONCEPTGUARD_PASSPHRASE": "opens those of them that are encrypted, and encrypts new ones",
     "CONCEPTGUARD_ENFORCE": "in ComfyUI: the policy that every prompt of the server is held to",
     "CONCEPTGUARD_AUDIT": "in ComfyUI: the file that gets a line for every prompt under enforcement",
     "CONCEPTGUARD_TRUST": "in ComfyUI: custom nodes that may show pictures or decode latents under enforcement",

@@ -51,8 +51,8 @@ def list_(
     given = {"method": method, "base": base, "concept": concept}
     fitting = registry.search(concept or "", method or "", base or "")
     most = limit if limit is not None else (None if json else SHOWN)
-    rows = [entry.row() for entry in islice(fitting, most or None)]
-    head = ["ref", "bytes", "erased_before", "erased_after", "identical", "n", "concept", "base", "method"]
+    rows = [{**entry.row(), "signed": registry.standing(entry)} for entry in islice(fitting, most or None)]
+    head = ["ref", "bytes", "signed", "erased_before", "erased_after", "identical", "n", "concept", "base", "method"]
     figures = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in {*head, *_NOT_FIGURES}]
     report("list", rows, time.perf_counter() - begin, json, columns=[*head, *figures])
     more = sum(1 for _ in fitting)

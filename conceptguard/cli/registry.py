@@ -111,7 +111,9 @@ def verify(
     registry = default_registry()
     rows = list(_with_progress(registry.verify_each(ref), 1 if ref else len(registry.entries())))
     bad = sum(not row["ok"] for row in rows)
-    report("verify", rows, time.perf_counter() - begin, json, columns=["ref", "source", "ok", "why"], failed=bad)
+    report(
+        "verify", rows, time.perf_counter() - begin, json, columns=["ref", "source", "ok", "signed", "why"], failed=bad
+    )
     if json != "-":
         typer.echo(f"{len(rows) - bad} good, {bad} not", err=True)
     if bad:

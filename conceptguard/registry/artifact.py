@@ -30,10 +30,13 @@ OWNER = "conceptguard.ref"
 class Artifact:
     """`manifest`, `folder`, `ref`; nothing of a weight file is read until `tensors`, `metadata`, `path` or
     `verify`.
+
+    sha256: of the manifest's bytes, where they were read; signed_by: whose signatures it has, as its registry found
     """
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
-        self.manifest, self.folder = manifest, folder
+    def __init__(self, manifest: Manifest, folder: Path, sha256: str = "") -> None:
+        self.manifest, self.folder, self.sha256 = manifest, folder, sha256
+        self.signed_by = ""
 
     def __repr__(self) -> str:
         return f"Artifact({self.ref!r})"
@@ -166,6 +169,10 @@ class Artifact:
         if (now.ref, now.concept, now.base) != (mine.ref, mine.concept, mine.base):
             raise ArtifactError(f"{self.folder}: replaced by another artifact while in use: load it again")
         if now != mine:
+            if self.signed_by:
+                raise ArtifactError(
+                    f"{self.folder}: replaced while in use, and signed was the one before: load it again"
+                )
             self.manifest = now
 
 
@@ -175,7 +182,7 @@ def open_artifact(folder: Path | str) -> Artifact:
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder: give the folder that holds {MANIFEST}")
     data, path = read_manifest(folder)
-    return Artifact(parse_manifest(data, str(path)), folder)
+    return Artifact(parse_manifest(data, str(path)), folder, hashlib.sha256(data).hexdigest())
 
 
 def read_manifest(folder: Path) -> tuple[bytes, Path]:

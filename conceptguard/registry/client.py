@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -21,8 +21,10 @@ from conceptguard.registry.remote import RemoteSource
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
+    from conceptguard.registry.signed.view import View
 
 Source = LocalSource | RemoteSource
+Trust = Literal["any", "signed"]
 
 
 class Registry:
@@ -34,6 +36,7 @@ class Registry:
 
     def __init__(self, sources: Iterable[Source | Path | str]) -> None:
         self.sources: list[Source] = [_source(one) for one in sources]
+        self._views: dict[str, View | None] = {}
 
     def entries(self) -> Sequence[Entry]:
         """All artifacts, each reference once, in the order of the sources.
@@ -104,16 +107,37 @@ class Registry:
         entry = fitting[0]
         return next(source for source in self.sources if source.name == entry.source), entry
 
-    def load(self, ref: str | Path) -> Artifact:
+    def load(self, ref: str | Path, trust: Trust = "any") -> Artifact:
         """The artifact of a reference, of a folder with `artifact.yaml`, or of a published safetensors file.
 
-        Raises RegistryError when there is none, ArtifactError when it must not be used.
+        trust: `signed` takes only what somebody signed whose root is trusted. Raises RegistryError when there is none,
+        ArtifactError when it must not be used.
         """
         path = _as_path(ref)
         if path is not None:
-            return _load_path(path)
-        source, entry = self._find(str(ref))
-        return source.load(entry.ref)
+            artifact, source = _load_path(path), None
+        else:
+            source, entry = self._find(str(ref))
+            artifact = source.load(entry.ref)
+        if trust == "signed" and not artifact.signed_by:
+            raise ArtifactError(_unsigned(artifact, source))
+        return artifact
+
+    def standing(self, entry: Entry) -> str:
+        """Whose signature an entry's artifact has, `unsigned`, or why it must not be used any more.
+
+        A registry whose signatures are not good is told of on standard error, and what it has is unsigned.
+        """
+        from conceptguard.registry.signed.sources import said_of
+
+        if entry.source not in self._views:
+            source = next((one for one in self.sources if one.name == entry.source), None)
+            try:
+                self._views[entry.source] = source.view() if source else None
+            except ConceptGuardError as cause:
+                print(f"conceptguard: called unsigned: {cause}", file=sys.stderr)
+                self._views[entry.source] = None
+        return said_of(self._views[entry.source], entry.ref, entry.sha256)
 
     def pull(self, ref: str) -> Artifact:
         """Fetch an artifact into the cache (nothing to do for a local one) and return it."""
@@ -157,8 +181,8 @@ class Registry:
         return entry
 
     def verify(self, ref: str | None = None) -> list[dict[str, Any]]:
-        """Check every byte of one artifact or of all: rows with `ref`, `source`, `ok`, `why`, `bytes`,
-        `files`.
+        """Check every byte of one artifact or of all: rows with `ref`, `source`, `ok`, `why`, `signed`, `bytes`,
+        `files`; `signed` says by whom, or `unsigned`.
 
         Remote artifacts that were never pulled are not fetched for this; their `why` says so and they count
         as good.
@@ -180,11 +204,12 @@ class Registry:
 
 
 def _verified(ref: str, source: str, load: Any, why: str = "") -> dict[str, Any]:
-    row: dict[str, Any] = {"ref": ref, "source": source, "ok": True, "why": why, "bytes": 0, "files": 0}
+    row: dict[str, Any] = {"ref": ref, "source": source, "ok": True, "why": why, "signed": "", "bytes": 0, "files": 0}
     try:
         if not why:
             artifact = load()
             row |= {"bytes": artifact.verify(), "files": len(artifact.manifest.files)}
+            row["signed"] = artifact.signed_by or "unsigned"
     except ConceptGuardError as cause:
         row |= {"ok": False, "why": str(cause)}
     return row
@@ -203,6 +228,7 @@ def _verify_folder(source: LocalSource) -> Iterator[dict[str, Any]]:
             "source": source.name,
             "ok": False,
             "why": str(cause),
+            "signed": "",
             "bytes": 0,
             "files": 0,
         }
@@ -215,7 +241,7 @@ def _verify_folder(source: LocalSource) -> Iterator[dict[str, Any]]:
         yield row
     for ref in sorted(set(listed) - set(on_disk)):
         why = "in the index but not on disk: `conceptguard remove` it"
-        yield {"ref": ref, "source": source.name, "ok": False, "why": why, "bytes": 0, "files": 0}
+        yield {"ref": ref, "source": source.name, "ok": False, "why": why, "signed": "", "bytes": 0, "files": 0}
 
 
 def _verify_remote(source: RemoteSource) -> Iterator[dict[str, Any]]:
@@ -227,6 +253,7 @@ def _verify_remote(source: RemoteSource) -> Iterator[dict[str, Any]]:
             "source": source.name,
             "ok": False,
             "why": str(cause),
+            "signed": "",
             "bytes": 0,
             "files": 0,
         }
@@ -234,6 +261,20 @@ def _verify_remote(source: RemoteSource) -> Iterator[dict[str, Any]]:
     for entry in entries:
         why = "" if source.pulled(entry.ref) else "not pulled yet"
         yield _verified(entry.ref, source.name, lambda ref=entry.ref: source.load(ref), why)
+
+
+def _unsigned(artifact: Artifact, source: Source | None) -> str:
+    from conceptguard.registry.signed.sources import has_metadata
+
+    said = f"{artifact.ref}: unsigned, and the policy has `trust: signed`"
+    if source is None:
+        return f"{said}: a path has no signatures: name it by its reference in a signed registry"
+    if isinstance(source, LocalSource) and has_metadata(source.root) and source.view() is not None:
+        return f"{said}: it came into {source.name} after that was signed: `conceptguard sign {source.root}`"
+    return (
+        f"{said}: nobody's signature on {source.name} is trusted here: `conceptguard registry trust {source.name}`, or "
+        "ask its keeper to sign it"
+    )
 
 
 def _source(one: Source | Path | str) -> Source:
@@ -273,7 +314,7 @@ def _load_path(path: Path) -> Artifact:
 
 def default_registry() -> Registry:
     """Shipped, the user's own, then those in CONCEPTGUARD_REGISTRIES (separated as in PATH)."""
-    shipped = LocalSource(shipped_folder(), writable=False, name="shipped")
+    shipped = LocalSource(shipped_folder(), writable=False, name="shipped", packaged=True)
     user = LocalSource(user_folder(), name="user")
     return Registry([shipped, user, *_split(os.environ.get("CONCEPTGUARD_REGISTRIES", ""))])
 

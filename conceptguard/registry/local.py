@@ -22,6 +22,7 @@ from conceptguard.registry.reindex import change_index, read_part, scan
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
+    from conceptguard.registry.signed.view import View
 
 # What tells a model to generate with, of diffusers or of transformers, from a classifier.
 _GENERATES = ("model_index.json", "generation_config.json")
@@ -32,14 +33,26 @@ _NEXT_MANIFEST = f".next/{MANIFEST}"
 
 
 class LocalSource:
-    """One folder. `writable` says whether `add` and `remove` may touch it (the shipped one they may not)."""
+    """One folder. `writable` says whether `add` and `remove` may touch it (the shipped one they may not); `packaged`,
+    that it came with this package, which brings the root of its signatures.
+    """
 
-    def __init__(self, root: Path | str, *, writable: bool = True, name: str | None = None) -> None:
-        self.root, self.writable = Path(root), writable
+    def __init__(
+        self, root: Path | str, *, writable: bool = True, name: str | None = None, packaged: bool = False
+    ) -> None:
+        self.root, self.writable, self.packaged = Path(root), writable, packaged
         self.name = name or str(self.root)
 
     def __repr__(self) -> str:
         return f"LocalSource({self.name!r})"
+
+    def view(self) -> View | None:
+        """What is signed here; None where nobody's signature counts. Raises RegistryError where it must
+        verify, and does not.
+        """
+        from conceptguard.registry.signed.sources import view_of_folder
+
+        return view_of_folder(self.root, packaged=self.packaged, name=self.name)
 
     def entries(self) -> Sequence[Entry]:
         """What the index lists; without an index, what the folders hold."""
@@ -83,9 +96,16 @@ class LocalSource:
         return entry_of(self.root / ref, self.name)
 
     def load(self, ref: str) -> Artifact:
-        """Open the artifact of a full reference. Raises ArtifactError, also when the folder's name is not its
-        own.
+        """Open the artifact of a full reference. Raises ArtifactError, also when the folder's name is not its own, or
+        for another manifest than was signed; what was added since it was signed is unsigned.
         """
+        artifact = self._open(ref)
+        view = self.view()
+        if view is not None and view.check(ref, artifact.sha256):
+            artifact.signed_by = view.signed_by
+        return artifact
+
+    def _open(self, ref: str) -> Artifact:
         from conceptguard.registry.artifact import open_artifact
 
         self._inside(ref)
@@ -130,7 +150,7 @@ class LocalSource:
                 written = write_files(target, fields, files)
                 written.verify()
             self._list(entry_of(target))
-        return self.load(artifact.ref)
+        return self._open(artifact.ref)
 
     def remove(self, ref: str) -> None:
         """Delete an artifact and unlist it. The manifest goes first: from then on nobody opens the rest."""

@@ -26,6 +26,7 @@ from conceptguard.registry.shards import Shard, Shards, read_shard
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
+    from conceptguard.registry.signed.view import View
 
 Result = TypeVar("Result")
 
@@ -38,7 +39,7 @@ class RemoteSource:
 
     The index is asked for once per process. When nobody answers (or CONCEPTGUARD_OFFLINE is set) the last one
     seen is used, with a warning on standard error. An index older than the last one seen, and an artifact older than
-    the one fetched before, are refused.
+    the one fetched before, are refused. Where its root is trusted, nothing of it is used that is not signed.
     """
 
     writable = False
@@ -52,6 +53,7 @@ class RemoteSource:
         self.cache = cache or cache_folder()
         self._index: Opened | None = None
         self._parts: dict[int, dict[str, Entry]] = {}
+        self._view: tuple[View | None] | None = None
         kept = self.cache / "indexes" / hashlib.sha256(self.address.encode()).hexdigest()
         self._kept = kept.with_name(f"{kept.name}.json")
         self._tables = tables_of(self.cache, self.address)
@@ -59,6 +61,16 @@ class RemoteSource:
 
     def __repr__(self) -> str:
         return f"RemoteSource({self.name!r})"
+
+    def view(self) -> View | None:
+        """What is signed there; None where nobody's signature counts. Raises RegistryError where it must verify, and
+        does not.
+        """
+        from conceptguard.registry.signed.sources import view_of_address
+
+        if self._view is None:
+            self._view = (view_of_address(self.address, self.cache),)
+        return self._view[0]
 
     def entries(self) -> Sequence[Entry]:
         """What the remote index lists; RegistryError when there is neither an answer nor a kept index."""
@@ -111,17 +123,25 @@ class RemoteSource:
             return read(self._index)
 
     def _read_index(self) -> Opened:
-        kept = self._kept
+        self._view = None  # what is signed now goes with the index of now
+        kept, view = self._kept, self.view()
+        target = view.target(INDEX) if view else None
+        path = view.address(INDEX, target.sha256) if view and target else INDEX
         try:
             if os.environ.get("CONCEPTGUARD_OFFLINE"):
                 raise Unreachable(f"{self.address}: offline (CONCEPTGUARD_OFFLINE is set)")
-            data = fetch(f"{self.address}/{INDEX}", MAX_INDEX)
+            data = fetch(f"{self.address}/{path}", target.length if target else MAX_INDEX)
+            if view is not None:
+                view.check_bytes(INDEX, data, hashlib.sha256(data).hexdigest())
             index = open_index(data, self.name, self._tables)
         except Unreachable as cause:
             if not kept.is_file():
                 raise RegistryError(f"{cause}; no index of it was kept, so it cannot be used offline") from None
             print(f"conceptguard: {cause}; using the index kept from before", file=sys.stderr)
-            return open_index(read_limited(kept, MAX_INDEX), self.name, self._tables)
+            data = read_limited(kept, MAX_INDEX)
+            if view is not None:
+                view.check_bytes(INDEX, data, hashlib.sha256(data).hexdigest())
+            return open_index(data, self.name, self._tables)
         self._seen.check_serial(index.serial)
         try:
             write_bytes(kept, data)
@@ -166,6 +186,7 @@ class RemoteSource:
         entry = self.find(ref)
         if entry is None:
             raise RegistryError(f"{self.address}: does not list {ref!r}: see `conceptguard list`")
+        signed_by = self._signed_by(entry)
         self._seen.check(entry)
         path = self._folder(entry) / MANIFEST
         if not path.is_file():
@@ -178,6 +199,7 @@ class RemoteSource:
         artifact = open_artifact(self._folder(entry))
         if artifact.ref != entry.ref:
             return self.pull(ref)
+        artifact.signed_by = signed_by
         return artifact
 
     def pull(self, ref: str) -> Artifact:
@@ -188,6 +210,7 @@ class RemoteSource:
         entry = self.find(ref)
         if entry is None:
             raise RegistryError(f"{self.address}: does not list {ref!r}: see `conceptguard list`")
+        signed_by = self._signed_by(entry)
         self._seen.check(entry)
         blob = self._blob(entry.ref, MANIFEST, entry.sha256, entry.bytes_manifest)
         manifest = parse_manifest(blob.read_bytes(), f"{self.address}/{entry.ref}/{MANIFEST}")
@@ -205,13 +228,24 @@ class RemoteSource:
         artifact = open_artifact(folder)
         artifact.verify()
         self._seen.note(entry)
+        artifact.signed_by = signed_by
         return artifact
+
+    def _signed_by(self, entry: Entry) -> str:
+        """Whose signatures an artifact has. Raises ArtifactError, or RegistryError, where it must have them."""
+        view = self.view()
+        if view is None:
+            return ""
+        if not view.check(entry.ref, entry.sha256):
+            raise RegistryError(f"{self.address}: {entry.ref} is listed, and not signed: not used")
+        return view.signed_by
 
     def _folder(self, entry: Entry) -> Path:
         return self.cache / "artifacts" / entry.sha256
 
     def _blob(self, ref: str, path: str, sha256: str, size: int) -> Path:
-        address = f"{self.address}/{quote(f'{ref}/{path}')}"
+        view, where = self.view(), f"{ref}/{path}"
+        address = f"{self.address}/{quote(view.address(where, sha256) if view else where)}"
         return keep(self.cache, sha256, size, address, lambda handle: fetch(address, size, handle))
 
     def model(self, name: str) -> Path | None:

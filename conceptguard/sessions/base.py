@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..host import Host, TextHost
     from ..method import Method
     from ..policy import Guard, Policy
+    from ..registry import Registry
     from .claims import Claim
 
 
@@ -46,14 +47,15 @@ class BaseSession:
                 f"{', '.join(dict.fromkeys(guard.method for guard in self.aside))} would stand aside; name one that "
                 "does, see `conceptguard plugins`"
             )
-        self.methods = [self._load(guard) for guard, fit in zip(policy.guards, fits) if fit]
+        registry = default_registry()  # one for all guards: a remote one is asked once
+        self.methods = [self._load(guard, registry) for guard, fit in zip(policy.guards, fits) if fit]
         for i, method in reversed(list(enumerate(self.methods))):
             # Pluggy calls the last registered first; a policy is read from the top.
             self._manager.register(method, name=f"{i}: {method.guard.label}")
         self._alone = {hook: sole for hook in self.calls if (sole := self._sole(hook)) is not None}
 
-    def _load(self, guard: Guard) -> Method:
-        artifact = default_registry().load(guard.artifact) if guard.artifact else None
+    def _load(self, guard: Guard, registry: Registry) -> Method:
+        artifact = registry.load(guard.artifact, self.policy.trust) if guard.artifact else None
         if artifact is not None:
             self.host.check_base(artifact)
         try:
@@ -89,7 +91,8 @@ class BaseSession:
     def acts(self) -> list[Act]:
         """Fresh entries for a receipt: those of the guards at work, then those of guards that stand aside."""
         for method in self.methods:
-            method.act = Act(method.guard.label, method.guard.strength)
+            signed = method.artifact.signed_by or "unsigned" if method.artifact else None
+            method.act = Act(method.guard.label, method.guard.strength, signed=signed)
         aside = [Act(guard.label, guard.strength, notes=[f"stands aside: not for {self.host.name}"])
                  for guard in self.aside]  # fmt: skip
         return [method.act for method in self.methods] + aside
