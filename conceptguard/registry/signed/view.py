@@ -40,7 +40,7 @@ class View:
 
     where: its address; by: whose signatures the targets have; expires: when the first of its roles does, None where
     that is not asked; target: gives what is signed of a path, None for a path that is not; consistent: whether files
-    are served under names that carry their hash
+    are served under names that carry their hash; mend: what to do about a file that is not what was signed
     """
 
     where: str
@@ -49,6 +49,7 @@ class View:
     target: Callable[[str], Target | None]
     notices: dict[str, Notice] = field(default_factory=dict)
     consistent: bool = True
+    mend: str = "fetch it again; who keeps the registry signs changes with `conceptguard sign`"
 
     @property
     def signed_by(self) -> str:
@@ -71,10 +72,7 @@ class View:
         if target is None:
             return False
         if target.sha256 != sha256:
-            raise ArtifactError(
-                f"{ref}: {MANIFEST} is not what {self.signed_by} signed in {self.where}: fetch it again; who keeps the "
-                "registry signs changes with `conceptguard sign`"
-            )
+            raise ArtifactError(f"{ref}: {MANIFEST} is not what {self.signed_by} signed in {self.where}: {self.mend}")
         self.check_standing(ref, sha256)
         return True
 
