@@ -17,6 +17,7 @@ import yaml
 import conceptguard
 from conceptguard import plugins
 from conceptguard.measuring.suite import erased, load_suite
+from conceptguard.registry import default_registry
 from conceptguard.testing.kit_guards import offered
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,7 +146,7 @@ def test_first_steps_run_as_they_stand(page: str, capsys: pytest.CaptureFixture[
     assert "policy" in capsys.readouterr().out
 
 
-def test_policies_and_suites_in_pages_load(tmp_path: Path) -> None:
+def test_policies_and_suites_in_pages_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suites = 0
     for page in PAGES:
         for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
@@ -153,6 +154,10 @@ def test_policies_and_suites_in_pages_load(tmp_path: Path) -> None:
                 (tmp_path / "suite.yaml").write_text(block)
                 suite = load_suite(tmp_path / "suite.yaml")
                 suites += len(erased(suite, suite.concepts[0], 8)) == 8
+            elif "# settings.yaml" in block:
+                (tmp_path / "settings.yaml").write_text(block)
+                monkeypatch.setenv("CONCEPTGUARD_SETTINGS", str(tmp_path / "settings.yaml"))
+                assert len(default_registry().sources) > 2
             elif "wordlist" not in block:
                 (tmp_path / "policy.yaml").write_text(block)
                 assert conceptguard.load_policy(tmp_path / "policy.yaml").guards

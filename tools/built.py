@@ -11,6 +11,7 @@ from conceptguard import errors as errors_module
 from conceptguard.hookspecs import Generation, SetUp
 from conceptguard.measuring.suite import Object, Suite
 from conceptguard.policy import Guard, Policy
+from conceptguard.registry import settings
 from conceptguard.registry.manifest import Base, Concept, File, Manifest
 from conceptguard.testing import contract
 
@@ -93,10 +94,8 @@ def checks() -> str:
 
 
 MEANINGS = {
-    "CONCEPTGUARD_HOME": "where your own registry is: what `make`, `import`, `add` write to, and models by name",
-    "CONCEPTGUARD_CACHE": "where fetched files are kept, by their hash",
-    "CONCEPTGUARD_REGISTRIES": "further registries, asked after the shipped one and your own, separated as in PATH",
-    "CONCEPTGUARD_OFFLINE": "set to anything, no index is asked for anew; what was fetched before works on",
+    **dict(settings.MEANINGS.values()),
+    "CONCEPTGUARD_SETTINGS": "another settings file than the one in your configuration folder",
     "CONCEPTGUARD_KEYS": "the folder of private keys that `conceptguard sign` signs with",
     "CONCEPTGUARD_PASSPHRASE": "opens those of them that are encrypted, and encrypts new ones",
     "CONCEPTGUARD_ENFORCE": "in ComfyUI: the policy that every prompt of the server is held to",

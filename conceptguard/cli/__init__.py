@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import textwrap
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -42,13 +43,17 @@ Start here:
   conceptguard generate --model emoji-sd --policy demo --prompt "a cigarette, noto style"
 
 Every command explains itself: conceptguard COMMAND --help
+
+\b
+Variables, or a settings file, which `conceptguard doctor` says the place of:
+{variables}
 """
 
 
 def build() -> typer.Typer:
     """The program with our own commands, plugins' not yet asked."""
     app = typer.Typer(
-        name="conceptguard", no_args_is_help=True, rich_markup_mode=None, epilog=EPILOG,
+        name="conceptguard", no_args_is_help=True, rich_markup_mode=None, epilog=_epilog(),
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )  # fmt: skip
 
@@ -61,6 +66,16 @@ def build() -> typer.Typer:
     for name in _MODULES:
         _module(name).register(app)
     return app
+
+
+def _epilog() -> str:
+    from ..registry.settings import MEANINGS
+
+    lines = []
+    for key, (variable, means) in MEANINGS.items():
+        told = textwrap.wrap(f"({key}) {means}".replace("`", ""), 52)
+        lines += [f"  {variable if n == 0 else '':24}{line}" for n, line in enumerate(told)]
+    return EPILOG.replace("{variables}", "\n".join(lines))
 
 
 def _module(name: str) -> ModuleType:

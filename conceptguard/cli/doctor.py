@@ -104,7 +104,10 @@ def _devices() -> Iterator[Row]:
 def _folders() -> Iterator[Row]:
     from ..registry.cache import cache_folder
     from ..registry.places import user_folder
+    from ..registry.settings import settings_file
 
+    told = "" if settings_file().exists() else " (none; it may name registries, home, cache, offline)"
+    yield _row("settings", True, f"{settings_file()}{told}")
     for name, folder, variable in (("your registry", user_folder(), "CONCEPTGUARD_HOME"),
                                    ("cache", cache_folder(), "CONCEPTGUARD_CACHE")):  # fmt: skip
         there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
@@ -128,7 +131,12 @@ def _registries() -> Iterator[Row]:
         try:
             yield _row(f"registry {source.name}", True, f"{len(source.entries())} artifacts")
         except ConceptGuardError as error:
-            yield _row(f"registry {source.name}", False, str(error), "see CONCEPTGUARD_REGISTRIES")
+            yield _row(
+                f"registry {source.name}",
+                False,
+                str(error),
+                "see CONCEPTGUARD_REGISTRIES, or the settings file",
+            )
 
 
 def _plugins() -> Iterator[Row]:

@@ -142,6 +142,9 @@ def pull(ref: str = REF, json: str | None = JSON) -> None:
 
     \b
     CONCEPTGUARD_REGISTRIES=https://example.org/registry conceptguard pull sd-1/spm/van-gogh
+
+    Registries that are always to be asked stand in the settings file, under `registries`; `conceptguard doctor` says
+    where it is. CONCEPTGUARD_CACHE says where fetched files are kept.
     """
     from conceptguard.registry import default_registry
 
@@ -228,7 +231,8 @@ def index(
     conceptguard index my-registry
 
     Whatever serves files serves a registry: a web server, a bucket, a repository on a hub. Others name its address in
-    CONCEPTGUARD_REGISTRIES, and every file is checked by its hash when it arrives.
+    CONCEPTGUARD_REGISTRIES, or under `registries` in their settings file, and every file is checked by its hash when it
+    arrives. A registry of many artifacts gets an index in shards, in a folder `index` that is served as well.
     """
     from conceptguard.cli.output import report
     from conceptguard.errors import RegistryError

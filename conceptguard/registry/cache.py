@@ -11,16 +11,16 @@ from typing import IO
 
 from conceptguard.errors import ArtifactError
 from conceptguard.files.atomic import TEMPORARY, explained, replacing, sha256_file, sweep
+from conceptguard.registry.settings import folder_named
 
 DAY_SECONDS = 86400.0
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept; the environment variable CONCEPTGUARD_CACHE moves it."""
+    """Where fetched files are kept; CONCEPTGUARD_CACHE moves it, and so does `cache` in the settings file."""
     import platformdirs
 
-    named = os.environ.get("CONCEPTGUARD_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("conceptguard"))
+    return folder_named("cache") or Path(platformdirs.user_cache_dir("conceptguard"))
 
 
 def keep(root: Path, sha256: str, size: int, where: str, fill: Callable[[IO[bytes]], object]) -> Path:

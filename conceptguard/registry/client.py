@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
-from conceptguard.files.paths import MANIFEST, PICKLES, is_ref
+from conceptguard.files.paths import INDEX, MANIFEST, PICKLES, is_ref
 from conceptguard.registry.index import Entry
 from conceptguard.registry.listing import Entries, Few, Listing, nearest, searched
 from conceptguard.registry.local import LocalSource
 from conceptguard.registry.places import shipped_folder, user_folder
 from conceptguard.registry.remote import RemoteSource
+from conceptguard.registry.settings import registries, settings_file
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
@@ -86,6 +86,8 @@ class Registry:
         return self._find(ref)[1]
 
     def _find(self, ref: str) -> tuple[Source, Entry]:
+        if "://" in ref:
+            return self._addressed(ref)
         if is_ref(ref):
             for source in self.sources:
                 entry = source.find(ref)
@@ -106,6 +108,23 @@ class Registry:
             raise RegistryError(f"no artifact {ref!r} in any registry: {meant}")
         entry = fitting[0]
         return next(source for source in self.sources if source.name == entry.source), entry
+
+    def _addressed(self, address: str) -> tuple[Source, Entry]:
+        """The entry of an address below one of the sources'. Raises RegistryError, which says how to name another."""
+        plain = address.rstrip("/").removesuffix(f"/{MANIFEST}").removesuffix(f"/{INDEX}")
+        for source in self.sources:
+            ref = plain.removeprefix(f"{source.name}/")
+            if ref != plain and (entry := source.find(ref)) is not None:
+                return source, entry
+        parts = plain.rsplit("/", 3)
+        ref = "/".join(parts[1:])
+        known = is_ref(ref) and "://" in f"{parts[0]}/"
+        does = f"conceptguard pull {ref}" if known else "conceptguard list"
+        registry = parts[0] if known else plain
+        raise RegistryError(
+            f"{address}: an address, in none of the registries that you named: name its registry, as in "
+            f"`CONCEPTGUARD_REGISTRIES={registry} {does}`, or under `registries` in {settings_file()}"
+        )
 
     def load(self, ref: str | Path, trust: Trust = "any") -> Artifact:
         """The artifact of a reference, of a folder with `artifact.yaml`, or of a published safetensors file.
@@ -293,6 +312,8 @@ def _as_path(ref: str | Path) -> Path | None:
         return ref
     written = ref.startswith((".", "/", "~")) or Path(ref).is_absolute() or "\\" in ref
     named = Path(ref).suffix.lower() in PICKLES | {".safetensors", ".yaml"}
+    if "://" in ref:
+        return None
     if written or named or (not is_ref(ref) and (Path(ref) / MANIFEST).is_file()):
         return Path(ref).expanduser()
     return None
@@ -313,19 +334,7 @@ def _load_path(path: Path) -> Artifact:
 
 
 def default_registry() -> Registry:
-    """Shipped, the user's own, then those in CONCEPTGUARD_REGISTRIES (separated as in PATH)."""
+    """Shipped, the user's own, then those in CONCEPTGUARD_REGISTRIES or in the settings file."""
     shipped = LocalSource(shipped_folder(), writable=False, name="shipped", packaged=True)
     user = LocalSource(user_folder(), name="user")
-    return Registry([shipped, user, *_split(os.environ.get("CONCEPTGUARD_REGISTRIES", ""))])
-
-
-def _split(text: str) -> list[str]:
-    """Split at `os.pathsep`; the colon of `https://` and of a port is no separator."""
-    parts: list[str] = []
-    for part in text.split(os.pathsep):
-        follows = part.startswith("//") or (parts and "://" in parts[-1] and part.split("/")[0].isdigit())
-        if follows and parts:
-            parts[-1] += os.pathsep + part
-        else:
-            parts.append(part)
-    return [part for part in parts if part]
+    return Registry([shipped, user, *registries()])

@@ -26,9 +26,12 @@ class Opened(NamedTuple):
     shards: Shards | None
 
 
-def open_index(data: bytes, source: str, tables: Path) -> Opened:
-    """Read the bytes of an `index.json`; a catalogue that it needs is kept in `tables`. Raises RegistryError."""
-    if len(data) > LARGE:
+def open_index(data: bytes, source: str, tables: Path | None) -> Opened:
+    """Read the bytes of an `index.json`; a catalogue of a long one is kept in `tables`, or it is read anew each time.
+
+    Raises RegistryError.
+    """
+    if len(data) > LARGE and tables is not None:
         by_line = entries_by_line(io.BytesIO(data), source)
         if by_line is not None:
             state = hashlib.sha256(data).hexdigest()

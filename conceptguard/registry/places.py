@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
+
+from conceptguard.registry.settings import folder_named
 
 
 def shipped_folder() -> Path:
@@ -16,8 +17,7 @@ def shipped_folder() -> Path:
 
 
 def user_folder() -> Path:
-    """The user's own registry; the environment variable CONCEPTGUARD_HOME moves it."""
+    """The user's own registry; CONCEPTGUARD_HOME moves it, and so does `home` in the settings file."""
     import platformdirs
 
-    named = os.environ.get("CONCEPTGUARD_HOME")
-    return Path(named) if named else Path(platformdirs.user_data_dir("conceptguard")) / "registry"
+    return folder_named("home") or Path(platformdirs.user_data_dir("conceptguard")) / "registry"

@@ -5,7 +5,6 @@ needed.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from conceptguard.registry.listing import Entries, Few, Listing
 from conceptguard.registry.opening import Opened, open_index, sharded_listing, tables_of
 from conceptguard.registry.patience import patiently
 from conceptguard.registry.seen import Seen
+from conceptguard.registry.settings import offline
 from conceptguard.registry.shards import Shard, Shards, read_shard
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _AT_ONCE = 8  # shards that are asked for at a time
 class RemoteSource:
     """One address: `https://…`, `hf://owner/name`, or anything else that fsspec reads.
 
-    The index is asked for once per process. When nobody answers (or CONCEPTGUARD_OFFLINE is set) the last one
+    The index is asked for once per process. When nobody answers (or the user is offline by wish) the last one
     seen is used, with a warning on standard error. An index older than the last one seen, and an artifact older than
     the one fetched before, are refused. Where its root is trusted, nothing of it is used that is not signed.
     """
@@ -128,12 +128,13 @@ class RemoteSource:
         target = view.target(INDEX) if view else None
         path = view.address(INDEX, target.sha256) if view and target else INDEX
         try:
-            if os.environ.get("CONCEPTGUARD_OFFLINE"):
-                raise Unreachable(f"{self.address}: offline (CONCEPTGUARD_OFFLINE is set)")
+            if why := offline():
+                raise Unreachable(f"{self.address}: offline ({why})")
             data = fetch(f"{self.address}/{path}", target.length if target else MAX_INDEX)
             if view is not None:
                 view.check_bytes(INDEX, data, hashlib.sha256(data).hexdigest())
-            index = open_index(data, self.name, self._tables)
+            # What is signed is looked up in what was signed, and in no catalogue, which nobody vouches for.
+            index = open_index(data, self.name, None if view else self._tables)
         except Unreachable as cause:
             if not kept.is_file():
                 raise RegistryError(f"{cause}; no index of it was kept, so it cannot be used offline") from None
@@ -141,7 +142,7 @@ class RemoteSource:
             data = read_limited(kept, MAX_INDEX)
             if view is not None:
                 view.check_bytes(INDEX, data, hashlib.sha256(data).hexdigest())
-            return open_index(data, self.name, self._tables)
+            return open_index(data, self.name, None if view else self._tables)
         self._seen.check_serial(index.serial)
         try:
             write_bytes(kept, data)

@@ -13,9 +13,9 @@ from registry_tools import fields, make, membrane
 
 from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
 from conceptguard.registry import Registry, open_artifact, rebuild_index, write_artifact
-from conceptguard.registry.client import _split
 from conceptguard.registry.fingerprint import fingerprint
 from conceptguard.registry.local import LocalSource
+from conceptguard.registry.settings import _split
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -8,7 +8,6 @@ registry was read, so that a clock set back brings nothing back.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from conceptguard.errors import RegistryError
 from conceptguard.files.atomic import explained, locked, read_limited, write_bytes
 from conceptguard.registry.fetch import NotThere, TooLong, Unreachable
+from conceptguard.registry.settings import offline
 from conceptguard.registry.signed import clock, faults
 from conceptguard.registry.signed.layout import (
     MAX_ROOT,
@@ -55,8 +55,8 @@ def open_signed(address: str, root: bytes, read: Read, cache: Path) -> View:
     with locked(home):
         present = _present(home)
         try:
-            if os.environ.get("CONCEPTGUARD_OFFLINE"):
-                raise Unreachable(f"{address}: offline (CONCEPTGUARD_OFFLINE is set)")
+            if why := offline():
+                raise Unreachable(f"{address}: offline ({why})")
             client = _refreshed(address, root, _Fetcher(read), home, present)
         except Unreachable as cause:
             if not (home / METADATA / "timestamp.json").is_file():
