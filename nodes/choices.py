@@ -22,11 +22,12 @@ FOLDER = "conceptguard"  # below ComfyUI's models: an operator's policy files
 
 def artifacts() -> list[dict[str, Any]]:
     """The registry's artifacts as the page lists them."""
-    found = default_registry().entries()
+    registry = default_registry()
     return [
         {"ref": e.ref, "concept": e.concept, "method": e.method, "base": e.base, "prompts": list(e.prompts),
-         "licence": e.licence, "card": dict(e.card or {}), "picture": bool(e.picture), "source": e.source}
-        for e in found
+         "licence": e.licence, "card": dict(e.card or {}), "picture": bool(e.picture), "source": e.source,
+         "signed": registry.standing(e)}
+        for e in registry.entries()
     ]  # fmt: skip
 
 

@@ -7,7 +7,8 @@ import { showSheet } from "./sheet.js";
 import { say } from "./words.js";
 
 export function artifactCard(artifact, tell) {
-  const { ref, concept, method, base, licence, prompts, card } = artifact;
+  const { ref, concept, method, base, licence, signed, prompts, card } = artifact;
+  const whose = signed === "unsigned" ? say("sidebar.unsigned") : signed; // a name, or why it counts no longer
   const source = api.apiURL(`/conceptguard/card?ref=${encodeURIComponent(ref)}`);
   const picture = artifact.picture
     ? make("button", { className: "cg-thumb", title: say("sidebar.enlarge"), onclick: () => showSheet(ref, source) },
@@ -17,7 +18,7 @@ export function artifactCard(artifact, tell) {
   return shell(
     { artifact: ref },
     { title: concept, badge: method, words: [ref, concept, method, base, ...prompts], base, tell, picture },
-    make("p", { className: "cg-meta", title: ref }, [base, licence].filter(Boolean).join(" · ")),
+    make("p", { className: "cg-meta", title: ref }, [base, licence, whose].filter(Boolean).join(" · ")),
     ...figures(card),
     make("p", { className: "cg-prompts", title: prompts.join(", ") }, prompts.join(", ")),
   );
