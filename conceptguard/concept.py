@@ -48,6 +48,28 @@ def as_concept(given: Concept | Mapping[str, Any] | str) -> Concept:
     return found
 
 
+def as_concepts(given: Sequence[Concept | Mapping[str, Any] | str]) -> list[Concept]:
+    """Several concepts, each as for ``as_concept``. Raises PolicyError for none, and for two of one name."""
+    found = [as_concept(one) for one in given]
+    if not found:
+        raise PolicyError("no concepts: name at least one")
+    named: dict[str, Concept] = {}
+    for one in found:
+        other = named.setdefault(slug(one.name), one)
+        if other is not one:
+            raise PolicyError(f"two concepts are called '{other.name}' and '{one.name}': give one of them another name")
+    return found
+
+
+def together(concepts: Sequence[Concept], name: str) -> Concept:
+    """All of them as one concept. Its replacement is theirs where it is the same for all."""
+    prompts = list(dict.fromkeys(prompt for one in concepts for prompt in one.prompts))
+    replacements = {one.replacement for one in concepts}
+    return as_concept(
+        {"name": name, "prompts": prompts, "replacement": replacements.pop() if len(replacements) == 1 else ""}
+    )
+
+
 def check_preserve(concept: Concept | Listed, preserve: Sequence[str]) -> None:
     """Raises PolicyError when something to keep names what is to be erased."""
     for text in preserve:

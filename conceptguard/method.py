@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .concept import as_concept
+from .concept import as_concept, as_concepts, together
 from .errors import ArtifactError, PolicyError
-from .making.maker import place, write
+from .making.maker import place, without, write
 from .making.settings import make_settings
 from .making.task import Task
 from .markers import hookimpl
@@ -50,6 +50,7 @@ class Method:
     needs: ClassVar[str] = "artifact"  # what a policy must give: "artifact", "concept" or "nothing"
     regrets: ClassVar[bool] = False  # whether it calls ``Decoding.regret``
     family: ClassVar[str | None] = None  # of its artifacts, where they belong to no base model
+    several: ClassVar[bool] = False  # whether one artifact can be made of many concepts: see ``Task.each``
     any_concept: ClassVar[bool] = False  # whether an artifact serves whatever concept the policy names beside it
     Settings: ClassVar[type[BaseModel]] = Settings
     MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults
@@ -81,6 +82,7 @@ class Method:
         concept: Any,
         out: Path,
         *,
+        name: str = "",
         preserve: Sequence[str] = (),
         seed: int = 0,
         steps: int | None = None,
@@ -91,16 +93,51 @@ class Method:
         """Learn or solve an artifact about a concept for this base model; it is written to
         ``out/<family>/<method>/<concept>``.
 
+        concept: or a list of several, where ``several`` says so: they are solved together, and any of them can be
+        withdrawn again; name: of such a list, by default "concepts"
         preserve: what stands near the concept and must stay; seed: the same one gives the same artifact; steps: of a
         training; report: called with (step, loss) after each; options: the method's ``MakeSettings``. An interrupted
         training is taken up where it was when the same is asked for again. Raises PolicyError for what cannot be made,
         ArtifactError when making fails.
         """
-        settings, concept = make_settings(cls, options, steps=steps), as_concept(concept)
+        settings = make_settings(cls, options, steps=steps)
+        concept, many = cls.wanted(concept, name)
         label, folder = f"{cls.name} {concept.name}", place(cls, host, concept, out)
         reports = [report] if report else []
-        task = Task(host, concept, preserve, settings, seed, folder, label, progress, reports)
+        task = Task(host, concept, preserve, settings, seed, folder, label, progress, reports, several=many)
         return write(cls, task, cls.learn(task))
+
+    @classmethod
+    def wanted(cls, concept: Any, name: str = "") -> tuple[Concept, list[Concept]]:
+        """What ``make`` is to make: a concept, and where it is given as a list those that it consists of.
+
+        Raises PolicyError.
+        """
+        if not isinstance(concept, (list, tuple)):
+            if name:
+                raise PolicyError(f"a name of its own ('{name}') is for several concepts: give them as a list")
+            return as_concept(concept), []
+        if not cls.several:
+            raise PolicyError(
+                f"method '{cls.name}' makes an artifact of one concept: make one for each, and name all in a policy"
+            )
+        many = as_concepts(concept)
+        return together(many, name or "concepts"), many
+
+    @classmethod
+    def withdraw(cls, host: Host | Any, artifact: Artifact, names: Sequence[str], *, progress: bool = True) -> Artifact:
+        """Take some of an artifact's several concepts back: it becomes, to the last bit, what ``make`` makes of the
+        others. What was read of these is not read again while it lies beside the artifact.
+
+        Raises PolicyError for a concept that it does not have, and where none would be left.
+        """
+        left = without(artifact, names)
+        made = artifact.manifest.made
+        root = artifact.folder.parents[2]
+        return cls.make(
+            host, left, root, name=artifact.manifest.concept.name, preserve=made.get("preserve", ()),
+            seed=made.get("seed", 0), progress=progress, **made["settings"],
+        )  # fmt: skip
 
     @classmethod
     def learn(cls, task: Task) -> Learned:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .complete import methods
+from .concepts import concepts_of
 from .loading import is_text
 from .options import CONFIG, DEVICE, JSON, MODEL, SETTINGS, VARIANT, settings_of, split
 from .table import wrapped
@@ -28,7 +29,13 @@ def make(
     method: str = typer.Argument(
         ..., metavar="METHOD", autocompletion=methods, help="A method that makes artifacts, e.g. spm or uce."
     ),
-    concept: str = typer.Option(..., metavar="NAME", help="What to erase."),
+    concept: list[str] | None = typer.Option(
+        None, metavar="NAME[: A,B]", help="What to erase, and after a colon prompts that evoke it; may be repeated."
+    ),
+    concepts: Path | None = typer.Option(
+        None, metavar="FILE", help="Many at once: one a line as for --concept, or a YAML list as in a policy."
+    ),
+    name: str = typer.Option("", metavar="NAME", help="What several concepts are called together; default: concepts."),
     out: Path = typer.Option(..., metavar="FOLDER", help="Where to write FAMILY/METHOD/NAME."),
     prompts: str | None = typer.Option(
         None, metavar="A,B", help="Prompts that evoke the concept, separated by commas; default: its name."
@@ -58,16 +65,20 @@ def make(
 
     \b
     conceptguard make uce --concept trumpet --prompts trumpet,horn --preserve guitar,violin --out my-registry
+    conceptguard make uce --concept "pistol: pistol,gun" --concept knife --name weapons --out my-registry
+    conceptguard make trce --concepts hundred.yaml --name hundred --out my-registry
     conceptguard make spm --concept pistol --prompts pistol,gun --set rank=1 --steps 300 --out my-registry
     conceptguard make spm --model ./my-sd --concept "van gogh" --preserve @painters.txt --out my-registry
     conceptguard make guard --model authors-lm --concept authors --set forget=forget.jsonl --set retain=retain.jsonl \\
       --out my-registry
 
+    Several concepts are solved together and become one artifact; `conceptguard withdraw` takes one of them back, to the
+    last bit. What was read of each lies beside it, so that a making that was interrupted is taken up with the next.
+
     A method's settings: conceptguard make METHOD --help. The folder is a registry: `conceptguard index` says how others
     reach it. --json has the whole manifest.
     """
     from .. import plugins
-    from ..concept import as_concept
     from ..making.settings import make_settings
     from ..plugins import host_for
     from ..registry import default_registry
@@ -80,10 +91,13 @@ def make(
     takes_steps = "steps" in chosen.MakeSettings.model_fields
     # Everything that can be wrong is found before the model is loaded.
     checked = make_settings(chosen, given, **({"steps": steps} if takes_steps or steps else {}))
-    what = as_concept({"name": concept, "prompts": split(prompts) or [concept], "replacement": replacement})
+    what = concepts_of(concept or [], concepts, split(prompts), replacement, together=bool(name))
+    chosen.wanted(what, name)
     keep = _preserve(preserve)
     loaded = either(model, device, variant=variant, config=config)
     options: dict[str, Any] = {**given, "preserve": keep, "seed": seed}
+    if name:
+        options["name"] = name
     if steps is not None:
         options["steps"] = steps
     artifact = chosen.make(host_for(loaded), what, out.expanduser(), **options)
@@ -94,7 +108,7 @@ def make(
     if trial and trial.sheet and sheet:
         trial.sheet.save(sheet, optimize=True)
     if json:
-        row = {"method": method, "concept": concept, "model": model, "ref": artifact.ref,
+        row = {"method": method, "concept": artifact.manifest.concept.name, "model": model, "ref": artifact.ref,
                "folder": str(artifact.folder), "make_seconds": round(made, 3), "bytes": artifact.size,
                "picture": str(sheet or ""),
                "trial": trial.figures if trial else None, "manifest": artifact.manifest.model_dump()}  # fmt: skip
@@ -142,16 +156,17 @@ def tried(
     from ..policy_file import load_policy
     from .progress import progress
 
-    concept = artifact.manifest.concept
+    several = artifact.manifest.made.get("concepts") or [artifact.manifest.concept.model_dump()]
+    names, prompts = [one["name"] for one in several], [one["prompts"][0] for one in several]
+    if len(several) == 1:
+        prompts = several[0]["prompts"]
     rules = load_policy({"name": method, "guards": [{"method": method, "artifact": str(artifact.folder)}]})
     if is_text(loaded):
         forget, retain = ([one.prompt for one in getattr(settings, name, [])] for name in ("forget", "retain"))
         with progress("answers", 4 * n) as tick:
             return try_on_text(loaded, rules, forget, retain, n, tick=tick) if forget else None
     with progress("pictures", 6 * n) as tick:
-        return try_on_pictures(
-            loaded, model, rules, concept.name, concept.prompts or [concept.name], keep, n, judge=judge, tick=tick
-        )
+        return try_on_pictures(loaded, model, rules, names, prompts, keep, n, judge=judge, tick=tick)
 
 
 def _preserve(text: str | None) -> list[str]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..concept import Concept, as_concept
-from ..errors import ArtifactError
+from ..errors import ArtifactError, PolicyError
 from ..files.paths import slug
 from ..registry import Artifact, open_artifact, write_artifact
-from ..runtime.calibration import calibrate
+from ..runtime.calibration import Calibration, Sight, calibrate, settled, sight
+from ..runtime.encodings import EncodingCache, ordinary_captions
+from ..runtime.once import meanwhile
 from ..version import __version__
 from .base import family_of, weights_mark
 from .settings import make_settings
 from .task import Learned, Task
+from .templates import fill
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from ..host import Host
     from .task import Maker
 
@@ -41,9 +49,45 @@ def write(method: type[Maker], task: Task, learned: Learned) -> Artifact:
     }  # fmt: skip
     if learned.opens is not None:
         own, kept = learned.opens
-        fields["gate"] = calibrate(concept.prompts, host.read, keep=kept, own=own).as_dict()
+        found = _of_several(task, kept) if task.several else calibrate(concept.prompts, host.read, keep=kept, own=own)
+        fields["gate"] = found.as_dict()
     filename = learned.filename or f"{task.folder.name}.safetensors"
-    return write_artifact(task.folder, fields, learned.tensors, filename=filename, metadata=learned.metadata)
+    artifact = write_artifact(task.folder, fields, learned.tensors, filename=filename, metadata=learned.metadata)
+    if task.several:
+        task.pieces.keep_asked()
+    return artifact
+
+
+def _of_several(task: Task, kept: Sequence[str]) -> Calibration:
+    """A gate that every concept of several opens, from what each one's own would see."""
+    known, found = EncodingCache(), []
+    with meanwhile(), task.bar(len(task.several), ", gate") as tick:
+        for i, concept in enumerate(task.several):
+            own = [fill(t, p) for p in concept.prompts for t in task.settings.templates]
+
+            def see(concept: Concept = concept, own: list[str] = own) -> dict[str, Tensor]:
+                return sight(concept.prompts, task.host.read, keep=kept, own=own, known=known)._asdict()
+
+            asked = {"gate": concept.prompts, "kept": list(kept), "captions": ordinary_captions()}
+            found.append(Sight(**task.pieces.get(asked, see)))
+            tick(i, 0.0)
+    return settled(found)
+
+
+def without(artifact: Artifact, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The concepts that are left of an artifact of several when some are withdrawn. Raises PolicyError."""
+    listed = artifact.manifest.made.get("concepts")
+    if not listed:
+        raise PolicyError(f"{artifact.ref} is of one concept: delete it (`conceptguard remove`), or make it anew")
+    known = {slug(one["name"]): one for one in listed}
+    for name in names:
+        if known.pop(slug(name), None) is None:
+            near = difflib.get_close_matches(slug(name), known, n=1)
+            hint = f"did you mean '{known[near[0]]['name']}'?" if near else "`conceptguard show` lists what it has"
+            raise PolicyError(f"{artifact.ref} has no concept '{name}': {hint}")
+    if not known:
+        raise PolicyError(f"nothing would be left of {artifact.ref}: delete it, with `conceptguard remove`")
+    return list(known.values())
 
 
 def find_made(method: type[Maker], host: Host, concept: Any, out: Path, **options: Any) -> Artifact | None:

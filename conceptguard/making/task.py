@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 
 from ..concept import Concept, check_preserve
 from .base import weights_mark
+from .pieces import Pieces, reads
 from .progress import progress_bar
 from .snapshot import Snapshot
 from .templates import check_templates, fill
@@ -38,8 +40,9 @@ class Opens(NamedTuple):
 
 @dataclass
 class Task:
-    """One concept to be made an artifact of, for one host.
+    """A concept to be made an artifact of, for one host.
 
+    several: the concepts that it consists of, where one artifact is made of many; see ``each``
     host: where the model is asked; None where a method's artifacts serve every model and nobody named one
     preserve: what must stay; settings: of the method's ``MakeSettings``
     folder: where the artifact will be; label: for progress bars and errors
@@ -56,10 +59,17 @@ class Task:
     shown: bool = True
     reports: Sequence[Report] = ()
     started: float = field(default_factory=time.perf_counter)
+    several: Sequence[Concept] = ()
+
+    @property
+    def each(self) -> Sequence[Concept]:
+        """The concepts one by one."""
+        return self.several or [self.concept]
 
     def check(self, *templates: Sequence[str]) -> None:
         """Raises PolicyError when something to keep names the concept, or a template has no place for it."""
-        check_preserve(self.concept, self.preserve)
+        for concept in self.each:
+            check_preserve(concept, self.preserve)
         for some in templates:
             check_templates(some)
 
@@ -76,8 +86,16 @@ class Task:
         common = {"settings": self.settings.model_dump(), "seed": self.seed, "weights": weights_mark(self.host)}
         return Snapshot(self.folder.parent / f".{self.folder.name}.{name}", {**common, **inputs})
 
+    @cached_property
+    def pieces(self) -> Pieces:
+        """What was read of each concept of several, beside the artifact."""
+        inputs = {"settings": self.settings.model_dump(), "weights": weights_mark(self.host), "reads": reads(self.host)}
+        return Pieces(self.folder.parent / f".{self.folder.name}.pieces", inputs)
+
     def made(self, **more: Any) -> dict[str, Any]:
         """How the artifact was made, for its manifest: settings, what was kept, and more."""
+        if self.several:
+            more["concepts"] = [concept.model_dump() for concept in self.several]
         return {"settings": self.settings.model_dump(), "preserve": list(self.preserve), **more}
 
 

@@ -37,15 +37,16 @@ class Trial:
 
 
 def try_on_pictures(
-    pipe: Any, model: str, policy: Policy, concept: str, prompts: Sequence[str], kept: Sequence[str], n: int,
+    pipe: Any, model: str, policy: Policy, concepts: Sequence[str], prompts: Sequence[str], kept: Sequence[str], n: int,
     steps: int = 25, judge: str | None = None, tick: Tick = lambda n: None,
 ) -> Trial:  # fmt: skip
-    """``n`` pictures of the concept and as many of what is to stay, without and with the policy.
+    """``n`` pictures of the concepts and as many of what is to stay, without and with the policy.
 
-    prompts, kept: what evokes the concept, and what stands near it
+    concepts: of more than ``n`` the first ones; prompts, kept: what evokes the concept, and what stands near it
     model, judge: by whose suite and judge it is judged, where the suite has the concept
     """
-    judged = _judged(model, policy, concept, n, judge)
+    judged = _judged(model, policy, concepts, n, judge)
+    concept = ", ".join(concepts[:n])
     ask, assessor = judged or (_by_hand(policy, concept, prompts, kept, n), None)
     recipe = Recipe(steps=steps)
     before = [make(pipe, samples, recipe, tick) for samples in ask.groups]
@@ -74,13 +75,17 @@ def try_on_pictures(
     return Trial(figures, told, contact_sheet(groups, title, under))
 
 
-def _judged(model: str, policy: Policy, concept: str, n: int, judge: str | None) -> tuple[Case, Judge] | None:
-    """What the model's own suite asks, and its judge; None where there is no suite that has the concept."""
+def _judged(
+    model: str, policy: Policy, concepts: Sequence[str], n: int, judge: str | None
+) -> tuple[Case, Judge] | None:
+    """What the model's own suite asks, and its judge; None where there is no suite that has one of the concepts."""
     try:
         suite = load_suite(model)
-        if concept not in suite.known([concept]):
+        known = suite.known(concepts)[:n]
+        if not known:
             return None
-        found, assessor = case(suite, policy.name, [concept], policy, n, n), load_judge(judge or suite.base)
+        # What is beside the concepts is beside all of them, those that are not asked for included.
+        found, assessor = case(suite, policy.name, known, policy, n // len(known), n), load_judge(judge or suite.base)
         check_judge(assessor, [found])
     except RegistryError:
         if judge is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,11 +66,50 @@ def _calibrate(
     prompts: Sequence[str], keep: Sequence[str], own: Sequence[str], captions: Sequence[str] | None, encode: Encode,
     known: EncodingCache,
 ) -> Calibration:  # fmt: skip
+    return settled([sight(prompts, encode, keep=keep, own=own, captions=captions, known=known)])
+
+
+class Sight(NamedTuple):
+    """What the prompts of one concept see.
+
+    kept: similarity of every text that must leave the gate shut, captions first; named: which of these captions are
+    about the concept, and do not count, bool
+    own, unread: the same of the concept's own texts, with their words and without
+    """
+
+    kept: Tensor
+    named: Tensor
+    own: Tensor
+    unread: Tensor
+
+
+def sight(
+    prompts: Sequence[str],
+    encode: Encode,
+    *,
+    keep: Sequence[str] = (),
+    own: Sequence[str] = (),
+    captions: Sequence[str] | None = None,
+    known: EncodingCache | None = None,
+) -> Sight:
+    """Arguments as for ``calibrate``. Several concepts share one gate by what each of them sees, see ``settled``."""
+    known = known or EncodingCache()
+    ordinary = list(captions or ordinary_captions())
     bank = GateBank([Gate(prompts=tuple(prompts))], encode, known)
-    ordinary = unnamed(captions or ordinary_captions(), prompts)
     kept = bank.similarity_of_content(*known.read([*ordinary, *keep], encode)).amax(1)
     mine = bank.similarity_of_content(*known.read(own or prompts, encode)).amax(1)
-    unread = float(_unread(bank, encode, own or prompts).min())
+    left = set(unnamed(ordinary, prompts))
+    named = torch.tensor([caption not in left for caption in ordinary])
+    return Sight(kept, named, mine, _unread(bank, encode, own or prompts))
+
+
+def settled(sights: Sequence[Sight]) -> Calibration:
+    """The gate that the prompts of all of them open: shut for what none of them is to see, open for each one's own."""
+    kept = torch.stack([one.kept for one in sights]).amax(0)
+    named = torch.stack([one.named for one in sights]).any(0)
+    counts = torch.cat([~named, named.new_ones(len(kept) - len(named))])
+    kept, mine = kept[counts], torch.cat([one.own for one in sights])
+    unread = float(torch.cat([one.unread for one in sights]).min())
     floor, full = between(float(kept.max()), unread)
     weakest = round(unread - MARGIN, 4)
     return Calibration(floor, full, weakest, _share(kept > floor), _share(mine <= floor), len(kept), len(mine))

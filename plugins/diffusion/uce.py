@@ -5,10 +5,12 @@ Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024.
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import Field
 
 from conceptguard.formats import base_weights_of, read_artifact
-from conceptguard.making.edits import Tokens, read_rows, solve, streams_of, tensors_of, wordings
+from conceptguard.making.edits import Tokens, read_rows, rows_of_each, solve, streams_of, tensors_of, wordings
 from conceptguard.making.task import Learned, Opens, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
@@ -39,6 +41,7 @@ class UCE(Method):
     """
 
     name = "uce"
+    several = True
     MakeSettings = UCEMakeSettings
 
     @hookimpl
@@ -57,8 +60,8 @@ class UCE(Method):
         s = task.settings
         task.check(s.templates)
         streams = streams_of(task.host)
-        words, kept = wordings(task.concept, s.templates), task.kept(s.templates)
-        rows = read_rows(task.host, words, kept, s.tokens)
+        words, kept = [w for one in task.each for w in wordings(one, s.templates)], task.kept(s.templates)
+        rows = rows_of_each(task, s.templates, kept, partial(read_rows, task.host, tokens=s.tokens))
         edits = {kind: solve(rows[kind], s.lamb, s.erase_scale, s.preserve_scale) for kind in rows}
         ranks = {stream.kind: len(edits[stream.kind].down) for stream in streams}
         return Learned(

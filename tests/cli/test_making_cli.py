@@ -220,3 +220,40 @@ def test_every_command_reports_and_teaches() -> None:
         options = {option for parameter in command.params for option in parameter.opts}
         assert "--json" in options, name
         assert f"{name} " in f"{command.callback.__doc__} ".replace("\n", " "), f"{name} has no example"
+
+
+def test_several_are_made_at_once_and_one_is_withdrawn(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the command line and from files in both forms; what is left is to the last bit what is made of the others."""
+    made = ["make", "uce", "--model", "./my-sd", "--try", 0, "--set", "tokens=last"]
+    typed = ["--concept", "horn: trumpet, horn", "--concept", "knife", "--concept", "beer", "--name", "three"]
+    (row,) = reported(capsys, *made, *typed, "--out", "whole")["rows"]
+    assert row["concept"] == "three" and row["ref"].endswith("/uce/three")
+    assert row["manifest"]["concept"]["prompts"] == ["trumpet", "horn", "knife", "beer"]
+    (left,) = reported(capsys, "withdraw", row["folder"], "knife", "--model", "./my-sd")["rows"]
+    assert left["concepts"] == 2 and left["folder"] == row["folder"]
+    weights, manifest = (Path(left["folder"], name) for name in ("three.safetensors", "artifact.yaml"))
+    Path("two.txt").write_text("horn: trumpet, horn\n\nbeer\n")
+    Path("two.yaml").write_text("- {name: horn, prompts: [trumpet, horn]}\n- beer\n")
+    for file in ("two.txt", "two.yaml"):
+        (fresh,) = reported(capsys, *made, "--concepts", file, "--name", "three", "--out", file[4:])["rows"]
+        assert Path(fresh["folder"], "three.safetensors").read_bytes() == weights.read_bytes()
+        assert fresh["manifest"]["gate"] == yaml.safe_load(manifest.read_text())["gate"]
+        assert fresh["manifest"]["files"] != row["manifest"]["files"]
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        ([], 2, "--concept NAME"),
+        (["--concept", "a", "--concept", "b", "--prompts", "c"], 2, "--concept 'NAME: A,B'"),
+        (["--concept", "beer", "--concept", "Beer"], 1, "two concepts are called"),
+        (["--concept", "beer", "--concept", "wine", "--preserve", "wine"], 1, "preserve 'wine'"),
+        (["--concepts", "nonesuch.txt"], 1, "cannot be read"),
+    ],
+    ids=["none", "prompts of which", "twice", "kept", "no file"],
+)
+def test_what_cannot_be_made_at_once(
+    options: list[str], status: int, says: str, model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["make", "uce", "--model", "./my-sd", "--out", "reg", *options]
+    assert says in said(capsys, *command, status=status)[1] and not Path("reg/my-sd/uce").exists()

@@ -1,5 +1,6 @@
 """Edits in closed form: where text enters a denoiser, which rows of an encoding are a concept's, and one solver."""
 
+from .each import rows_of_each
 from .rows import Kind, Rows, Tokens, Wording, check_texts, read_rows, runs_of, wordings
 from .solver import Edit, edited, solve, trimmed
 from .streams import Stream, streams_of, tensors_of
@@ -14,6 +15,7 @@ __all__ = [
     "check_texts",
     "edited",
     "read_rows",
+    "rows_of_each",
     "runs_of",
     "solve",
     "streams_of",

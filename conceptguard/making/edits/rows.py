@@ -75,7 +75,7 @@ def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens:
     parts = runs_of(host)
     for encoder in host.encoders():
         check_texts(encoder, words, kept)
-    texts = list(dict.fromkeys([*own, *guided, *held]))
+    texts = list(dict.fromkeys([*own, *guided, *held])) or [""]
     at = {text: i for i, text in enumerate(texts)}
     encoded = encode_all(host, texts)
     erased, guide, preserved = [], [], []
@@ -88,12 +88,12 @@ def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens:
             guide.append(states[at[word.guided], there])
         for text, ids in zip(held, encoder.ids(held)):
             preserved.append(kept_rows(states[at[text]], _last(encoder, len(ids)), tokens))
-    rows = _rows(erased, guide, preserved, encoded.embeds.shape[-1])
+    rows = _rows(erased, guide, preserved, encoded.embeds.new_zeros(0, encoded.embeds.shape[-1]))
     shown = rows.erased.any(1)  # zeros, as Wan has them behind a text, can be mapped to nothing
     found: dict[Kind, Rows] = {"states": Rows(rows.erased[shown], rows.guide[shown], rows.preserved)}
     if encoded.pooled is not None:
         mine, its, stays = ([encoded.pooled[[at[text]]] for text in some] for some in (own, guided, held))
-        found["pooled"] = _rows(mine, its, stays, encoded.pooled.shape[-1])
+        found["pooled"] = _rows(mine, its, stays, encoded.pooled.new_zeros(0, encoded.pooled.shape[-1]))
     return found
 
 
@@ -156,6 +156,5 @@ def check_texts(encoder: TextEncoder, words: Sequence[Wording], kept: Sequence[s
             )
 
 
-def _rows(erased: Sequence[Tensor], guide: Sequence[Tensor], kept: Iterable[Tensor], width: int) -> Rows:
-    empty = erased[0].new_zeros(0, width)
+def _rows(erased: Sequence[Tensor], guide: Sequence[Tensor], kept: Iterable[Tensor], empty: Tensor) -> Rows:
     return Rows(torch.cat([empty, *erased]), torch.cat([empty, *guide]), torch.cat([empty, *kept]))

@@ -12,6 +12,7 @@ prompt says into its first end token, whatever words said it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,6 +24,7 @@ from conceptguard.making.edits import (
     Rows,
     Wording,
     check_texts,
+    rows_of_each,
     runs_of,
     solve,
     streams_of,
@@ -65,16 +67,17 @@ class TRCEMakeSettings(Settings):
 
 
 def learn(task: Task) -> Learned:
-    """Solve the first stage for every layer that reads text; the concept becomes its replacement, or nothing.
+    """Solve the first stage for every layer that reads text; each concept becomes its replacement, or nothing.
 
     Raises PolicyError for prompts that cannot be erased, ArtifactError when there is no solution.
     """
     s = task.settings
     task.check(s.templates)
     streams = streams_of(task.host)
-    words, kept = wordings(task.concept, s.templates), task.kept(s.templates)
+    words, kept = [w for one in task.each for w in wordings(one, s.templates)], task.kept(s.templates)
     texts = list(dict.fromkeys(["", *ordinary_captions(task.concept.prompts), *kept]))
-    found = read_ends(task.host, words, texts, Weights(*s.weights), by_words=s.compat == "official")
+    read = partial(read_ends, task.host, weights=Weights(*s.weights), by_words=s.compat == "official")
+    found = rows_of_each(task, s.templates, texts, read)
     scale = s.preserve_scale ** (2 if s.compat == "official" else 1)
     edits = {kind: solved(rows, s.lamb, scale * len(words) / len(texts)) for kind, rows in found.items()}
     ranks = {stream.kind: len(edits[stream.kind].down) for stream in streams}
@@ -82,7 +85,8 @@ def learn(task: Task) -> Learned:
         tensors_of(edits, streams),
         task.made(rank=ranks["states"], ranks=ranks),
         Opens([w.own for w in words], kept),
-        settings={"nearer": True},
+        # Steering takes one text: that of many concepts would say nothing of any.
+        settings={"scale": 0.0} if task.several else {"nearer": True},
     )
 
 
@@ -102,7 +106,7 @@ def read_ends(
     """
     for encoder in host.encoders():
         check_texts(encoder, words, kept)
-    texts = list(dict.fromkeys([*(w.own for w in words), *(w.guided for w in words), *kept]))
+    texts = list(dict.fromkeys([*(w.own for w in words), *(w.guided for w in words), *kept])) or [""]
     at = {text: i for i, text in enumerate(texts)}
     encoded = encode_all(host, texts)
     erased, guide, preserved = [], [], []
@@ -115,7 +119,9 @@ def read_ends(
             erased.append(own)
             guide.append(safe)
         preserved.append(states[[at[text] for text in kept]].flatten(0, 1))
-    rows: dict[Kind, Rows] = {"states": Rows(torch.cat(erased), torch.cat(guide), torch.cat(preserved))}
+    none = encoded.embeds.new_zeros(0, encoded.embeds.shape[-1])
+    parts = (torch.cat([none, *some]) for some in (erased, guide, preserved))
+    rows: dict[Kind, Rows] = {"states": Rows(*parts)}
     if encoded.pooled is not None:
         pooled = encoded.pooled
         some = ([at[t] for t in side] for side in ([w.own for w in words], [w.guided for w in words], kept))

@@ -45,6 +45,7 @@ class TRCE(Guidance):
     """
 
     name = "trce"
+    several = True
     Settings = TRCESettings
     MakeSettings = TRCEMakeSettings
 
