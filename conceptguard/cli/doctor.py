@@ -129,7 +129,10 @@ def _registries() -> Iterator[Row]:
 
     for source in default_registry().sources:
         try:
-            yield _row(f"registry {source.name}", True, f"{len(source.entries())} artifacts")
+            told, view = f"{len(source.entries())} artifacts", source.view()
+            whose = f", signed by {view.signed_by}" if view else ", unsigned"
+            until = f" until {view.expires:%Y-%m-%d}" if view and view.expires else ""
+            yield _row(f"registry {source.name}", True, told + whose + until)
         except ConceptGuardError as error:
             yield _row(
                 f"registry {source.name}",

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from test_registry import same
 from conceptguard.errors import ArtifactError, RegistryError
 from conceptguard.registry import Registry
 from conceptguard.registry.local import LocalSource
-from conceptguard.registry.signed import change, publish, roots
+from conceptguard.registry.signed import change, client, layout, publish, roots
 from conceptguard.registry.signed.keys import new_key, read_public
 
 
@@ -217,6 +218,15 @@ def test_many_targets_are_spread(tmp_path: Path, clock: Clock) -> None:
         assert reader.load(CIGARETTE).signed_by == "Ann"
 
 
+def test_what_is_written_can_be_read(keeper: Keeper, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper is told of too much metadata, not the reader."""
+    monkeypatch.setitem(layout.LIMITS, "targets", 1000)
+    keeper.add("gin", 3)
+    with pytest.raises(RegistryError, match=r"targets would be 1,\d+ bytes, more than the 1,000 that a reader takes"):
+        keeper.sign()
+    assert reader.load().signed_by == "Ann"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
 def test_keys_are_their_owners_alone(keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in keeper.keys.iterdir()} == {0o600}
@@ -262,9 +272,20 @@ def test_killed_while_signing(keeper: Keeper, reader: Reader, monkeypatch: pytes
         assert same(reader.load(CIGARETTE).tensors(), membrane(10 + writes))
 
 
-def test_readers_in_many_threads(keeper: Keeper, reader: Reader) -> None:
-    """python-tuf's client is for one at a time; ours takes turns."""
+def test_readers_in_many_threads(keeper: Keeper, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """python-tuf's client is for one at a time in a folder; ours takes turns."""
     wrong: list[BaseException] = []
+    at_work: list[int] = []
+    real = client._refreshed
+
+    def refreshed(*arguments: Any) -> Any:
+        at_work.append(1)
+        time.sleep(0.02)
+        assert len(at_work) == 1, "two at a time"
+        at_work.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(client, "_refreshed", refreshed)
 
     def read() -> None:
         try:

@@ -20,6 +20,7 @@ MAX_ROOT = 512 * 1024
 MAX_TIMESTAMP = 16 * 1024
 MAX_SNAPSHOT = 8 * 1024 * 1024
 MAX_TARGETS = 32 * 1024 * 1024
+LIMITS = {"root": MAX_ROOT, "timestamp": MAX_TIMESTAMP, "snapshot": MAX_SNAPSHOT, "targets": MAX_TARGETS}
 MAX_ROTATIONS = 64  # of roots in one go; the next call goes on from there
 
 

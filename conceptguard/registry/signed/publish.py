@@ -175,10 +175,6 @@ def _sign_targets(
             parts[spread.get_role_for_target(path)].targets[path] = file
     changed, missing = [], []
     for name, signed in [*parts.items(), ("targets", top)]:
-        if len(signed.targets) * 200 > MAX_TARGETS:
-            raise RegistryError(
-                f"{len(signed.targets):,} files in {name}: begin with more --bins, or split the registry"
-            )
         waiting = _sign_one(repository, name, signed, top if name in parts else root, signers)
         if waiting is not None:
             changed.append(name)

@@ -12,7 +12,7 @@ from conceptguard.errors import RegistryError
 from conceptguard.files.atomic import explained, read_limited, write_bytes
 from conceptguard.registry.signed import clock, faults
 from conceptguard.registry.signed.keys import signer_of
-from conceptguard.registry.signed.layout import DAYS, MAX_TARGETS, METADATA, STAGED, file_name, owner
+from conceptguard.registry.signed.layout import DAYS, LIMITS, MAX_TARGETS, METADATA, STAGED, file_name, owner
 
 _KEEP = 3  # versions, so that whoever reads an earlier state meanwhile finds all of it
 
@@ -97,10 +97,16 @@ class Repository:
                     metadata.sign(signer, append=True)
         results = [one.get_verification_result(role, metadata.signed_bytes, metadata.signatures) for one in delegators]
         missing = sorted({owner(key) for result in results if not result for key in result.unsigned.values()})
+        data, limit = metadata.to_bytes(), LIMITS.get(role, MAX_TARGETS)
+        if len(data) > limit:
+            raise RegistryError(
+                f"{role} would be {len(data):,} bytes, more than the {limit:,} that a reader takes: begin with more "
+                "--bins, or split the registry"
+            )
         if missing:
-            write_bytes(staged, metadata.to_bytes())
+            write_bytes(staged, data)
             return missing
-        write_bytes(self.path(role, self.number(role, signed.version)), metadata.to_bytes())
+        write_bytes(self.path(role, self.number(role, signed.version)), data)
         with explained(staged):
             staged.unlink(missing_ok=True)
         return []
