@@ -10,6 +10,7 @@ import torch
 
 from conceptguard import Method, hookimpl
 from conceptguard.formats import to_kohya
+from conceptguard.making.edits import streams_of
 from conceptguard.plugins import host_for
 from conceptguard.registry import write_artifact
 from conceptguard.registry.fingerprint import fingerprint
@@ -76,19 +77,24 @@ def membrane(folder: Path, pipe: Any, concept: str = "cigarette", **options: Any
     return {"method": "spm", "artifact": str(write_terms(folder / concept, pipe, terms, concept=concept))}
 
 
-def random_edit(folder: Path, pipe: Any, concept: str = "cigarette") -> dict[str, Any]:
-    """A guard for a policy: a random rank-2 edit of keys and values in UCE's form, one input side for all layers."""
-    terms = random_terms(pipe, names=("attn2.to_k", "attn2.to_v"), rank=2)
-    tensors = {f"{name}.up": factors.up for name, factors in terms.items()}
-    tensors["shared.down"] = next(iter(terms.values())).down
+def random_edit(folder: Path, pipe: Any, concept: str = "cigarette", method: str = "uce") -> dict[str, Any]:
+    """A guard for a policy: a random rank-2 edit of what every layer reads of a prompt, one input side for each
+    stream.
+    """
+    generator, tensors = torch.Generator().manual_seed(0), {}
+    for i, stream in enumerate(streams_of(host_for(pipe))):
+        down = random_factors((1, stream.inputs), 2, 1.0, generator).down
+        for name, weight in stream.weights.items():
+            tensors[f"{name}.up"] = torch.randn(len(weight), 2, generator=generator) * 0.5
+            tensors |= {f"{name}.down": down.clone()} if i else {"shared.down": down}
     fields = {
-        "method": "uce",
+        "method": method,
         "concept": {"name": concept, "prompts": [concept, f"a {concept}"]},
         "base": {"family": "test", "fingerprint": fingerprint(layers_of(pipe).shapes())},
         "gate": {"floor": 0.9, "full": 0.95},
     }
     write_artifact(folder, fields, tensors)
-    return {"method": "uce", "artifact": str(folder)}
+    return {"method": method, "artifact": str(folder)}
 
 
 class RandomTerms(Method):

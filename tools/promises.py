@@ -61,6 +61,7 @@ ACTING = (
     "it_acts", "rows_are_separate", "several_images_per_prompt", "negative_prompts", "guidance_off", "prompt_embeds",
     "any_order", "bf16", "fp16", "lora_beside", "offloaded", "compiled", "receipt_is_true", "receipt_tells_all",
 )  # fmt: skip
+EDITS = ("uce", "rece")  # in closed form
 
 
 @cache
@@ -79,10 +80,8 @@ def _terms(method: str, host: str) -> dict[str, Any]:
     from random_artifacts import random_edit, random_terms, write_terms
 
     pipe, folder = pipeline(host), Path(_FOLDER.name) / method / host.replace(" ", "-")
-    if method == "uce":
-        if getattr(pipe, "unet", None) is None:
-            raise NotApplicable("it edits cross-attention keys and values, and this denoiser has no such layers")
-        return random_edit(folder, pipe)
+    if method in EDITS:
+        return random_edit(folder, pipe, method=method)
     unet = getattr(pipe, "unet", None) is not None
     parts = {"component": "unet"} if unet else {"component": "transformer", "names": ("to_q", "to_k")}
     made = random_terms(pipe, rank=4 if method == "lora" else 1, **parts)
@@ -114,7 +113,7 @@ def _drawn(method: str, host: str) -> Case:
             {"method": method, "artifact": "emoji-sd/probe/skull"}, opens="a skull, noto style",
             unrelated=("a bicycle, fluent style", "noto style: a penguin"), steps=8,
         )  # fmt: skip
-    if method in ("spm", "lora", "uce"):
+    if method in ("spm", "lora", *EDITS):
         return replace(case, guard=_terms(method, host))
     if method == "itd":
         return replace(case, guard={"method": method, "artifact": _autoencoder(host), "classify": False})
@@ -156,7 +155,8 @@ def _said(method: str) -> TextCase:
         thinking = ("Q: two? <think> The sum is four.</think> Four.", "Q: red? Red it is.", "Q: hot? It is hot.")
         return TextCase({"method": method}, "Q: two?", ("Q: red?", "Q: hot?"), load=lambda: taught(*thinking))
     guard: dict[str, Any] = {"method": method, "concept": smoking}
-    shipped = {"spm": "emoji-sd/spm/cigarette", "lora": "emoji-sd/spm/cigarette", "uce": "emoji-sd/uce/cigarette",
+    shipped = {"spm": "emoji-sd/spm/cigarette", "lora": "emoji-sd/spm/cigarette",
+               **dict.fromkeys(EDITS, "emoji-sd/uce/cigarette"),
                "itd": "emoji-sd/itd/ten-objects", "probe": "emoji-sd/probe/cigarette"}  # fmt: skip
     if method in shipped:
         guard = {"method": method, "artifact": shipped[method]}

@@ -1,19 +1,22 @@
 """Edits in closed form: where text enters a denoiser, which rows of an encoding are a concept's, and one solver."""
 
 from .each import rows_of_each
+from .problem import Problem
 from .rows import Kind, Rows, Tokens, Wording, check_texts, read_rows, runs_of, wordings
-from .solver import Edit, edited, solve, trimmed
+from .solver import Edit, edited, products, solve, trimmed
 from .streams import Stream, streams_of, tensors_of
 
 __all__ = [
     "Edit",
     "Kind",
+    "Problem",
     "Rows",
     "Stream",
     "Tokens",
     "Wording",
     "check_texts",
     "edited",
+    "products",
     "read_rows",
     "rows_of_each",
     "runs_of",

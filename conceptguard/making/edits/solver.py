@@ -45,24 +45,27 @@ class Edit(NamedTuple):
         return Edit(torch.cat([down, other.down]), torch.cat([self.shift, other.shift]))
 
 
-def solve(rows: Rows, lamb: float, erase_scale: float = 1.0, preserve_scale: float = 1.0) -> Edit:
+def solve(
+    rows: Rows, lamb: float, erase_scale: float = 1.0, preserve_scale: float = 1.0, stays: Tensor | None = None
+) -> Edit:
     """The edit that maps erased rows to their guides, keeps the preserved, and pulls towards the old weights by lamb.
 
-    Its rank is at most the number of distinct erased rows, and at most d; repeated rows count as often as they are
-    given. Raises ArtifactError when M is not positive definite.
+    stays: ``products`` of the preserved rows, where they are known. The edit's rank is at most the number of distinct
+    erased rows, and at most d; repeated rows count as often as they are given. Raises ArtifactError when M is not
+    positive definite.
     """
-    erased, guide, kept = (part.double() for part in rows)
-    width = erased.shape[1]
+    erased, guide, width = rows.erased.double(), rows.guide.double(), rows.erased.shape[1]
     shift = erase_scale * (guide - erased)
-    if len(erased) + len(kept) <= width:
+    if stays is None and len(erased) + len(rows.preserved) <= width:
         # C M⁻¹ from products of rows, [rows, rows]: X (λI + XᵀX)⁻¹ = (λI + XXᵀ)⁻¹ X with all rows, scaled, in X.
-        every = torch.cat([erase_scale**0.5 * erased, preserve_scale**0.5 * kept])
+        every = torch.cat([erase_scale**0.5 * erased, preserve_scale**0.5 * rows.preserved.double()])
         inner = every @ every.T
         inner.diagonal().add_(lamb)
         own = torch.eye(len(every), len(erased), dtype=every.dtype, device=every.device)
         down = torch.cholesky_solve(own, _factor(inner, lamb)).T @ every / erase_scale**0.5
         return trimmed(Edit(down, shift))
-    matrix = preserve_scale * products(kept, kept) + erase_scale * products(erased, erased)
+    stays = products(rows.preserved, rows.preserved) if stays is None else stays
+    matrix = preserve_scale * stays + erase_scale * products(erased, erased)
     matrix.diagonal().add_(lamb)
     factor = _factor(matrix, lamb)
     if len(erased) <= width:

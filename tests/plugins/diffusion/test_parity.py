@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from conceptguard_plugins.diffusion.rece import RECEMakeSettings, brought_back, iterate
 from paths import DATA
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conceptguard.generation.conditioning import Encoded
-from conceptguard.making.edits import Rows, edited, solve
+from conceptguard.making.edits import Rows, edited, products, solve
 from conceptguard.making.edits.rows import Span, kept_rows, paired
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.encodings import EncodingCache, Ordinary
@@ -119,3 +120,48 @@ def test_uce_repeated_rows_count_as_often_as_given() -> None:
     assert len(twice.down) == 2
     whole = [edited(edit, {"w": weight})["w"] @ edit.down for edit in (once, twice)]
     torch.testing.assert_close(*whole)
+
+
+def near(found: Tensor, expected: Tensor) -> None:
+    """To 1e-4 of the whole: the authors' inverses are taken in fp32."""
+    assert float((found.float() - expected).norm() / expected.norm()) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def rece() -> dict[str, Tensor]:
+    return load_file(DATA / "parity_rece.safetensors")
+
+
+def test_rece_derives_and_erases_as_the_authors_code(rece: dict[str, Tensor]) -> None:
+    """A first edit and two rounds: the derived embeddings and every layer's weights, whose edits share one input."""
+    empty, a, b = (rece[f"embeds.{name}"] for name in ("empty", "a", "b"))
+    rows = Rows(torch.cat([a, b]), torch.cat([empty, empty]), torch.cat([empty, empty]))
+    weights = {key.removeprefix("weight."): value for key, value in rece.items() if key.startswith("weight.")}
+    gram = products(*2 * [torch.cat(list(weights.values()))])
+    edit = solve(rows, 0.5, 1.0, 0.1)
+    for step in range(3):
+        for name, weight in weights.items():
+            near(weight.double() @ edit.matrix(), rece[f"round{step}.{name}"])
+        if step < 2:
+            derived = brought_back(edit, gram, rows.erased, 0.1)
+            for own, name in zip(derived.chunk(2), "ab"):
+                near(own, rece[f"derived{step + 1}.{name}"])
+            edit = edit.then(solve(rows._replace(erased=derived), 0.1, 1.0, 0.1))
+
+
+def test_rece_official_rounds_are_those(rece: dict[str, Tensor]) -> None:
+    """As the maker runs them; the other way, erased together, is another edit, and keeps more of the first."""
+    empty, a, b = (rece[f"embeds.{name}"] for name in ("empty", "a", "b"))
+    rows = Rows(torch.cat([a, b]), torch.cat([empty, empty]), torch.cat([empty, empty]))
+    weights = {key.removeprefix("weight."): value for key, value in rece.items() if key.startswith("weight.")}
+    gram = products(*2 * [torch.cat(list(weights.values()))])
+    same = {"regulariser": 0.1 / float(gram.diagonal().mean()), "rounds": 1, "preserve_scale": 0.1, "moves": 9.0}
+    left = {}
+    for compat in ("official", "paper"):
+        edit, told = iterate(rows, rows.erased, gram, RECEMakeSettings(compat=compat, gain=0.0, **same))
+        assert len(told) == 2
+        left[compat] = float((rows.erased.double() @ edit.matrix().T - rows.guide).norm())
+        if compat == "official":
+            for name, weight in weights.items():
+                near(weight.double() @ edit.matrix(), rece[f"round1.{name}"])
+    assert left["paper"] < left["official"]

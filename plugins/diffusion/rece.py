@@ -1,0 +1,137 @@
+"""RECE: after an edit, the embedding that would bring the concept back is derived and erased too, again and again.
+
+Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", ECCV 2024. With W' the edited
+weights of all layers and W the model's own, the embedding that comes nearest to a concept's row c is
+
+    c' = (ρ I + Σ W'ᵀW')⁻¹ (Σ W'ᵀW) c
+
+All layers share the edit, W' = W T, so that both sums follow from one G = Σ WᵀW, however many layers there are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from conceptguard.errors import ArtifactError, PolicyError
+from conceptguard.making.edits import Edit, Problem, Rows, products, read_rows, solve, trimmed, wordings
+from conceptguard.making.task import Learned, Task
+from conceptguard.making.templates import TEMPLATES
+
+from .closed_form import ClosedForm, EditSettings
+
+
+class RECEMakeSettings(EditSettings):
+    """How the edit is solved, and how often what brings the concept back is erased.
+
+    lamb, erase_scale, preserve_scale, tokens, templates: as for uce
+    regulariser: ρ, as a share of the mean eigenvalue of G: the smaller, the farther from prompts lies what is derived
+    compat: "paper": derived embeddings are erased together with the concept itself; "official": alone, each round an
+        edit of what the last one left, as the authors' code has it, by which the concept comes back in part
+    again_lamb, again_preserve: of official rounds, pull towards the weights as they are and weight of kept rows
+        [0.1 and 0.1]
+    rounds: at most so many [3]; fewer are kept where another one gains nothing or moves too much, see the next two
+    gain: a round counts while it makes wordings kept apart harder to bring back, by this share, see ``Round``
+    moves: how much of what must stay all rounds may move beyond the first edit, relative to itself
+    validation: templates kept apart, in which this is measured
+    """
+
+    regulariser: float = Field(default=0.01, gt=0)
+    compat: Literal["paper", "official"] = "paper"
+    again_lamb: float = Field(default=0.1, gt=0)
+    again_preserve: float = Field(default=0.1, ge=0)
+    rounds: int = Field(default=3, ge=1, le=50)
+    gain: float = Field(default=0.1, ge=0)
+    moves: float = Field(default=0.1, ge=0)
+    validation: list[str] = list(TEMPLATES[2:])
+
+
+class RECE(ClosedForm):
+    """Pictures: an edit like UCE's, which also erases the embeddings that would undo it; made in seconds.
+
+    A closed-form edit as low-rank terms, gated by the prompt unless the policy says ``gate: always``.
+    """
+
+    name = "rece"
+    several = True
+    MakeSettings = RECEMakeSettings
+
+    @classmethod
+    def learn(cls, task: Task) -> Learned:
+        """Solve UCE's edit, then as many rounds as wordings kept apart say. The manifest's ``made`` tells of each.
+
+        Raises ArtifactError when there is no solution, PolicyError when no wording is left to decide by.
+        """
+        s = task.settings
+        apart = [t for t in s.validation if t not in s.templates]
+        if not apart:
+            raise PolicyError("making rece: every template of validation is one of templates: keep at least one apart")
+        task.check(apart)
+        problem = Problem.of(task, s.templates, s.tokens)
+        held = read_rows(task.host, [w for one in task.each for w in wordings(one, apart)], [], s.tokens)
+        edits, told = {}, {}
+        for kind, weights, _ in problem.streams:
+            whole = torch.cat([weight.double() for weight in weights.values()])
+            edits[kind], told[kind] = iterate(problem.rows[kind], held[kind].erased, products(whole, whole), s)
+        return problem.learned(edits, rounds={kind: [one._asdict() for one in rounds] for kind, rounds in told.items()})
+
+
+class Round(NamedTuple):
+    """What an edit does.
+
+    resists: of wordings kept apart, what no embedding of moderate size brings back: the least of
+        Σ |W'c' - Wc|² + ρ |c'|², as a share of Σ |Wc|²
+    moved: how much of what must stay moved, relative to itself
+    """
+
+    resists: float
+    moved: float
+
+
+def iterate(rows: Rows, apart: Tensor, gram: Tensor, s: RECEMakeSettings) -> tuple[Edit, list[Round]]:
+    """UCE's edit and the rounds that are worth it; what each does, the first edit first.
+
+    apart: rows of wordings kept apart, [n, d]; gram: Σ WᵀW of all layers of the stream, [d, d], fp64
+    """
+    ridge, stays = s.regulariser * float(gram.diagonal().mean()), products(rows.preserved, rows.preserved)
+    edit, all_rows = solve(rows, s.lamb, s.erase_scale, s.preserve_scale, stays), rows
+    told = [_told(edit, gram, apart.double(), stays, ridge)]
+    for _ in range(s.rounds):
+        derived = brought_back(edit, gram, rows.erased, ridge)
+        if s.compat == "official":
+            further = trimmed(
+                edit.then(solve(rows._replace(erased=derived), s.again_lamb, 1.0, s.again_preserve, stays))
+            )
+        else:
+            erased, guide = torch.cat([all_rows.erased.double(), derived]), torch.cat([all_rows.guide, rows.guide])
+            all_rows = Rows(erased, guide, rows.preserved)
+            further = solve(all_rows, s.lamb, s.erase_scale, s.preserve_scale, stays)
+        now = _told(further, gram, apart.double(), stays, ridge)
+        if now.resists <= (1 + s.gain) * told[-1].resists or now.moved > told[0].moved + s.moves:
+            break
+        edit, told = further, [*told, now]
+    return edit, told
+
+
+def brought_back(edit: Edit, gram: Tensor, rows: Tensor, ridge: float) -> Tensor:
+    """For each row [n, d] the embedding whose edited keys and values come nearest to the row's own, [n, d]."""
+    changed = edit.matrix()
+    inner = changed.T @ gram @ changed
+    inner.diagonal().add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(inner)
+    if failed:
+        raise ArtifactError("making rece: no embedding can be derived: raise regulariser")
+    return torch.cholesky_solve(changed.T @ (gram @ rows.double().T), factor).T
+
+
+def _told(edit: Edit, gram: Tensor, apart: Tensor, stays: Tensor, ridge: float) -> Round:
+    derived = brought_back(edit, gram, apart, ridge)
+    missed = derived @ edit.matrix().T - apart
+    least = ((missed @ gram) * missed).sum() + ridge * derived.square().sum()
+    # Σ |W (T - I) p|² of all p that stay, from their products alone.
+    changed = edit.shift.T @ edit.down
+    moved = ((gram @ changed) * (changed @ stays)).sum() / (gram * stays).sum().clamp(min=1e-30)
+    return Round(round(float(least / ((apart @ gram) * apart).sum()), 5), round(float(moved.clamp(min=0).sqrt()), 5))
