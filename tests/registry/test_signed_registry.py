@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from registry_tools import make, membrane
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Signature, SigstoreKey, SigstoreSigner
 from signed_tools import CIGARETTE, WINE, Clock, Keeper, Mirror, Reader, mirrored
 from test_registry import same
 
@@ -19,7 +22,7 @@ from conceptguard.errors import ArtifactError, RegistryError
 from conceptguard.registry import Registry
 from conceptguard.registry.local import LocalSource
 from conceptguard.registry.signed import change, client, layout, publish, roots
-from conceptguard.registry.signed.keys import new_key, read_public
+from conceptguard.registry.signed.keys import new_key, read_public, sigstore_key
 
 
 def standing(source: Any) -> dict[str, str]:
@@ -193,6 +196,7 @@ def test_a_colleague_joins(keeper: Keeper, mirror: Mirror, reader: Reader, tmp_p
         change.rotate(keeper.folder, "targets", [keeper.keys], key=key, add=True, threshold=3)
     waits = change.rotate(keeper.folder, "targets", [keeper.keys], key=key, add=True, threshold=2)
     assert waits.missing == ["Bea"]
+    assert reader.load().signed_by == "Ann", "readers wait with it"
     publish.sign(keeper.folder, [keeper.keys, tmp_path / "bea"])
     assert reader.load().signed_by == "Ann, Bea"
     with pytest.raises(RegistryError, match=r"which key of targets goes\? Say --old NAME; there are: Ann .*, Bea "):
@@ -202,6 +206,38 @@ def test_a_colleague_joins(keeper: Keeper, mirror: Mirror, reader: Reader, tmp_p
 def _public(folder: Path) -> Path:
     new_key(folder / "k.pem", "whoever")
     return folder / "k.pem"
+
+
+def test_an_identity_signs(keeper: Keeper, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sigstore's place in a registry, with somebody in it who needs no network: its own part is not tested here."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    key = sigstore_key("bea@example.org", "https://issuer.example.org")
+
+    class Signer:
+        public_key = key
+
+        def sign(self, payload: bytes) -> Signature:
+            return Signature(key.keyid, hashlib.sha256(payload).hexdigest(), {"bundle": {"whose": "Bea's"}})
+
+    def verify(self: SigstoreKey, signature: Signature, data: bytes) -> None:
+        told = self.keyval["identity"], signature.unrecognized_fields["bundle"]["whose"]
+        if told != ("bea@example.org", "Bea's") or signature.signature != hashlib.sha256(data).hexdigest():
+            raise UnverifiedSignatureError("somebody else's")
+
+    def signer(uri: str, key: Any) -> Signer:
+        if logged_in:
+            return Signer()
+        raise RuntimeError("no browser here")
+
+    logged_in = False
+    monkeypatch.setattr(SigstoreSigner, "from_priv_key_uri", signer)
+    monkeypatch.setattr(SigstoreKey, "verify_signature", verify)
+    with pytest.raises(RegistryError, match=r"sigstore did not sign for bea@example.org: no browser here"):
+        change.rotate(keeper.folder, "targets", [keeper.keys], key=key)
+    assert reader.load().signed_by == "Ann"
+    logged_in = True
+    keeper.sign()
+    assert reader.load().signed_by == "bea@example.org"
 
 
 def test_many_targets_are_spread(tmp_path: Path, clock: Clock) -> None:
@@ -270,6 +306,45 @@ def test_killed_while_signing(keeper: Keeper, reader: Reader, monkeypatch: pytes
         left = 100
         keeper.sign()
         assert same(reader.load(CIGARETTE).tensors(), membrane(10 + writes))
+
+
+def test_killed_while_a_key_is_exchanged(
+    keeper: Keeper, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every write: no reader is ever refused, since old and new keys both sign until the new root is there."""
+    from conceptguard.registry.signed import repository
+
+    real, left = repository.write_bytes, 0
+
+    def dying(path: Path, data: bytes) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(path, data)
+
+    monkeypatch.setattr(repository, "write_bytes", dying)
+    for writes in range(6):
+        left = writes
+        try:
+            change.rotate(keeper.folder, "targets", [keeper.keys], named=f"Bea {writes}")
+        except KeyboardInterrupt:
+            assert writes < 5
+        assert reader.load().signed_by in ("Ann", *(f"Bea {n}" for n in range(writes + 1)))
+        left = 100
+        keeper.sign()
+        assert reader.load()
+    assert reader.load().signed_by != "Ann"
+
+
+def test_a_lost_key_is_exchanged(keeper: Keeper, reader: Reader) -> None:
+    """Nobody can sign by the old one: readers learn of the new root first."""
+    (keeper.keys / "targets-1.pem").unlink()
+    (keeper.keys / "online-1.pem").unlink()
+    keeper.add("gin", 3)
+    change.rotate(keeper.folder, "online", [keeper.keys], named="Bea (online)")
+    done = change.rotate(keeper.folder, "targets", [keeper.keys], named="Bea")
+    assert done.missing == [] and reader.load("tiny/spm/gin").signed_by == "Bea"
 
 
 def test_readers_in_many_threads(keeper: Keeper, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

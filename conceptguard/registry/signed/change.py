@@ -30,8 +30,9 @@ def rotate(
 
     old: whose key goes, by its owner's name or the beginning of its id; needed where a role has several. key: the new
     one (see ``keys``); by default one is made in the first folder of ``keys``. add: nothing is taken out. threshold:
-    how many are to sign from now on. A root counts once enough of the old root's keys and of its own have signed: where
-    some are elsewhere, it waits for them, and the same command there adds theirs. Raises RegistryError.
+    how many are to sign from now on. A root counts once enough of the old root's keys and of its own have signed, and
+    is published once the new keys have signed the rest: where some are elsewhere it waits in `metadata/staged`, and the
+    same command there adds theirs. Raises RegistryError.
     """
     if role not in ROLES:
         raise RegistryError(f"no role {role!r}: rotate {', '.join(ROLES)}")
@@ -42,27 +43,20 @@ def rotate(
     before = repository.root.signed
     root = copy.deepcopy(before)
     with locked(folder):
-        waits = _waiting(repository, before.version + 1)
-        if waits is not None:
-            root = waits
+        waits = repository.waiting("root")
+        if waits is not None and waits.signed.version == before.version + 1:
+            root = copy.deepcopy(waits.signed)
         else:
-            _exchange(root, role, keys, old, key, add, threshold, named)
-            signers = load_signers(keys)
             root.version += 1
             root.expires = repository.expiry("root")
-        missing = repository.endorse("root", root, [before, root], signers)
+        # What waits may be this very exchange, which takes signatures, or another one, to which this is added.
+        if all(root.roles[one].to_dict() == before.roles[one].to_dict() for one in ROLES[role]):
+            _exchange(root, role, keys, old, key, add, threshold, named)
+            signers = load_signers(keys)
+        missing = repository.stage_root(root, signers)
     if missing:
         return Signed(0, {"root": clock.written(root.expires)}, [], missing, "")
     return sign(folder, keys, progress=progress)
-
-
-def _waiting(repository: Repository, version: int) -> Any:
-    """The next root, where it waits for signatures already."""
-    from conceptguard.registry.signed.layout import STAGED, file_name
-
-    path = repository.folder / STAGED / file_name("root", None)
-    root = repository._read(path).signed if path.is_file() else None
-    return root if root is not None and root.version == version else None
 
 
 def _exchange(

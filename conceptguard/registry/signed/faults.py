@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from securesystemslib.signer import KEY_FOR_TYPE_AND_SCHEME, SigstoreKey
 from tuf.api import exceptions
 from tuf.api.serialization import DeserializationError
 
 from conceptguard.errors import RegistryError
+
+# Otherwise a root that names an identity of sigstore's cannot even be read.
+KEY_FOR_TYPE_AND_SCHEME.setdefault((SigstoreKey.DEFAULT_KEY_TYPE, SigstoreKey.DEFAULT_SCHEME), SigstoreKey)
 
 # The first that fits, most particular first.
 _SAID: list[tuple[type[Exception], str]] = [

@@ -121,7 +121,7 @@ def sign(
         files = _files(folder, entries, progress)
         changed, missing = _sign_targets(repository, files, notices, signers)
         if not missing:
-            if repository.root.signed.consistent_snapshot:
+            if repository.authority.consistent_snapshot:
                 _copy(repository, files)
             missing = _sign_rest(repository, changed, signers)
         if not missing:
@@ -158,7 +158,7 @@ def _sign_targets(
     """Sign the targets and their bins, as far as they changed: which, and who is still to sign."""
     from tuf.api.metadata import Delegations, SuccinctRoles, Targets
 
-    root = repository.root.signed
+    root = repository.authority
     bins = root.unrecognized_fields.get(f"x-conceptguard-{BINS}", 0)
     before = repository.newest("targets")
     fields = dict(before.signed.unrecognized_fields) if before else {}
@@ -195,14 +195,14 @@ def _sign_one(
             return None
         signed.version += 1
     signed.expires = repository.expiry(role)
-    return repository.endorse(role, signed, [delegator], signers)
+    return repository.endorse(role, signed, delegator, signers)
 
 
 def _sign_rest(repository: Repository, changed: list[str], signers: Mapping[str, Any]) -> list[str]:
     """The snapshot of the newest targets, where it changed, and a new timestamp."""
     from tuf.api.metadata import MetaFile, Snapshot, Timestamp
 
-    root = repository.root.signed
+    root = repository.authority
 
     def told(role: str) -> Any:
         version = repository.newest(role).signed.version
@@ -222,7 +222,12 @@ def _sign_rest(repository: Repository, changed: list[str], signers: Mapping[str,
     timestamp = Timestamp(snapshot_meta=told("snapshot"), expires=repository.expiry("timestamp"))
     timestamp.version = before.signed.version + 1 if before else 1
     changed.append("timestamp")
-    return repository.endorse("timestamp", timestamp, [root], signers)
+    if not repository.counts_before(["targets", "snapshot"]):
+        repository.publish_root()  # the old keys are gone: readers are to know of the new ones first
+    missing = repository.endorse("timestamp", timestamp, root, signers)
+    if not missing:
+        repository.publish_root()
+    return missing
 
 
 def _copy(repository: Repository, files: Mapping[str, Any]) -> None:
