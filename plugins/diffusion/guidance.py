@@ -31,8 +31,12 @@ class Guidance(Method):
         super().__init__(*args)
         if not hasattr(self.host, "denoiser_name"):
             raise PolicyError(f"guard '{self.guard.label}' acts on noise predictions, and {self.host.name} makes none")
-        self.text = as_one(self, phrases_of(self))
+        self.text = as_one(self, phrases_of(self)) if self.steers() else ""
         self._encoded: dict[tuple[str, Hashable], Encoded] = {}
+
+    def steers(self) -> bool:
+        """Whether it pushes at all; one that does not has no use for the concept in one text."""
+        return True
 
     def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
         """g, to be taken off the prompts' predictions; None for nothing in this step.
@@ -44,8 +48,9 @@ class Guidance(Method):
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """No terms, a gate; at attach, the concept's encoding."""
-        self.encoded(self.text)
-        self.encoded("")
+        if self.steers():
+            self.encoded(self.text)
+            self.encoded("")
         return Terms(self, {}, self.gate(), towards=True)
 
     def encoded(self, text: str) -> Encoded:

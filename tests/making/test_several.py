@@ -100,6 +100,20 @@ def test_withdrawn_to_the_last_bit(method: Any, pipe: Any, tmp_path: Path, read:
     assert pieces == {path.name for path in fresh.folder.parent.glob(".six.pieces/*")}
 
 
+def test_an_artifact_of_more_phrases_than_one_text_holds_acts_without_steering(pipe: Any, tmp_path: Path) -> None:
+    """TRCE's second stage takes one text of them all."""
+    concepts = [{"name": thing, "prompts": [f"{color} {thing}" for color in ("old", "big", "wet", "tin")]}
+                for thing in THINGS]  # fmt: skip
+    artifact = make(TRCE, pipe, concepts, tmp_path, templates=["{}"])
+    rules = {"method": "trce", "artifact": str(artifact.folder)}
+    bare = generate(pipe, ["a red apple", "a wet knife"], guidance_scale=1.0)
+    with conceptguard.attach(pipe, {"guards": [rules]}):
+        got = generate(pipe, ["a red apple", "a wet knife"], guidance_scale=1.0)
+    assert torch.equal(got[0], bare[0]) and not torch.allclose(got[1], bare[1], atol=1e-4)
+    with pytest.raises(PolicyError, match="the text encoder reads"):
+        conceptguard.attach(pipe, {"guards": [{**rules, "scale": 1.0}]})
+
+
 @pytest.mark.parametrize("method", [UCE, TRCE])
 def test_each_keeps_its_own_replacement(method: type[Method], pipe: Any, tmp_path: Path) -> None:
     """In the same solve: what a layer makes of each last (or end) token is what it makes of its guide's."""

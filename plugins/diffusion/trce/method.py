@@ -51,7 +51,7 @@ class TRCE(Guidance):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        if not self.settings.scale and self.artifact is None:
+        if not self.steers() and self.artifact is None:
             raise PolicyError(
                 f"guard '{self.guard.label}': without an artifact scale: 0 guards nothing: give one, which "
                 "`conceptguard make trce` makes, or a scale"
@@ -62,11 +62,15 @@ class TRCE(Guidance):
         """The first stage, solved in closed form: see ``make``."""
         return learn(task)
 
+    def steers(self) -> bool:
+        """The second stage, which a scale of 0 leaves out."""
+        return bool(self.settings.scale)
+
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """The artifact's terms, where there is one; at attach, also the safe concept's encoding."""
         terms = super().cross_attention(layers)
-        if self.settings.scale:
+        if self.steers():
             self.encoded(self.own_concept().replacement)
         if self.artifact is not None:
             terms.factors = read_artifact(self.artifact, layers, base_weights=base_weights_of(layers))
@@ -75,7 +79,7 @@ class TRCE(Guidance):
     @hookimpl
     def predict_noise(self, step: Step) -> None:
         """The second stage."""
-        if self.settings.scale:
+        if self.steers():
             super().predict_noise(step)
 
     def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
