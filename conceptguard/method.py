@@ -165,6 +165,7 @@ class Method:
         """The gate the policy asks for: by prompt (the default where the concept has prompts), or fixed."""
         from .concept import check_preserve
         from .runtime.calibration import calibrate
+        from .runtime.encodings import lengths
         from .runtime.gates import Gate
 
         guard = self.guard
@@ -174,10 +175,10 @@ class Method:
             return Gate(strength=guard.strength)
         if isinstance(guard.gate, float):
             return Gate(strength=guard.strength * guard.gate)
-        for prompt, ids in zip(concept.prompts, self.host.tokens(list(concept.prompts), whole=True)):
-            if len(ids) > self.host.window:
+        for prompt, length in zip(concept.prompts, lengths(self.host, concept.prompts)):
+            if length > self.host.window:
                 raise PolicyError(
-                    f"guard '{guard.label}': the phrase '{prompt[:40]}...' has {len(ids)} tokens, and the text encoder "
+                    f"guard '{guard.label}': the phrase '{prompt[:40]}...' has {length} tokens, and the text encoder "
                     f"reads {self.host.window}: a gate would not know its end. Give shorter phrases, or gate: always"
                 )
         measured = (self.artifact.manifest.gate or {}) if self.artifact and own else {}

@@ -80,9 +80,26 @@ def host_class_for(target: Any) -> type[Host]:
 
 def session_manager() -> pluggy.PluginManager:
     """An empty manager with the generation hooks, one per session."""
-    manager = pluggy.PluginManager(GROUP)
+    manager = _SessionManager(GROUP)
     manager.add_hookspecs(Generation)
     return manager
+
+
+class _SessionManager(pluggy.PluginManager):
+    """What of a class is a hook is looked up once, and not for each of a thousand guards of one method."""
+
+    def __init__(self, project_name: str):
+        super().__init__(project_name)
+        self._of_class: dict[type, dict[str, Any]] = {}
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        if name in vars(plugin):
+            return super().parse_hookimpl_opts(plugin, name)
+        kind = type(plugin)
+        if kind not in self._of_class:
+            self._of_class[kind] = {each: super(_SessionManager, self).parse_hookimpl_opts(plugin, each)
+                                    for each in dir(kind)}  # fmt: skip
+        return self._of_class[kind].get(name)
 
 
 def methods() -> dict[str, type[Method]]:

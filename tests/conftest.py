@@ -34,6 +34,14 @@ def imports_are_no_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What encoders were measured to say before is not in the user's cache, nor another test file's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONCEPTGUARD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def pipe() -> Any:
     """The embedded model in fp32 on the CPU, without progress bars."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from conceptguard.errors import ArtifactError
@@ -51,9 +54,9 @@ class Slot(NamedTuple):
 
 
 class Header(NamedTuple):
-    """`start`: the byte at which tensor data begins."""
+    """`start`: the byte at which tensor data begins. Files that differ in metadata alone share one `tensors`."""
 
-    tensors: dict[str, Slot]
+    tensors: Mapping[str, Slot]
     metadata: dict[str, str]
     start: int
 
@@ -99,6 +102,9 @@ def _length(head: bytes, size: int, where: str) -> int:
 
 
 def _parse(text: bytes, size: int, where: str) -> Header:
+    apart = _apart(text, size - 8 - len(text)) if len(text) <= _SHARED else None
+    if apart is not None:
+        return Header(apart[1], apart[0], 8 + len(text))
     try:
         fields = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
     except (ValueError, RecursionError) as cause:
@@ -110,17 +116,47 @@ def _parse(text: bytes, size: int, where: str) -> Header:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ArtifactError(f"{where}: bad safetensors header (metadata must be text): fetch or make it again")
     start = 8 + len(text)
-    tensors = {name: _slot(slot, size - start, where, name) for name, slot in fields.items()}
+    return Header(_placed(fields, size - start, where), metadata, start)
+
+
+def _apart(text: bytes, room: int) -> tuple[dict[str, str], Mapping[str, Slot]] | None:
+    """Metadata and tensors of a header that begins with its metadata, as the safetensors library writes it; None for
+    any other, and for one that is not as it should be: that is read in one piece, which says what is wrong.
+    """
+    if not text.startswith(_BEGINS):
+        return None
+    try:
+        whole = text.decode("utf-8")
+        metadata, end = _reader.raw_decode(whole, len(_BEGINS))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        return None
+    tensors = _shared("{" + whole[end + 1 :], room) if whole[end : end + 1] == "," else None
+    return None if tensors is None else (metadata, tensors)
+
+
+@lru_cache(maxsize=8)  # a policy of a thousand membranes is a thousand files whose headers differ in metadata alone
+def _shared(text: str, room: int) -> Mapping[str, Slot] | None:
+    """The tensors of a header without its metadata; None where anything is wrong with them."""
+    try:
+        fields = _reader.decode(text)
+        return None if "__metadata__" in fields else _placed(fields, room, "")
+    except (ValueError, RecursionError, ArtifactError):
+        return None
+
+
+def _placed(fields: dict[str, Any], room: int, where: str) -> Mapping[str, Slot]:
+    """Where the tensors lie in the `room` bytes behind the header."""
+    tensors = {name: _slot(slot, room, where, name) for name, slot in fields.items()}
     last = 0
     for slot in sorted(tensors.values(), key=lambda one: one[2:]):
         if slot.begin != last:
             raise ArtifactError(f"{where}: tensors overlap or leave gaps: altered; fetch or make it again")
         last = slot.end
-    if last != size - start:
-        raise ArtifactError(
-            f"{where}: {size - start - last:,} bytes belong to no tensor: altered; fetch or make it again"
-        )
-    return Header(tensors, metadata, start)
+    if last != room:
+        raise ArtifactError(f"{where}: {room - last:,} bytes belong to no tensor: altered; fetch or make it again")
+    return MappingProxyType(tensors)
 
 
 def _slot(fields: Any, room: int, where: str, name: str) -> Slot:
@@ -155,3 +191,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> float:
     raise ValueError(text)
+
+
+_BEGINS = b'{"__metadata__":'
+_SHARED = 512 * 1024  # bytes of a header up to which its tensors are remembered
+_reader = json.JSONDecoder(object_pairs_hook=_no_repeats, parse_constant=_no_constant)

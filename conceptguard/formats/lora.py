@@ -57,7 +57,7 @@ def read_lora(
             # By far the most, and a policy may have a thousand files.
             down, up = parts["down"], parts["up"]
             scale = _number(parts["alpha"], pieces[0].layer) / check_factors(pieces[0].layer, down, up)
-            terms[pieces[0].layer] = Factors(*_shaped(down, up, shapes(pieces[0].layer)), scale)
+            terms[pieces[0].layer] = Factors(*shaped(down, up, shapes(pieces[0].layer)), scale)
             continue
         down, up, scale = term(parts, _layer(pieces, written, parts, alphas, base_weights))
         for piece in pieces:
@@ -65,7 +65,7 @@ def read_lora(
                 raise ArtifactError(f"layer {piece.layer!r} has two tensors for `down`: keep one adapter per file")
             cut = _cut(down, up, piece, written)
             if cut is not None:
-                terms[piece.layer] = Factors(*_shaped(*cut, shapes(piece.layer)), scale)
+                terms[piece.layer] = Factors(*shaped(*cut, shapes(piece.layer)), scale)
     # The first layer says it, as a rule: few files have anything to look through.
     if not any(bool(one.up.any()) and bool(one.down.any()) and one.scale for one in terms.values()):
         raise ArtifactError("the file changes nothing: all of its terms are zero, so it would guard nothing")
@@ -169,7 +169,7 @@ def _swapped(rows: Tensor) -> Tensor:
     return torch.cat(rows.chunk(2)[::-1])
 
 
-def _shaped(down: Tensor, up: Tensor, shape: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
+def shaped(down: Tensor, up: Tensor, shape: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
     """Factors as the layer's weight is: a convolution may be written as matrices, and the other way round."""
     if shape is None:
         return down, up

@@ -17,6 +17,7 @@ from conceptguard.formats.names import Names, names_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from conceptguard.runtime.alike import Alike
     from conceptguard.runtime.lowrank import Factors
 
 __all__ = ["base_weights_of", "detect_format", "read_artifact", "read_terms"]
@@ -79,20 +80,39 @@ def read_artifact(
     *,
     base_weights: BaseWeights | None = None,
     missing_alpha: MissingAlpha = "rank",
-) -> dict[str, Factors]:
+) -> Mapping[str, Factors]:
     """`read_terms` of an artifact, with the peft configuration that lies beside its weights."""
     config = None
     for file in artifact.manifest.files:
         if Path(file.path).name == "adapter_config.json":
             config = read_config(artifact.path(file.path))
+    tensors, metadata = artifact.tensors(), artifact.metadata()
+    if config is None and layer_names is not None and (alike := _alike(tensors, metadata, layer_names)) is not None:
+        return alike
     return read_terms(
-        artifact.tensors(),
-        artifact.metadata(),
+        tensors,
+        metadata,
         layer_names,
         config=config,
         base_weights=base_weights,
         missing_alpha=missing_alpha,
     )
+
+
+def _alike(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layers: Iterable[str]) -> Alike | None:
+    """A plain file's terms, by a layout that is found once while a policy is attached; None for other files."""
+    from conceptguard.formats.alike import layout_of, read_alike
+    from conceptguard.runtime.alike import Flat
+    from conceptguard.runtime.once import once
+
+    if not isinstance(tensors, Flat):
+        return None
+
+    def find() -> tuple[Any, Any]:
+        return layers, layout_of(tensors, names_of(layers), shapes_of(layers))
+
+    _, layout = once(tensors.slots, ("layout", id(layers)), find)  # the answer holds the layers, whose id it goes by
+    return read_alike(tensors, metadata, layout) if layout else None
 
 
 def read_config(path: Path) -> dict[str, Any]:

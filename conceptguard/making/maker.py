@@ -12,7 +12,7 @@ from ..errors import ArtifactError, PolicyError
 from ..files.paths import slug
 from ..registry import Artifact, open_artifact, write_artifact
 from ..runtime.calibration import Calibration, Sight, calibrate, settled, sight
-from ..runtime.encodings import EncodingCache, ordinary_captions
+from ..runtime.encodings import ordinary_captions
 from ..runtime.once import meanwhile
 from ..version import __version__
 from .base import family_of, weights_mark
@@ -49,7 +49,10 @@ def write(method: type[Maker], task: Task, learned: Learned) -> Artifact:
     }  # fmt: skip
     if learned.opens is not None:
         own, kept = learned.opens
-        found = _of_several(task, kept) if task.several else calibrate(concept.prompts, host.read, keep=kept, own=own)
+        if task.several:
+            found = _of_several(task, kept)
+        else:
+            found = calibrate(concept.prompts, host.read, keep=kept, own=own, known=host.encoding_cache())
         fields["gate"] = found.as_dict()
     filename = learned.filename or f"{task.folder.name}.safetensors"
     artifact = write_artifact(task.folder, fields, learned.tensors, filename=filename, metadata=learned.metadata)
@@ -60,7 +63,7 @@ def write(method: type[Maker], task: Task, learned: Learned) -> Artifact:
 
 def _of_several(task: Task, kept: Sequence[str]) -> Calibration:
     """A gate that every concept of several opens, from what each one's own would see."""
-    known, found = EncodingCache(), []
+    known, found = task.host.encoding_cache(), []
     with meanwhile(), task.bar(len(task.several), ", gate") as tick:
         for i, concept in enumerate(task.several):
             own = [fill(t, p) for p in concept.prompts for t in task.settings.templates]

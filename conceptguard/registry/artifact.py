@@ -17,6 +17,8 @@ from conceptguard.registry.manifest import File, Manifest, parse_manifest
 if TYPE_CHECKING:
     import torch
 
+    from conceptguard.runtime.alike import Flat
+
 Result = TypeVar("Result")
 
 # How often an artifact of several files is read anew when it is replaced while it is read.
@@ -37,6 +39,7 @@ class Artifact:
     def __init__(self, manifest: Manifest, folder: Path, sha256: str = "") -> None:
         self.manifest, self.folder, self.sha256 = manifest, folder, sha256
         self.signed_by = ""
+        self._said: dict[str, Mapping[str, str]] = {}  # by SHA-256, the metadata of files that were read whole
 
     def __repr__(self) -> str:
         return f"Artifact({self.ref!r})"
@@ -60,8 +63,9 @@ class Artifact:
         """Paths of the safetensors files, relative to `folder`."""
         return [file.path for file in self.manifest.files if file.path.endswith(".safetensors")]
 
-    def tensors(self, file: str | None = None) -> dict[str, torch.Tensor]:
-        """Tensors on the CPU, as stored, of one safetensors file or (by default) of all.
+    def tensors(self, file: str | None = None) -> Mapping[str, torch.Tensor]:
+        """Tensors on the CPU, as stored, of one safetensors file or (by default) of all. Of a single file of one
+        floating dtype they are a ``Flat``.
 
         Size, SHA-256, header and finiteness are checked first. Raises ArtifactError when anything is missing,
         altered, truncated, repeated between files, NaN or infinite.
@@ -74,9 +78,12 @@ class Artifact:
                 return result
         raise ArtifactError(f"{self.folder}: replaced again and again while it was read: load it when that has ended")
 
-    def _tensors(self, file: str | None) -> dict[str, torch.Tensor]:
+    def _tensors(self, file: str | None) -> Mapping[str, torch.Tensor]:
+        paths = [file] if file is not None else self.weights()
+        if len(paths) == 1:
+            return self._checked(paths[0])
         result: dict[str, torch.Tensor] = {}
-        for path in [file] if file is not None else self.weights():
+        for path in paths:
             for name, tensor in self._checked(path).items():
                 if name in result:
                     raise ArtifactError(f"{self.folder}: tensor {name!r} is in two files: ask for one file by its name")
@@ -93,6 +100,8 @@ class Artifact:
         if file is None and not paths:
             return {}
         listed = self._listed(file or paths[0])
+        if listed.sha256 in self._said:
+            return {key: text for key, text in self._said[listed.sha256].items() if key != OWNER}
         # Of two versions the right one, which its hash tells; of one, the header alone is read.
         where = self._locate(listed) if self._waits() else inside(self.folder, listed.path)
         return {key: text for key, text in read_header(where).metadata.items() if key != OWNER}
@@ -123,10 +132,11 @@ class Artifact:
         known = ", ".join(file.path for file in self.manifest.files) or "none"
         raise ArtifactError(f"{self.folder}: no file {path[:120]!r} in the manifest: it lists {known}")
 
-    def _checked(self, path: str) -> dict[str, torch.Tensor]:
+    def _checked(self, path: str) -> Mapping[str, torch.Tensor]:
         """The tensors of a listed file, and that they are this artifact's."""
         data, where = self._bytes(path), str(self.folder / path)
         header = parse_header(data, where)
+        self._said[self._listed(path).sha256] = header.metadata
         # An imported file may be an exported one, under whatever name its importer gave.
         if not self.manifest.made.get("imported"):
             _check_owner(header.metadata, self.manifest, where)
@@ -216,7 +226,7 @@ def _check_owner(metadata: Mapping[str, str], manifest: Manifest, where: str) ->
         raise ArtifactError(f"{where}: made for {owner[:200]!r}, not for {manifest.ref!r}: fetch or make it again")
 
 
-def read_tensors(data: bytes, where: str, header: Header | None = None) -> dict[str, torch.Tensor]:
+def read_tensors(data: bytes, where: str, header: Header | None = None) -> Mapping[str, torch.Tensor]:
     """Tensors from the bytes of a safetensors file; header and finite values checked, or ArtifactError."""
     header = header or parse_header(data, where)
     kinds = {slot.dtype for slot in header.tensors.values()}
@@ -230,24 +240,21 @@ def read_tensors(data: bytes, where: str, header: Header | None = None) -> dict[
     return tensors
 
 
-def _one_dtype(data: bytes, header: Header, kind: str) -> dict[str, torch.Tensor] | None:
-    """Views into one copy of the file, checked for finite values in one pass; None when this cannot be done.
+def _one_dtype(data: bytes, header: Header, kind: str) -> Flat | None:
+    """One copy of the file, checked for finite values in one pass; None when this cannot be done.
 
     Membranes have hundreds of tiny tensors, and a policy hundreds of membranes: one call per tensor is what
     takes the time.
     """
     import torch
 
+    from conceptguard.runtime.alike import Flat
+
     dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(kind)
     if dtype is None or len(data) == header.start:
         return None
     flat = torch.frombuffer(bytearray(memoryview(data)[header.start :]), dtype=dtype)
-    if not _finite(flat):
-        return None
-    width = flat.element_size()
-    return {
-        name: flat[slot.begin // width : slot.end // width].view(slot.shape) for name, slot in header.tensors.items()
-    }
+    return Flat(flat, header.tensors) if _finite(flat) else None
 
 
 def _any_dtype(data: bytes, where: str) -> dict[str, torch.Tensor]:
@@ -266,7 +273,8 @@ def _finite(tensor: torch.Tensor) -> bool:
         return True
     if tensor.element_size() == 1:
         tensor = tensor.float()
-    return bool(tensor.isfinite().all())
+    # Whatever is not finite makes the sum so; finite numbers may as well, where they are large.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _check_size(path: Path, size: int, file: File) -> None:

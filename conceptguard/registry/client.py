@@ -135,12 +135,23 @@ class Registry:
         path = _as_path(ref)
         if path is not None:
             artifact, source = _load_path(path), None
+        elif (holder := self._holder(str(ref))) is not None:
+            artifact, source = holder.load(str(ref)), holder
         else:
             source, entry = self._find(str(ref))
             artifact = source.load(entry.ref)
         if trust == "signed" and not artifact.signed_by:
             raise ArtifactError(_unsigned(artifact, source))
         return artifact
+
+    def _holder(self, ref: str) -> LocalSource | None:
+        """The folder that has a full reference before any other source: its index need not be asked as well."""
+        for source in self.sources:
+            if not isinstance(source, LocalSource):
+                return None
+            if source.has(ref):
+                return source
+        return None
 
     def standing(self, entry: Entry) -> str:
         """Whose signature an entry's artifact has, `unsigned`, or why it must not be used any more.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from conceptguard.errors import ArtifactError, RegistryError
 from conceptguard.files.atomic import TEMPORARY, explained, locked, read_limited, write_bytes
-from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, is_name, is_ref
+from conceptguard.files.paths import INDEX, MANIFEST, MAX_INDEX, is_name, is_ref, leads_out
 from conceptguard.registry.cache import cache_folder
 from conceptguard.registry.index import Entry, entries_by_line, entry_of
 from conceptguard.registry.listing import Entries, Few, Listing
@@ -88,9 +89,13 @@ class LocalSource:
         with path.open("rb") as lines:
             return entries_by_line(lines, self.name) is not None
 
+    def has(self, ref: str) -> bool:
+        """Whether a full reference has a manifest here, sound or not."""
+        return is_ref(ref) and any(os.path.isfile(f"{self.root}/{ref}/{place}") for place in (MANIFEST, _NEXT_MANIFEST))
+
     def find(self, ref: str) -> Entry | None:
         """The entry of a full reference, from the folder itself: an index that lags hides nothing."""
-        if not is_ref(ref) or not any((self.root / ref / place).is_file() for place in (MANIFEST, _NEXT_MANIFEST)):
+        if not self.has(ref):
             return None
         self._inside(ref)
         return entry_of(self.root / ref, self.name)
@@ -121,7 +126,7 @@ class LocalSource:
         return self.load(ref)
 
     def _inside(self, ref: str) -> None:
-        if not is_ref(ref) or not (self.root / ref).resolve().is_relative_to(self.root.resolve()):
+        if not is_ref(ref) or leads_out(self.root, ref):
             raise ArtifactError(
                 f"{self.root / ref}: a link that leads out of the registry: put the folder itself there"
             )

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BaseMismatch, GuardError
+from .alike import Alike, Stack, stacked
 from .layer_patch import layer_patch
 from .lowrank import Factors, LayerIndex, Part, Terms, layer_shape
 
@@ -72,7 +73,10 @@ class Bank:
     spans: guard index -> its ranks in the stack. scale: of the weight that runs beside them, see ``patched``.
     """
 
-    def __init__(self, name: str, layer: nn.Module | Part, factors: Mapping[int, Factors], session: object):
+    def __init__(
+        self, name: str, layer: nn.Module | Part, factors: Mapping[int, Factors], session: object,
+        stacks: Sequence[Stack] = (),
+    ):  # fmt: skip
         self.name, self._session = name, session
         self._add = _way_to_add(layer)
         shape = layer_shape(layer)
@@ -80,16 +84,21 @@ class Bank:
         self.spans: dict[int, tuple[int, int]] = {}
         for guard, (down, up, scale) in factors.items():
             rank = down.shape[0]
-            if tuple(down.shape[1:]) != shape[1:] or tuple(up.shape[:2]) != (shape[0], rank):
-                raise BaseMismatch(
-                    f"layer {name} is {list(shape)}, but a term of down {list(down.shape)} and up {list(up.shape)} was "
-                    "made for another one: use an artifact made for this base model"
-                )
+            _check(name, shape, down, up)
             downs.append(down)
             up = up.reshape(shape[0], rank)
             ups.append((layer.order(up) if isinstance(layer, Part) else up).T * scale)
             self.spans[guard] = (start, start + rank)
             start += rank
+        for stack in stacks:
+            _check(name, shape, stack.down, stack.up)
+            downs.append(stack.down)
+            up = layer.order(stack.up) if isinstance(layer, Part) else stack.up
+            # In the precision of a product with a number, whatever the file's.
+            ups.append((up.T * stack.scales[:, None]).to(up.dtype))
+            for i, guard in enumerate(stack.guards):
+                self.spans[guard] = (start + i * stack.rank, start + (i + 1) * stack.rank)
+            start += len(stack.down)
         device, dtype = _home(layer)
         self.down = torch.cat(downs).to(device, dtype).contiguous()
         self.up = torch.cat(ups).to(device, dtype).contiguous()
@@ -286,6 +295,15 @@ def _home(layer: nn.Module | Part) -> tuple[torch.device, torch.dtype]:
     return device, weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else torch.float32
 
 
+def _check(name: str, shape: tuple[int, ...], down: Tensor, up: Tensor) -> None:
+    """Raises BaseMismatch where factors are for a layer of another shape."""
+    if tuple(down.shape[1:]) != shape[1:] or tuple(up.shape[:2]) != (shape[0], len(down)):
+        raise BaseMismatch(
+            f"layer {name} is {list(shape)}, but a term of down {list(down.shape)} and up {list(up.shape)} was made "
+            "for another one: use an artifact made for this base model"
+        )
+
+
 # Defined by hand: what ``torch.library.custom_op`` wraps around a function takes five times as long as the call.
 _library = torch.library.Library("conceptguard", "DEF")
 _library.define("add_terms(Tensor x, Tensor(a!) output, int bank) -> ()")
@@ -319,17 +337,27 @@ class Banks:
 
     def __post_init__(self) -> None:
         by_layer: dict[str, dict[int, Factors]] = {}
+        alike: dict[tuple[int, torch.dtype], dict[int, Alike]] = {}
         for guard, terms in enumerate(self.terms):
+            if isinstance(terms.factors, Alike):
+                alike.setdefault((id(terms.factors.layout), terms.factors.flat.dtype), {})[guard] = terms.factors
+                continue
             for name, factors in terms.factors.items():
-                if name not in self.layers:
-                    raise BaseMismatch(f"the base model has no layer {name}: use an artifact made for this base model")
                 by_layer.setdefault(name, {})[guard] = factors
+        stacks: dict[str, list[Stack]] = {}
+        for found in alike.values():
+            for name, stack in stacked(found):
+                stacks.setdefault(name, []).append(stack)
+        names = dict.fromkeys([*by_layer, *stacks])
         self.coupled = frozenset(i for i, t in enumerate(self.terms) if t.coupled)
         self._of: dict[str, list[Bank]] = {}
         self._open: set[str] = set()
         try:
-            for name, factors_by_guard in by_layer.items():
-                bank = self.banks[name] = Bank(name, self.layers[name], factors_by_guard, self.session)
+            for name in names:
+                if name not in self.layers:
+                    raise BaseMismatch(f"the base model has no layer {name}: use an artifact made for this base model")
+                bank = Bank(name, self.layers[name], by_layer.get(name, {}), self.session, stacks.pop(name, ()))
+                self.banks[name] = bank
                 self._of.setdefault(name.split(".", 1)[0], []).append(bank)
         except Exception:
             self.detach()

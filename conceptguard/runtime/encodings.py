@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..generation.conditioning import Encoded
+from .kept_captions import keep, path_of, recall
+from .once import once
 
 Encode = Callable[[list[str]], Encoded]
 PROBE = "a photo of a thing"
@@ -83,10 +85,14 @@ class Ordinary:
     def measure(cls, encode: Encode) -> Ordinary:
         """From the captions that ship with this package."""
         encoded = encode(ordinary_captions())
-        tokens = torch.cat(content(encoded)).float()
+        return cls.of(content(encoded), encoded.ids)
+
+    @classmethod
+    def of(cls, own: Sequence[Tensor], ids: Sequence[Sequence[int]]) -> Ordinary:
+        """From captions' own tokens, [tokens, width] each, and their ids."""
+        tokens = torch.cat(list(own)).float()
         mean = tokens.mean(0)
-        having = Counter(token for row in encoded.ids for token in set(row))
-        return cls(mean, having, _whitening(tokens - mean))
+        return cls(mean, counted(ids), _whitening(tokens - mean))
 
     def whiten(self, tokens: Tensor) -> Tensor:
         """Token encodings [..., width] without what all of them have in common."""
@@ -99,33 +105,72 @@ class Ordinary:
         return [w / sum(raw) for w in raw]
 
 
+def counted(ids: Iterable[Iterable[int]]) -> Counter[int]:
+    """In how many texts each token id occurs."""
+    return Counter(token for row in ids for token in set(row))
+
+
 @dataclass
 class EncodingCache:
     """Texts that one encoder has read. probe: what it said about ``PROBE`` then, [1, tokens, width].
 
     measured: what was found from these texts alone, by what it was asked for
+    short: reads texts without padding, where the encoder says the same of them then (``agrees``; None: not asked yet)
+    place: where what ordinary captions look like is kept between processes; tokens: of texts, as the encoder cuts them
     """
 
     probe: Tensor | None = None
     ordinary: Ordinary | None = None
     texts: dict[str, tuple[Tensor, list[int]]] = field(default_factory=dict)
     measured: dict[Hashable, Any] = field(default_factory=dict)
+    short: Encode | None = None
+    agrees: bool | None = None
+    place: Path | None = None
+    tokens: Callable[[list[str]], list[list[int]]] | None = None
 
     def read(self, texts: Sequence[str], encode: Encode) -> tuple[list[Tensor], list[list[int]]]:
         """Content encodings [tokens, width] and token ids of each text; what was read before is not read again."""
         new = [text for text in dict.fromkeys(texts) if text not in self.texts]
         for i in range(0, len(new), 64):
             part = new[i : i + 64]
-            encoded = encode(part)
+            encoded = (self.short or encode)(part)
             for text, own, ids in zip(part, content(encoded), encoded.ids):
                 self.texts[text] = own.float().clone(), ids
         found = [self.texts[text] for text in texts]
         return [own for own, _ in found], [ids for _, ids in found]
 
     def ordinary_of(self, encode: Encode) -> Ordinary:
-        """Measured once."""
-        self.ordinary = self.ordinary or Ordinary.measure(encode)
+        """Measured once, or taken from where it is kept."""
+        if self.ordinary is None:
+            captions = ordinary_captions()
+            self.ordinary = self._recalled(captions)
+        if self.ordinary is None:
+            found = self.ordinary = Ordinary.of(*self.read(captions, encode))
+            if self.place is not None and self.probe is not None:
+                measured = {"probe": self.probe, "mean": found.mean}
+                measured |= {} if found.whitening is None else {"whitening": found.whitening}
+                keep(self.place, measured, {text: self.texts[text] for text in captions})
         return self.ordinary
+
+    def _recalled(self, captions: list[str]) -> Ordinary | None:
+        if self.place is None or self.probe is None or self.tokens is None:
+            return None
+        found = recall(self.place, self.probe, captions, self.tokens)
+        if found is None or "mean" not in found[0]:
+            return None
+        measured, texts = found
+        self.texts = {**texts, **self.texts}
+        return Ordinary(measured["mean"], counted(row for _, row in texts.values()), measured.get("whitening"))
+
+
+def lengths(host: Any, texts: Sequence[str]) -> list[int]:
+    """How many tokens texts have. While a policy is attached, those of all of its concepts may be asked for at once,
+    and are then known: a tokenizer takes about as long for a text as for a thousand."""
+    known: dict[str, int] = once(host, "lengths", dict)
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    if new:
+        known.update(zip(new, map(len, host.tokens(new, whole=True))))
+    return [known[text] for text in texts]
 
 
 _known: weakref.WeakKeyDictionary[nn.Module, dict[str, EncodingCache]] = weakref.WeakKeyDictionary()
@@ -135,19 +180,23 @@ _KEPT = 8
 
 
 def encoding_cache_of(
-    encoders: Sequence[nn.Module], kind: str, encode: Encode, tokens: Callable[[list[str]], list[list[int]]]
-) -> EncodingCache:
+    encoders: Sequence[nn.Module], kind: str, encode: Encode, tokens: Callable[[list[str]], list[list[int]]],
+    short: Encode | None = None, folder: Path | None = None,
+) -> EncodingCache:  # fmt: skip
     """What text encoders have read already, they or others of the same weights; a blank sheet where these, or the
     tokenizer, changed since.
 
-    encoders: all that ``encode`` asks; kind: which of their outputs it gives
+    encoders: all that ``encode`` asks; kind: which of their outputs it gives; short: reads them without padding
+    folder: of the user's cache, where what ordinary captions look like is kept
     """
     kept = _known.setdefault(encoders[0], {})
-    found, probe = kept.get(kind), encode([PROBE]).embeds
+    whole = encode([PROBE])
+    found, probe = kept.get(kind), whole.embeds
     if found is None or found.probe is None or not _same(found.probe, probe):
         mark = _mark_of(encoders)
         found = kept[kind] = _begun(_of_weights.get((kind, mark)) if mark else None, probe)
         if mark:
+            found.place = path_of(folder, kind, mark, ordinary_captions()) if folder else None
             _of_weights[kind, mark] = found
             _of_weights.move_to_end((kind, mark))
             while len(_of_weights) > _KEPT:
@@ -157,14 +206,26 @@ def encoding_cache_of(
     found.texts = {text: (own, ids) for (text, (own, ids)), cut in zip(found.texts.items(), now) if cut == ids}
     if len(found.texts) < before:
         found.measured.clear()
+    if short is not None and found.agrees is None:
+        found.agrees = _alike(whole, short([PROBE]))
+    found.short, found.tokens = short if found.agrees else None, tokens
     return found
+
+
+def _alike(one: Encoded, other: Encoded) -> bool:
+    """Whether two ways to read a text say the same of it, up to rounding."""
+    (mine,), (theirs,) = content(one), content(other)
+    if mine.shape != theirs.shape:
+        return False
+    eps = torch.finfo(mine.dtype).eps
+    return bool((mine - theirs).abs().max() <= 256 * eps * mine.abs().max())
 
 
 def _begun(other: EncodingCache | None, probe: Tensor) -> EncodingCache:
     """A sheet with what an equal encoder has read; a copy, since that one may be asked in another thread."""
     if other is None or other.probe is None or not _same(other.probe, probe):
         return EncodingCache(probe.clone())
-    return EncodingCache(other.probe, other.ordinary, dict(other.texts), dict(other.measured))
+    return EncodingCache(other.probe, other.ordinary, dict(other.texts), dict(other.measured), agrees=other.agrees)
 
 
 def _mark_of(modules: Sequence[nn.Module]) -> str | None:

@@ -39,7 +39,9 @@ class BaseSession:
         self.claim: Claim | None = None  # the mark on what is guarded, where only one session may have it
         self._lock: AbstractContextManager[Any] = threading.RLock()
         self._manager = plugins.session_manager()
-        fits = [bool(plugins.hooks(plugins.method(guard.method)) & self.calls) for guard in policy.guards]
+        self._kinds = {name: plugins.method(name) for name in dict.fromkeys(guard.method for guard in policy.guards)}
+        acts = {name: bool(plugins.hooks(kind) & self.calls) for name, kind in self._kinds.items()}
+        fits = [acts[guard.method] for guard in policy.guards]
         self.aside = [guard for guard, fit in zip(policy.guards, fits) if not fit]
         if policy.guards and not any(fits):
             raise SessionError(
@@ -59,7 +61,7 @@ class BaseSession:
         if artifact is not None:
             self.host.check_base(artifact)
         try:
-            return plugins.method(guard.method)(guard, artifact, self.host)
+            return self._kinds[guard.method](guard, artifact, self.host)
         except ConceptGuardError:
             raise
         except Exception as error:

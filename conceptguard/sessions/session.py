@@ -20,6 +20,7 @@ from ..plugins import hooks
 from ..policy import Policy
 from ..receipt import Act, Receipt, Row
 from ..runtime.banks import Banks, running
+from ..runtime.encodings import lengths
 from ..runtime.gates import GateBank
 from ..runtime.once import meanwhile
 from ..runtime.patched import Patch
@@ -55,6 +56,7 @@ class Session(BaseSession):
         self._beside: dict[str, dict[int, list[str]]] = {}
         self._told: dict[tuple[tuple[str | None, str | None], ...], list[list[float]]] = {}
         self.layers = self.host.layers()
+        self._measure_concepts()
         place = {id(method): i for i, method in enumerate(self.methods)}
         found = [(place[id(terms.owner)], terms) for terms in self._call("cross_attention", layers=self.layers)]
         self._terms = sorted(found, key=lambda pair: pair[0])
@@ -67,6 +69,18 @@ class Session(BaseSession):
             self.banks.detach()
             raise
         self.attached = True
+
+    def _measure_concepts(self) -> None:
+        """Every concept's prompts go through the tokenizer together, since each gate asks how long its own are."""
+        concepts = [
+            method.artifact.manifest.concept
+            if method.guard.concept is None and method.artifact
+            else method.guard.concept
+            for method in self.methods
+            if method.guard.gate == "prompt" and "cross_attention" in hooks(type(method))
+        ]
+        if len(prompts := [prompt for concept in concepts if concept for prompt in concept.prompts]) > 1:
+            lengths(self.host, prompts)
 
     @property
     def receipt(self) -> Receipt:

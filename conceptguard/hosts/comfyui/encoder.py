@@ -67,8 +67,11 @@ class ComfyEncoder(TextEncoder):
         return int(self.module.layer_idx) % layers + 1
 
     @torch.no_grad()
-    def encode(self, ids: Sequence[Sequence[int]]) -> Answer:
-        """Token ids, none longer than ``window`` -> (states [rows, longest + special tokens, width], pooled)."""
+    def encode(self, ids: Sequence[Sequence[int]], size: int = 0) -> Answer:
+        """Token ids, none longer than ``window`` -> (states [rows, longest + special tokens, width], pooled).
+
+        size: of no effect, since texts are padded as ComfyUI pads them
+        """
         longest = max(map(len, ids))
         if longest > self.window:
             raise ValueError(f"{longest} tokens do not fit into {self.name}'s window of {self.window}")

@@ -18,6 +18,7 @@ from ...errors import GuardError, SessionError
 from ...generation.conditioning import Encoded
 from ...host import Host
 from ...receipt import Receipt
+from ...registry.cache import cache_folder
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.encodings import EncodingCache, encoding_cache_of
 from ...runtime.lowrank import LayerIndex
@@ -129,7 +130,8 @@ class ComfyHost(Host):
     def encoding_cache(self) -> EncodingCache:
         """Concept prompts that this CLIP has read, for this session or an earlier one."""
         encoder = self.texts.clip.cond_stage_model
-        return once(encoder, "encodings", partial(encoding_cache_of, [encoder], "prompt", self.read, self.tokens))
+        ask = partial(encoding_cache_of, [encoder], "prompt", self.read, self.tokens, folder=cache_folder())
+        return once(encoder, "encodings", ask)
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
         """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""

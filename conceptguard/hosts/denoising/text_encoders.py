@@ -81,13 +81,14 @@ class TextEncoder:
         return len(ids) + 1 + self.begins
 
     @torch.no_grad()
-    def encode(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor | None, Tensor | None]:
+    def encode(self, ids: Sequence[Sequence[int]], size: int = 0) -> tuple[Tensor | None, Tensor | None]:
         """Token ids, none longer than ``window`` -> (states [rows, longest + special tokens, width], pooled).
 
-        What follows a text's end token is padding, which a state of the text sees where the pipeline has it so, see
+        size: how many positions the encoder is given at least; by default as many as the longest text needs. What
+        follows a text's end token is padding, which a state of the text sees where the pipeline has it so, see
         ``padded``. ValueError for longer ones.
         """
-        longest = max(map(len, ids))
+        longest = max(*map(len, ids), size - 1 - self.begins)
         if longest > self.window:
             raise ValueError(f"{longest} tokens do not fit into {self.name}'s window of {self.window}")
         begin, end, pad = (getattr(self.tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad"))

@@ -71,7 +71,7 @@ class GUARD(Method):
         assert self.artifact is not None
         if self.settings.match != "tokens" or self.settings.nearest:
             sentence_encoder.require()
-        tensors = self.artifact.tensors()
+        tensors = dict(self.artifact.tensors())
         try:
             if not all(bool(t.isfinite().all()) for t in tensors.values()):
                 raise ValueError("not all of its numbers are numbers")
