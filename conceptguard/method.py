@@ -12,6 +12,7 @@ from .making.maker import place, without, write
 from .making.settings import make_settings
 from .making.task import Task
 from .markers import hookimpl
+from .runtime.once import meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,7 +106,8 @@ class Method:
         label, folder = f"{cls.name} {concept.name}", place(cls, host, concept, out)
         reports = [report] if report else []
         task = Task(host, concept, preserve, settings, seed, folder, label, progress, reports, several=many)
-        return write(cls, task, cls.learn(task))
+        with meanwhile():
+            return write(cls, task, cls.learn(task))
 
     @classmethod
     def wanted(cls, concept: Any, name: str = "") -> tuple[Concept, list[Concept]]:

@@ -97,7 +97,7 @@ class PipelineHost(Host):
 
     def layers(self) -> LayerIndex:
         """Linear and convolution layers of the denoiser and the text encoders under diffusers names."""
-        return LayerIndex(self.components())
+        return once(self, "layers", lambda: LayerIndex(self.components()))
 
     def compiled(self) -> bool:
         """Whole or in part, by ``torch.compile(pipe.unet)`` or ``pipe.unet.compile()``."""
@@ -199,10 +199,16 @@ class PipelineHost(Host):
         found: list[Tensor] = [torch.empty(0)] * len(texts)
         for size in sorted(set(sizes)):
             rows = [i for i, own in enumerate(sizes) if own == size]
-            parts = [one.encode(one.ids([texts[i] for i in rows]), size)[0] for one in encoders]
+            parts = [one.encode(self._ids(one, texts, ids, rows), size)[0] for one in encoders]
             for i, own in zip(rows, torch.cat(parts, -1)):  # type: ignore[arg-type]
                 found[i] = own
         return Encoded(torch.nn.utils.rnn.pad_sequence(found, batch_first=True), ids)
+
+    def _ids(self, encoder: TextEncoder, texts: list[str], known: list[list[int]], rows: list[int]) -> list[list[int]]:
+        """The ids that an encoder is given for some texts; known: those of the tokenizer that gates go by"""
+        if encoder.tokenizer is self._tokenizer():
+            return [known[i][: encoder.window] for i in rows]
+        return encoder.ids([texts[i] for i in rows])
 
     def encoding_cache(self) -> EncodingCache:
         """Concept prompts that this pipeline's encoder has read, for this session or an earlier one."""
