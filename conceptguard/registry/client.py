@@ -135,23 +135,22 @@ class Registry:
         path = _as_path(ref)
         if path is not None:
             artifact, source = _load_path(path), None
-        elif (holder := self._holder(str(ref))) is not None:
-            artifact, source = holder.load(str(ref)), holder
         else:
-            source, entry = self._find(str(ref))
-            artifact = source.load(entry.ref)
+            source, full = self._holder(str(ref))
+            artifact = source.load(full)
         if trust == "signed" and not artifact.signed_by:
             raise ArtifactError(_unsigned(artifact, source))
         return artifact
 
-    def _holder(self, ref: str) -> LocalSource | None:
-        """The folder that has a full reference before any other source: its index need not be asked as well."""
+    def _holder(self, ref: str) -> tuple[Source, str]:
+        """The source of an artifact and its full reference; a folder that has it is not asked for its entry as well."""
         for source in self.sources:
             if not isinstance(source, LocalSource):
-                return None
+                break
             if source.has(ref):
-                return source
-        return None
+                return source, ref
+        found, entry = self._find(ref)
+        return found, entry.ref
 
     def standing(self, entry: Entry) -> str:
         """Whose signature an entry's artifact has, `unsigned`, or why it must not be used any more.

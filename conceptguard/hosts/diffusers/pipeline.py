@@ -215,9 +215,7 @@ class PipelineHost(Host):
         encoders = [part for name, part in self.components().items() if name in _ENCODERS]
         if not encoders:
             return EncodingCache()
-        ask = partial(
-            encoding_cache_of, encoders, "prompt", self.read, self.tokens, self.read_short, cache_folder()
-        )
+        ask = partial(encoding_cache_of, encoders, "prompt", self.read, self.tokens, self.read_short, cache_folder())
         return once(encoders[0], "encodings", ask)
 
     def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:

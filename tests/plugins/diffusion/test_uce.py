@@ -19,6 +19,7 @@ from conceptguard.making.edits import Rows, solve, streams_of
 from conceptguard.making.templates import fill, through
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
+from conceptguard.runtime.encodings import EncodingCache
 from conceptguard.runtime.lowrank import LayerIndex
 
 BEER = {"name": "beer", "prompts": ["beer", "a glass of beer"], "replacement": "milk"}
@@ -153,6 +154,9 @@ class WideHost:
 
     def tokens(self, texts: list[str]) -> list[list[int]]:
         return [[sum(map(ord, w)) for w in t.split()] for t in texts]
+
+    def encoding_cache(self) -> EncodingCache:
+        return EncodingCache()
 
     def encoders(self) -> list[Any]:
         def ids(texts: list[str], whole: bool = False) -> list[list[int]]:
