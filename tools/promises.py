@@ -61,7 +61,7 @@ ACTING = (
     "it_acts", "rows_are_separate", "several_images_per_prompt", "negative_prompts", "guidance_off", "prompt_embeds",
     "any_order", "bf16", "fp16", "lora_beside", "offloaded", "compiled", "receipt_is_true", "receipt_tells_all",
 )  # fmt: skip
-EDITS = ("uce", "rece")  # in closed form
+EDITS = ("uce", "rece", "nullspace")  # in closed form
 
 
 @cache

@@ -1,6 +1,7 @@
 """Edits in closed form: where text enters a denoiser, which rows of an encoding are a concept's, and one solver."""
 
 from .each import rows_of_each
+from .free import directions, how_many_fit, solve_free
 from .problem import Problem
 from .rows import Kind, Rows, Tokens, Wording, check_texts, read_rows, runs_of, wordings
 from .solver import Edit, edited, products, solve, trimmed
@@ -15,12 +16,15 @@ __all__ = [
     "Tokens",
     "Wording",
     "check_texts",
+    "directions",
     "edited",
+    "how_many_fit",
     "products",
     "read_rows",
     "rows_of_each",
     "runs_of",
     "solve",
+    "solve_free",
     "streams_of",
     "tensors_of",
     "trimmed",

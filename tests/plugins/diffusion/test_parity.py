@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conceptguard.generation.conditioning import Encoded
-from conceptguard.making.edits import Rows, edited, products, solve
+from conceptguard.making.edits import Rows, directions, edited, products, solve, solve_free
 from conceptguard.making.edits.rows import Span, kept_rows, paired
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.encodings import EncodingCache, Ordinary
@@ -165,3 +165,22 @@ def test_rece_official_rounds_are_those(rece: dict[str, Tensor]) -> None:
             for name, weight in weights.items():
                 near(weight.double() @ edit.matrix(), rece[f"round1.{name}"])
     assert left["paper"] < left["official"]
+
+
+def test_nullspace_is_the_edit_of_the_authors_code() -> None:
+    """Their projector, and their second one for a prompt without words, are one basis of what is free."""
+    speed = load_file(DATA / "parity_speed.safetensors")
+    empty, a, b, guide, *kept = (
+        speed[f"embeds.{name}"] for name in ("empty", "a", "b", "guide", "keep1", "keep2", "keep3")
+    )
+    nothing = [empty[0], *(part.mean(0) for part in empty[1:].chunk(3))]
+    held = torch.stack([*nothing, kept[0][1], kept[1][2], kept[2][1]])
+    rows = Rows(torch.stack([a[1], b[2]]), torch.stack([guide[1], guide[1]]), held)
+    taken, free = directions(held, 1e-12)
+    edit = solve_free(rows, free, lamb=2.0)  # 1 for the mean of two
+    assert (taken.shape[1], free.shape[1], len(edit.down)) == (7, 9, 2)
+    for key, weight in speed.items():
+        if key.startswith("weight."):
+            near(weight.double() @ edit.matrix(), speed[key.replace("weight.", "edited.")])
+            near((weight.double() @ edit.matrix() @ held.double().T), weight @ held.T)
+            assert (weight @ rows.erased.T - weight.double() @ edit.matrix() @ rows.erased.double().T).norm() > 1
