@@ -98,6 +98,12 @@ class Host:
         """Same for a fine-tuned sibling, different for another architecture."""
         raise self._lacks("model")
 
+    def encoder_fingerprint(self) -> str:
+        """The same for the text encoders alone, whatever draws with them; "" where there are none."""
+        from .registry.fingerprint import encoder_fingerprint
+
+        return encoder_fingerprint(self.layers().shapes())
+
     def compiled(self) -> bool:
         """Whether any part of the model is compiled: its graphs should then be few."""
         return False

@@ -52,6 +52,10 @@ class TextEncoder(Protocol):
     def device(self) -> torch.device:
         """Where it is asked."""
 
+    @property
+    def heard(self) -> int:
+        """The same, where a pooled vector counts as well."""
+
     def sees(self, positions: int) -> bool:
         """A call pads its texts to so many positions; whether the encoder then says anything else than before."""
 
@@ -78,11 +82,25 @@ class TextEncoder(Protocol):
     def vectors(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
         """Texts as one vector each, in every space in which the denoiser hears of them: list of [rows, width]."""
 
+    def differentiable(
+        self, ids: Sequence[Sequence[int]], prefix: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """As ``encode`` for CLIP, padded to the whole window and with gradients: towards terms beside its layers, and
+        towards ``prefix`` [k, hidden], input vectors that stand before every text."""
+
+    @property
+    def vocabulary(self) -> Tensor:
+        """The input vectors of all its tokens, [tokens, hidden]."""
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """No gradients for the encoder's own weights and no dropout meanwhile."""
+
 
 class Denoiser(Protocol):
     """latents [rows, channels, h, w], timesteps [rows], conditions -> the raw model output, as ``latents``.
 
     shape: (channels, height, width) of the latents the model was made for
+    picture_size: (height, width) of the pictures that these are of
     alphas: cumulative products of the noise schedule, [training steps]
     prediction: "epsilon", "v_prediction" or "sample"
     """
@@ -98,6 +116,12 @@ class Denoiser(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Encoded) -> Tensor: ...
+
+    @property
+    def picture_size(self) -> tuple[int, int]: ...
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Pictures [n, 3, height, width] in [0, 1] as latents."""
 
     def frozen(self) -> AbstractContextManager[None]:
         """No gradients for the model's own weights and no dropout meanwhile."""

@@ -20,7 +20,7 @@ INTO = typer.Option(None, "--into", metavar="FOLDER", help="Registry folder to w
 FROM = typer.Option(None, "--from", metavar="FOLDER", help="Registry folder; default: your own.")
 FOLDER = typer.Argument(..., help="Folder with an artifact.yaml.")
 FILE = typer.Argument(..., help="A safetensors file, or a folder that holds one.")
-OUT = typer.Option(..., help="The safetensors file to write.")
+OUT = typer.Option(..., help="The safetensors file to write; of a text encoder, the folder.")
 
 
 def register(app: typer.Typer) -> None:
@@ -257,17 +257,21 @@ def _embedded(registry: Any) -> list[str]:
 
 def export(
     ref: str = REF,
-    form: str = typer.Option(..., "--format", metavar="kohya|diffusers|uce", help="Whom it is for."),
+    form: str = typer.Option(..., "--format", metavar="kohya|diffusers|uce|text_encoder", help="Whom it is for."),
     out: Path = OUT,
     model: str | None = typer.Option(
         None, autocompletion=models, help="Folder or embedded model; default: the embedded one of its family."
     ),
     json: str | None = JSON,
 ) -> None:
-    """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE.
+    """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE; or, of terms
+    beside a text encoder, as a text encoder's folder that any pipeline loads in place of its own.
 
     \b
     conceptguard export emoji-sd/spm/cigarette --format kohya --out cigarette.safetensors
+    conceptguard export my-registry/my-sd/few_shot/trumpet --format text_encoder --model ./my-sd --out no-trumpets
+
+    Nothing of a gate is in what other programs load: there an edit acts whatever the prompt says.
     """
     from conceptguard.cli.output import report
     from conceptguard.registry import default_registry
@@ -279,7 +283,9 @@ def export(
     family = artifact.manifest.base.family
     folder = _model(model or family) if model or family in _embedded(registry) else None
     how = export_artifact(artifact, form, out.expanduser(), model=folder)
-    row = {"ref": artifact.ref, "format": form, "how": how, "file": str(out), "bytes": out.expanduser().stat().st_size}
+    files = [out.expanduser()] if out.expanduser().is_file() else out.expanduser().rglob("*")
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    row = {"ref": artifact.ref, "format": form, "how": how, "file": str(out), "bytes": size}
     report("export", [row], time.perf_counter() - begin, json)
 
 

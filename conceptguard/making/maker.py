@@ -39,7 +39,8 @@ def write(method: type[Maker], task: Task, learned: Learned) -> Artifact:
     host, concept, seconds = task.host, task.concept, round(time.perf_counter() - task.started, 2)
     made = {"with": f"conceptguard {__version__}"}
     if method.family is None:
-        base = {"family": family_of(host), "fingerprint": host.fingerprint()}
+        print_of_base = host.encoder_fingerprint() if learned.encoders else host.fingerprint()
+        base = {"family": family_of(host), "fingerprint": print_of_base}
         made["weights"] = weights_mark(host)
     else:
         base = {"family": method.family}

@@ -107,6 +107,7 @@ class Learned:
     opens: None for a guard that prompts do not open
     settings: of the guard at run time, where a policy says nothing else
     filename: default ``<concept>.safetensors``; metadata: of that file
+    encoders: it acts in text encoders alone, so that any model with the same ones takes it
     """
 
     tensors: Mapping[str, Tensor]
@@ -115,6 +116,7 @@ class Learned:
     settings: Mapping[str, Any] = field(default_factory=dict)
     filename: str | None = None
     metadata: Mapping[str, str] | None = None
+    encoders: bool = False
 
 
 class Maker(Protocol):

@@ -1,4 +1,4 @@
-"""Artifacts for other programs, as one safetensors file."""
+"""Artifacts for other programs: one safetensors file, or the folder of a text encoder."""
 
 from __future__ import annotations
 
@@ -12,24 +12,32 @@ from conceptguard.files.paths import inside
 from conceptguard.formats.keys import detect_format
 from conceptguard.formats.read import read_artifact
 from conceptguard.formats.write import to_diffusers, to_kohya, to_uce
+from conceptguard.registry.encoder_folder import export_encoder
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
 
-FORMATS = ("kohya", "diffusers", "uce")
+FORMATS = ("kohya", "diffusers", "uce", "text_encoder")
 
 
 def export_artifact(artifact: Artifact, form: str, out: Path, *, model: Path | None = None) -> str:
     """Write `out` in one of FORMATS and return how: `as stored` or `converted`.
 
     A file that is stored in that format already is written byte for byte. `model`, a diffusers folder, is
-    needed where names with underscores must be told apart, and for UCE, whose files hold whole weights.
-    Raises ArtifactError.
+    needed where names with underscores must be told apart, and for UCE and `text_encoder`, which hold whole weights.
+    Of a text encoder `out` is a folder, see `export_encoder`. Raises ArtifactError.
     """
     import safetensors.torch
 
     if form not in FORMATS:
         raise ArtifactError(f"no such format {form!r}: `--format` takes {', '.join(FORMATS)}")
+    if form == "text_encoder":
+        if model is None:
+            raise ArtifactError(
+                "a text encoder's folder holds whole weights: name the base model with `--model FOLDER`"
+            )
+        export_encoder(artifact, model, out)
+        return "converted"
     if out.suffix.lower() != ".safetensors":
         raise ArtifactError(f"{out}: the file to write must end in .safetensors")
     weights = artifact.weights()

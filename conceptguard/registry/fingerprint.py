@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from conceptguard.errors import BaseMismatch, RegistryError
@@ -40,12 +40,34 @@ def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
     return "arch:" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_base(artifact: Artifact, found: str, what: str = "model") -> None:
+def encoder_fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
+    """`text:` and 16 hex digits over the blocks of a model's text encoders; "" where it has none.
+
+    Of artifacts that act in text encoders alone: whatever draws with these encoders takes them.
+    """
+    counted = {}
+    for name, shape in shapes.items():
+        if name.startswith("text_encoder") and ".layers." in name:
+            # transformers 5 dropped a step of the path.
+            counted[name.replace(".base_layer", "").replace(".text_model.", ".", 1)] = [int(n) for n in shape]
+    if not counted:
+        return ""
+    text = json.dumps(sorted(counted.items()), separators=(",", ":"))
+    return "text:" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_base(artifact: Artifact, found: str, what: str = "model", encoders: Callable[[], str] = lambda: "") -> None:
     """Raises BaseMismatch when an artifact was made for another architecture than the fingerprint ``found``.
 
-    what: how the host's users call a model
+    what: how the host's users call a model; encoders: the fingerprint of its text encoders, for artifacts that act in
+    those alone
     """
     made_for = artifact.manifest.base
+    if made_for.fingerprint.startswith("text:") and not (found := encoders()):
+        raise BaseMismatch(
+            f"{artifact.ref} acts in text encoders, and this {what} has none within reach: attach it to a model with "
+            "its text encoders"
+        )
     if made_for.fingerprint and made_for.fingerprint != found:
         raise BaseMismatch(
             f"{artifact.ref} was made for {made_for.family} ({made_for.fingerprint}), this {what} is {found}: use an "

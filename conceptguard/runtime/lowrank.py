@@ -44,6 +44,11 @@ class Terms:
     coupled: bool = False
     towards: bool = False
 
+    @property
+    def in_encoders(self) -> bool:
+        """Whether all stand beside layers of text encoders: an embedding from elsewhere knows nothing of them."""
+        return bool(self.factors) and all(name.startswith("text_encoder") for name in self.factors)
+
 
 class Part:
     """Some of the outputs of a linear layer that computes several projections at once, as a layer of its own.

@@ -246,6 +246,12 @@ class Session(BaseSession):
         self.banks.traced = self.host.compiled()
         gates = self._gate_banks[prefix](embeds, ids)
         for column, (i, terms) in enumerate(self._terms):
+            if terms.in_encoders and any(gate and own is None for gate, own in zip(gates[:, column], ids)):
+                raise Refused(
+                    f"guard '{self.methods[i].guard.label}' acts in the text encoder, and an embedding that asks for "
+                    "its concept was not encoded under it: pass the text, or encode it with this pipeline while the "
+                    "policy is attached"
+                )
             if terms.coupled:
                 _couple(gates[:, column], branches)
             if terms.towards:

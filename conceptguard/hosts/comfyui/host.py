@@ -113,7 +113,7 @@ class ComfyHost(Host):
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""
-        check_base(artifact, self.fingerprint(), "MODEL")
+        check_base(artifact, self.fingerprint(), "MODEL", self.encoder_fingerprint)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:

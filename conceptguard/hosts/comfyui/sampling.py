@@ -17,6 +17,7 @@ from .call import ComfyCall
 from .conditions import Condition
 from .latent_updates import LatentUpdates
 from .sampling_conditions import SamplingConditions
+from .text import Seen, mark_of
 from .weight_patches import hooks_of
 from .windows import Layout, Windowed, encoded, gates_by_window, has_long, layout, windowed
 
@@ -185,8 +186,22 @@ class Sampling:
             self.host.denoiser_name, embeds, [row.ids for row in rows], [row.text for row in rows],
             [row.branch for row in rows],
         )  # fmt: skip
+        self._check_encoded(rows)
         if self.session.has("condition"):
             self._split(rows, context)
+
+    def _check_encoded(self, rows: list[Condition]) -> None:
+        """Raises GuardError where a guard that acts in text encoders alone is open, and did not act in them."""
+        for guard, terms in zip(self.session.methods_with_terms, self.session.banks.terms):
+            if not terms.in_encoders:
+                continue
+            for row, gate in zip(rows, guard.act.gates):
+                if gate and not all(mark_of(guard) in seen.acted for seen in row.texts or [_UNKNOWN]):
+                    what = "a conditioning of unknown text" if row.text is None else repr(row.text)
+                    raise GuardError(
+                        f"guard '{guard.guard.label}' acts in the text encoder, and {what} was not encoded under it: "
+                        "encode it through Guard Encoder, with the same policy"
+                    )
 
     @torch.compiler.disable
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -204,6 +219,8 @@ class Sampling:
         self.host.on_step(self.session.receipt, False)
         return None if changed is output else changed
 
+
+_UNKNOWN = Seen(torch.zeros(0, 0), "", None, [])
 
 # What ComfyUI's own nodes make of guidance and leave on the side that its scale says: file of the function, node.
 _KEEP_SIDES = {

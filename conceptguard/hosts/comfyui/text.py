@@ -11,7 +11,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch import Tensor
 from ...generation.conditioning import Encoded
 from ..denoising.families import Family
 from ..denoising.text_encoders import as_one
+
+if TYPE_CHECKING:
+    from ...protocols import ActiveGuard, DrawingSession
 
 _KEPT = 256
 Key = tuple[Any, ...]  # prompts, and as which version of a CLIP it encoded them
@@ -44,18 +47,25 @@ class Seen:
     embeds: [windows * tokens, width]; ids: of each window, without special tokens; None where a window has more than
     words in it (a textual inversion)
     pieces: what each encoder was given in each window, in the order of diffusers' components
+    acted: the guards whose terms stood beside the encoders, see ``mark_of``
     """
 
     embeds: Tensor
     text: str
     ids: list[list[int]] | None
     pieces: list[tuple[str, ...]]
+    acted: frozenset[str] = frozenset()
 
     def content(self, begins: bool) -> list[Tensor]:
         """The encodings of the text's own tokens, window by window, [tokens, width]."""
         size = len(self.embeds) // max(len(self.ids or ()), 1)
         windows = self.embeds.split(size)
         return [window[begins : begins + len(ids)] for window, ids in zip(windows, self.ids or ()) if ids]
+
+
+def mark_of(guard: ActiveGuard) -> str:
+    """A guard as every session of the same policy has it: Guard Encoder's and Guard Model's are two."""
+    return guard.guard.model_dump_json()
 
 
 _seen: weakref.WeakKeyDictionary[Any, OrderedDict[Key, Seen]] = weakref.WeakKeyDictionary()
@@ -159,7 +169,7 @@ class Texts:
         tokens: dict[str, Any],
         cond: Tensor,
         prompts: tuple[str, ...] | None = None,
-        under: object = None,
+        under: DrawingSession | None = None,
     ) -> Seen:
         """What a text was encoded to, [1, tokens, width]. under: the session whose terms were open meanwhile."""
         ids = self.ids(tokens)
@@ -168,7 +178,8 @@ class Texts:
         given = prompts or (text,) * 3
         key = self._key_of(given, under)
         pieces = [given] if ids is None or len(ids) == 1 else self._pieces(tokens, len(ids))
-        seen = self._seen[key] = Seen(cond[0].detach().clone(), text, ids, pieces)
+        acted = frozenset() if under is None else frozenset(map(mark_of, under.methods_with_terms))
+        seen = self._seen[key] = Seen(cond[0].detach().clone(), text, ids, pieces, acted)
         self._seen.move_to_end(key)
         while len(self._seen) > _KEPT:
             self._seen.popitem(last=False)

@@ -6,7 +6,8 @@ Guards that read a prompt token by token take it apart by this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import GuardError, SessionError
 from ...runtime.banks import running
+from ...runtime.frozen import frozen
 from .families import EncoderPlace, Family
 
 _POSITIONS = 2**14  # per call: 60 prompts of ordinary length, each with every word masked; bounded memory for more
@@ -120,6 +122,11 @@ class TextEncoder:
         return len(self._layers()) - (self._place.states == "penultimate") - self._skip
 
     @property
+    def heard(self) -> int:
+        """The same, where a pooled vector counts as well: it is of the last one."""
+        return len(self._layers()) if self._place.pooled else self.depth
+
+    @property
     def _skip(self) -> int:
         """How many more of its last layers the running call leaves out."""
         return self._host.clip_skip if self.begins else 0
@@ -159,6 +166,46 @@ class TextEncoder:
             torch.cat(states) if states[0] is not None else None,
             torch.cat(pooled) if pooled[0] is not None else None,
         )
+
+    def differentiable(
+        self, ids: Sequence[Sequence[int]], prefix: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """As ``encode`` for CLIP, padded to the whole window and with gradients: towards terms beside its layers, which
+        act here, and towards ``prefix`` [k, hidden], input vectors that stand before every text.
+
+        Gives (states [rows, window + 2, width], pooled). ValueError for what does not fit into the window.
+        """
+        k = 0 if prefix is None else len(prefix)
+        if (longest := k + max(map(len, ids))) > self.window:
+            raise ValueError(f"{longest} tokens do not fit into {self.name}'s window of {self.window}")
+        begin, end, pad = (getattr(self.tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad"))
+        rows = [[begin, *[0] * k, *row, end, *[pad] * (self.window - k - len(row))] for row in ids]
+
+        def insert(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            assert prefix is not None
+            own = prefix.to(output).expand(len(output), -1, -1)
+            return torch.cat([output[:, :1], own, output[:, 1 + k :]], 1)
+
+        handle = self._words().register_forward_hook(insert) if k else None
+        try:
+            return self._read(torch.tensor(rows).to(self.device), {})
+        finally:
+            if handle is not None:
+                handle.remove()
+
+    @property
+    def vocabulary(self) -> Tensor:
+        """The input vectors of all its tokens, [tokens, hidden]."""
+        return self._words().weight.detach()  # type: ignore[no-any-return, operator, union-attr]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No gradients for the encoder's own weights and no dropout meanwhile."""
+        with frozen(self.module):
+            yield
+
+    def _words(self) -> nn.Module:
+        return self.module.get_input_embeddings()  # type: ignore[no-any-return, operator]
 
     def _layers(self) -> nn.ModuleList:
         found = [m for n, m in self.module.named_modules() if n.split(".")[-2:] == ["encoder", "layers"]]

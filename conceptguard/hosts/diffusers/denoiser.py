@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...generation.conditioning import Encoded, stack
+from ...runtime.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ class Denoiser:
         size = pipe.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         self.shape = (int(pipe.unet.config.in_channels), int(height), int(width))
+        self._vae = pipe.vae
         self.alphas: Tensor = pipe.scheduler.alphas_cumprod.double()
         self.prediction: str = pipe.scheduler.config.prediction_type
         self._scale = int(getattr(pipe, "vae_scale_factor", 8))
@@ -60,22 +62,26 @@ class Denoiser:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """No gradients for the model's own weights and no dropout meanwhile; everything as it was afterwards."""
-        wanted = [p for p in self._unet.parameters() if p.requires_grad]
-        training = self._unet.training
-        for p in wanted:
-            p.requires_grad_(False)
-        self._unet.eval()
-        try:
+        with frozen(self._unet):
             yield
-        finally:
-            for p in wanted:
-                p.requires_grad_(True)
-            self._unet.train(training)
 
     def timesteps(self, steps: int) -> list[int]:
         """DDIM's timesteps, noisiest first."""
         spacing = len(self.alphas) // steps
         return [min(i * spacing + 1, len(self.alphas) - 1) for i in reversed(range(steps))]
+
+    @torch.no_grad()
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Pictures [n, 3, h, w] in [0, 1], of the size that the model draws, as latents [n, channels, h, w]."""
+        weight = next(self._vae.parameters())
+        found = self._vae.encode(pictures.to(weight) * 2 - 1).latent_dist.mean
+        shift = getattr(self._vae.config, "shift_factor", None) or 0.0
+        return ((found - shift) * self._vae.config.scaling_factor).to(self.device, self.dtype)
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of the pictures that the model was made for."""
+        return self.shape[1] * self._scale, self.shape[2] * self._scale
 
     def ddim_step(self, output: Tensor, latents: Tensor, timestep: int, following: int) -> Tensor:
         """One deterministic DDIM step (Song et al. 2021) from ``timestep`` to ``following``; -1 is the end."""

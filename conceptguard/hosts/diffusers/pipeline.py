@@ -114,16 +114,21 @@ class PipelineHost(Host):
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""
-        check_base(artifact, self.fingerprint())
+        check_base(artifact, self.fingerprint(), encoders=self.encoder_fingerprint)
 
     @torch.no_grad()
     def encode(
-        self, texts: Sequence[str | tuple[str, ...]], length: int | None = None, options: Options | None = None
+        self,
+        texts: Sequence[str | tuple[str, ...]],
+        length: int | None = None,
+        options: Options | None = None,
+        under: DrawingSession | None = None,
     ) -> Encoded:
         """Texts as the denoiser sees them: embeds [rows, tokens, width], ids without special tokens.
 
         texts: one for all encoders, or one for each, as in ``Conditions.prompts``
         length: as ``max_sequence_length``; options: of ``encode_prompt``, by default what the running call gave
+        under: the session whose terms act in the text encoders; none's, by default
         """
         count = len(prompts.TYPED)
         columns = list(zip(*(t if isinstance(t, tuple) else (t,) * count for t in texts)))
@@ -133,7 +138,7 @@ class PipelineHost(Host):
         given |= self._memory.options if options is None else options
         if length is not None:
             given["max_sequence_length"] = length
-        token = running.set(self)  # no session's terms act on what a gate is measured by
+        token = running.set(under or self)  # no session's terms act on what a gate is measured by
         try:
             out = self._encode_prompt(**given, device=self.device_dtype()[0], **self._plainly)
         except (TypeError, AttributeError, ValueError) as error:
@@ -146,9 +151,9 @@ class PipelineHost(Host):
         whole = [as_one(t) if isinstance(t, tuple) else t for t in texts]
         return Encoded(by_role["embeds"], self.tokens(whole), by_role.get("pooled"))
 
-    def encode_negative(self, texts: Sequence[str | tuple[str, ...]]) -> Encoded:
+    def encode_negative(self, texts: Sequence[str | tuple[str, ...]], under: DrawingSession | None = None) -> Encoded:
         """The same as this pipeline encodes negative prompts."""
-        return self.encode(texts, options=of_negatives(self._memory.options))
+        return self.encode(texts, options=of_negatives(self._memory.options), under=under)
 
     @property
     def encoding(self) -> Hashable:
@@ -384,9 +389,12 @@ class PipelineHost(Host):
         self._memory.encoded += running.get() is self.session
         self._memory.options = options = options_of(bound.arguments, self._defaults)
         read = self.read if read_otherwise(options) else None
+        # What a guard writes anew is encoded as the prompt was, with terms beside the encoders' layers.
+        under = self.session if set(_ENCODERS) & self.session.banks.prefixes() else None
+        encode, encode_negative = (partial(f, under=under) for f in (self.encode, self.encode_negative))
         return prompts.guarded(
-            self.session, self.family, self._memory, bound.arguments, out, away, self.tokens, self.encode,
-            self.encode_negative, read,
+            self.session, self.family, self._memory, bound.arguments, out, away, self.tokens, encode, encode_negative,
+            read,
         )  # fmt: skip
 
     def _encodes_negative(self) -> bool:

@@ -306,6 +306,28 @@ def test_a_lora_of_the_text_encoder(parts: Any, pipe: Any, tmp_path: Any) -> Non
     assert (mine - theirs).abs().max() < 1e-4
 
 
+def test_a_guard_that_acts_in_the_text_encoder_alone(parts: Any, conds: Any, pipe: Any, tmp_path: Any) -> None:
+    """Where the prompt was encoded past it, its gate is open and it did nothing: no picture, and what to wire."""
+    from random_artifacts import random_terms, write_terms
+
+    from conceptguard.hosts.comfyui.clip import GuardedCLIP
+
+    terms = random_terms(pipe, names=("fc1", "fc2"), component="text_encoder", rank=2)
+    guard = {"method": "few_shot", "artifact": str(write_terms(tmp_path, pipe, terms, method="few_shot"))}
+    model, _ = guarded(parts, guard)
+    encoder = attach((parts.model, parts.clip), {"guards": [guard]})  # a session of its own, as the node has
+    with torch.inference_mode():
+        mine = encode(GuardedCLIP(parts.clip, encoder), SMOKING)
+    assert not torch.equal(sample(model, mine, conds[""], steps=1), sample(model, conds[APPLE], conds[""], steps=1))
+    with pytest.raises(
+        GuardError, match=r"'a man smoking .* was not encoded under it: encode it through Guard Encoder"
+    ):
+        sample(model, conds[SMOKING], conds[""], steps=1)
+    other, _ = guarded(parts, {**guard, "strength": 0.5})
+    with pytest.raises(GuardError, match="with the same policy"):
+        sample(other, mine, conds[""], steps=1)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype, comfy: None) -> None:
     """Texts are recognised by embeddings that were cast on their way."""
