@@ -55,6 +55,7 @@ PIPELINES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 }  # fmt: skip
 SPEAKS = "transformers"
 COMFYUI = "ComfyUI"
+ENCODED = ("few_shot", "advunlearn")  # terms beside a text encoder alone
 NO_PICTURES = "pictures of random weights show nothing that a detector could be right about"
 # Checks in which the guard must act, of a detector that nothing here can be drawn for.
 ACTING = (
@@ -82,6 +83,11 @@ def _terms(method: str, host: str) -> dict[str, Any]:
     pipe, folder = pipeline(host), Path(_FOLDER.name) / method / host.replace(" ", "-")
     if method in EDITS:
         return random_edit(folder, pipe, method=method)
+    if method in ENCODED:
+        made = random_terms(pipe, rank=4, component="text_encoder", names=("q_proj", "fc1", "fc2"), size=0.2)
+        if not made:
+            raise NotApplicable("it has terms beside the layers of CLIP text encoders, and there is none here")
+        return {"method": method, "artifact": str(write_terms(folder, pipe, made, method=method))}
     unet = getattr(pipe, "unet", None) is not None
     parts = {"component": "unet"} if unet else {"component": "transformer", "names": ("to_q", "to_k")}
     made = random_terms(pipe, rank=4 if method == "lora" else 1, **parts)
@@ -113,7 +119,7 @@ def _drawn(method: str, host: str) -> Case:
             {"method": method, "artifact": "emoji-sd/probe/skull"}, opens="a skull, noto style",
             unrelated=("a bicycle, fluent style", "noto style: a penguin"), steps=8,
         )  # fmt: skip
-    if method in ("spm", "lora", *EDITS):
+    if method in ("spm", "lora", *EDITS, *ENCODED):
         return replace(case, guard=_terms(method, host))
     if method == "itd":
         return replace(case, guard={"method": method, "artifact": _autoencoder(host), "classify": False})
@@ -157,6 +163,7 @@ def _said(method: str) -> TextCase:
     guard: dict[str, Any] = {"method": method, "concept": smoking}
     shipped = {"spm": "emoji-sd/spm/cigarette", "lora": "emoji-sd/spm/cigarette",
                **dict.fromkeys(EDITS, "emoji-sd/uce/cigarette"),
+               **dict.fromkeys(ENCODED, "emoji-sd/spm/cigarette"),
                "itd": "emoji-sd/itd/ten-objects", "probe": "emoji-sd/probe/cigarette"}  # fmt: skip
     if method in shipped:
         guard = {"method": method, "artifact": shipped[method]}

@@ -31,6 +31,8 @@ SPM: dict[str, Any] = {}
 UCE: dict[str, Any] = {"lamb": 1.0, "preserve_scale": 0.1}
 PROBE: dict[str, Any] = {}
 ITD: dict[str, Any] = {}
+FEW_SHOT: dict[str, Any] = {}
+ADVUNLEARN: dict[str, Any] = {}
 # On this encoder the concept comes back when the prompt's own embeddings do. Of 60 pictures of ten concepts in training
 # wordings, the shipped probes flag 4, 3, 3 and 2 at a scale of 1, 1.15, 1.3 and 1.5.
 SAFREE: dict[str, Any] = {"up_t": 50, "scale": 1.3}
@@ -60,7 +62,9 @@ def jobs(suite: Suite) -> Iterator[Job]:
     kept = tuple(suite.words_beside([it.name for it in ten]))
     yield Job("uce", _several(suite, ten), kept, {**UCE, "templates": _templates(suite)})
     yield Job("itd", _several(suite, ten), kept, {**ITD, **_wordings(suite)})
-    for method, options in (("safree", SAFREE), ("probe", PROBE)):
+    for method, options in (
+        ("safree", SAFREE), ("probe", PROBE), ("few_shot", FEW_SHOT), ("advunlearn", ADVUNLEARN),
+    ):  # fmt: skip
         for it in ten:
             yield _object_job(suite, method, it, options)
     for style in suite.concept_styles:

@@ -46,6 +46,14 @@ def _lora() -> Case:
     return Case({"method": "lora", "artifact": str(folder)}, opens=_OPENS, load=_pipeline)
 
 
+def _few_shot() -> Case:
+    """Layers of the text encoder alone, as advunlearn's are: the two act alike."""
+    pipe = _pipeline()
+    terms = random_terms(pipe, rank=4, component="text_encoder", names=("fc1", "fc2", "1.self_attn"), size=0.2)
+    folder = write_terms(Path(_FOLDER.name) / "few_shot", pipe, terms, method="few_shot")
+    return Case({"method": "few_shot", "artifact": str(folder)}, opens=_OPENS, load=_pipeline)
+
+
 def _uce() -> Case:
     return Case(random_edit(Path(_FOLDER.name) / "uce", _pipeline()), opens=_OPENS, load=_pipeline)
 
@@ -53,6 +61,7 @@ def _uce() -> Case:
 test_spm = contract_tests(_spm)
 test_lora = contract_tests(_lora)
 test_uce = contract_tests(_uce)
+test_few_shot = contract_tests(_few_shot)
 
 
 @pytest.mark.parametrize("method", CAUGHT_BY, ids=lambda method: method.name)

@@ -1,0 +1,1 @@
+"""advunlearn: a text encoder that forgot, trained against an attack."""

@@ -1,0 +1,137 @@
+"""A text encoder that forgets a concept, and whatever an attack puts before its name, and keeps the rest.
+
+    min over ΔW of  MSE(ε(z, τ'(c*)), ε∅ − η (ε_c − ε∅)) + w MSE(ε(z', τ'(r)), ε(z', τ(r))),    c* = the attack's
+
+The attack looks for input vectors before the prompt with which the encoder τ' that forgets makes the denoiser predict
+what it predicted for the concept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from conceptguard.errors import ArtifactError
+from conceptguard.generation.conditioning import Encoded, stack
+from conceptguard.making.encoder_terms import TermsInTraining, clip_encoders, conditions, layers_beside
+from conceptguard.making.noising import losses
+from conceptguard.making.templates import check_window, encode_all, fill
+from conceptguard.runtime.encodings import ordinary_captions
+
+from .states import States, states_of
+
+if TYPE_CHECKING:
+    from conceptguard.making.task import Task
+    from conceptguard.protocols import TextEncoder
+    from conceptguard.runtime.lowrank import Factors
+
+
+class Training:
+    """One encoder in training; ``run`` takes an interrupted one up where it was.
+
+    own, kept: texts of the concept, and of what stays
+    """
+
+    def __init__(self, task: Task):
+        host, s, self.task = task.host, task.settings, task
+        self.encoders, self.denoiser = clip_encoders(host, "advunlearn"), host.denoiser()
+        self.own = list(dict.fromkeys(fill(t, p) for p in task.concept.prompts for t in s.templates))
+        self.kept = list(dict.fromkeys(fill(t, p) for p in task.preserve for t in s.templates))
+        self._retained = [*self.kept, *ordinary_captions(without=task.concept.prompts)]
+        check_window(host, [*self.own, *self.kept])
+        self._nothing = host.encode([""])
+        self._concept, self._rest = encode_all(host, self.own), encode_all(host, self._retained)
+        self.random = torch.Generator().manual_seed(task.seed)
+        names = layers_beside(host.layers(), self.encoders, s.layers)
+        self._terms = TermsInTraining(host.layers(), names, s.rank, self.random)
+        self._attack = Attack(self.encoders, s.attack_tokens, self.random)
+        self._snapshot = task.snapshot({"concept": task.concept.model_dump(), "preserve": list(task.preserve)})
+        self.first = 0
+
+    def run(self, reports: Sequence[Callable[[int, float], None]]) -> dict[str, Factors]:
+        """To the end. Each report(step, loss) after every step. Raises ArtifactError when the loss is not a number."""
+        s = self.task.settings
+        with self.denoiser.frozen(), self._terms.attached(self.encoders) as parameters:
+            optimiser = torch.optim.Adam(parameters, lr=s.lr)
+            kept = [*parameters, *self._attack.vectors]
+            self.first = self._snapshot.restore(kept, optimiser, self.random)
+            for step in range(self.first, s.steps):
+                if step % s.refresh == 0 or step == self.first:
+                    # States between two refreshes follow from the last snapshot, so none of them has to be kept.
+                    self._snapshot.save(step, kept, optimiser, self.random)
+                    own = states_of(self.denoiser, self._concept, self._nothing, s, self.random)
+                    rest = states_of(self.denoiser, self._rest, self._nothing, s, self.random)
+                attacked = step >= s.warmup and s.attack_steps > 0
+                if attacked and (step - s.warmup) % s.attack_every == 0:
+                    self._attack.go_on(self._against(own), s.attack_steps, s.attack_lr)
+                loss = self._loss(own, rest, attacked)
+                if not math.isfinite(value := float(loss.detach())):
+                    raise ArtifactError(
+                        f"training the encoder to forget '{self.task.concept.name}' gave loss {value} at step {step}: "
+                        f"lower lr (now {s.lr}), or load the model in fp32"
+                    )
+                optimiser.zero_grad()
+                torch.autograd.backward(loss, inputs=parameters)
+                optimiser.step()
+                for report in reports:
+                    report(step, value)
+            found = self._terms.changes()
+        self._snapshot.remove()
+        return found
+
+    def _against(self, own: States) -> Callable[[Sequence[Tensor]], Tensor]:
+        """How far the prediction after an attack's vectors is from the concept's, on some states."""
+
+        def distance(vectors: Sequence[Tensor]) -> Tensor:
+            some = own.some(self.task.settings.batch, self.random)
+            texts = self._encoded([self.own[i] for i in some.which], vectors)
+            return losses(self.denoiser(some.latents, some.times, texts), some.towards).mean()
+
+        return distance
+
+    def _loss(self, own: States, rest: States, attacked: bool) -> Tensor:
+        s = self.task.settings
+        some, held = own.some(s.batch, self.random), rest.some(s.retain, self.random)
+        goal = some.nothing - s.eta * (some.towards - some.nothing)
+        texts = stack(
+            self._encoded([self.own[i] for i in some.which], self._attack.vectors if attacked else None),
+            self._encoded([self._retained[i] for i in held.which]),
+        )
+        said = self.denoiser(torch.cat([some.latents, held.latents]), torch.cat([some.times, held.times]), texts)
+        forgotten, kept = losses(said[: s.batch], goal).mean(), losses(said[s.batch :], held.towards).mean()
+        return forgotten + s.retain_weight * kept
+
+    def _encoded(self, texts: Sequence[str], vectors: Sequence[Tensor] | None = None) -> Encoded:
+        self._terms.open(len(texts))
+        return conditions(self.encoders, texts, vectors)
+
+
+class Attack:
+    """Input vectors that stand before a prompt, [tokens, hidden] for each encoder, which go on from where they were."""
+
+    def __init__(self, encoders: Sequence[TextEncoder], tokens: int, random: torch.Generator):
+        self.vectors, self._sizes = [], []
+        for encoder in encoders:
+            words = encoder.vocabulary
+            start = words[torch.randint(len(words), (tokens,), generator=random).to(words.device)]
+            self.vectors.append(start.float().clone())
+            self._sizes.append(float(words.float().std()))
+
+    def go_on(self, distance: Callable[[Sequence[Tensor]], Tensor], steps: int, rate: float) -> float:
+        """Some steps of Adam towards a smaller distance, each from gradients of its own; gives the last distance."""
+        learnt = [vectors.clone().requires_grad_() for vectors in self.vectors]
+        groups = [{"params": [one], "lr": rate * size} for one, size in zip(learnt, self._sizes)]
+        optimiser, value = torch.optim.Adam(groups), float("nan")
+        for _ in range(steps):
+            found = distance(learnt)
+            optimiser.zero_grad()
+            torch.autograd.backward(found, inputs=learnt)
+            optimiser.step()
+            value = float(found.detach())
+        for vectors, new in zip(self.vectors, learnt):
+            vectors.copy_(new.detach())  # in place: a snapshot has them by identity
+        return value
