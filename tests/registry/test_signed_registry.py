@@ -254,6 +254,17 @@ def test_many_targets_are_spread(tmp_path: Path, clock: Clock) -> None:
         assert reader.load(CIGARETTE).signed_by == "Ann"
 
 
+def test_a_server_that_runs_for_long(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked up late has a deadline of its own."""
+    keeper = Keeper(tmp_path, bins=32)
+    roots.trust(keeper.folder, keeper.root)
+    registry = Registry([keeper.folder])
+    assert registry.load(WINE).signed_by == "Ann"
+    monkeypatch.setattr(client, "TOTAL_SECONDS", 0.2)
+    time.sleep(0.3)
+    assert registry.load(CIGARETTE).signed_by == "Ann"
+
+
 def test_what_is_written_can_be_read(keeper: Keeper, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """The keeper is told of too much metadata, not the reader."""
     monkeypatch.setitem(layout.LIMITS, "targets", 1000)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -113,8 +114,12 @@ class _Client(Updater):
         notices = read_notices(now.targets.unrecognized_fields.get(NOTICES), where)
         expires = min(role.expires for role in roles)
 
+        turn = threading.Lock()  # bins are read when they are first asked for, and python-tuf's client is for one
+
         def target(path: str) -> Target | None:
-            with faults.explained(where):
+            with turn, faults.explained(where):
+                if isinstance(self._fetcher, _Fetcher):
+                    self._fetcher.begin()
                 found = self.get_targetinfo(path)
                 return None if found is None else Target(found.length, found.hashes["sha256"])
 
@@ -125,7 +130,12 @@ class _Fetcher(FetcherInterface):
     """Our own way to get bytes, with its deadlines, for python-tuf."""
 
     def __init__(self, read: Read) -> None:
-        self.read, self.started = read, time.monotonic()
+        self.read = read
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on counts what all of it may take."""
+        self.started = time.monotonic()
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """At most so many bytes, in a time that was foreseen."""
