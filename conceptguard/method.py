@@ -127,15 +127,25 @@ class Method:
         return together(many, name or "concepts"), many
 
     @classmethod
-    def withdraw(cls, host: Host | Any, artifact: Artifact, names: Sequence[str], *, progress: bool = True) -> Artifact:
+    def withdraw(
+        cls,
+        host: Host | Any,
+        artifact: Artifact,
+        names: Sequence[str],
+        out: Path | None = None,
+        *,
+        progress: bool = True,
+    ) -> Artifact:
         """Take some of an artifact's several concepts back: it becomes, to the last bit, what ``make`` makes of the
         others. What was read of these is not read again while it lies beside the artifact.
 
-        Raises PolicyError for a concept that it does not have, and where none would be left.
+        out: another registry folder to write to; by default it is replaced where it lies. Raises PolicyError for a
+        concept that it does not have, where none would be left, and for a copy in a cache.
         """
         left = without(artifact, names)
-        made = artifact.manifest.made
-        root = artifact.folder.parents[2]
+        made, root = artifact.manifest.made, out or artifact.folder.parents[2]
+        if out is None and root / artifact.ref != artifact.folder:
+            raise PolicyError(f"{artifact.folder} is a copy that belongs to another registry: say where to write")
         return cls.make(
             host, left, root, name=artifact.manifest.concept.name, preserve=made.get("preserve", ()),
             seed=made.get("seed", 0), progress=progress, **made["settings"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import typer
 
@@ -18,6 +19,9 @@ def register(app: typer.Typer) -> None:
 def withdraw(
     ref: str = typer.Argument(..., autocompletion=refs, help="The artifact's folder, or its reference."),
     concepts: list[str] = typer.Argument(..., metavar="CONCEPT...", help="What is no longer to be erased."),
+    out: Path | None = typer.Option(
+        None, metavar="FOLDER", help="Another registry folder to write to; default: it is replaced where it lies."
+    ),
     model: str | None = typer.Option(
         None, metavar="MODEL", help="The model that it was made for; default: the one named like its base."
     ),
@@ -53,7 +57,7 @@ def withdraw(
         raise PolicyError(
             f"{artifact.ref} was made on other weights than {model or manifest.base.family}: give --model"
         )
-    left = plugins.method(manifest.method).withdraw(host, artifact, concepts)
+    left = plugins.method(manifest.method).withdraw(host, artifact, concepts, out and out.expanduser())
     default_registry().add(left, left.folder.parents[2])  # lists what changed
     seconds = time.perf_counter() - begin
     count = len(left.manifest.made["concepts"])

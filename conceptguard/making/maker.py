@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..concept import Concept, as_concept
+from ..concept import Concept, as_concept, as_concepts
 from ..errors import ArtifactError, PolicyError
 from ..files.paths import slug
 from ..registry import Artifact, open_artifact, write_artifact
@@ -78,16 +78,16 @@ def _of_several(task: Task, kept: Sequence[str]) -> Calibration:
     return settled(found)
 
 
-def without(artifact: Artifact, names: Sequence[str]) -> list[dict[str, Any]]:
+def without(artifact: Artifact, names: Sequence[str]) -> list[Concept]:
     """The concepts that are left of an artifact of several when some are withdrawn. Raises PolicyError."""
     listed = artifact.manifest.made.get("concepts")
-    if not listed:
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise PolicyError(f"{artifact.ref} is of one concept: delete it (`conceptguard remove`), or make it anew")
-    known = {slug(one["name"]): one for one in listed}
+    known = {slug(one.name): one for one in as_concepts(listed)}
     for name in names:
         if known.pop(slug(name), None) is None:
             near = difflib.get_close_matches(slug(name), known, n=1)
-            hint = f"did you mean '{known[near[0]]['name']}'?" if near else "`conceptguard show` lists what it has"
+            hint = f"did you mean '{known[near[0]].name}'?" if near else "`conceptguard show` lists what it has"
             raise PolicyError(f"{artifact.ref} has no concept '{name}': {hint}")
     if not known:
         raise PolicyError(f"nothing would be left of {artifact.ref}: delete it, with `conceptguard remove`")

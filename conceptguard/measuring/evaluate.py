@@ -155,9 +155,10 @@ def concepts_of(policy: Policy) -> list[str]:
     """The names of the concepts that a policy guards, each once. Raises RegistryError for a missing artifact."""
     registry = default_registry()
     names = [
-        guard.concept.name if guard.concept else registry.load(guard.artifact).manifest.concept.name  # type: ignore[arg-type]
+        name
         for guard in policy.guards
         if guard.artifact or guard.concept
+        for name in ([guard.concept.name] if guard.concept else registry.load(guard.artifact).manifest.concept_names)  # type: ignore[arg-type]
     ]
     return list(dict.fromkeys(names))
 

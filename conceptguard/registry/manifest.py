@@ -119,6 +119,13 @@ class Manifest(_Plain):
         """`family/method/name`: where the artifact lies in a registry."""
         return f"{self.base.family}/{self.method}/{self.name}"
 
+    @property
+    def concept_names(self) -> list[str]:
+        """Of all that it was made of: one, or several at once."""
+        listed = self.made.get("concepts")
+        names = [one.get("name") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        return [name for name in names if isinstance(name, str)] or [self.concept.name]
+
     def to_yaml(self) -> str:
         """The text of `artifact.yaml`; `parse_manifest` gives back an equal manifest."""
         return yaml.dump(self.model_dump(by_alias=True))

@@ -20,7 +20,9 @@ from conceptguard import Method
 from conceptguard.errors import PolicyError, RegistryError
 from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.edits.each import Paired
+from conceptguard.measuring.evaluate import concepts_of
 from conceptguard.plugins import host_for
+from conceptguard.policy_file import load_policy
 from conceptguard.registry import Artifact
 
 THINGS = ["cigarette", "pistol", "bomb", "beer", "wine", "skull", "knife", "syringe", "pill", "dagger"]
@@ -69,8 +71,10 @@ def test_every_one_of_a_hundred_is_guarded_and_nothing_else(pipe: Any, hundred: 
     """Gates of a policy with one guard, of all hundred, and pictures of some."""
     assert hundred.ref.endswith("/uce/hundred") and len(hundred.manifest.made["concepts"]) == 100
     asked = [f"a photo of a {HUNDRED[i]}" for i in (0, 41, 99)]
+    rules = load_policy({"guards": [{"method": "uce", "artifact": str(hundred.folder)}]})
+    assert concepts_of(rules) == HUNDRED
     bare, encoded = generate(pipe, [*asked, "a red apple"]), host_for(pipe).read(HUNDRED)
-    with conceptguard.attach(pipe, {"guards": [{"method": "uce", "artifact": str(hundred.folder)}]}) as session:
+    with conceptguard.attach(pipe, rules) as session:
         got = generate(pipe, [*asked, "a red apple"])
         gates = session.receipt.acts[0].gates[4:]
         all_gates = session.gate_bank("unet", session.host.read)(encoded.embeds, encoded.ids)
@@ -223,6 +227,12 @@ def test_what_cannot_be_withdrawn(pipe: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(PolicyError, match=says):
             UCE.withdraw(host_for(pipe), artifact, names)
+    copy = Artifact(two.manifest, two.folder.parent / "0123abcd")
+    with pytest.raises(PolicyError, match="a copy that belongs to another registry"):
+        UCE.withdraw(host_for(pipe), copy, ["beer"])
+    left = UCE.withdraw(host_for(pipe), two, ["beer"], tmp_path / "other", progress=False)
+    assert left.folder == tmp_path / "other" / two.ref and two.folder.is_dir()
+    assert left.manifest.concept.prompts == ["knife"] != two.manifest.concept.prompts
 
 
 def test_a_method_for_one_concept_says_so(pipe: Any, tmp_path: Path) -> None:
