@@ -78,7 +78,7 @@ def read_shard(data: bytes, shards: Shards, number: int, source: str) -> list[En
         raise RegistryError(
             f"{source}: {shard.path} is not what {INDEX} names: rebuild it with `conceptguard index`, or fetch it again"
         )
-    entries = read_index(data, f"{source}: {shard.path}").entries
+    entries = read_index(data, source).entries
     if any(shards.number(entry.ref) != number for entry in entries):
         raise RegistryError(
             f"{source}: {shard.path} lists what belongs into another shard: rebuild it with `conceptguard index`"

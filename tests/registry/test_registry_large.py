@@ -102,6 +102,7 @@ def test_one_is_resolved_by_one_shard(large: Path, tmp_path: Path, entries: list
     with served(large) as (address, asked):
         found = RemoteSource(address, tmp_path / "far").find(entries[5].ref)
         assert found is not None and same_entries([found], [entries[5]]) and len(asked) == 2
+        assert found.source == address
         assert asked[0] == "/index.json" and asked[1].startswith("/index/")
         assert same_entries(RemoteSource(address, tmp_path / "far").entries(), entries)
         listed, before = read_whole((large / "index.json").read_bytes(), ""), len(asked)
