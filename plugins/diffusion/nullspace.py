@@ -1,6 +1,7 @@
 """Null-space edits: a concept is erased in directions that nothing which must stay has a part in.
 
-Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026.
+Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026. Turning outputs
+instead: Sun et al., "Orthogonal Concept Erasure", ICML 2026.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import PolicyError
+from conceptguard.formats import to_diffusers
 from conceptguard.making.edits import (
     Edit,
     Kind,
@@ -19,11 +21,13 @@ from conceptguard.making.edits import (
     directions,
     how_many_fit,
     read_rows,
+    rotate,
     runs_of,
     solve_free,
 )
 from conceptguard.making.task import Learned, Task
 from conceptguard.method import Settings
+from conceptguard.runtime.lowrank import Factors
 
 from .closed_form import ClosedForm
 
@@ -35,6 +39,8 @@ class NullspaceMakeSettings(Settings):
         default, kept texts do not move at all; more room, for more texts than the width holds, takes a larger one
     lamb: pull towards the old weights, as a share of the mean weight of a free direction
     preserve_scale: how much all positions of kept texts weigh where they are not held; their last tokens always are
+    rotation: turn what layers say of the concept to what they say of its replacement, and leave its size, as Orthogonal
+        Concept Erasure does; room is then counted in a layer's outputs, and preserve_scale has no part
     tokens: of erased texts, "tail", from the concept's last token to the end of padding; "last", that token alone [in
         the authors' code]
     templates: what the concept's prompts are put into, {} or with an article {a} [the bare prompt]
@@ -43,6 +49,7 @@ class NullspaceMakeSettings(Settings):
     cutoff: float = Field(default=1e-12, gt=0, lt=1)
     lamb: float = Field(default=0.01, gt=0)
     preserve_scale: float = Field(default=0.1, ge=0)
+    rotation: bool = False
     tokens: Tokens = "tail"
     templates: list[str] = ["{}"]
 
@@ -67,6 +74,8 @@ class Nullspace(ClosedForm):
         s = task.settings
         problem = Problem.of(task, s.templates, s.tokens)
         stays = held_rows(problem)
+        if s.rotation:
+            return _rotated(problem, stays)
         edits, free, moved = {}, {}, {}
         for stream in problem.streams:
             kind, rows = stream.kind, problem.rows[stream.kind]
@@ -75,6 +84,25 @@ class Nullspace(ClosedForm):
             edits[kind] = solve_free(rows, basis, max(s.lamb * weight, 1e-12), s.preserve_scale)
             free[kind], moved[kind] = basis.shape[1], moves(edits[kind], stream, stays[kind])
         return problem.learned(edits, free=free, moved=moved)
+
+
+def _rotated(problem: Problem, stays: dict[Kind, Tensor]) -> Learned:
+    s, terms, free = problem.task.settings, {}, {}
+    for stream in problem.streams:
+        for name, weight in stream.weights.items():
+            rows, held = problem.rows[stream.kind], stays[stream.kind]
+            (down, up, _), free[name] = rotate(weight, rows, held, s.cutoff, s.lamb)
+            if free[name] < len(problem.task.concept.prompts):
+                raise PolicyError(
+                    f"{name} has {len(weight)} outputs, and what must stay takes all but {free[name]}: keep fewer "
+                    "texts, raise cutoff, or leave rotation out"
+                )
+            down = torch.nn.functional.pad(down, (0, stream.inputs - down.shape[1]))
+            terms[name] = Factors(down.float().cpu().contiguous(), up.float().cpu().contiguous())
+    tensors, metadata = to_diffusers(terms)
+    ranks = {name: len(one.down) for name, one in terms.items()}
+    made = problem.task.made(rank=max(ranks.values()), ranks=ranks, free=free)
+    return Learned(tensors, made, problem.opens, metadata=metadata)
 
 
 def held_rows(problem: Problem) -> dict[Kind, Tensor]:

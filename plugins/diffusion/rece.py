@@ -33,19 +33,19 @@ class RECEMakeSettings(EditSettings):
         edit of what the last one left, as the authors' code has it, by which the concept comes back in part
     again_lamb, again_preserve: of official rounds, pull towards the weights as they are and weight of kept rows
         [0.1 and 0.1]
-    rounds: at most so many [3]; fewer are kept where another one gains nothing or moves too much, see the next two
-    gain: a round counts while it makes wordings kept apart harder to bring back, by this share, see ``Round``
-    moves: how much of what must stay all rounds may move beyond the first edit, relative to itself
+    rounds: at most so many [3]; fewer are kept where another one does too little or moves too much, see the next two
+    gain: a round counts where, in wordings kept apart, it takes off this share of what came back before it
+    moves: how much farther than the first edit all rounds may move what must stay, as a share of how far that moves it
     validation: templates kept apart, in which this is measured
     """
 
-    regulariser: float = Field(default=0.01, gt=0)
+    regulariser: float = Field(default=0.1, gt=0)
     compat: Literal["paper", "official"] = "paper"
     again_lamb: float = Field(default=0.1, gt=0)
     again_preserve: float = Field(default=0.1, ge=0)
     rounds: int = Field(default=3, ge=1, le=50)
-    gain: float = Field(default=0.1, ge=0)
-    moves: float = Field(default=0.1, ge=0)
+    gain: float = Field(default=0.5, ge=0, le=1)
+    moves: float = Field(default=1.0, ge=0)
     validation: list[str] = list(TEMPLATES[2:])
 
 
@@ -75,30 +75,32 @@ class RECE(ClosedForm):
         edits, told = {}, {}
         for kind, weights, _ in problem.streams:
             whole = torch.cat([weight.double() for weight in weights.values()])
-            edits[kind], told[kind] = iterate(problem.rows[kind], held[kind].erased, products(whole, whole), s)
+            edits[kind], told[kind] = iterate(problem.rows[kind], held[kind], products(whole, whole), s)
         return problem.learned(edits, rounds={kind: [one._asdict() for one in rounds] for kind, rounds in told.items()})
 
 
 class Round(NamedTuple):
     """What an edit does.
 
-    resists: of wordings kept apart, what no embedding of moderate size brings back: the least of
-        Σ |W'c' - Wc|² + ρ |c'|², as a share of Σ |Wc|²
+    returned: of the way from a concept's keys and values to its guide's, in wordings kept apart, what the embeddings
+        derived from these bring back; blocked: the share of what they brought back before this round that it took off
     moved: how much of what must stay moved, relative to itself
     """
 
-    resists: float
+    returned: float
+    blocked: float
     moved: float
 
 
-def iterate(rows: Rows, apart: Tensor, gram: Tensor, s: RECEMakeSettings) -> tuple[Edit, list[Round]]:
+def iterate(rows: Rows, apart: Rows, gram: Tensor, s: RECEMakeSettings) -> tuple[Edit, list[Round]]:
     """UCE's edit and the rounds that are worth it; what each does, the first edit first.
 
-    apart: rows of wordings kept apart, [n, d]; gram: Σ WᵀW of all layers of the stream, [d, d], fp64
+    apart: rows of wordings kept apart; gram: Σ WᵀW of all layers of the stream, [d, d], fp64
     """
     ridge, stays = s.regulariser * float(gram.diagonal().mean()), products(rows.preserved, rows.preserved)
     edit, all_rows = solve(rows, s.lamb, s.erase_scale, s.preserve_scale, stays), rows
-    told = [_told(edit, gram, apart.double(), stays, ridge)]
+    known = brought_back(edit, gram, apart.erased, ridge)
+    told = [Round(_returned(edit, gram, known, apart), 0.0, _moved(edit, gram, stays))]
     for _ in range(s.rounds):
         derived = brought_back(edit, gram, rows.erased, ridge)
         if s.compat == "official":
@@ -109,10 +111,12 @@ def iterate(rows: Rows, apart: Tensor, gram: Tensor, s: RECEMakeSettings) -> tup
             erased, guide = torch.cat([all_rows.erased.double(), derived]), torch.cat([all_rows.guide, rows.guide])
             all_rows = Rows(erased, guide, rows.preserved)
             further = solve(all_rows, s.lamb, s.erase_scale, s.preserve_scale, stays)
-        now = _told(further, gram, apart.double(), stays, ridge)
-        if now.resists <= (1 + s.gain) * told[-1].resists or now.moved > told[0].moved + s.moves:
+        blocked = 1 - _returned(further, gram, known, apart) / max(told[-1].returned, 1e-9)
+        moved = _moved(further, gram, stays)
+        if blocked < s.gain or moved > (1 + s.moves) * told[0].moved:
             break
-        edit, told = further, [*told, now]
+        edit, known = further, brought_back(further, gram, apart.erased, ridge)
+        told.append(Round(_returned(edit, gram, known, apart), round(blocked, 4), moved))
     return edit, told
 
 
@@ -127,11 +131,15 @@ def brought_back(edit: Edit, gram: Tensor, rows: Tensor, ridge: float) -> Tensor
     return torch.cholesky_solve(changed.T @ (gram @ rows.double().T), factor).T
 
 
-def _told(edit: Edit, gram: Tensor, apart: Tensor, stays: Tensor, ridge: float) -> Round:
-    derived = brought_back(edit, gram, apart, ridge)
-    missed = derived @ edit.matrix().T - apart
-    least = ((missed @ gram) * missed).sum() + ridge * derived.square().sum()
+def _returned(edit: Edit, gram: Tensor, derived: Tensor, apart: Rows) -> float:
+    own, guide = apart.erased.double(), apart.guide.double()
+    missed, way = derived @ edit.matrix().T - own, guide - own
+    share = 1 - ((missed @ gram) * missed).sum() / ((way @ gram) * way).sum().clamp(min=1e-30)
+    return round(float(share.clamp(min=0)), 5)
+
+
+def _moved(edit: Edit, gram: Tensor, stays: Tensor) -> float:
     # Σ |W (T - I) p|² of all p that stay, from their products alone.
     changed = edit.shift.T @ edit.down
     moved = ((gram @ changed) * (changed @ stays)).sum() / (gram * stays).sum().clamp(min=1e-30)
-    return Round(round(float(least / ((apart @ gram) * apart).sum()), 5), round(float(moved.clamp(min=0).sqrt()), 5))
+    return round(float(moved.clamp(min=0).sqrt()), 5)

@@ -3,6 +3,7 @@
 from .each import rows_of_each
 from .free import directions, how_many_fit, solve_free
 from .problem import Problem
+from .rotate import rotate
 from .rows import Kind, Rows, Tokens, Wording, check_texts, read_rows, runs_of, wordings
 from .solver import Edit, edited, products, solve, trimmed
 from .streams import Stream, streams_of, tensors_of
@@ -21,6 +22,7 @@ __all__ = [
     "how_many_fit",
     "products",
     "read_rows",
+    "rotate",
     "rows_of_each",
     "runs_of",
     "solve",

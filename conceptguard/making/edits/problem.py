@@ -39,6 +39,10 @@ class Problem:
     def learned(self, edits: Mapping[Kind, Edit], **made: Any) -> Learned:
         """The artifact of one edit for each stream. made: how, for the manifest."""
         ranks = {stream.kind: len(edits[stream.kind].down) for stream in self.streams}
-        opens = Opens([w.own for w in self.words], self.kept)
         made = self.task.made(rank=max(ranks.values()), ranks=ranks, **made)
-        return Learned(tensors_of(edits, self.streams), made, opens)
+        return Learned(tensors_of(edits, self.streams), made, self.opens)
+
+    @property
+    def opens(self) -> Opens:
+        """What opens the artifact's gate, and what must not."""
+        return Opens([w.own for w in self.words], self.kept)

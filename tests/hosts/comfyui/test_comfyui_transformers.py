@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import torch
 from sampling import encode
-from test_comfyui_twins import APPLE, CONCEPT, SMOKING, acted, flux_prediction, lora, tokenizer_of_module  # noqa: F401
+from test_comfyui_twins import (
+    APPLE,
+    CONCEPT,
+    SMOKING,
+    acted,
+    edit,
+    flux_prediction,
+    lora,
+    tokenizer_of_module,  # noqa: F401
+)
 from torch import Tensor
 
 from conceptguard import attach
@@ -38,9 +47,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_sd3_predicts_as_in_diffusers(sd3: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [lora, edit])
+def test_sd3_predicts_as_in_diffusers(made: Any, sd3: Any, tmp_path: Path) -> None:
     pipe, parts = sd3
-    guard = lora(tmp_path / "cigarette", pipe, "transformer", gate="always")
+    guard = made(tmp_path / "cigarette", pipe, "transformer", gate="always")
     session = attach((parts.model, parts.clip), {"guards": [guard]})
     session.host.candidates = lambda: [SMOKING]
     with torch.inference_mode():
@@ -70,9 +80,10 @@ def with_terms(pipe: Any, guard: dict[str, Any]) -> Iterator[Any]:
             running.reset(token)
 
 
-def test_wan_predicts_as_in_diffusers(wan: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [lora, edit])
+def test_wan_predicts_as_in_diffusers(made: Any, wan: Any, tmp_path: Path) -> None:
     pipe, parts = wan
-    guard = lora(tmp_path / "cigarette", pipe, "transformer", gate="always")
+    guard = made(tmp_path / "cigarette", pipe, "transformer", gate="always")
     session = attach((parts.model, parts.clip), {"guards": [guard]})
     assert session.layers.shapes() == shapes(pipe)
     x, text = noise(1, 16, 3, 4, 4), noise(1, 512, 64, seed=1)

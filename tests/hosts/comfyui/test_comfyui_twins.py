@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_artifacts import random_terms, write_terms
+from random_artifacts import random_edit, random_terms, write_terms
 from sampling import bare_of, encode, sample, zeros
 from torch import Tensor
 
@@ -49,6 +49,11 @@ def lora(folder: Path, pipe: Any, component: str, **more: Any) -> dict[str, Any]
     return {"method": "lora", "artifact": str(write_terms(folder, pipe, terms, method="lora")), **more}
 
 
+def edit(folder: Path, pipe: Any, component: str, **more: Any) -> dict[str, Any]:
+    """A guard: a random edit of every layer that reads text, also where another one reads pooled vectors."""
+    return {**random_edit(folder, pipe), **more}
+
+
 def test_layers_and_texts_are_those_of_diffusers(xl: Any) -> None:
     pipe, parts = xl
     with attach(pipe, {}) as theirs:
@@ -62,10 +67,10 @@ def test_layers_and_texts_are_those_of_diffusers(xl: Any) -> None:
     assert (a.embeds[2] - b.embeds[2])[:3].abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("gate", ["prompt", "always"])
-def test_sdxl_predicts_as_in_diffusers(gate: str, xl: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("gate", "made"), [("prompt", lora), ("always", lora), ("prompt", edit)])
+def test_sdxl_predicts_as_in_diffusers(gate: str, made: Any, xl: Any, tmp_path: Path) -> None:
     pipe, parts = xl
-    guard = lora(tmp_path / "cigarette", pipe, "unet", gate=gate)
+    guard = made(tmp_path / "cigarette", pipe, "unet", gate=gate)
     session = attach((parts.model, parts.clip), {"guards": [guard]})
     session.host.candidates = lambda: [SMOKING, ""]
     model = session.host.guarded()
@@ -127,10 +132,11 @@ def acted(session: Any, parts: Any, shape: Any, acts: bool = True, **options: An
         assert opened or text is APPLE, "the concept's own prompt must open it"
 
 
-def test_flux_predicts_as_in_diffusers(flux: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [lora, edit])
+def test_flux_predicts_as_in_diffusers(made: Any, flux: Any, tmp_path: Path) -> None:
     """Also beside queries, keys and values that are one layer in ComfyUI and three in diffusers."""
     pipe, parts = flux
-    guard = lora(tmp_path / "cigarette", pipe, "transformer", gate="always")
+    guard = made(tmp_path / "cigarette", pipe, "transformer", gate="always")
     session = attach((parts.model, parts.clip), {"guards": [guard]})
     assert {n for n in session.layers if "to_q" in n} == {n for n in attach_layers(pipe) if "to_q" in n}
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

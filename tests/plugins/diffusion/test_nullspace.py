@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.diffusion.nullspace import Nullspace
+from conceptguard_plugins.diffusion.nullspace import Nullspace, held_rows
 from tiny import tiny_sd, tiny_sdxl
 from tiny_transformers import tiny_flux, tiny_sd3, tiny_wan
 from torch import Tensor
 
 from conceptguard.concept import as_concept
 from conceptguard.errors import PolicyError
+from conceptguard.formats import read_terms
 from conceptguard.making.edits import Problem, directions, how_many_fit, read_rows, streams_of
 from conceptguard.making.task import Learned, Task
 from conceptguard.measuring.suite import load_suite
@@ -100,3 +101,33 @@ def test_directions() -> None:
     for size in (1.0, 1e-3, 1e6):
         assert [directions(size * held, cutoff)[1].shape[1] for cutoff in (1e-12, 1e-6, 1e-3)] == [1, 2, 3]
     assert how_many_fit(torch.eye(6), 1e-12, 2) == 4
+
+
+def test_rotation_turns_the_concept_and_leaves_what_stays(pipe: Any) -> None:
+    """Outputs of every layer: those of erased rows turn to their guides' and keep their size, kept ones do not move."""
+    keep = others()[:40]
+    rows = {kind: rows.preserved for kind, rows in read_rows(host_for(pipe), [], keep, "last").items()}
+    learned, problem = learnt(pipe, keep, rotation=True, lamb=1e-4)
+    terms = read_terms(learned.tensors, learned.metadata or {}, host_for(pipe).layers())
+    erased, guide = problem.rows["states"].erased, problem.rows["states"].guide
+    for name, weight in problem.streams[0].weights.items():
+        down, up, scale = terms[name]
+        assert scale == 1 and 0 < len(down) <= len(weight)
+
+        def change(x: Tensor, down: Tensor = down, up: Tensor = up) -> Tensor:
+            return x @ down.T @ up.T
+
+        kept = rows["states"] @ weight.T
+        assert float((change(rows["states"]).norm(dim=1) / kept.norm(dim=1)).max()) < 1e-5
+        # Of what a layer says, the part that nothing kept has: that is what can be turned.
+        free = directions(held_rows(problem)["states"].double() @ weight.double().T, 1e-12)[1].float()
+        before, aim = erased @ weight.T @ free, guide @ weight.T @ free
+        after = (erased @ weight.T + change(erased)) @ free
+        assert float((after.norm(dim=1) / before.norm(dim=1) - 1).abs().max()) < 0.02
+        alike = torch.nn.functional.cosine_similarity
+        assert alike(after, aim).mean() > alike(before, aim).mean() + 0.1, name
+
+
+def test_rotation_says_when_outputs_are_too_few(pipe: Any) -> None:
+    with pytest.raises(PolicyError, match="outputs, and what must stay takes all but"):
+        learnt(pipe, [f"{word} {noun}" for noun in others() for word in ("big", "small", "red")], rotation=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +48,25 @@ def test_what_brings_the_concept_back_is_erased(pipe: Any) -> None:
     before, after = transform(first, weights), transform(last, weights)
     for own, guide in ((rows.erased.double(), rows.guide.double()), (apart[0], apart[1])):
         edit = Edit(before - torch.eye(len(before), dtype=torch.float64), torch.eye(len(before), dtype=torch.float64))
-        derived = brought_back(edit, gram, own, 0.01 * float(gram.diagonal().mean()))
+        derived = brought_back(edit, gram, own, 0.1 * float(gram.diagonal().mean()))
 
         def size(rows: Tensor) -> float:
             return float(((rows @ gram) * rows).sum().sqrt())
 
         way = size(own - guide)
-        assert size(derived @ before.T - own) < 0.25 * way, "it brings the concept back"
-        assert size(derived @ after.T - own) > 0.75 * way, "no longer"
+        assert size(derived @ before.T - own) < 0.4 * way, "it brings the concept back"
+        assert size(derived @ after.T - own) > 0.7 * way, "no longer"
 
 
 def test_rounds_end_where_they_gain_nothing_or_move_too_much(pipe: Any) -> None:
     told = learnt(pipe, "rece")[0].made["rounds"]["states"]
-    assert 2 <= len(told) <= 4 and all(b["resists"] > 1.1 * a["resists"] for a, b in pairwise(told))
-    assert len(learnt(pipe, "rece", gain=9.0)[0].made["rounds"]["states"]) == 1
+    assert 2 <= len(told) <= 4 and all(one["blocked"] > 0.5 < one["returned"] for one in told[1:])
+    assert told[-1]["moved"] <= 2 * told[0]["moved"]
+    last = [learnt(pipe, "rece", tokens="last", gain=gain)[0].made["rounds"]["states"] for gain in (0.9, 0.5, 0.0)]
+    assert [len(rounds) for rounds in last] == [1, 3, 4]
+    assert last[2][-1]["returned"] < 0.5 * last[2][0]["returned"], "what can be brought back becomes less"
     assert len(learnt(pipe, "rece", moves=0.0)[0].made["rounds"]["states"]) == 1
-    assert len(learnt(pipe, "rece", gain=0.0, moves=9.0, rounds=2)[0].made["rounds"]["states"]) == 3
+    assert len(learnt(pipe, "rece", moves=9.0, rounds=2)[0].made["rounds"]["states"]) == 3
 
 
 def test_wordings_are_kept_apart(pipe: Any, tmp_path: Path) -> None:
