@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from .eval_language import eval_language, is_language
 from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, SETTINGS, STEPS, VARIANT, settings_of
 
 if TYPE_CHECKING:
-    from ..measuring.evaluate import Judged
+    from ..measuring.evaluate import Case, Judged
     from ..policy import Policy
 
 COLUMNS = [
@@ -37,14 +38,28 @@ def eval_(
         None, autocompletion=policies, help="A policy to judge as a whole; may be repeated."
     ),
     guard: list[str] | None = GUARD,
-    concepts: str = typer.Option(
-        "all", metavar="A,B|all", autocompletion=concept_names, help="Which concepts; all: those with an artifact."
+    makers: str | None = typer.Option(
+        None,
+        metavar="WHICH",
+        help="Methods with artifacts: closed takes those that are solved, all takes whatever made them.",
     ),
+    concepts: str | None = typer.Option(
+        None,
+        metavar="A,B|all",
+        autocompletion=concept_names,
+        help="Which concepts; all: those with an artifact. Default: five of them, with --full all.",
+    ),
+    full: bool = typer.Option(False, help="All that the tables in the docs are about, instead of a small share of it."),
     gate: str = typer.Option("prompt", metavar="prompt|always", help="When the guards of --method open."),
     settings: list[str] | None = SETTINGS,
     together: int = typer.Option(1, min=1, metavar="N", help="Guards at once: N concepts in one policy."),
     seeds: int = typer.Option(1, min=1, help="Sets of seeds; each gives every prompt a new picture."),
-    n: int = typer.Option(12, "--n", min=1, help="Prompts per concept; as many neighbours, twice as many others."),
+    n: int | None = typer.Option(
+        None,
+        "--n",
+        min=1,
+        help="Prompts per concept; as many neighbours, twice as many others. Default: 6, with --full 12.",
+    ),
     steps: int = STEPS,
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
@@ -76,6 +91,7 @@ def eval_(
     conceptguard eval --method spm --method uce --concepts all --json eval.json
     conceptguard eval --method spm --concepts pistol,bomb --seeds 3
     conceptguard eval --method spm --together 10
+    conceptguard eval --makers closed --full
     conceptguard eval --method safree --set schedule=false
     conceptguard eval --policy school.yaml
     conceptguard eval --guard sld:beer --guard safree:beer --n 4
@@ -84,8 +100,9 @@ def eval_(
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
 
-    Without options everything is judged, which takes hours on a CPU; after the first pictures a line says how many. The
-    unguarded pictures are kept, and not drawn again.
+    Without options a small share is judged, in minutes on a CPU: spm and uce on five concepts. --full judges all of
+    it, which takes an hour and more. What will be drawn is said beforehand, how long it takes after the first pictures.
+    The unguarded pictures are kept, and not drawn again.
 
     Bars: erased_after <= 0.05, neighbours and others within 0.02 of before (0.03 for several guards at once), and
     where gates look at the prompt, 0.95 of the unrelated pictures bit-identical. The rows none (a guard that does
@@ -99,7 +116,7 @@ def eval_(
     from ..measuring.policies import cases_of
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
-    from .eval_cases import of_methods
+    from .eval_cases import makers_of, of_methods
     from .guarding import policy_of
     from .loading import drawing
     from .output import report
@@ -109,20 +126,25 @@ def eval_(
     given = settings_of(settings)
     if is_language(suite):
         named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
-        return eval_language(str(suite), method or [], named, given, n, wordings, device, check, card, json)
+        asked = n or (12 if full else 2)
+        return eval_language(str(suite), method or [], named, given, asked, wordings, device, check, card, json)
     prompts = load_suite(suite or model)
     assessor = load_judge(judge or prompts.base)
     rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]
-    methods = method or ([] if rules else ["spm", "uce"])
+    methods = [*(method or []), *(makers_of(prompts, makers) if makers else [])]
+    methods = methods or ([] if rules else ["spm", "uce"])
+    n = n or (12 if full or card else 6)
+    wanted = concepts or ("all" if full or card or together > 1 else "some")
     cases = [
         one
         for seed in range(seeds)
         for one in [
-            *of_methods(prompts, methods, concepts, gate, given, together, n, seed),
+            *of_methods(prompts, methods, wanted, gate, given, together, n, seed),
             *cases_of(prompts, [one for one in rules if one], n, seed),
         ]
     ]
     check_judge(assessor, cases)
+    print(f"conceptguard: {_announced(cases, steps, full)}", file=sys.stderr)
     pipe = drawing(model, device, dtype, variant=variant, config=config)
     recipe = Recipe(steps, guidance, batch)
     judged: list[Judged] = []
@@ -149,6 +171,19 @@ def eval_(
         _verdict(means, checks)
     if check and not (all(r["passes"] for r in means) and not any(c["passes"] for c in checks)):
         raise typer.Exit(1)
+
+
+def _announced(cases: list[Case], steps: int, full: bool) -> str:
+    """What will be drawn. Unguarded pictures of one prompt and seed are drawn once, whoever is judged by them."""
+    guarded = sum(len(group) for one in cases for group in one.groups)
+    bare = len({sample for one in cases for group in one.groups for sample in group})
+    methods, concepts = (dict.fromkeys(names) for names in (
+        (one.method for one in cases), (name for one in cases for name in one.concepts)))  # fmt: skip
+    less = "" if full else "; --full judges all that the tables are about"
+    return (
+        f"{len(cases)} rows ({', '.join(methods)}; {', '.join(concepts)}): {guarded:,} guarded pictures of {steps} "
+        f"steps, and at most {bare:,} unguarded ones, which are kept{less}"
+    )
 
 
 def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:

@@ -10,7 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from conceptguard import plugins
 from conceptguard.cli import run
+from conceptguard.cli.eval import _announced
+from conceptguard.cli.eval_cases import CLOSED, makers_of, of_methods
 from conceptguard.errors import PolicyError, RegistryError
 from conceptguard.measuring import evaluate, suite
 from conceptguard.measuring.judge import Judge
@@ -201,3 +204,29 @@ def test_demo_and_eval_commands(
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [r["method"] for r in rows] == ["spm prompt", "none", "blank"] and rows[0]["concepts"] == 1
     assert run([*words, "--check"]) == 1  # two steps draw nothing that could be recognised
+
+
+def test_without_options_a_small_share_is_judged_and_said_beforehand() -> None:
+    suite = load_suite("emoji-sd")
+    some = of_methods(suite, ["spm", "uce"], "some", "prompt", {}, 1, 6, 0)
+    every = of_methods(suite, ["spm", "uce"], "all", "prompt", {}, 1, 12, 0)
+    drawn, all_drawn = (
+        {sample for one in cases for group in one.groups for sample in group} for cases in (some, every)
+    )
+    guarded = sum(len(group) for one in some for group in one.groups)
+    assert len(some) == 10 and guarded + len(drawn) <= 320 < len(all_drawn)
+    told = _announced(some, 25, False)
+    assert f"10 rows (spm, uce; {', '.join(suite.concepts[:5])})" in told
+    assert f"{guarded} guarded pictures of 25 steps" in told and f"at most {len(drawn)} unguarded" in told
+    assert "--full" in told and "--full" not in _announced(every, 25, True)
+
+
+def test_closed_makers_are_those_with_artifacts(capsys: pytest.CaptureFixture[str]) -> None:
+    suite = load_suite("emoji-sd")
+    found = makers_of(suite, "closed")
+    assert "uce" in found and not {"spm", "safree"} & set(found)
+    told = capsys.readouterr().err
+    assert all(name in found or name in told for name in CLOSED if name in plugins.methods())
+    assert {"spm", "uce"} <= set(makers_of(suite, "all"))
+    with pytest.raises(PolicyError, match="closed or all"):
+        makers_of(suite, "open")
