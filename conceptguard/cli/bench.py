@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ COLUMNS = [
     "n", "open", "ratio_bare", "ratio_peer", "peer", "peer_ratio_bare", "ms", "ms_bare", "attach_seconds", "gates_ms",
     "bytes",
 ]  # fmt: skip
+
+SOLVING = ["method", "concepts", "peer", "ratio_peer", "ms", "ms_peer", "difference", "bytes", "smaller", "peak_mb"]
 
 PER_TOKEN = [
     "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "share_peer",
@@ -38,6 +41,7 @@ def register(app: typer.Typer) -> None:
     group.command("overhead")(overhead)
     group.command("gates")(gates)
     group.command("logits")(logits)
+    group.command("make")(make)
     group.command("comfyui")(comfyui)
     app.add_typer(group, name="bench")
 
@@ -167,6 +171,64 @@ def gates(
             rows.append(measure("vocabulary", subjects, encode, repeats, time.perf_counter))
             tick(1)
     report("bench gates", [{"model": size, **row} for row in rows], time.perf_counter() - begin, json, place)
+
+
+def make(
+    concepts: str = typer.Option("1,10,100,1000", metavar="N,N", help="Concepts that are solved at once."),
+    method: list[str] | None = typer.Option(
+        None, metavar="M", help="uce or nullspace; may be repeated. Default: both."
+    ),
+    repeats: int = typer.Option(1, min=1, help="Rounds; in each, ours and the peer are timed in turn."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads; default: torch's own choice."),
+    clock: str = typer.Option("wall", metavar="wall|cpu", help="cpu: processor time, for a machine that others share."),
+    device: str | None = DEVICE,
+    json: str | None = JSON,
+) -> None:
+    """Time solving an edit of all 32 layers of Stable Diffusion 1.5, against the published arithmetic.
+
+    ratio_peer is our time over the peer's on the same tensors, which are random: below 1 is faster. The peers are the
+    authors' loops, written out from their papers, up to 100 concepts. smaller is how many times smaller an artifact is
+    than the edited weights that they ship; peak_mb the most memory that this process ever had.
+
+    \b
+    conceptguard bench make
+    conceptguard bench make --concepts 1,100 --method uce --json -
+    """
+    import torch
+
+    from ..benchmarks.making import METHODS, measure
+    from ..errors import ConceptGuardError
+    from .devices import pick_device
+    from .output import report
+    from .progress import progress
+
+    begin = time.perf_counter()
+    counts, names = [_count(text, "--concepts") for text in split(concepts)], method or list(METHODS)
+    for name in names:
+        if name not in METHODS:
+            raise ConceptGuardError(f"--method {name}: there is a peer for {' and '.join(METHODS)}")
+    if threads:
+        torch.set_num_threads(threads)
+    place = pick_device(device)
+    reading = time.process_time if clock == "cpu" else time.perf_counter
+    rows = []
+    with progress("rows", len(counts) * len(names)) as tick:
+        for name in names:
+            for count in counts:
+                rows.append({**measure(name, count, place, repeats, reading), "peak_mb": _peak()})
+                tick(1)
+    made = {"threads": torch.get_num_threads(), "repeats": repeats, "clock": clock}
+    report("bench make", rows, time.perf_counter() - begin, json, place, columns=SOLVING, **made)
+
+
+def _peak() -> int | None:
+    """Megabytes that this process had at most; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def logits(
