@@ -40,20 +40,23 @@ def write_index(root: Path, entries: Iterable[Entry]) -> None:
 def change_index(root: Path, entry: Entry | None, drop: str = "") -> None:
     """List one entry anew, or no longer list one, with the lock in hand. Raises RegistryError."""
     older, ref = _older(root), entry.ref if entry else drop
+    # Only what is read may be wrong and made anew from the folders; what cannot be written is an error.
     try:
         listed = read_whole(older, str(root)) if older else scan(root)[0]
-        if isinstance(listed, Shards):
-            number = listed.number(ref)
-            part = read_part(root, listed, number)
-            kept = _changed(part, ref, entry)
-            count = listed.total + len(kept) - len(part)
-            if shards.FEW < count <= 2 * shards.PER_SHARD * len(listed.shards):
-                new = [*listed.shards[:number], _write_shard(root, kept), *listed.shards[number + 1 :]]
-                _write_root(root, new, count, older)
-                return
-            listed = [one for n in range(len(listed.shards)) for one in read_part(root, listed, n)]
+        part = read_part(root, listed, listed.number(ref)) if isinstance(listed, Shards) else []
     except RegistryError:
         listed = scan(root)[0]
+    if isinstance(listed, Shards):
+        number, kept = listed.number(ref), _changed(part, ref, entry)
+        count = listed.total + len(kept) - len(part)
+        if shards.FEW < count <= 2 * shards.PER_SHARD * len(listed.shards):
+            new = [*listed.shards[:number], _write_shard(root, kept), *listed.shards[number + 1 :]]
+            _write_root(root, new, count, older)
+            return
+        try:
+            listed = [one for n in range(len(listed.shards)) for one in read_part(root, listed, n)]
+        except RegistryError:
+            listed = scan(root)[0]
     write_index(root, _changed(listed, ref, entry))
 
 
