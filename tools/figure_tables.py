@@ -179,3 +179,16 @@ def spellings_table(results: list[Result]) -> str:
         "✓: the name is not in the text that leaves, to a reader."
     )
     return f"{told}\n\n{markdown(['spelling', 'for example', *columns], table)}"
+
+
+def faults_table(results: list[Result]) -> str:
+    """Faults that were tried, and what they did: of a kind whose test failed, none counts as survived."""
+    rows = [row for result in results for row in result["rows"]]
+    table = [[row["fault"], row["where"], *_faults(row)] for row in rows]
+    totals = {key: sum(row[key] for row in rows) for key in ("tried", "survived")}
+    table.append(["**all**", "", *_faults(totals)])
+    return markdown(["fault", "in", "tried", "survived", "lost or half done"], table)
+
+
+def _faults(row: Row) -> list[str]:
+    return [f"{row['tried']:,}", f"{row['survived']:,}", f"{row['tried'] - row['survived']:,}"]

@@ -145,7 +145,7 @@ class Catalogue:
     """The listing that a table holds. Raises sqlite3.Error for a file that is none."""
 
     def __init__(self, path: Path, source: str) -> None:
-        self.source = source
+        self.source, self._path = source, path
         # Never written to once it has its name: no locks, on whatever file system.
         self._table = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
@@ -157,13 +157,25 @@ class Catalogue:
     def __len__(self) -> int:
         return self._count
 
+    def _ask(self, query: str, given: Any = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of an answer. Raises RegistryError for a table that was damaged, and takes it away."""
+        try:
+            yield from self._table.execute(query, given)
+        except sqlite3.Error as cause:
+            raise self.damaged(str(cause)) from None
+
+    def damaged(self, why: str) -> RegistryError:
+        """What to raise where the table is not as it was made (after a power cut, say): it is gone with that."""
+        self._path.unlink(missing_ok=True)
+        return RegistryError(f"{self._path}: damaged ({why}), and deleted: do the same again, and it is made anew")
+
     def __iter__(self) -> Iterator[Entry]:
         return self._entries("select ref, concept from names order by ref")
 
     def _entries(self, query: str, given: tuple[Any, ...] = ()) -> Iterator[Entry]:
         new, put = object.__new__, object.__setattr__
-        table = self._table.execute(query, given)
-        while rows := table.fetchmany(_TOGETHER):
+        asked = self._ask(query, given)
+        while rows := list(islice(asked, _TOGETHER)):
             rest = _Rest(self, [ref for ref, _ in rows])
             for ref, concept in rows:
                 entry = new(Listed)
@@ -208,7 +220,7 @@ class Catalogue:
         found: dict[str, Entry] = {}
         for test in tests if small else ():
             both = f"({test.replace('TEXT', 'name')}) or ({test.replace('TEXT', 'lower(concept)')})"
-            for ref, _ in self._table.execute(f"select ref, concept from names where {both} {order}", given):
+            for ref, _ in self._ask(f"select ref, concept from names where {both} {order}", given):
                 entry = self.get(ref)
                 if entry is not None:
                     found.setdefault(ref, entry)
@@ -217,13 +229,13 @@ class Catalogue:
     def kinds(self, field: str) -> set[str]:
         """See `Listing`."""
         column = {"method": "method", "base": "base"}[field]
-        return {value for (value,) in self._table.execute(f"select distinct {column} from names")}
+        return {value for (value,) in self._ask(f"select distinct {column} from names")}
 
     def texts(self, refs: list[str]) -> dict[str, str]:
         """What the index says about each of some references that are listed."""
         asked = ", ".join("?" * len(refs))
         query = f"select ref, entry from names natural join entries where ref in ({asked})"
-        return dict(self._table.execute(query, refs).fetchall())
+        return {ref: text for ref, text in self._ask(query, refs)}
 
 
 class _Rest:
@@ -238,6 +250,8 @@ class _Rest:
         texts = self.texts
         if texts is None:
             texts = self.texts = self.catalogue.texts(self.refs)
+        if ref not in texts:
+            raise self.catalogue.damaged(f"{ref} has no entry")
         fields: dict[str, Any] = json.loads(texts[ref])
         return {**fields, "prompts": tuple(fields["prompts"]), "source": self.catalogue.source}
 

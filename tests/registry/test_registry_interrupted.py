@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from conceptguard.registry.remote import RemoteSource
 from conceptguard.registry.write import write_files
 
 HERE = Path(__file__).parent
+Told = Callable[[str, object], None]  # how many faults a test tried
 
 
 def run(*words: Any) -> list[dict[str, Any]]:
@@ -42,8 +44,9 @@ def registry(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_while_another_version_is_added(registry: Path, stride: int) -> None:
+def test_killed_while_another_version_is_added(registry: Path, stride: int, record_property: Told) -> None:
     rows = run(registry, registry.with_name("second"), stride)
+    record_property("faults", len(rows) - 1)
     assert len(rows) * stride > 30, "killed at few points"
     for row in rows:
         assert row["loads"] in ("1 1", "2 2"), row
@@ -55,8 +58,9 @@ def test_killed_while_another_version_is_added(registry: Path, stride: int) -> N
 
 
 @pytest.mark.slow
-def test_killed_while_it_is_removed(registry: Path) -> None:
+def test_killed_while_it_is_removed(registry: Path, record_property: Told) -> None:
     rows = run(registry, registry.with_name("second"), 1, "remove")
+    record_property("faults", len(rows) - 1)
     assert {row["loads"] for row in rows} == {"1 1", "nothing"}
     assert all(row["then"] == row["listed"] == "nothing" or row["then"][0] == row["listed"] for row in rows)
     assert not any(row["left"] for row in rows)

@@ -245,6 +245,24 @@ def test_a_damaged_catalogue_is_made_anew(large: Path, tmp_path: Path, entries: 
     assert same_entries(LocalSource(large).entries(), entries)
 
 
+@pytest.mark.parametrize("page", [1, 40, -3])
+def test_a_damaged_page_of_a_catalogue_is_told_once(
+    large: Path, tmp_path: Path, entries: list[Entry], page: int
+) -> None:
+    """What a power cut may leave: the name is there, and not all of the content."""
+    assert len(LocalSource(large).entries()) == COUNT
+    (kept,) = (tmp_path / "cache").rglob("*.sqlite")
+    data = kept.read_bytes()
+    begin = page * 4096 % len(data)
+    kept.write_bytes(data[:begin] + bytes(4096) + data[begin + 4096 :])
+    for _ in range(2):
+        try:
+            assert same_entries(LocalSource(large).entries(), entries)
+        except RegistryError as cause:
+            assert "and deleted: do the same again" in str(cause) and not kept.exists()
+    assert same_entries(LocalSource(large).entries(), entries)
+
+
 def test_one_long_file_is_read_once(tmp_path: Path, entries: list[Entry], monkeypatch: pytest.MonkeyPatch) -> None:
     """As an earlier version wrote it: no shards, however many artifacts."""
     monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / "cache"))
