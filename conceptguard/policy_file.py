@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Mapping
+from os.path import isfile  # where Path.is_file raises OSError, as on a policy of one long line, this says no
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,7 @@ INLINE = "the policy"
 
 def written_out(source: str) -> bool:
     """Whether text is a policy itself, and not where one is."""
-    return "\n" in source.strip() or ("{" in source and not Path(source).is_file())
+    return "\n" in source.strip() or ("{" in source and not isfile(source))
 
 
 def _mapping(data: Any, where: str) -> dict[str, Any]:
@@ -70,15 +72,15 @@ def shipped_policies() -> dict[str, Path]:
 
 
 def _find(source: str | Path) -> Path:
-    path = Path(source)
-    if path.is_file():
-        return path
-    shipped = shipped_policies()
-    if str(source) in shipped:
-        return shipped[str(source)]
-    near = difflib.get_close_matches(str(source), shipped, n=1)
+    if isfile(source):
+        return Path(source)
+    name, shipped = str(source), shipped_policies()
+    if name in shipped:
+        return shipped[name]
+    near = difflib.get_close_matches(name, shipped, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"shipped policies: {', '.join(shipped) or 'none'}"
-    raise PolicyError(f"no policy file or shipped policy '{source}': {hint}")
+    shown = textwrap.shorten(name, 200, placeholder=" …") if "\n" in name or len(name) > 200 else name
+    raise PolicyError(f"no policy file or shipped policy '{shown}': {hint}")
 
 
 def _validate(data: dict[str, Any], where: str, lines: Lines) -> Policy:

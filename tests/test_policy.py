@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,13 @@ def test_policy_errors_name_the_line(tmp_path: Path, text: str, message: str) ->
 def test_policy_that_is_not_there() -> None:
     with pytest.raises(PolicyError, match=r"no policy file or shipped policy 'scholl\.yaml'"):
         conceptguard.load_policy("scholl.yaml")
+
+
+def test_a_long_policy_on_one_line_is_text() -> None:
+    """Longer than a file's name can be."""
+    guard = {"method": "phrases", "concept": {"name": "x", "prompts": ["a phrase"] * 100}}
+    assert conceptguard.load_policy(json.dumps({"guards": [guard]})) == conceptguard.load_policy({"guards": [guard]})
+    for text in ("a" * 5000, "\n\n#\n", "a\nb"):
+        with pytest.raises(PolicyError) as caught:
+            conceptguard.load_policy(text)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
