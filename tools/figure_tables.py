@@ -192,3 +192,16 @@ def faults_table(results: list[Result]) -> str:
 
 def _faults(row: Row) -> list[str]:
     return [f"{row['tried']:,}", f"{row['survived']:,}", f"{row['tried'] - row['survived']:,}"]
+
+
+def fuzz_table(results: list[Result]) -> str:
+    """How many generated cases each claim was tried with, and whether it held."""
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [f"`{row['test']}`", f"{row['cases']:,}", "held" if row["held"] else "a case broke it"]
+        for row in sorted(rows, key=lambda row: str(row["test"]))
+    ]
+    table.append(
+        ["**together**", f"{sum(row['cases'] for row in rows):,}", "" if all(r["held"] for r in rows) else "no"]
+    )
+    return markdown(["what every case is to show", "cases", "and it"], table)

@@ -28,6 +28,7 @@ from tools.figure_tables import (
     disguises_table,
     eval_table,
     faults_table,
+    fuzz_table,
     gates_table,
     language_table,
     logits_table,
@@ -121,6 +122,7 @@ FIGURES = {
     "disguises": Figure(("python -m tools.disguises",), disguises_table, "a quarter of an hour"),
     "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "ten minutes"),
+    "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "promises": Figure(
         (
             "python -m tools.promises", "python -m tools.promises --hosts ComfyUI",

@@ -68,7 +68,7 @@ def written(
     return tensors, changes
 
 
-@fuzz(80, 12_000, adapters=ADAPTERS, layout=LAYOUTS, seed=st.integers(0, 9), order=st.randoms(use_true_random=False),
+@fuzz(500, 12_000, adapters=ADAPTERS, layout=LAYOUTS, seed=st.integers(0, 9), order=st.randoms(use_true_random=False),
       dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]), harm=HARMS)  # fmt: skip
 def test_a_lora_is_what_was_put_in(
     adapters: Any, layout: Any, seed: int, order: Any, dtype: torch.dtype, harm: str
