@@ -96,7 +96,7 @@ def test_rows_of_every_shape(kind: str, method: str, shape: dict[str, Any]) -> N
         prompt, negative = rows[own]
         one = alone[i]
         assert one is not None
-        torch.testing.assert_close(got[i], one[0], rtol=1e-3, atol=1e-3, msg=lambda text, i=i: f"row {i}: {text}")
+        assert (got[i] - one[0]).abs().max() <= 2e-3 * one.abs().max(), f"row {i} is not what it gets alone"
         if prompt == "a cigarette" or (prompt in NAMED and not shape["windows"]):
             assert not torch.equal(got[i], bare[i]), f"row {i} names the concept, and no guard acts on it"
         elif not (counts and negative in NAMED) or method == "sld":
