@@ -195,7 +195,8 @@ class PipelineHost(Host):
     def read_short(self, texts: list[str]) -> Encoded:
         """The same without most of the padding, where the encoders are causal and never look at it: a seventh of the
         work for texts of a few words. What a text reads as does not depend on those beside it."""
-        causal = self.denoiser_name == "unet" and not self.clip_skip
+        known = all(is_clip(part) for name, part in self.components().items() if name in _ENCODERS)
+        causal = known and self.denoiser_name == "unet" and not self.clip_skip
         encoders = [one for one in self.encoders() if one.width] if causal else []
         if not encoders or not all(one.begins and one.padded is None for one in encoders):
             return self.read(texts)
