@@ -1,6 +1,7 @@
-"""Fault injection: every test that injects faults, run in full; how many were tried, and how many did no harm.
+"""Fault injection: the tests that inject faults; how many were tried, and how many did no harm.
 
-    python -m tools.faults --json FILE
+    python -m tools.faults --json FILE            # those that every change must pass
+    python -m tools.faults --full --json FILE     # every write, every byte of room, hundreds of servers: a quarter hour
 
 A test tells how many faults it tried by the property ``faults``, and is one fault without it. Where it passes, all of
 them were survived: what was there is there, or what was to be there, what leaves is whole, and nothing is left over.
@@ -31,14 +32,14 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("killed at every write", "an artifact that is added, replaced or removed", (
+    Kind("killed while writing", "an artifact that is added, replaced or removed", (
         f"{REGISTRY}/test_registry_interrupted.py::test_killed_while_another_version_is_added",
         f"{REGISTRY}/test_registry_interrupted.py::test_killed_while_it_is_removed",
     )),
-    Kind("killed at every write", "the index of a large registry", (
+    Kind("killed while writing", "the index of a large registry", (
         f"{REGISTRY}/test_index_interrupted.py::test_killed_while_the_index_changes",
     )),
-    Kind("killed at every write", "its catalogue in the cache", (
+    Kind("killed while writing", "its catalogue in the cache", (
         f"{REGISTRY}/test_index_interrupted.py::test_killed_while_a_catalogue_is_made",
     )),
     Kind("a full disk, or a folder that cannot be written", "artifacts, cache, home", (
@@ -93,10 +94,11 @@ class Counting:
 
 
 def row(kind: Kind, counted: Counting) -> dict[str, Any]:
-    """What came of one kind of fault. Raises SystemExit where one of its tests did not run."""
+    """What came of one kind of fault. Raises SystemExit where none of its tests ran."""
+    # Of a kind, single tests may be slow ones; one at least runs always.
     seen = [[test for test in counted.tried if test == asked or test.startswith(f"{asked}::")] for asked in kind.tests]
-    if not all(seen):
-        raise SystemExit(f"{kind.fault}, {kind.where}: not every test of it ran: see above")
+    if not any(seen):
+        raise SystemExit(f"{kind.fault}, {kind.where}: none of its tests ran")
     tests = [test for some in seen for test in some]
     tried = sum(counted.tried[test] for test in tests)
     survived = sum(counted.survived[test] for test in tests)
@@ -109,10 +111,14 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", required=True, metavar="FILE")
+    parser.add_argument("--full", action="store_true", help="the slow ones as well")
     given = parser.parse_args()
     begin, counted = time.perf_counter(), Counting()
     asked = [str(ROOT / test) for kind in KINDS for test in kind.tests]
-    pytest.main(["-o", "addopts=", "-q", f"--rootdir={ROOT}", "-p", "no:cacheprovider", *asked], plugins=[counted])
+    marks = "not gpu" if given.full else "not gpu and not slow"
+    pytest.main(
+        ["-m", marks, "-o", "addopts=", "-q", f"--rootdir={ROOT}", "-p", "no:cacheprovider", *asked], plugins=[counted]
+    )
     result = {
         "command": "faults", "version": __version__, "device": "cpu", "rows": [row(kind, counted) for kind in KINDS],
         "seconds": round(time.perf_counter() - begin, 1),

@@ -121,7 +121,7 @@ FIGURES = {
     ),
     "disguises": Figure(("python -m tools.disguises",), disguises_table, "a quarter of an hour"),
     "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
-    "faults": Figure(("python -m tools.faults",), faults_table, "ten minutes"),
+    "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "promises": Figure(
         (

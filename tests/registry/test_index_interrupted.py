@@ -51,10 +51,12 @@ def test_killed_while_the_index_changes(what: str, stride: int, rows: Rows) -> N
 @soon_and_slow("next catalogue", 40, "catalogue")
 def test_killed_while_a_catalogue_is_made(what: str, stride: int, rows: Rows) -> None:
     found = rows(what, stride)
-    assert len(found) > 3 and all(row["sees"] == "new" and row["files"] == 1 for row in found)
+    assert len(found) > 3 and all(row["sees"] == "new" for row in found)
+    # Killed between the two, the one before is there as well, until the next is made.
+    assert all(row["files"] in (1, 2) for row in found) and found[-1]["files"] == 1
 
 
-@pytest.mark.parametrize("stride", [49999, pytest.param(499, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [49999, pytest.param(997, marks=pytest.mark.slow)])
 def test_no_room_for_index_and_catalogue(stride: int, rows: Rows) -> None:
     """No file may grow beyond so many bytes: an error where the index is written, and a list without a catalogue."""
     found = rows("full", stride)
