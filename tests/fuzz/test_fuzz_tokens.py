@@ -146,3 +146,17 @@ def test_what_a_guarded_model_says(kind: str, row: Any, way: dict[str, Any], see
         assert heard.heard == prompt + own
     if unlike(tok, prompt + wanted):
         assert own == wanted, (tok.decode(wanted), tok.decode(own))
+
+
+def test_what_was_heard_is_not_taken_back() -> None:
+    """A phrase of several words is regretted from its first on, which a stream had let go: it stays, unfinished."""
+    model, tok, _, known = guarded("sentencepiece")
+    row = ("Nobody: a red", "penguincig-arette+bg+N-e-w YorkC++", [5, 4, 6, 6], [598, 79, 598], 1)
+    prompt, wanted = stream(row, tok, known)
+    heard = Listener()
+    with insisting(model, wanted, len(prompt)), conceptguard.attach((model, tok), POLICY) as session:
+        out = model.generate(input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=int),
+                             max_new_tokens=len(wanted), pad_token_id=tok.pad_token_id, streamer=heard)  # fmt: skip
+        assert "had been heard" in str(session.receipt)
+    own = out[0, len(prompt) :].tolist()
+    assert heard.heard == prompt + own and says(tok, prompt, own) is None

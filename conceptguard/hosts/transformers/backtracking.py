@@ -126,6 +126,14 @@ class Backtracking:
         banned: dict[tuple[int, ...], set[int]] = {}
         while True:
             bad = self.first_bad(row, ids, ended=regret is None) if self._reads else None
+            if bad is None and regret is not None and self._held is not None and regret[1] < self._held.given:
+                # A phrase of several words began before what was heard: it is not said, and half of it stays.
+                regret[0].act.notes.append(f"row {row} keeps words that had been heard before they were regretted")
+                room = None if config.max_new_tokens is None else config.max_new_tokens - len(ids)
+                if (room is not None and room < 1) or ids[-1] in self._host.ends:
+                    return ids
+                ids, regret = self._again(row, ids, prompt, rows, room, set(), regret[0], config, kwargs, False)
+                continue
             if bad is not None:
                 by, label, score, budget = bad.rejected[0]
                 first, taken = bad.first, taken + 1
@@ -236,7 +244,7 @@ class _Held:
     def __init__(self, streamer: Any):
         self._streamer = streamer
         self._tokens: list[int] = []
-        self._given = self.safe = 0
+        self.given = self.safe = 0  # how many were heard, how many may be
         self._prompt = True  # the next put is what generation begins with
         self._told = False
 
@@ -266,6 +274,6 @@ class _Held:
             self._streamer.end()
 
     def _give(self, upto: int) -> None:
-        for token in self._tokens[self._given : upto]:
+        for token in self._tokens[self.given : upto]:
             self._streamer.put(torch.tensor([token]))
-        self._given = max(self._given, min(upto, len(self._tokens)))
+        self.given = max(self.given, min(upto, len(self._tokens)))
