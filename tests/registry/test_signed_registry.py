@@ -293,28 +293,33 @@ def test_keys_are_their_owners_alone(keeper: Keeper, tmp_path: Path, monkeypatch
             keeper.sign()
 
 
+class Dying:
+    """Writes of metadata end the process when so many are ``left``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        from conceptguard.registry.signed import repository
+
+        self._real, self.left = repository.write_bytes, 0
+        monkeypatch.setattr(repository, "write_bytes", self._write)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        self._real(path, data)
+
+
 def test_killed_while_signing(keeper: Keeper, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every write: readers meet the state before or after, and signing again ends it."""
-    from conceptguard.registry.signed import repository
-
-    real, left = repository.write_bytes, 0
-
-    def dying(path: Path, data: bytes) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        real(path, data)
-
-    monkeypatch.setattr(repository, "write_bytes", dying)
+    writer = Dying(monkeypatch)
     for writes in range(4):
         keeper.add("cigarette", 10 + writes, version=str(2 + writes))
-        left = writes
+        writer.left = writes
         if writes < 3:
             with pytest.raises(KeyboardInterrupt):
                 keeper.sign()
             assert same(reader.load(CIGARETTE).tensors(), membrane(1 if writes == 0 else 10 + writes - 1))
-        left = 100
+        writer.left = 100
         keeper.sign()
         assert same(reader.load(CIGARETTE).tensors(), membrane(10 + writes))
 
@@ -323,26 +328,15 @@ def test_killed_while_a_key_is_exchanged(
     keeper: Keeper, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every write: no reader is ever refused, since old and new keys both sign until the new root is there."""
-    from conceptguard.registry.signed import repository
-
-    real, left = repository.write_bytes, 0
-
-    def dying(path: Path, data: bytes) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        real(path, data)
-
-    monkeypatch.setattr(repository, "write_bytes", dying)
+    writer = Dying(monkeypatch)
     for writes in range(6):
-        left = writes
+        writer.left = writes
         try:
             change.rotate(keeper.folder, "targets", [keeper.keys], named=f"Bea {writes}")
         except KeyboardInterrupt:
             assert writes < 5
         assert reader.load().signed_by in ("Ann", *(f"Bea {n}" for n in range(writes + 1)))
-        left = 100
+        writer.left = 100
         keeper.sign()
         assert reader.load()
     assert reader.load().signed_by != "Ann"
