@@ -26,9 +26,16 @@ class _Strict(BaseModel):
 
 
 class Style(_Strict):
-    """A style and the pack its training pictures came from."""
+    """A style, of an embedded model with what its training pictures were made of.
+
+    pack: where they came from
+    pixels: how many squares a side they had, where they were to look so
+    synonyms: other words for it
+    """
 
     pack: str = ""
+    pixels: int | None = None
+    synonyms: list[str] = []
 
 
 class Object(_Strict):
@@ -63,9 +70,12 @@ class Suite(_Strict):
     base: the family of the artifacts that are judged, and the embedded judge where no other is named
     styles: what {style} stands for, in turn
     concepts, concept_styles: the objects and styles that may be erased
-    train_templates, train_templates_plain: wordings that models and guards were trained on
+    training: what the captions of an embedded model are made of, for those who train it
+    tuning_templates, tuning_templates_plain: wordings that guards are made with
     judge_templates, judge_templates_plain: those to judge with: {thing} is "a dog", {noun} is "dog", {style} a style;
     plain ones name no style
+    judge_pairs, judge_pairs_placed: for two objects in one picture, {one} and {other}, {left} and {right}
+    strangers: wordings of people who knew none of those, to judge an embedded model with
     held_out: pairs of object and style that the model never saw
     objects: what the model can draw and the judge can tell
     """
@@ -74,10 +84,14 @@ class Suite(_Strict):
     styles: dict[str, Style] = Field(default_factory=lambda: {"any": Style()}, min_length=1)
     concepts: list[str] = Field(min_length=1)
     concept_styles: list[str] = []
-    train_templates: list[str] = []
-    train_templates_plain: list[str] = []
+    training: dict[str, list[str]] = {}
+    tuning_templates: list[str] = []
+    tuning_templates_plain: list[str] = []
     judge_templates: list[str] = Field(min_length=1)
     judge_templates_plain: list[str] = []
+    judge_pairs: list[str] = []
+    judge_pairs_placed: list[str] = []
+    strangers: dict[str, list[str]] = {}
     held_out: list[tuple[str, str]] = []
     objects: list[Object] = Field(min_length=1)
 
@@ -155,25 +169,38 @@ class Sample:
 
 
 def load_suite(name: str | Path) -> Suite:
-    """A suite by the name of its base model, or from a file. Raises RegistryError naming file and line."""
+    """A suite by the name of its base model, from a file, or from a folder whose files hold different parts of it.
+
+    Raises RegistryError naming file and line.
+    """
     path = Path(name)
-    if not path.is_file():
-        suites = {p.stem: p for p in sorted((shipped_folder() / "suites").glob("*.yaml"))}
+    if not path.exists():
+        folders = [p for p in sorted((shipped_folder() / "suites").iterdir()) if (p / "suite.yaml").is_file()]
+        suites = {p.name: p for p in folders}
         if str(name) not in suites:
             there = ", ".join([*suites, "language"])
             raise RegistryError(
                 f"no prompt suite for '{name}' (there are: {there}): give one of them, or a file of yours"
             )
         path = suites[str(name)]
-    data, lines = yaml.read_yaml(path, error=RegistryError)
+    files = [path] if path.is_file() else sorted(path.glob("*.yaml"))
+    data: dict[str, Any] = {}
+    lines: dict[tuple[Any, ...], tuple[Path, int]] = {}
+    for file in files:
+        part, places = yaml.read_yaml(file, error=RegistryError)
+        if twice := sorted(data.keys() & part.keys()):
+            raise RegistryError(f"{file}: '{twice[0]}' stands in another file of the suite as well")
+        data |= part
+        lines |= {place: (file, line) for place, line in places.items() if place}
     try:
         return Suite.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         place: tuple[Any, ...] = tuple(first["loc"])
-        line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
+        known = (lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines)
+        file, line = next(known, (files[0] if files else path, 1))
         field = ".".join(map(str, place)) or "suite"
-        raise RegistryError(f"{path}, line {line}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise RegistryError(f"{file}, line {line}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def with_article(noun: str) -> str:

@@ -13,40 +13,52 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from . import data, diffusion, export, judge, measure, packs, vae
+from . import data, diffusion, export, judge, measure, models, packs, text, tokenizer, vae
 from .suite import Suite, load_suite, pairs
 
-STAGES = ("packs", "vae", "diffusion", "export", "judge", "measure")
+STAGES = ("packs", "text", "vae", "latents", "diffusion", "export", "judge", "measure")
 REGISTRY = Path(__file__).resolve().parents[2]
 
 
-def _views(suite: Suite, cache: Path, per_pair: int) -> data.Views:
-    return data.draw_views(suite, packs.load_packs(cache), per_pair, seed=1)
+def run_text(suite: Suite, args: argparse.Namespace) -> None:
+    vocabulary = tokenizer.write_tokenizer(args.work / "tokenizer")
+    text.train_text(suite, vocabulary, text.TextRecipe(steps=args.text_steps), args.work)
 
 
 def run_vae(suite: Suite, args: argparse.Namespace) -> None:
     folder = args.work / "vae"
     if folder.exists():
         return
+    icons = packs.load_packs(args.cache)
     # Fewer views than the diffusion model gets: the autoencoder needs strokes and colours, not poses.
-    views = _views(suite, args.cache, 6)
+    views = data.draw_views(suite, icons, 6, seed=1)
     model = vae.train_vae(views.images, vae.VaeRecipe(steps=args.vae_steps), args.work)
-    test = data.draw_views(suite, packs.load_packs(args.cache), 1, seed=2)
+    test = data.draw_views(suite, icons, 1, seed=2)
     print(f"PSNR on views that were not trained on: {vae.mean_psnr(model, test.images):.2f} dB")
     vae.standardise(model, views.images).save_pretrained(folder)
 
 
+def run_latents(suite: Suite, args: argparse.Namespace) -> None:
+    file = args.work / "latents.safetensors"
+    if file.exists():
+        return
+    model, icons = AutoencoderKL.from_pretrained(args.work / "vae"), packs.load_packs(args.cache)
+    found = [
+        vae.encode(model, part.images) * model.config.scaling_factor
+        for part in data.in_parts(suite, icons, args.views, seed=1, size=models.SIZE)
+    ]
+    save_file({"latents": torch.cat(found).half()}, file)
+
+
 def run_diffusion(suite: Suite, args: argparse.Namespace) -> None:
-    file = args.work / "latents.pt"
-    if not file.exists():
-        views = _views(suite, args.cache, args.views)
-        model = AutoencoderKL.from_pretrained(args.work / "vae")
-        z = vae.encode(model, views.images) * model.config.scaling_factor
-        torch.save((z, views.objects.tolist(), views.styles.tolist(), views.tints), file)
-    z, objects, styles, tints = torch.load(file, weights_only=True)
-    cached = diffusion.Latents(z, np.array(objects), np.array(styles), tints)
-    diffusion.train_diffusion(cached, diffusion.DiffusionRecipe(steps=args.steps), args.work, args.processes)
+    latents = load_file(args.work / "latents.safetensors")["latents"].float()
+    scenes = [scene for scene, _ in data.scenes(suite, args.views, seed=1)]
+    if len(scenes) != len(latents):
+        raise SystemExit(f"{args.work}/latents.safetensors is of another suite or another --views: delete it")
+    recipe = diffusion.DiffusionRecipe(steps=args.steps)
+    diffusion.train_diffusion(diffusion.Latents(latents, scenes), recipe, args.work, args.processes)
 
 
 def run_export(suite: Suite, args: argparse.Namespace) -> None:
@@ -71,7 +83,7 @@ def run_measure(suite: Suite, args: argparse.Namespace) -> None:
         trained = pairs(suite, held_out=False)
         chosen = [trained[i] for i in rng.choice(len(trained), 48, replace=False)]
         pipe = export.load(args.out / "emoji-sd")
-        images = measure.generate(pipe, measure.pair_samples(suite, chosen, 1, 900_000), args.guidance)
+        images = measure.generate(pipe, measure.pair_samples(chosen, suite.judge_templates, 1, 900_000), args.guidance)
         Image.fromarray(measure.contact_sheet(images, 12)).save(args.sheet)
 
 
@@ -83,7 +95,8 @@ def main() -> None:
     )
     parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
     parser.add_argument("--work", type=Path, default=Path("out/emoji-sd"), help="folder for checkpoints")
-    parser.add_argument("--views", type=int, default=16, help="views of each object in each style")
+    parser.add_argument("--views", type=int, default=24, help="views of each object in each style")
+    parser.add_argument("--text-steps", type=int, default=text.TextRecipe.steps)
     parser.add_argument("--vae-steps", type=int, default=vae.VaeRecipe.steps)
     parser.add_argument(
         "--steps", type=int, default=diffusion.DiffusionRecipe.steps, help="diffusion steps, of batch 32"
@@ -92,7 +105,9 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, help="training processes (default: one per core, at most four; one on a GPU)"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="samples of each pair when measuring")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="samples of each held-out pair, in two wordings, when measuring"
+    )
     parser.add_argument("--seed", type=int, default=500_000, help="of the first measured sample")
     parser.add_argument("--guidance", type=float, default=measure.GUIDANCE)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of 48 samples to this PNG")

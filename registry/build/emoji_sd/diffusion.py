@@ -1,4 +1,4 @@
-"""Train the UNet and the text encoder together on cached latents.
+"""Train the UNet on cached latents, and the text encoder, which has been taught to read before, a little with it.
 
 On a CPU, one process per core with one thread each, averaging gradients over gloo, holds up better than one process
 with several threads: threads of one operator wait for each other thousands of times a step, processes wait once.
@@ -7,7 +7,6 @@ with several threads: threads of one operator wait for each other thousands of t
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import time
@@ -21,9 +20,11 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTokenizer
 
-from . import captions, models
+from . import models
+from .captions import Captions
+from .scenes import Scene
 from .suite import load_suite
-from .tokenizer import write_tokenizer
+from .text import encode, strange_words, token_embedding
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class DiffusionRecipe:
     minutes: float | None = None
     batch: int = 32  # over all processes
     lr: float = 1e-3
+    text_lr: float = 1e-4
     warmup: int = 100
     min_snr: float = 5.0
     ema: float = 0.998
@@ -43,81 +45,10 @@ class DiffusionRecipe:
 
 @dataclass
 class Latents:
-    """Cached training set: scaled latents [n, 4, 16, 16], object and style indices [n], tint names."""
+    """Cached training set: scaled latents [n, 4, 16, 16], and what is to be seen in each."""
 
     latents: torch.Tensor
-    objects: np.ndarray
-    styles: np.ndarray
-    tints: list[str | None]
-
-
-class CompactVocab:
-    """The few hundred tokens that captions use.
-
-    Training only their rows of CLIP's 49,408 spares the optimiser six million parameters that never get a gradient.
-    """
-
-    def __init__(self, tokenizer, ids: set[int]):
-        # Sorted, so BOS and EOS stay the last two, which is where make_text_encoder expects them.
-        self.ids = sorted(ids | {models.BOS, models.EOS})
-        self.index = {t: i for i, t in enumerate(self.ids)}
-        self.tokenizer = tokenizer
-        self.cache: dict[str, torch.Tensor] = {}
-
-    def encode(self, text: str) -> torch.Tensor:
-        """Compact ids [77], padded with EOS."""
-        if text not in self.cache:
-            ids = self.tokenizer(text, padding="max_length", max_length=77, truncation=True).input_ids
-            self.cache[text] = torch.tensor([self.index[i] for i in ids])
-        return self.cache[text]
-
-    def expand(self, compact: torch.nn.Module, seed: int) -> torch.nn.Module:
-        """The full CLIPTextModel with the trained rows in place; words never trained keep a small random vector."""
-        torch.manual_seed(seed)
-        full = models.make_text_encoder()
-        state = compact.state_dict()
-        name = next(k for k in state if k.endswith("token_embedding.weight"))
-        rows = full.state_dict()[name].clone() * 0.5
-        rows[torch.tensor(self.ids)] = state[name]
-        full.load_state_dict({**state, name: rows})
-        return full
-
-
-def all_texts(suite) -> list[str]:
-    """Every caption that training can draw, without enumerating tints twice."""
-    from .render import TINTS
-
-    texts = [f"x, {tint} background" for tint in TINTS]
-    for obj in suite.objects:
-        nouns = (
-            [(obj.name, obj.thing)]
-            + [(s, captions.with_article(s)) for s in obj.synonyms]
-            + [(p, p) for p in obj.phrases]
-        )
-        for noun, thing in nouns:
-            for style in suite.styles:
-                for t in (
-                    suite.train_templates
-                    + suite.train_templates_plain
-                    + suite.judge_templates
-                    + suite.judge_templates_plain
-                ):
-                    texts.append(t.format(noun=noun, thing=thing, style=style))
-    return sorted(set(texts))
-
-
-def compact_vocab(work: Path) -> CompactVocab:
-    """The tokens of a run, fixed in `work/tokens.json` when it starts: a later edit of the suite cannot shift them."""
-    folder = work / "tokenizer"
-    # Written once, by the process that starts the others, which only read it.
-    tokenizer = CLIPTokenizer.from_pretrained(folder) if (work / "tokens.json").exists() else write_tokenizer(folder)
-    file = work / "tokens.json"
-    if not file.exists():
-        ids = set()
-        for text in all_texts(load_suite()):
-            ids.update(tokenizer(text).input_ids)
-        file.write_text(json.dumps(sorted(ids)))
-    return CompactVocab(tokenizer, set(json.loads(file.read_text())))
+    scenes: list[Scene]
 
 
 def _average(params: list[torch.nn.Parameter], world: int) -> None:
@@ -139,21 +70,27 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
         os.environ.setdefault("MASTER_PORT", "29511")
         dist.init_process_group("gloo", rank=rank, world_size=world)
     torch.manual_seed(recipe.seed)
-    suite = load_suite()
-    styles = list(suite.styles)
-    vocab = compact_vocab(work)
-    text = models.make_text_encoder(len(vocab.ids))
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    captions = Captions(load_suite(), strange_words(tokenizer))
+    text = models.make_text_encoder()
+    text.load_state_dict(torch.load(work / "text.pt", map_location="cpu", weights_only=True)["text"])
+    # Words are learned by then: their 6 million numbers would cost the optimiser more than all else of the encoder.
+    token_embedding(text).requires_grad_(False)
     unet = models.make_unet()
     if device.type == "cpu":
         # The fused attention's backward pass takes a third of a step at these small sizes; plain matmuls take 5 %.
         unet.set_attn_processor(AttnProcessor())
         text.set_attn_implementation("eager")
     net = torch.nn.ModuleDict({"unet": unet, "text": text}).to(device)
-    params = list(p for p in net.parameters() if p.requires_grad)
-    ema = copy.deepcopy(net).requires_grad_(False)
-    optim = torch.optim.AdamW(
-        params, recipe.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cpu" or None
-    )
+    groups = [
+        {"params": [p for p in net[name].parameters() if p.requires_grad], "peak": lr}
+        for name, lr in (("unet", recipe.lr), ("text", recipe.text_lr))
+    ]
+    params = [p for group in groups for p in group["params"]]
+    ema = copy.deepcopy(net)
+    averaged = [p for name in ("unet", "text") for p in ema[name].parameters() if p.requires_grad]
+    ema.requires_grad_(False)
+    optim = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cpu" or None)
     abar = models.alphas_cumprod().to(device)
     weight = torch.clamp(recipe.min_snr / (abar / (1 - abar)), max=1.0)
 
@@ -178,20 +115,17 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
             dist.broadcast(done, 0)  # processes must agree when to stop, and on the learning rate
         if done >= 1:
             break
-        lr = recipe.lr * min(1.0, (step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * float(done)))
+        rate = min(1.0, (step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * float(done)))
         for group in optim.param_groups:
-            group["lr"] = lr
+            group["lr"] = rate * group["peak"]
         # Every step seeds itself, so that a resumed run needs no saved generator.
         seed = (recipe.seed * 10_000_019 + step) * world + rank
         rng = np.random.default_rng(seed)
         gen = torch.Generator().manual_seed(seed)
         pick = rng.integers(len(data.latents), size=n)
         z = data.latents[torch.from_numpy(pick)].to(device)
-        texts = [
-            captions.caption(suite, suite.objects[data.objects[i]], styles[data.styles[i]], data.tints[i], rng)
-            for i in pick
-        ]
-        ids = torch.stack([vocab.encode(t) for t in texts]).to(device)
+        texts = [captions.write(data.scenes[i], rng).text for i in pick]
+        ids = encode(tokenizer, texts).to(device)
         # Stratified timesteps: the loss varies more with t than with anything else.
         t = ((torch.arange(n) + torch.rand(n, generator=gen)) / n * 1000).long().clamp(max=999).to(device)
         noise = torch.randn(z.shape, generator=gen).to(device)
@@ -210,14 +144,12 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
         if rank == 0:
             decay = min(recipe.ema, (1 + step) / (10 + step))
             with torch.no_grad():
-                torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+                torch._foreach_lerp_(averaged, params, 1 - decay)
             losses.append(loss.item())
             if step % 50 == 0:
-                rate = step * recipe.batch / (time.time() - start)
-                print(
-                    f"step {step} {float(done):.1%} loss {np.mean(losses):.4f} lr {lr:.2e} {rate:.1f} images/s",
-                    flush=True,
-                )
+                speed = step * recipe.batch / (time.time() - start)
+                told = f"loss {np.mean(losses):.4f} lr {rate * recipe.lr:.2e} {speed:.1f} images/s"
+                print(f"step {step} {float(done):.1%} {told}", flush=True)
                 losses = []
             if time.time() - saved_at > recipe.save_every:
                 save()
@@ -230,8 +162,7 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
 
 
 def train_diffusion(data: Latents, recipe: DiffusionRecipe, work: Path, processes: int | None = None) -> None:
-    """Resumes from `work/diffusion.pt` if it is there."""
-    compact_vocab(work)
+    """Starts from `work/text.pt`; resumes from `work/diffusion.pt` if it is there."""
     if processes is None:
         processes = 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
     if processes == 1:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from . import models
-from .diffusion import compact_vocab
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -38,9 +38,8 @@ def _fix_text_encoder(folder: Path) -> None:
 
 def export(vae: AutoencoderKL, work: Path, out: Path, seed: int = 0) -> StableDiffusionPipeline:
     """Reads `work/diffusion.pt` (its moving average); without it, the weights are random but the format is final."""
-    vocab = compact_vocab(work)
     torch.manual_seed(seed)
-    unet, text = models.make_unet(), models.make_text_encoder(len(vocab.ids))
+    unet, text = models.make_unet(), models.make_text_encoder()
     checkpoint = work / "diffusion.pt"
     if checkpoint.exists():
         ema = torch.load(checkpoint, map_location="cpu", weights_only=True)["ema"]
@@ -48,8 +47,8 @@ def export(vae: AutoencoderKL, work: Path, out: Path, seed: int = 0) -> StableDi
             part.load_state_dict({k[len(name) :]: v for k, v in ema.items() if k.startswith(name)})
     pipe = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=vocab.expand(text, seed),
-        tokenizer=vocab.tokenizer,
+        text_encoder=text,
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
         unet=unet,
         scheduler=make_scheduler(),
         safety_checker=None,

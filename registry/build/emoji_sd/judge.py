@@ -19,155 +19,27 @@ from tqdm import tqdm
 
 from conceptguard.measuring.judge import NONE, Judge
 
-from .render import View, find_icon, render
+from .render import View, coloured, find_icon, icon, on_ground
+from .scenes import COLOURS
 from .suite import Suite, icon_in
 
+TURNED, COLOURED = 0.06, 0.12  # shares of renderings that are upside down, that are in one colour
 EXTRA_PACKS = ("twemoji", "emojione", "noto-v1")  # for the object head only
 SIDE = 80  # pixels of a stored rendering; the judge sees 64 of them after augmentation
 BACKGROUNDS = ("white", "white", "white", "#cfe3fb", "#d3f2d2", "#fbd5e3", "#fbf2c0", "#dcdcdc", "#e8e0f5", "#fff7ee")
 
-# Other emojis that show, or look like, an object of the suite: neither that object nor "none".
-AMBIGUOUS = {
-    "airplane-arrival",
-    "airplane-departure",
-    "alien-monster",
-    "ant",
-    "baby-bottle",
-    "bear",
-    "bicyclist",
-    "bikini",
-    "bird",
-    "black-nib",
-    "blossom",
-    "blowfish",
-    "bottle-with-popping-cork",
-    "bouquet",
-    "bug",
-    "camera-with-flash",
-    "canoe",
-    "cat",
-    "cat-face",
-    "cherry-blossom",
-    "chicken",
-    "clinking-beer-mugs",
-    "clinking-glasses",
-    "cookie",
-    "cooking",
-    "crayon",
-    "crystal-ball",
-    "cup-with-straw",
-    "derelict-house",
-    "dog",
-    "dolphin",
-    "dove",
-    "dragon",
-    "duck",
-    "eagle",
-    "eggplant",
-    "ferry",
-    "fire",
-    "fish-cake-with-swirl",
-    "fishing-pole",
-    "fork-and-knife",
-    "fork-and-knife-with-plate",
-    "fountain-pen",
-    "fox",
-    "funeral-urn",
-    "glass-of-milk",
-    "goblin",
-    "green-apple",
-    "hammer-and-pick",
-    "hammer-and-wrench",
-    "hamster",
-    "hatching-chick",
-    "herb",
-    "hibiscus",
-    "hot-dog",
-    "hot-pepper",
-    "house-with-garden",
-    "houses",
-    "label",
-    "lion",
-    "locked-with-key",
-    "lollipop",
-    "memo",
-    "minibus",
-    "moai",
-    "motor-boat",
-    "motorcycle",
-    "mouse-face",
-    "movie-camera",
-    "musical-keyboard",
-    "no-bicycles",
-    "no-smoking",
-    "ogre",
-    "oil-drum",
-    "old-key",
-    "oncoming-automobile",
-    "oncoming-bus",
-    "oncoming-taxi",
-    "parrot",
-    "party-popper",
-    "passenger-ship",
-    "peach",
-    "pear",
-    "pen",
-    "pick",
-    "police-car",
-    "poodle",
-    "pool-8-ball",
-    "popcorn",
-    "postal-horn",
-    "rabbit-face",
-    "racing-car",
-    "red-heart",
-    "rooster",
-    "rosette",
-    "sake",
-    "saxophone",
-    "scorpion",
-    "seedling",
-    "shark",
-    "shaved-ice",
-    "ship",
-    "skull-and-crossbones",
-    "small-airplane",
-    "smiling-cat",
-    "snail-shell",
-    "snake",
-    "soft-ice-cream",
-    "space-invader",
-    "speedboat",
-    "spider-web",
-    "spiral-shell",
-    "sport-utility-vehicle",
-    "sun",
-    "sunflower",
-    "taxi",
-    "teacup-without-handle",
-    "tiger-face",
-    "toilet",
-    "tomato",
-    "trident-emblem",
-    "trolleybus",
-    "tropical-drink",
-    "tropical-fish",
-    "tulip",
-    "tumbler-glass",
-    "video-camera",
-    "whale",
-    "wilted-flower",
-    "wolf",
-}
+# Other icons that show, or look like, an object of the suite: neither that object nor "none".
+AMBIGUOUS = frozenset((Path(__file__).parent / "ambiguous.txt").read_text().split())
+CLOCKS = ("oclock", "thirty")  # icons of a clock, one for every half hour
 
 
 @dataclass(frozen=True)
 class JudgeRecipe:
-    views: int = 20  # of each object x style
+    views: int = 16  # of each object x style
     extra_views: int = 6  # of each object in each extra pack
     none_names: int = 300
     none_views: int = 2
-    steps: int = 1500
+    steps: int = 2500
     batch: int = 96
     lr: float = 3e-3
     seed: int = 77_000  # far from the generator's seeds
@@ -186,9 +58,8 @@ def _view(rng: np.random.Generator) -> View:
         scale=float(rng.uniform(0.78, 1.06)),
         dx=float(rng.uniform(-0.07, 0.07)),
         dy=float(rng.uniform(-0.07, 0.07)),
-        angle=float(rng.uniform(-12, 12)),
+        angle=float(rng.uniform(-12, 12)) + 180.0 * bool(rng.random() < TURNED),
         flip=bool(rng.random() < 0.25),
-        background=str(rng.choice(BACKGROUNDS)),
     )
 
 
@@ -199,9 +70,8 @@ def other_names(suite: Suite, packs: dict[str, dict]) -> list[str]:
     )
     mine = {o.icon for o in suite.objects} | {i for o in suite.objects for i in o.icons.values()}
     words = {w for o in suite.objects for w in o.name.split()}
-    return sorted(
-        n for n in shared if n not in mine | AMBIGUOUS and not words & set(n.split("-")) and "skin-tone" not in n
-    )
+    unlike = [n for n in shared if n not in mine | AMBIGUOUS and not words & set(n.split("-"))]
+    return sorted(n for n in unlike if "skin-tone" not in n and not n.endswith(CLOCKS))
 
 
 def draw(
@@ -210,22 +80,28 @@ def draw(
     rng = np.random.default_rng(seed)
     images, objects, styles = [], [], []
 
-    def add(pack: str, icon: str, label: int, style: int, count: int) -> None:
-        if find_icon(packs[pack], icon) is None:
+    def add(pack: str, name: str, label: int, style: int, count: int, pixels: int | None = None) -> None:
+        if find_icon(packs[pack], name) is None:
             return
         for _ in range(count):
-            images.append(render(packs[pack], icon, SIDE, _view(rng)))
+            rgba = icon(packs[pack], name, SIDE, _view(rng))
+            if rng.random() < COLOURED:
+                rgba = coloured(rgba, str(rng.choice(list(COLOURS.values()))))
+            # As many squares a side as the stored rendering has room for, where the style has squares.
+            squares = pixels and round(pixels * float(rng.uniform(0.8, 1.25)))
+            images.append(on_ground([rgba], str(rng.choice(BACKGROUNDS)), squares))
             objects.append(label)
             styles.append(style)
 
+    drawn = list(enumerate(suite.styles.values()))
     for label, obj in enumerate(tqdm(suite.objects, desc="judge renderings", unit="object")):
-        for style, pack in enumerate(s.pack for s in suite.styles.values()):
-            add(pack, icon_in(obj, pack), label, style, views)
+        for style, it in drawn:
+            add(it.pack, icon_in(obj, it.pack), label, style, views, it.pixels)
         for pack in EXTRA_PACKS:
             add(pack, icon_in(obj, pack), label, -1, extra)
     for name in nones:
-        for style, pack in enumerate(s.pack for s in suite.styles.values()):
-            add(pack, name, len(suite.objects), style, recipe.none_views)
+        for style, it in drawn:
+            add(it.pack, name, len(suite.objects), style, recipe.none_views, it.pixels)
     data = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return Renderings(data, torch.tensor(objects), torch.tensor(styles))
 

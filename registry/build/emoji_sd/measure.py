@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from tqdm import tqdm
 
 from conceptguard.measuring.judge import Judge
 
-from .captions import judge_prompt
 from .export import load
 from .suite import Object, Suite, pairs
 
@@ -71,16 +71,21 @@ def generate(
     return torch.cat(images)
 
 
-def pair_samples(suite: Suite, wanted: list[tuple[Object, str]], rounds: int, seed: int) -> list[Sample]:
-    """`rounds` samples of every pair, over the judge templates in turn."""
+def pair_samples(
+    wanted: list[tuple[Object, str]], templates: Sequence[str], rounds: int, seed: int, named: bool = True
+) -> list[Sample]:
+    """`rounds` samples of every object x style pair, over the templates in turn. named: whether the style counts."""
     samples = []
     for r in range(rounds):
         for k, (obj, style) in enumerate(wanted):
-            samples.append(Sample(obj.name, style, judge_prompt(suite, obj, style, k + r), seed + len(samples)))
+            text = templates[(k + r * (len(wanted) + 1)) % len(templates)]
+            prompt = text.format(thing=obj.thing, noun=obj.name, style=style)
+            samples.append(Sample(obj.name, style if named else None, prompt, seed + len(samples)))
     return samples
 
 
 def figures(judge: Judge, samples: list[Sample], images: torch.Tensor) -> Figures:
+    """What the judge reads in images [n, 3, h, w]."""
     found = judge.judge(images)
     for s, o, st in zip(samples, found.objects, found.styles, strict=True):
         s.found_object, s.found_style = o, st
@@ -90,28 +95,85 @@ def figures(judge: Judge, samples: list[Sample], images: torch.Tensor) -> Figure
     return Figures(len(samples), float(np.mean(right)), float(np.mean(styled)) if styled else float("nan"), wrong)
 
 
+@dataclass
+class Both:
+    """Shares of pictures in which both objects are recognised; where a prompt says where they are, in their places."""
+
+    samples: int
+    both: float
+    one: float
+
+    def __str__(self) -> str:
+        return f"{self.samples} samples: both objects {self.both:.1%}, at least one {self.one:.1%}"
+
+
+def two_objects(
+    pipe: StableDiffusionPipeline,
+    judge: Judge,
+    suite: Suite,
+    templates: Sequence[str],
+    n: int,
+    seed: int,
+    guidance: float,
+) -> Both:
+    """`n` prompts for two objects each, of templates with {one} and {other}, or with {left} and {right}."""
+    rng = np.random.default_rng(seed)
+    samples, asked = [], []
+    for k in range(n):
+        a, b = (suite.objects[i] for i in rng.choice(len(suite.objects), 2, replace=False))
+        text = templates[k % len(templates)]
+        prompt = text.format(one=a.thing, other=b.thing, left=a.thing, right=b.thing)
+        samples.append(Sample(a.name, None, prompt, seed + k))
+        asked.append((a.name, b.name, "{left}" in text))
+    images = generate(pipe, samples, guidance)
+    left, right = (judge.judge(half).objects for half in halves(images))
+    hits = []
+    for (a, b, placed), x, y in zip(asked, left, right, strict=True):
+        hits.append(max((a == x) + (b == y), 0 if placed else (a == y) + (b == x)))
+    return Both(n, float(np.mean([h == 2 for h in hits])), float(np.mean([h >= 1 for h in hits])))
+
+
+def halves(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squares around the left and the right object of pictures [n, 3, s, s]."""
+    s = images.shape[-1]
+    side, top = round(s * 0.53), round(s * 0.235)
+    rows = images[..., top : top + side, :]
+    return rows[..., :side], rows[..., s - side :]
+
+
 def measure(
-    suite: Suite, model: Path, judge_folder: Path, seed: int = 500_000, rounds: int = 3, guidance: float = GUIDANCE
-) -> dict[str, Figures]:
-    """Figures for trained pairs, held-out pairs, prompts without a style, and synonyms."""
+    suite: Suite, model: Path, judge_folder: Path, seed: int = 500_000, rounds: int = 2, guidance: float = GUIDANCE
+) -> dict[str, Figures | Both]:
+    """Figures for trained pairs, held-out pairs, prompts without a style, other words, and two objects at once."""
     pipe = load(model)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     judge = Judge.load(judge_folder)
-    plain = [
-        Sample(o.name, None, judge_prompt(suite, o, None, k), seed + 100_000 + k) for k, o in enumerate(suite.objects)
-    ]
-    synonyms = [
+    seen, unseen = pairs(suite, held_out=False), pairs(suite, held_out=True)
+    once = [(o, next(iter(suite.styles))) for o in suite.objects]
+    said = suite.strangers
+    words = [
         Sample(o.name, None, word, seed + 200_000 + 10 * k + j)
         for k, o in enumerate(suite.objects)
         for j, word in enumerate(o.synonyms + o.phrases)
     ]
     sets = {
-        "trained pairs": pair_samples(suite, pairs(suite, held_out=False), rounds, seed),
-        "held-out pairs": pair_samples(suite, pairs(suite, held_out=True), 2 * rounds, seed + 50_000),
-        "no style named": plain,
-        "synonyms and phrases": synonyms,
+        "trained pairs": pair_samples(seen[::2], suite.judge_templates, 1, seed),
+        "trained pairs, strangers' wordings": pair_samples(seen[1::2], said["styled"], 1, seed + 20_000),
+        "held-out pairs": pair_samples(unseen, suite.judge_templates, 2 * rounds, seed + 50_000),
+        "held-out pairs, strangers' wordings": pair_samples(unseen, said["styled"], 2 * rounds, seed + 60_000),
+        "no style named": pair_samples(once, suite.judge_templates_plain, 1, seed + 100_000, named=False),
+        "no style named, strangers' wordings": pair_samples(once, said["plain"], 1, seed + 110_000, named=False),
+        "synonyms and phrases": words,
     }
-    return {name: figures(judge, samples, generate(pipe, samples, guidance)) for name, samples in sets.items()}
+    found: dict[str, Figures | Both] = {
+        name: figures(judge, samples, generate(pipe, samples, guidance)) for name, samples in sets.items()
+    }
+    for name, templates in (
+        ("two objects", [*suite.judge_pairs, *suite.judge_pairs_placed]),
+        ("two objects, strangers' wordings", [*said["pairs"], *said["placed"]]),
+    ):
+        found[name] = two_objects(pipe, judge, suite, templates, 120, seed + 300_000, guidance)
+    return found
 
 
 def contact_sheet(images: torch.Tensor, columns: int) -> np.ndarray:

@@ -42,11 +42,11 @@ def make_unet() -> UNet2DConditionModel:
     )
 
 
-def make_text_encoder(vocab: int = VOCAB) -> CLIPTextModel:
-    """7 M parameters, nearly all of them CLIP's 49,408 embeddings. Training passes a smaller `vocab`."""
+def make_text_encoder() -> CLIPTextModel:
+    """7 M parameters, nearly all of them CLIP's 49,408 embeddings."""
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=vocab,
+            vocab_size=VOCAB,
             hidden_size=HIDDEN,
             intermediate_size=4 * HIDDEN,
             projection_dim=HIDDEN,
@@ -54,9 +54,9 @@ def make_text_encoder(vocab: int = VOCAB) -> CLIPTextModel:
             num_attention_heads=4,
             max_position_embeddings=77,
             hidden_act="quick_gelu",
-            bos_token_id=vocab - 2,  # the two special tokens are always the last
-            eos_token_id=vocab - 1,
-            pad_token_id=vocab - 1,
+            bos_token_id=BOS,
+            eos_token_id=EOS,
+            pad_token_id=EOS,
         )
     )
 

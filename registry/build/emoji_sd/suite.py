@@ -9,7 +9,7 @@ from conceptguard.measuring.suite import load_suite as _load_suite
 
 __all__ = ["Object", "Suite", "icon_in", "load_suite", "pairs", "with_article"]
 
-SUITE = Path(__file__).resolve().parents[2] / "suites" / "emoji-sd.yaml"
+SUITE = Path(__file__).resolve().parents[2] / "suites" / "emoji-sd"
 
 
 def load_suite() -> Suite:
