@@ -42,9 +42,12 @@ def _block(cin: int, cout: int, stride: int) -> nn.Sequential:
 class Judge(nn.Module):
     """Takes images as [n, 3, size, size] in [0, 1]; `judge` takes any size."""
 
-    def __init__(self, objects: list[str], styles: list[str], size: int = 64, width: int = 32) -> None:
+    def __init__(
+        self, objects: list[str], styles: list[str], size: int = 64, width: int = 32, temperature: float = 1.0
+    ) -> None:
         super().__init__()
         self.objects, self.styles, self.size, self.width = list(objects), list(styles), size, width
+        self.temperature = temperature  # what object logits are divided by, so that their probabilities are shares
         w = width
         self.features = nn.Sequential(
             nn.Conv2d(3, w, 3, 2, 1, bias=False),
@@ -83,7 +86,7 @@ class Judge(nn.Module):
             if part.shape[-2:] != (self.size, self.size):
                 part = F.interpolate(part, (self.size, self.size), mode="bilinear", antialias=True)
             o, s = self(part)
-            obj.append(o.float().softmax(1).cpu())
+            obj.append((o.float() / self.temperature).softmax(1).cpu())
             sty.append(s.float().softmax(1).cpu())
         op = torch.cat(obj) if obj else torch.zeros(0, len(self.objects))
         sp = torch.cat(sty) if sty else torch.zeros(0, len(self.styles))
@@ -96,7 +99,9 @@ class Judge(nn.Module):
         """Reads a folder with config.json and model.safetensors."""
         folder = Path(path)
         config = json.loads((folder / "config.json").read_text())
-        model = cls(config["objects"], config["styles"], config["size"], config["width"])
+        model = cls(
+            config["objects"], config["styles"], config["size"], config["width"], config.get("temperature", 1.0)
+        )
         state = load_file(folder / "model.safetensors")
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         return model.eval().requires_grad_(False).to(device)

@@ -15,10 +15,10 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from . import data, diffusion, export, judge, measure, models, packs, text, tokenizer, vae
+from . import data, diffusion, export, judge, measure, models, packs, retrieval, text, tokenizer, vae
 from .suite import Suite, load_suite, pairs
 
-STAGES = ("packs", "text", "vae", "latents", "diffusion", "export", "judge", "measure")
+STAGES = ("packs", "text", "vae", "latents", "diffusion", "export", "judge", "retrieval", "measure")
 REGISTRY = Path(__file__).resolve().parents[2]
 
 
@@ -70,6 +70,12 @@ def run_judge(suite: Suite, args: argparse.Namespace) -> None:
     if not (out / "model.safetensors").exists():
         found = judge.train_judge(suite, packs.load_packs(args.cache), judge.JudgeRecipe(steps=args.judge_steps), out)
         print(json.dumps(found, indent=2))
+
+
+def run_retrieval(suite: Suite, args: argparse.Namespace) -> None:
+    out = args.out / "emoji-retrieval"
+    if not (out / "model.safetensors").exists():
+        print(json.dumps(retrieval.make_retrieval(suite, packs.load_packs(args.cache), out), indent=2))
 
 
 def run_measure(suite: Suite, args: argparse.Namespace) -> None:

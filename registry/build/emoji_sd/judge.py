@@ -199,15 +199,34 @@ def train_judge(suite: Suite, packs: dict[str, dict], recipe: JudgeRecipe, out: 
         if step % 100 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
     model.eval().cpu()
+    unseen = draw(suite, packs, recipe, recipe.seed + 5, 1, 0, test_none)
+    calibrate(model, augment(unseen.images, model.size, gen), unseen.objects)
 
     figures = evaluate(model, test, none, recipe)
     out.mkdir(parents=True, exist_ok=True)
     config = {"objects": model.objects, "styles": model.styles, "size": model.size, "width": model.width}
+    config["temperature"] = model.temperature
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(
         {k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors", metadata={"format": "pt"}
     )
     return figures
+
+
+@torch.no_grad()
+def calibrate(model: Judge, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """One temperature for the object logits (Guo et al., 2017), the best of a row of them for images not trained on."""
+    logits = torch.cat([model(part)[0] for part in images.split(64)])
+    tried = torch.logspace(-1, 1, 81)
+    model.temperature = float(tried[torch.stack([F.cross_entropy(logits / t, labels) for t in tried]).argmin()])
+
+
+def calibration_error(sure: torch.Tensor, right: torch.Tensor, bins: int = 10) -> float:
+    """Expected calibration error: how far from its share of right answers a probability is, weighted by how many."""
+    places = (sure * bins).long().clamp(max=bins - 1)
+    gaps = [(sure[places == b].mean() - right[places == b].float().mean()).abs() * (places == b).sum()
+            for b in range(bins) if (places == b).any()]  # fmt: skip
+    return float(sum(gaps) / len(sure))
 
 
 @torch.no_grad()
@@ -229,5 +248,8 @@ def evaluate(model: Judge, test: Renderings, none: int, recipe: JudgeRecipe) -> 
         "style_of_other_emojis": share(sharp.styles, styles, ~known),
         "other_emoji_is_none": share(sharp.objects, names, ~known),
         "nothing_is_none": float(np.mean([o == NONE for o in blank.objects])),
+        "calibration_error": calibration_error(
+            soft.object_probs.amax(1), torch.tensor([p == q for p, q in zip(soft.objects, names, strict=True)])
+        ),
     }
     return {k: round(v, 4) for k, v in figures.items() if not math.isnan(v)}

@@ -6,6 +6,7 @@ are exact identities afterwards (second convolution zero).
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -18,17 +19,17 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from . import models
+from .optimise import Optimiser
 
 
 @dataclass(frozen=True)
 class VaeRecipe:
-    steps: int = 10_000
-    minutes: float | None = None  # ends the schedule by the clock instead
+    steps: int = 6000
     batch: int = 6  # steps count for more than samples do
-    lr: float = 1e-3
-    warmup: int = 200
+    warmup: int = 50
     kl: float = 1e-4
-    kl_from: int = 1500  # a KL term from the first step on collapses the latents to nothing
+    kl_from: int = 1000  # a KL term from the first step on collapses the latents to nothing
+    ema: float = 0.998
     noise_from: int = 300
     seed: int = 0
     compile: bool = True
@@ -126,16 +127,19 @@ def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderK
     vae = vae.to(device, memory_format=torch.channels_last)
     readout = torch.nn.Conv2d(4, 3, 1).to(device)
     params = [*vae.parameters(), *readout.parameters()]
-    optim = torch.optim.AdamW(params, recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    optim = Optimiser(params)
+    mean = copy.deepcopy(vae).requires_grad_(False)
     step, elapsed, path = 0, 0.0, work / "vae.pt"
     if path.exists():
         saved = torch.load(path, map_location=device, weights_only=True)
-        vae.load_state_dict(saved["vae"]), readout.load_state_dict(saved["readout"])
+        vae.load_state_dict(saved["vae"]), readout.load_state_dict(saved["readout"]), mean.load_state_dict(saved["ema"])
         optim.load_state_dict(saved["optim"])
         step, elapsed = saved["step"], saved["elapsed"]
 
     def save() -> None:
-        state = dict(vae=vae.state_dict(), readout=readout.state_dict(), optim=optim.state_dict())
+        state = dict(
+            vae=vae.state_dict(), readout=readout.state_dict(), ema=mean.state_dict(), optim=optim.state_dict()
+        )
         torch.save(dict(**state, step=step, elapsed=elapsed), path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
 
@@ -143,14 +147,9 @@ def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderK
     start, errors = time.time() - elapsed, []
     with compilable_upsampling():
         loss_fn = torch.compile(_loss) if recipe.compile else _loss
-        while True:
-            elapsed = time.time() - start
-            done = elapsed / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps
-            if done >= 1:
-                break
-            lr = recipe.lr * min(1, (step + 1) / recipe.warmup) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
-            for group in optim.param_groups:
-                group["lr"] = lr
+        while step < recipe.steps:
+            elapsed, done = time.time() - start, step / recipe.steps
+            rate = min(1, (step + 1) / recipe.warmup) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
             gen = torch.Generator().manual_seed(recipe.seed * 10_000_019 + step)
             x = to_input(data[torch.randint(len(data), (recipe.batch,), generator=gen)]).to(device)
             noise = torch.randn(recipe.batch, 4, 16, 16, generator=gen) * float(step >= recipe.noise_from)
@@ -159,8 +158,11 @@ def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderK
             optim.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params, 1.0)
-            optim.step()
+            optim.step(rate)
             step += 1
+            decay = min(recipe.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(mean.parameters()), list(vae.parameters()), 1 - decay)
             errors.append(mse.item())
             if step % 100 == 0:
                 print(
@@ -171,7 +173,7 @@ def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderK
             if step % recipe.save_every == 0:
                 save()
     save()
-    return with_outer_blocks({k: v.float().cpu() for k, v in vae.state_dict().items()})
+    return with_outer_blocks({k: v.float().cpu() for k, v in mean.state_dict().items()})
 
 
 @torch.no_grad()
