@@ -49,7 +49,7 @@ def run_latents(suite: Suite, args: argparse.Namespace) -> None:
         vae.encode(model, part.images) * model.config.scaling_factor
         for part in data.in_parts(suite, icons, args.views, seed=1, size=models.SIZE)
     ]
-    save_file({"latents": torch.cat(found).half()}, file)
+    save_file({"latents": torch.cat(found).half().contiguous()}, file)
 
 
 def run_diffusion(suite: Suite, args: argparse.Namespace) -> None:

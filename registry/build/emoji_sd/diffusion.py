@@ -22,6 +22,7 @@ from transformers import CLIPTokenizer
 
 from . import models
 from .captions import Captions
+from .optimise import Optimiser
 from .scenes import Scene
 from .suite import load_suite
 from .text import encode, strange_words, token_embedding
@@ -34,7 +35,8 @@ class DiffusionRecipe:
     steps: int = 10_000
     minutes: float | None = None
     batch: int = 32  # over all processes
-    lr: float = 1e-3
+    lr: float = 0.02  # of Muon, at the UNet's matrices
+    adam_lr: float = 1e-3  # at what else the UNet has
     text_lr: float = 1e-4
     warmup: int = 100
     min_snr: float = 5.0
@@ -82,15 +84,13 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
         unet.set_attn_processor(AttnProcessor())
         text.set_attn_implementation("eager")
     net = torch.nn.ModuleDict({"unet": unet, "text": text}).to(device)
-    groups = [
-        {"params": [p for p in net[name].parameters() if p.requires_grad], "peak": lr}
-        for name, lr in (("unet", recipe.lr), ("text", recipe.text_lr))
-    ]
-    params = [p for group in groups for p in group["params"]]
+    words = [p for p in text.parameters() if p.requires_grad]
+    params = [*unet.parameters(), *words]
     ema = copy.deepcopy(net)
     averaged = [p for name in ("unet", "text") for p in ema[name].parameters() if p.requires_grad]
     ema.requires_grad_(False)
-    optim = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cpu" or None)
+    optim = Optimiser(unet.parameters(), recipe.lr, recipe.adam_lr, rank, world)
+    reader = torch.optim.AdamW(words, recipe.text_lr, betas=(0.9, 0.99), weight_decay=0.01)
     abar = models.alphas_cumprod().to(device)
     weight = torch.clamp(recipe.min_snr / (abar / (1 - abar)), max=1.0)
 
@@ -98,26 +98,34 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
     path = work / "diffusion.pt"
     if path.exists():
         saved = torch.load(path, map_location=device, weights_only=True)
-        net.load_state_dict(saved["net"]), ema.load_state_dict(saved["ema"]), optim.load_state_dict(saved["optim"])
+        net.load_state_dict(saved["net"]), ema.load_state_dict(saved["ema"])
+        optim.load_state_dict(saved["optim"]), reader.load_state_dict(saved["reader"])
         step, elapsed = saved["step"], saved["elapsed"]
 
     def save() -> None:
-        state = dict(net=net.state_dict(), ema=ema.state_dict(), optim=optim.state_dict(), step=step, elapsed=elapsed)
-        torch.save(state, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        """What all processes call together, since each has a share of the optimiser."""
+        state = dict(optim=optim.state_dict(), reader=reader.state_dict(), step=step, elapsed=elapsed)
+        if rank == 0:
+            torch.save(dict(net=net.state_dict(), ema=ema.state_dict(), **state), path.with_suffix(".tmp"))
+            os.replace(path.with_suffix(".tmp"), path)
 
     start = time.time() - elapsed
     saved_at, losses, n = time.time(), [], recipe.batch // world
     while True:
         elapsed = time.time() - start
-        done = torch.tensor(elapsed / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps)
+        done = elapsed / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps
+        now = torch.tensor([done, float(time.time() - saved_at > recipe.save_every)])
         if world > 1:
-            dist.broadcast(done, 0)  # processes must agree when to stop, and on the learning rate
+            dist.broadcast(now, 0)  # processes must agree when to save and to stop, and on the learning rate
+        done = float(now[0])
+        if now[1] or done >= 1:
+            save()
+            saved_at = time.time()
         if done >= 1:
             break
-        rate = min(1.0, (step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * float(done)))
-        for group in optim.param_groups:
-            group["lr"] = rate * group["peak"]
+        rate = min(1.0, (step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
+        for group in reader.param_groups:
+            group["lr"] = rate * recipe.text_lr
         # Every step seeds itself, so that a resumed run needs no saved generator.
         seed = (recipe.seed * 10_000_019 + step) * world + rank
         rng = np.random.default_rng(seed)
@@ -134,12 +142,14 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
             context = text(ids).last_hidden_state
             pred = unet(a.sqrt() * z + (1 - a).sqrt() * noise, t, context).sample
         loss = (F.mse_loss(pred.float(), noise, reduction="none").mean((1, 2, 3)) * weight[t]).mean()
-        optim.zero_grad(set_to_none=False)
+        for p in params:
+            p.grad = None
         loss.backward()
         if world > 1:
             _average(params, world)
         torch.nn.utils.clip_grad_norm_(params, 1.0)
-        optim.step()
+        optim.step(rate)
+        reader.step()
         step += 1
         if rank == 0:
             decay = min(recipe.ema, (1 + step) / (10 + step))
@@ -149,13 +159,8 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
             if step % 50 == 0:
                 speed = step * recipe.batch / (time.time() - start)
                 told = f"loss {np.mean(losses):.4f} lr {rate * recipe.lr:.2e} {speed:.1f} images/s"
-                print(f"step {step} {float(done):.1%} {told}", flush=True)
+                print(f"step {step} {done:.1%} {told}", flush=True)
                 losses = []
-            if time.time() - saved_at > recipe.save_every:
-                save()
-                saved_at = time.time()
-    if rank == 0:
-        save()
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
