@@ -35,19 +35,21 @@ def make(
 
 
 def evaluate(
-    pipe: Any, *policies: str | Path | Mapping[str, Any] | Policy, suite: str | Path, judge: str | Path | None = None,
-    n: int = 12, steps: int = 25, guidance: float = 3.5, batch: int = 8, seeds: int = 1,
+    pipe: Any, *policies: str | Path | Mapping[str, Any] | Policy, suite: str | Path,
+    judge: str | Path | Sequence[str | Path] | None = None, n: int = 12, steps: int = 25, guidance: float = 3.5,
+    batch: int = 8, seeds: int = 1,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Judge policies on a pipeline: a row for each and, at the end, the rows of two controls, ``none`` and ``blank``.
 
-    suite: the name of an embedded model's, or a file; judge: a folder that ``conceptguard judge`` wrote, where the
-    suite has none of its own; n: prompts of each concept, and as many of its neighbours, twice as many others; seeds:
-    sets of seeds. Shares are from 0 to 1: ``erased_before``, ``erased_after``, the same of ``neighbours`` and
-    ``others``, and ``identical``. Unguarded pictures are kept in the cache. Raises RegistryError where suite or judge
-    is missing, or a policy is about nothing that the suite has.
+    suite: the name of an embedded model's, or a file; judge: a folder that ``conceptguard judge`` wrote, or two, where
+    the suite has none of its own; n: prompts of each concept, and as many of its neighbours, twice as many others;
+    seeds: sets of seeds. Shares are from 0 to 1: ``erased_before``, ``erased_after``, the same of ``neighbours`` and
+    ``others``, and ``identical``; a second judge's begin with ``second_``. Unguarded pictures are kept in the cache.
+    Raises RegistryError where suite or judge is missing, or a policy is about nothing that the suite has.
     """
-    from .measuring.evaluate import check_judge, controls, load_judge
+    from .measuring.evaluate import controls
     from .measuring.evaluate import evaluate as judged
+    from .measuring.judges import check_judges, load_judges
     from .measuring.policies import cases_of
     from .measuring.samples import Recipe
     from .measuring.suite import load_suite
@@ -57,13 +59,14 @@ def evaluate(
             "evaluate judges pictures of a diffusers pipeline; language models: `conceptguard eval --suite language`"
         )
     asked = load_suite(suite)
-    assessor = load_judge(str(judge or asked.base))
+    named = [judge] if isinstance(judge, (str, Path)) else judge or []
+    judges = load_judges(asked, [str(one) for one in named])
     loaded = [load_policy(policy) for policy in policies]
     cases = [one for seed in range(seeds) for one in cases_of(asked, loaded, n, seed)]
-    check_judge(assessor, cases)
+    check_judges(judges, (sample for one in cases for sample in one.samples))
     recipe, name = Recipe(steps, guidance, batch), str(getattr(pipe, "name", type(pipe).__name__))
-    rows = [judged(pipe, assessor, one, recipe, name).row for one in cases]
-    return [*rows, *controls(pipe, assessor, cases, recipe, name)]
+    found = [judged(pipe, judges, one, recipe, name) for one in cases]
+    return [*(one.row for one in found), *controls(judges, found, name)]
 
 
 def import_artifact(

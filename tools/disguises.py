@@ -18,7 +18,7 @@ from typing import Any
 import conceptguard
 from conceptguard import __version__
 from conceptguard.measuring.disguises import DISGUISES, SYNONYMS
-from conceptguard.measuring.evaluate import load_judge, recognised
+from conceptguard.measuring.judges import load_judge, recognised
 from conceptguard.measuring.samples import Recipe, make, make_once
 from conceptguard.measuring.suite import Sample, Suite, load_suite, with_article
 from conceptguard.runtime.encodings import ordinary_captions

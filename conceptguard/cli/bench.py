@@ -115,7 +115,7 @@ def _per_image(
     from ..benchmarks.images import against_peers, measure
     from ..benchmarks.subjects import subject
     from ..errors import ConceptGuardError
-    from ..measuring.evaluate import policy_for
+    from ..measuring.cases import policy_for
     from ..measuring.suite import load_suite
     from .progress import progress
 

@@ -44,7 +44,9 @@ def demo(
     from ..errors import RegistryError
     from ..hosts.load import load_model
     from ..measuring.cards import picture
-    from ..measuring.evaluate import case, concepts_of, load_judge, row
+    from ..measuring.cases import case, concepts_of
+    from ..measuring.evaluate import row
+    from ..measuring.judges import load_judges
     from ..measuring.samples import Recipe, make
     from ..measuring.suite import load_suite
     from ..policy_file import load_policy
@@ -58,7 +60,7 @@ def demo(
     if not concepts:
         raise RegistryError(f"policy '{rules.name}' guards nothing that {MODEL} can draw: try --policy demo")
     ask = case(suite, rules.name, concepts, rules, max(1, ON_SHEET // len(concepts)), 2 * ON_SHEET)
-    judge, pipe, recipe = load_judge(MODEL), load_model(MODEL), Recipe(steps=steps)
+    judges, pipe, recipe = load_judges(suite), load_model(MODEL), Recipe(steps=steps)
     pipe.set_progress_bar_config(disable=True)
     total = sum(map(len, ask.groups))
     # Both are drawn afresh, never taken from the cache: the seconds are part of what is shown.
@@ -70,7 +72,7 @@ def demo(
         started = time.perf_counter()
         after = [make(pipe, samples, recipe, tick) for samples in ask.groups]
         within = time.perf_counter() - started
-    figures = row(judge, ask, before, after, MODEL) | {
+    figures = row(judges, ask, before, after, MODEL) | {
         "seconds_without": round(without, 2),
         "seconds_with": round(within, 2),
     }

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .options import split
 
 if TYPE_CHECKING:
-    from ..measuring.evaluate import Case
+    from ..measuring.cases import Case
     from ..measuring.suite import Suite
+    from ..registry import Registry
 
 
 CLOSED = ("uce", "rece", "trce", "nullspace", "few_shot", "advunlearn")
 SOME = 5  # concepts of the suite that are judged where nobody says which
 
 
-def makers_of(suite: Suite, which: str) -> list[str]:
+def makers_of(suite: Suite, which: str, registry: Registry | None = None) -> list[str]:
     """The methods with artifacts for a suite's model: ``closed`` takes those that are solved, or that change a text
     encoder, ``all`` every one that erases. What has none is named on standard error. Raises PolicyError, RegistryError.
     """
     from .. import plugins
     from ..errors import PolicyError, RegistryError
-    from ..measuring.evaluate import available
+    from ..measuring.cases import available
 
     if which not in ("closed", "all"):
         raise PolicyError(f"--makers {which}: give closed or all")
     known = plugins.methods()
     names = [name for name in (CLOSED if which == "closed" else known) if name in known]
-    made = [name for name in names if known[name].needs == "artifact" and available(suite, name)]
+    made = [name for name in names if known[name].needs == "artifact" and available(suite, name, registry=registry)]
     lacking = [name for name in names if name not in made and which == "closed"]
     if lacking:
         print(f"conceptguard: left out, for lack of artifacts: {', '.join(lacking)}", file=sys.stderr)
@@ -38,21 +41,23 @@ def makers_of(suite: Suite, which: str) -> list[str]:
 
 
 def of_methods(
-    suite: Suite, methods: list[str], wanted: str, gate: str, settings: dict[str, Any], together: int, n: int, seed: int
-) -> list[Case]:
+    suite: Suite, methods: list[str], wanted: str, gate: str, settings: dict[str, Any], together: int, n: int,
+    seed: int, registry: Registry | None = None,
+) -> list[Case]:  # fmt: skip
     """A case for each concept of each method, or for so many together.
 
-    wanted: names, ``all`` or ``some``. Raises RegistryError for too few artifacts.
+    wanted: names, ``all`` or ``some``; registry: where artifacts are, by default in all that are known. Raises
+    RegistryError for too few artifacts.
     """
     from ..errors import RegistryError
-    from ..measuring.evaluate import available, case, policy_for
+    from ..measuring.cases import available, case, policy_for
     from ..measuring.policies import each_of
 
     found = []
     for name in methods:
         label = " ".join([name, *(f"{key}={value}" for key, value in settings.items())])
         if wanted in ("all", "some"):
-            concepts = available(suite, name, together > 1)[: SOME if wanted == "some" else None]
+            concepts = available(suite, name, together > 1, registry)[: SOME if wanted == "some" else None]
         else:
             concepts = suite.check(split(wanted))
         if len(concepts) < together:
@@ -64,6 +69,67 @@ def of_methods(
             raise RegistryError(f"no artifacts of method '{name}' for {suite.base}: see `conceptguard list`")
         groups = [[c] for c in concepts] if together == 1 else [concepts[:together]]
         for group in groups:
-            rules, each = policy_for(suite, name, group, gate, settings), each_of(n, together)
+            rules, each = policy_for(suite, name, group, gate, settings, registry=registry), each_of(n, together)
             found.append(case(suite, label, group, rules, each, 2 * n, seed=seed, gated=gate == "prompt"))
+    return found
+
+
+@dataclass(frozen=True)
+class Anew:
+    """What artifacts are made of that are made for the occasion, in ``out``, and how their gates are to open."""
+
+    pipe: Any
+    suite: Suite
+    out: Path
+    gate: str
+    registry: Registry | None
+
+
+def told_names_alone(cases: list[Case], anew: Anew, n: int) -> list[Case]:
+    """The cases of one concept with prompts by its synonyms, and a policy whose artifact was told its name alone.
+
+    Raises PolicyError and ArtifactError where one cannot be made.
+    """
+    from ..measuring.anew import name_alone
+    from ..measuring.cases import made_by
+    from ..measuring.suite import synonyms
+    from ..plugins import host_for
+    from .progress import progress
+
+    host, made, found = host_for(anew.pipe), {}, []
+    with progress("artifacts of names alone", len(cases)) as tick:
+        for one in cases:
+            method, concept = made_by(one.policy), one.concepts[0]
+            asked = synonyms(anew.suite, concept, n, 30_000 + one.seed) if len(one.concepts) == 1 else []
+            if method and asked:
+                if (method, concept) not in made:
+                    made[method, concept] = name_alone(
+                        host, anew.suite, method, concept, anew.out, anew.gate, anew.registry
+                    )
+                one = replace(one, unnamed=made[method, concept], synonyms=asked)
+            found.append(one)
+            tick(1)
+    return found
+
+
+def halves_of(methods: list[str], anew: Anew, seeds: int) -> list[Case]:
+    """Half of all objects at once, of the methods that make one artifact of several concepts.
+
+    A method without room for as many is named on standard error and left out.
+    """
+    from .. import plugins
+    from ..errors import ConceptGuardError
+    from ..measuring.anew import half_of_all
+    from ..plugins import host_for
+    from .progress import progress
+
+    host, found = host_for(anew.pipe), []
+    several = [name for name in methods if plugins.method(name).several]
+    with progress("artifacts of half of all objects", len(several)) as tick:
+        for name in several:
+            try:
+                found += half_of_all(host, anew.suite, name, anew.out, anew.gate, seeds, anew.registry)
+            except ConceptGuardError as error:
+                print(f"conceptguard: left out: {name} of half of all objects: {error}", file=sys.stderr)
+            tick(1)
     return found

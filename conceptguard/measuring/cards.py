@@ -13,7 +13,8 @@ from torch import Tensor
 from ..errors import ArtifactError
 from ..registry import Artifact, open_artifact, rebuild_index
 from ..registry.write import write_files
-from .evaluate import Case, Judged, Row
+from .cases import Case
+from .evaluate import Judged, Row
 from .samples import Pictures
 from .sheet import Column, Group, contact_sheet
 from .suite import Sample
@@ -23,9 +24,12 @@ Item = TypeVar("Item")
 PICTURE = "card.png"
 FIGURES = (
     "erased_before", "erased_after", "neighbours_before", "neighbours_after", "others_before", "others_after",
-    "identical", "n",
+    "identical", "n", "second_erased_before", "second_erased_after", "agree", "synonyms_before", "synonyms_after",
 )  # fmt: skip
-HEADINGS = {"erased": "erased concepts", "neighbours": "near neighbours", "others": "unrelated"}
+HEADINGS = {
+    "erased": "erased concepts", "neighbours": "near neighbours", "others": "unrelated",
+    "synonyms": "by words that no prompt named, from its name alone",
+}  # fmt: skip
 
 
 def picture(
@@ -64,7 +68,7 @@ def comparison(
     groups = []
     for g, heading in enumerate(HEADINGS.values()):
         drawn: dict[Sample, dict[str, tuple[Tensor, str]]] = {}
-        for one in judged:
+        for one in (one for one in judged if len(one.case.groups) > g):
             for i, sample in enumerate(one.case.groups[g]):
                 rows = drawn.setdefault(sample, {"": (one.before[g].pixels[i], one.before[g].digests[i])})
                 rows.setdefault(one.case.method, (one.after[g].pixels[i], one.after[g].digests[i]))
@@ -96,7 +100,7 @@ def write_card(root: Path, artifact: Artifact, figures: Row, command: str, image
         data = io.BytesIO()
         image.quantize(128, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
         files[PICTURE] = data.getvalue()
-    card: dict[str, Any] = {name: figures[name] for name in FIGURES if figures[name] is not None}
+    card: dict[str, Any] = {name: figures[name] for name in FIGURES if figures.get(name) is not None}
     fields = there.manifest.model_dump(by_alias=True, exclude={"files"})
     written = write_files(there.folder, {**fields, "card": {**card, "command": command}}, files)
     rebuild_index(root)

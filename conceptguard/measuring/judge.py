@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,16 @@ class JudgeResult:
     object_probs: Tensor
     styles: list[str]
     style_probs: Tensor
+
+
+class Assessor(Protocol):
+    """A judge of any kind. objects, styles: what it can tell."""
+
+    objects: list[str]
+    styles: list[str]
+
+    def judge(self, images: Tensor) -> JudgeResult:
+        """Judges a float tensor [n, 3, h, w] in [0, 1]."""
 
 
 def _block(cin: int, cout: int, stride: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import RegistryError
 from ..policy import Policy
-from .evaluate import Case, case, concepts_of
+from .cases import Case, case, concepts_of
 from .suite import Suite
 
 

@@ -67,7 +67,8 @@ class Object(_Strict):
 class Suite(_Strict):
     """A whole suite, names checked against each other.
 
-    base: the family of the artifacts that are judged, and the embedded judge where no other is named
+    base: the family of the artifacts that are judged, and the embedded judges where no others are named
+    judges: one or two, of which the first one decides: embedded ones by name, or folders of yours
     styles: what {style} stands for, in turn
     concepts, concept_styles: the objects and styles that may be erased
     training: what the captions of an embedded model are made of, for those who train it
@@ -81,6 +82,7 @@ class Suite(_Strict):
     """
 
     base: str
+    judges: list[str] = Field(default=[], max_length=2)
     styles: dict[str, Style] = Field(default_factory=lambda: {"any": Style()}, min_length=1)
     concepts: list[str] = Field(min_length=1)
     concept_styles: list[str] = []
@@ -115,9 +117,9 @@ class Suite(_Strict):
         return next(o for o in self.objects if o.name == name)
 
     def words(self, concept: str) -> list[str]:
-        """What evokes a concept: an object's name, synonyms and phrases, or the name of a style."""
+        """What evokes a concept: its name and synonyms, and an object's phrases."""
         if self.is_style(concept):
-            return [concept]
+            return [concept, *self.styles[concept].synonyms]
         it = self.object(concept)
         return [it.name, *it.synonyms, *it.phrases]
 
@@ -169,12 +171,12 @@ class Sample:
 
 
 def load_suite(name: str | Path) -> Suite:
-    """A suite by the name of its base model, from a file, or from a folder whose files hold different parts of it.
+    """A suite by the name of its base model, from a file, or from a folder with suite.yaml, whose files are its parts.
 
     Raises RegistryError naming file and line.
     """
     path = Path(name)
-    if not path.exists():
+    if not (path.is_file() or (path / "suite.yaml").is_file()):
         folders = [p for p in sorted((shipped_folder() / "suites").iterdir()) if (p / "suite.yaml").is_file()]
         suites = {p.name: p for p in folders}
         if str(name) not in suites:
@@ -215,6 +217,15 @@ def erased(suite: Suite, concept: str, n: int, seed: int = 0, start: int = 0) ->
     return _take(start, n, seed, _worded(suite, suite.object(concept)))
 
 
+def synonyms(suite: Suite, concept: str, n: int, seed: int = 30_000, start: int = 0) -> list[Sample]:
+    """Prompts that ask for the concept by its synonyms alone, in all styles; none for a style, or without synonyms."""
+    if suite.is_style(concept) or not suite.object(concept).synonyms:
+        return []
+    words = [(with_article(word), word) for word in suite.object(concept).synonyms]
+    turns = (words[(i + i // 4) % len(words)] for i in count())
+    return _take(start, n, seed, _asking(suite, concept, turns))
+
+
 def neighbours(
     suite: Suite, concept: str, n: int, seed: int = 1000, without: Iterable[str] = (), start: int = 0
 ) -> list[Sample]:
@@ -234,17 +245,22 @@ def others(suite: Suite, n: int, seed: int = 2000, without: Iterable[str] = ()) 
 
 
 def _worded(suite: Suite, it: Object) -> Iterator[Sample]:
-    """One object in turn by its name and by its other words; every fourth prompt names no style."""
-    other = [(with_article(s), s) for s in it.synonyms] + [(p, "") for p in it.phrases] or [(it.thing, it.name)]
+    """One object in turn by its name and by its other words."""
+    own = (it.thing, it.name)
+    other = [(with_article(s), s) for s in it.synonyms] + [(p, "") for p in it.phrases] or [own]
+    return _asking(suite, it.name, (other[i // 2 % len(other)] if i % 2 else own for i in count()))
+
+
+def _asking(suite: Suite, label: str, words: Iterable[tuple[str, str]]) -> Iterator[Sample]:
+    """Words for one object, each as a thing and a noun, in wordings and styles in turn; every fourth names no style."""
     styles = list(suite.styles)
-    for i in count():
-        thing, noun = other[i // 2 % len(other)] if i % 2 else (it.thing, it.name)
+    for i, (thing, noun) in enumerate(words):
         templates = suite.judge_templates_plain if i % 4 == 3 else suite.judge_templates
         # A phrase ("a man smoking") is no noun: only wordings that take a whole thing fit it.
         fitting = templates if noun else [t for t in templates if "{noun}" not in t] or templates
         text = fitting[(i + i // len(fitting)) % len(fitting)]
         style = styles[(i + i // len(styles)) % len(styles)]
-        yield Sample(text.format(thing=thing, noun=noun or thing, style=style), 0, "object", it.name)
+        yield Sample(text.format(thing=thing, noun=noun or thing, style=style), 0, "object", label)
 
 
 def _spread(suite: Suite, objects: list[Object], left_out: set[str]) -> Iterator[Sample]:

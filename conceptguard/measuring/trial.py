@@ -14,15 +14,15 @@ from ..errors import RegistryError
 from ..policy import Policy
 from ..sessions.attach import attach
 from .cards import picture
-from .evaluate import Case, case, check_judge, load_judge, row
+from .cases import Case, case
+from .evaluate import row
+from .judges import Judges, check_judges, load_judges
 from .samples import Recipe, Tick, make
 from .sheet import Column, Group, contact_sheet
 from .suite import Sample, load_suite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from .judge import Judge
 
 ORDINARY = ("a dog on a table", "a red apple", "a house by the sea", "two people talking")
 
@@ -47,14 +47,14 @@ def try_on_pictures(
     """
     judged = _judged(model, policy, concepts, n, judge)
     concept = ", ".join(concepts[:n])
-    ask, assessor = judged or (_by_hand(policy, concept, prompts, kept, n), None)
+    ask, judges = judged or (_by_hand(policy, concept, prompts, kept, n), None)
     recipe = Recipe(steps=steps)
     before = [make(pipe, samples, recipe, tick) for samples in ask.groups]
     with attach(pipe, policy):
         after = [make(pipe, samples, recipe, tick) for samples in ask.groups]
     title, under = f"{concept}, without and with {policy.guards[0].method}", f"{model}, {steps} steps"
-    if assessor is not None:
-        figures = row(assessor, ask, before, after, model)
+    if judges is not None:
+        figures = row(judges, ask, before, after, model)
         return Trial(figures, _shares(figures), picture(ask, before, after, figures, title, under))
     moved = [float((a.pixels.float() - b.pixels.float()).abs().mean()) for a, b in zip(before, after)]
     figures = {
@@ -77,21 +77,22 @@ def try_on_pictures(
 
 def _judged(
     model: str, policy: Policy, concepts: Sequence[str], n: int, judge: str | None
-) -> tuple[Case, Judge] | None:
-    """What the model's own suite asks, and its judge; None where there is no suite that has one of the concepts."""
+) -> tuple[Case, Judges] | None:
+    """What the model's own suite asks, and its judges; None where there is no suite that has one of the concepts."""
     try:
         suite = load_suite(model)
         known = suite.known(concepts)[:n]
         if not known:
             return None
         # What is beside the concepts is beside all of them, those that are not asked for included.
-        found, assessor = case(suite, policy.name, known, policy, n // len(known), n), load_judge(judge or suite.base)
-        check_judge(assessor, [found])
+        found = case(suite, policy.name, known, policy, n // len(known), n)
+        judges = load_judges(suite, [judge] if judge else [])
+        check_judges(judges, found.samples)
     except RegistryError:
         if judge is not None:
             raise
         return None
-    return found, assessor
+    return found, judges
 
 
 def _by_hand(policy: Policy, concept: str, prompts: Sequence[str], kept: Sequence[str], n: int) -> Case:

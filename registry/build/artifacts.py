@@ -1,13 +1,20 @@
 """Make every artifact that ships, from the prompt suite: `python -m conceptguard_registry.build.artifacts`.
 
+    python -m conceptguard_registry.build.artifacts --list
+    python -m conceptguard_registry.build.artifacts --only uce rece spm/beer
+    python -m conceptguard_registry.build.artifacts --model out/emoji-sd-2/emoji-sd --out out/tried --only uce trce
+    conceptguard eval --model out/emoji-sd-2/emoji-sd --suite emoji-sd --artifacts out/tried --makers closed
+
 What exists with the same settings, on the same weights, is left alone, so an interrupted run is taken up by running it
-again. Membranes train two at a time, one thread each: on two cores that is quicker than one with two.
+again. Two are made at a time, in processes of one thread each: on two cores that is quicker than one with two. Guards
+are made with the suite's tuning wordings: training wordings are the base model's, judging wordings the judges'.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -33,9 +40,12 @@ PROBE: dict[str, Any] = {}
 ITD: dict[str, Any] = {}
 FEW_SHOT: dict[str, Any] = {}
 ADVUNLEARN: dict[str, Any] = {}
-# On this encoder the concept comes back when the prompt's own embeddings do. Of 60 pictures of ten concepts in training
-# wordings, the shipped probes flag 4, 3, 3 and 2 at a scale of 1, 1.15, 1.3 and 1.5.
+TRCE: dict[str, Any] = {}
+# On this encoder the concept comes back when the prompt's own embeddings do. Of 60 pictures of ten concepts in wordings
+# that guards are made with, the shipped probes flag 4, 3, 3 and 2 at a scale of 1, 1.15, 1.3 and 1.5.
 SAFREE: dict[str, Any] = {"up_t": 50, "scale": 1.3}
+# Each kept text takes one of the encoder's 128 directions, and a concept's own words need some as well.
+NULLSPACE_KEEPS = 100
 
 
 @dataclass(frozen=True)
@@ -55,16 +65,21 @@ class Job:
 def jobs(suite: Suite) -> Iterator[Job]:
     """All that ships, what a policy needs first."""
     objects = [suite.object(name) for name in suite.concepts]
-    for method, options in (("uce", UCE), ("spm", SPM)):
-        for it in objects[:10]:
-            yield _object_job(suite, method, it, options)
     ten = objects[:10]
+    for method, options in (("uce", UCE), ("spm", SPM)):
+        for it in ten:
+            yield _object_job(suite, method, it, options)
     kept = tuple(suite.words_beside([it.name for it in ten]))
     yield Job("uce", _several(suite, ten), kept, {**UCE, "templates": _templates(suite)})
     yield Job("itd", _several(suite, ten), kept, {**ITD, **_wordings(suite)})
     for method, options in (
-        ("safree", SAFREE), ("probe", PROBE), ("few_shot", FEW_SHOT), ("advunlearn", ADVUNLEARN),
+        ("safree", SAFREE), ("probe", PROBE), ("rece", UCE), ("trce", TRCE),
     ):  # fmt: skip
+        for it in ten:
+            yield _object_job(suite, method, it, options)
+    for it in ten:
+        yield Job("nullspace", _concept(suite, it), _names_beside(suite, it)[:NULLSPACE_KEEPS])
+    for method, options in (("few_shot", FEW_SHOT), ("advunlearn", ADVUNLEARN)):
         for it in ten:
             yield _object_job(suite, method, it, options)
     for style in suite.concept_styles:
@@ -73,21 +88,31 @@ def jobs(suite: Suite) -> Iterator[Job]:
         yield _object_job(suite, "spm", it, SPM)
 
 
+def _concept(suite: Suite, it: Object) -> dict[str, Any]:
+    return {"name": it.name, "prompts": suite.words(it.name)}
+
+
 def _object_job(suite: Suite, method: str, it: Object, options: dict[str, Any]) -> Job:
-    concept = {"name": it.name, "prompts": suite.words(it.name)}
-    return Job(method, concept, tuple(suite.words_beside([it.name])), {**options, "templates": _templates(suite)})
+    kept = tuple(suite.words_beside([it.name]))
+    return Job(method, _concept(suite, it), kept, {**options, "templates": _templates(suite)})
 
 
 def _several(suite: Suite, objects: list[Object]) -> dict[str, Any]:
     return {"name": "ten objects", "prompts": [w for it in objects for w in suite.words(it.name)]}
 
 
+def _names_beside(suite: Suite, it: Object) -> tuple[str, ...]:
+    """The names of all other objects, near ones first."""
+    names = {o.name for o in suite.objects}
+    return tuple(word for word in suite.words_beside([it.name]) if word in names)
+
+
 def _style_job(suite: Suite, style: str) -> Job:
     """A style is erased around objects that are to stay: it gives way to another style, and is not pushed further."""
-    objects = [o for o in suite.objects if o.group != "target"][::5]
-    frames = [t.replace("{style}", "{}") for t in dict.fromkeys(suite.train_templates)]
+    objects = [o for o in suite.objects if o.group != "target"][::10]
+    frames = [t.replace("{style}", "{}") for t in suite.tuning_templates]
     templates = [_with_object(frames[i % len(frames)], it) for i, it in enumerate(objects)]
-    concept = {"name": style, "prompts": [style], "replacement": STYLE_REPLACEMENT}
+    concept = {"name": style, "prompts": suite.words(style), "replacement": STYLE_REPLACEMENT}
     kept = tuple(s for s in suite.styles if s != style)
     return Job("spm", concept, kept, {**SPM, "eta": 0.0, "templates": templates})
 
@@ -97,19 +122,23 @@ def _with_object(frame: str, it: Object) -> str:
 
 
 def _templates(suite: Suite) -> list[str]:
-    """Half of the suite's training wordings for any object, each with one style, and two without."""
+    """Half of the suite's tuning wordings for any object, each with one style, and two without."""
     styles = list(suite.styles)
-    texts = list(dict.fromkeys(suite.train_templates))[::2]
+    texts = suite.tuning_templates[::2]
     styled = [t.replace("{style}", styles[i % len(styles)]) for i, t in enumerate(texts)]
-    return [t.replace("{thing}", "{a}").replace("{noun}", "{}") for t in ["{noun}", *styled, "{thing}"]]
+    return [_open(t) for t in ["{noun}", *styled, "{thing}"]]
 
 
 def _wordings(suite: Suite) -> dict[str, Any]:
-    """Every training wording in every style; one in six is kept for the threshold of a classifier."""
-    styled = [t.replace("{style}", s) for t in dict.fromkeys(suite.train_templates) for s in suite.styles]
-    texts = [t.replace("{thing}", "{a}").replace("{noun}", "{}") for t in [*styled, *suite.train_templates_plain]]
-    texts = list(dict.fromkeys(texts))
+    """Every tuning wording in every style; one in six is kept for the threshold of a classifier."""
+    styled = [t.replace("{style}", s) for t in suite.tuning_templates for s in suite.styles]
+    texts = list(dict.fromkeys(_open(t) for t in [*styled, *suite.tuning_templates_plain]))
     return {"templates": [t for i, t in enumerate(texts) if i % 6 != 3], "calibration": texts[3::6]}
+
+
+def _open(wording: str) -> str:
+    """A wording of the suite as makers write it."""
+    return wording.replace("{thing}", "{a}").replace("{noun}", "{}")
 
 
 def _host(model: str) -> Any:
@@ -173,23 +202,53 @@ def write_policies(suite: Suite, out: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="emoji-sd", help="an embedded model or a folder")
-    parser.add_argument("--suite", default="emoji-sd")
+    parser.add_argument("--model", default="emoji-sd", help="an embedded model, or a folder called like one")
+    parser.add_argument("--suite", default="emoji-sd", help="a suite's name, file or folder")
     parser.add_argument("--out", type=Path, default=HOME, help="registry to write to")
-    parser.add_argument("--only", nargs="*", metavar="METHOD/CONCEPT", help="e.g. spm/beer uce/beer")
+    parser.add_argument("--only", nargs="*", metavar="METHOD[/CONCEPT]", help="e.g. rece spm/beer")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, one thread each")
+    parser.add_argument("--list", action="store_true", help="say what would be made, and make nothing")
     args = parser.parse_args()
     suite = load_suite(args.suite)
-    wanted = [job for job in jobs(suite) if not args.only or job.label in args.only or job.method in args.only]
-    started = time.perf_counter()
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(make, job, args.model, args.out): job for job in wanted}
-        for done in as_completed(running):
-            print(f"[{time.perf_counter() - started:5.0f} s] {done.result()}", flush=True)
-    write_policies(suite, args.out)
+    if (family := Path(args.model).name) != suite.base:
+        parser.error(f"artifacts for {args.model} would be of a family '{family}', and the suite is about "
+                     f"'{suite.base}': call the folder '{suite.base}'")  # fmt: skip
+    known = list(jobs(suite))
+    wanted = [job for job in known if not args.only or job.label in args.only or job.method in args.only]
+    if unknown := set(args.only or ()) - {name for job in known for name in (job.label, job.method)}:
+        parser.error(f"nothing is called {', '.join(sorted(unknown))}: see --list")
+    if args.list:
+        print("\n".join(job.label for job in wanted))
+        return
+    failed = make_all(wanted, args.model, args.out, args.jobs)
+    if not args.only:
+        write_policies(suite, args.out)
     from conceptguard.registry import rebuild_index
 
     rebuild_index(args.out)
+    if failed:
+        sys.exit(f"{len(failed)} of {len(wanted)} were not made: {', '.join(failed)}")
+
+
+def make_all(wanted: list[Job], model: str, out: Path, processes: int) -> list[str]:
+    """Make all of them, with a bar; the labels of those that could not be made, of which standard error says why."""
+    from tqdm import tqdm
+
+    failed = []
+    with (
+        ProcessPoolExecutor(min(processes, len(wanted)), mp_context=get_context("spawn")) as pool,
+        tqdm(total=len(wanted), desc="artifacts", unit="artifact", smoothing=0) as bar,
+    ):
+        running = {pool.submit(make, job, model, out): job for job in wanted}
+        for done in as_completed(running):
+            label = running[done].label
+            try:
+                bar.write(done.result())
+            except Exception as error:  # one that fails keeps no other from being made
+                failed.append(label)
+                bar.write(f"{label}: NOT MADE: {type(error).__name__}: {error}", file=sys.stderr)
+            bar.update()
+    return failed
 
 
 if __name__ == "__main__":

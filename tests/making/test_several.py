@@ -20,7 +20,7 @@ from conceptguard import Method
 from conceptguard.errors import PolicyError, RegistryError
 from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.edits.each import Paired
-from conceptguard.measuring.evaluate import concepts_of
+from conceptguard.measuring.cases import concepts_of
 from conceptguard.plugins import host_for
 from conceptguard.policy_file import load_policy
 from conceptguard.registry import Artifact

@@ -15,8 +15,8 @@ from conceptguard.cli import run
 from conceptguard.cli.eval import _announced
 from conceptguard.cli.eval_cases import CLOSED, makers_of, of_methods
 from conceptguard.errors import PolicyError, RegistryError
-from conceptguard.measuring import evaluate, suite
-from conceptguard.measuring.judge import Judge
+from conceptguard.measuring import cases, evaluate, judges, suite
+from conceptguard.measuring.judges import Judges
 from conceptguard.measuring.samples import Pictures, Recipe, make, make_once
 from conceptguard.measuring.suite import Sample, Suite, load_suite
 from conceptguard.policy import Policy
@@ -30,8 +30,8 @@ def emoji() -> Suite:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    return evaluate.load_judge("emoji-sd")
+def judge(emoji: Suite) -> Judges:
+    return judges.load_judges(emoji)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -47,31 +47,42 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def guarded() -> Policy:
     """The shipped membrane about spiders, a thing that the model draws well."""
-    return evaluate.policy_for(load_suite("emoji-sd"), "spm", ["spider"])
+    return cases.policy_for(load_suite("emoji-sd"), "spm", ["spider"])
 
 
 def test_a_method_without_artifacts_is_judged_on_the_suites_words(emoji: Suite) -> None:
-    rules = evaluate.policy_for(emoji, "negative_guidance", ["beer"], settings={"scale": 2.0})
+    rules = cases.policy_for(emoji, "negative_guidance", ["beer"], settings={"scale": 2.0})
     assert rules.guards[0].concept is not None and "lager" in rules.guards[0].concept.prompts
     assert rules.guards[0].settings == {"scale": 2.0}
-    assert evaluate.available(emoji, "negative_guidance") == emoji.all_concepts
+    assert cases.available(emoji, "negative_guidance") == emoji.all_concepts
     with pytest.raises(PolicyError, match="did you mean 'scale'"):
-        evaluate.policy_for(emoji, "negative_guidance", ["beer"], settings={"scael": 2.0})
+        cases.policy_for(emoji, "negative_guidance", ["beer"], settings={"scael": 2.0})
 
 
 def test_artifacts_come_first(emoji: Suite) -> None:
-    rules = evaluate.policy_for(emoji, "safree", ["beer", "cocktail"])
+    rules = cases.policy_for(emoji, "safree", ["beer", "cocktail"])
     assert [(guard.artifact, guard.concept is None) for guard in rules.guards] == [
         ("emoji-sd/safree/beer", True), (None, False),
     ]  # fmt: skip
 
 
-def test_prompts_are_kept_apart_from_training(emoji: Suite) -> None:
+def test_prompts_are_kept_apart_from_training_and_from_making(emoji: Suite) -> None:
     def trained(it: suite.Object) -> set[str]:
+        known = [
+            *emoji.training["styled"],
+            *emoji.training["plain"],
+            *emoji.tuning_templates,
+            *emoji.tuning_templates_plain,
+        ]
         words = [(it.thing, it.name), *((suite.with_article(s), s) for s in it.synonyms), *((p, p) for p in it.phrases)]
         return {
             template.format(thing=thing, noun=noun, style=style)
-            for template in [*emoji.train_templates, *emoji.train_templates_plain]
+            for template in [
+                *emoji.training["styled"],
+                *emoji.training["plain"],
+                *emoji.tuning_templates,
+                *emoji.tuning_templates_plain,
+            ]  # fmt: skip
             for thing, noun in words
             for style in emoji.styles
         }
@@ -96,13 +107,13 @@ def test_a_style_is_judged_by_style_and_its_neighbours_are_other_styles(emoji: S
     assert {(s.head, s.label) for s in suite.erased(emoji, "mono", 12)} == {("style", "mono")}
     near = suite.neighbours(emoji, "mono", 12)
     assert {s.head for s in near} == {"style"} and {s.label for s in near} == set(emoji.styles) - {"mono"}
-    one = evaluate.case(emoji, "spm", ["mono"], Policy(), 4, 8)
+    one = cases.case(emoji, "spm", ["mono"], Policy(), 4, 8)
     assert not any("mono" in s.prompt for s in [*one.neighbours, *one.others])
 
 
 def test_what_is_erased_together_is_nobodys_neighbour(emoji: Suite) -> None:
     concepts = [c for c in emoji.concepts if c != "knife"]
-    one = evaluate.case(emoji, "spm", concepts, Policy(), 3, 8)
+    one = cases.case(emoji, "spm", concepts, Policy(), 3, 8)
     assert not {s.label for s in one.neighbours} & set(concepts)
     assert len({(s.prompt, s.seed) for g in one.groups for s in g}) == sum(map(len, one.groups))
 
@@ -118,7 +129,9 @@ def test_what_is_erased_together_is_nobodys_neighbour(emoji: Suite) -> None:
 def test_a_wrong_suite_names_file_and_line(line: str, wrong: str, message: str, tmp_path: Path) -> None:
     from conceptguard.registry import shipped_folder
 
-    text = (shipped_folder() / "suites" / "emoji-sd.yaml").read_text()
+    files = sorted((shipped_folder() / "suites" / "emoji-sd").glob("*.yaml"))
+    text = "\n".join(file.read_text() for file in files)
+    assert line in text
     (tmp_path / "mine.yaml").write_text(text.replace(line, wrong, 1))
     with pytest.raises(RegistryError, match=message) as caught:
         load_suite(tmp_path / "mine.yaml")
@@ -164,20 +177,22 @@ def test_unguarded_pictures_are_made_once_and_are_the_same_to_the_last_bit(pipe:
     assert make_once(pipe, samples, recipe).digests == first.digests
 
 
-def test_erasure_is_measured_and_the_controls_fail(pipe: Any, judge: Judge, emoji: Suite, guarded: Policy) -> None:
-    one = evaluate.case(emoji, "spm", ["spider"], guarded, 4, 8)
-    row = evaluate.evaluate(pipe, judge, one, RECIPE, "emoji-sd").row
+def test_erasure_is_measured_and_the_controls_fail(pipe: Any, judge: Judges, emoji: Suite, guarded: Policy) -> None:
+    one = cases.case(emoji, "spm", ["spider"], guarded, 4, 8)
+    judged = evaluate.evaluate(pipe, judge, one, RECIPE, "emoji-sd")
+    row = judged.row
     assert row["erased_before"] >= 0.75 and row["erased_after"] <= 0.25
     assert row["identical"] == 1.0 and row["others_after"] == row["others_before"] >= 0.5
     assert row["n"] == 16 and row["seconds"] > 0 and row["bytes"] > 0
-    nothing, blank = evaluate.controls(pipe, judge, [one], RECIPE, "emoji-sd")
+    nothing, blank = evaluate.controls(judge, [judged], "emoji-sd")
     assert not nothing["passes"] and nothing["erased_after"] == nothing["erased_before"] and nothing["identical"] == 1
     assert not blank["passes"] and blank["erased_after"] == blank["others_after"] == blank["identical"] == 0
 
 
-def test_the_judge_sees_nothing_in_nothing(judge: Judge, emoji: Suite) -> None:
+def test_the_judge_sees_nothing_in_nothing(judge: Judges, emoji: Suite) -> None:
     white = Pictures(torch.full((2, 3, 128, 128), 255, dtype=torch.uint8), ["a", "b"])
-    assert evaluate.recognised(judge, suite.others(emoji, 2), white) == [False, False]
+    for one in judge.by_prefix.values():
+        assert judges.recognised(one, suite.others(emoji, 2), white) == [False, False]
 
 
 def test_a_mean_weighs_concepts_alike() -> None:

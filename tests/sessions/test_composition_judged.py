@@ -20,8 +20,8 @@ import conceptguard
 from conceptguard import hookimpl
 from conceptguard.errors import Refused
 from conceptguard.generation.denoising import Conditions, Step
-from conceptguard.measuring.evaluate import load_judge
 from conceptguard.measuring.judge import Judge
+from conceptguard.measuring.judges import load_judge
 from conceptguard.testing import embedded_model
 from conceptguard.testing.kit_guards import offered
 

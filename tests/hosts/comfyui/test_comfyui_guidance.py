@@ -46,7 +46,7 @@ def test_gates_by_the_sign_of_the_scale(guarded: Any, bare: Any, cfg: float, tow
 @pytest.mark.parametrize("guarded", [SLD], indirect=True)
 def test_a_picture_of_the_negative_prompt(guarded: Any, bare: Any) -> None:
     """As the judge sees it, at scale 0, where nothing else is drawn."""
-    from conceptguard.measuring.evaluate import load_judge
+    from conceptguard.measuring.judges import load_judge
 
     judge = load_judge("emoji-sd")
 

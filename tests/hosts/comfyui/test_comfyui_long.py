@@ -119,7 +119,7 @@ def test_a_zeroed_negative_beside_a_long_prompt(parts: Any, conds: Any) -> None:
 
 def test_a_long_prompt_judged(parts: Any) -> None:
     """Named in both of its windows, the concept is drawn, and under a guard of prompts it is not."""
-    from conceptguard.measuring.evaluate import load_judge
+    from conceptguard.measuring.judges import load_judge
 
     text = "a cigarette, noto style, " * 12
     with torch.inference_mode():

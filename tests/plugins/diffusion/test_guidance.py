@@ -192,7 +192,7 @@ def test_a_negative_prompt_that_may_be_drawn_is_not_turned_into_its_opposite(tin
 
 def test_the_concepts_own_phrase_is_not_drawn(pipe: Any) -> None:
     """Alone, and with itself as negative prompt."""
-    from conceptguard.measuring.evaluate import load_judge
+    from conceptguard.measuring.judges import load_judge
 
     def drawn() -> list[str]:
         generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]

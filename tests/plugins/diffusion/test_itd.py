@@ -18,7 +18,7 @@ from torch import Tensor
 import conceptguard
 from conceptguard.errors import ArtifactError, GuardError, PolicyError, Refused
 from conceptguard.making.snapshot import Snapshot
-from conceptguard.measuring.evaluate import load_judge, recognised
+from conceptguard.measuring.judges import load_judge, recognised
 from conceptguard.measuring.samples import Recipe, make, make_groups_once, make_once
 from conceptguard.measuring.suite import Sample, erased, load_suite, neighbours
 from conceptguard.plugins import host_for, method

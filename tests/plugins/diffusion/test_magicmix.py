@@ -168,7 +168,7 @@ def test_negative(tiny: Any) -> None:
 
 def test_on_the_embedded_model_the_content_is_the_replacement_and_the_layout_the_prompts(pipe: Any) -> None:
     """The judge sees the replacement; the picture is nearer to the prompt's than the replacement's own picture is."""
-    from conceptguard.measuring.evaluate import load_judge
+    from conceptguard.measuring.judges import load_judge
 
     options = {"num_inference_steps": 10, "guidance_scale": 3.5, "output_type": "pt"}
     concept = {"name": "apple", "prompts": ["a red apple"], "replacement": "a pistol"}

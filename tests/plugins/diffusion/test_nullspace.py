@@ -44,8 +44,8 @@ def changes(learned: Learned, pipe: Any, rows: dict[Any, Tensor]) -> dict[str, T
 
 
 def others() -> list[str]:
-    """Everything else that the embedded model draws, by its names: more than half of what the width holds."""
-    return [it.name for it in load_suite("emoji-sd").objects if it.name != "pistol"]
+    """Seventy other things that the embedded model draws, by their names: more than half of what the width holds."""
+    return [it.name for it in load_suite("emoji-sd").objects if it.name != "pistol"][:70]
 
 
 def test_what_must_stay_does_not_move(pipe: Any) -> None:

@@ -1,0 +1,82 @@
+"""What is made for a measurement: artifacts that were told a name alone, and half of all objects at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conceptguard.cli.eval_cases import Anew, halves_of, told_names_alone
+from conceptguard.measuring.anew import halves
+from conceptguard.measuring.cases import case, policy_for
+from conceptguard.measuring.suite import Suite, load_suite, synonyms
+from conceptguard.registry import Registry, open_artifact
+from conceptguard.text.words import stands_in
+
+
+@pytest.fixture(scope="module")
+def emoji() -> Suite:
+    return load_suite("emoji-sd")
+
+
+@pytest.fixture
+def anew(pipe: Any, emoji: Suite, tmp_path: Path) -> Iterator[Anew]:
+    """Few objects, so that making takes a second."""
+    few = emoji.model_copy(update={"objects": [o for o in emoji.objects if o.name in ("beer", "wine", "milk", "dog")]})
+    few.objects[1].neighbours.clear()
+    yield Anew(pipe, few.model_copy(update={"concepts": ["beer"]}), tmp_path, "always", None)
+
+
+def test_synonyms_ask_by_no_name_and_are_judged_as_the_object(emoji: Suite) -> None:
+    asked = synonyms(emoji, "pistol", 12)
+    assert {s.label for s in asked} == {"pistol"} and len({s.prompt for s in asked}) == 12
+    assert all("gun" in s.prompt and not stands_in("pistol", s.prompt) for s in asked)
+    plain = [s for s in asked if not any(style in s.prompt for style in emoji.styles)]
+    assert len(plain) == 3 and len({s.seed for s in asked}) == 12
+    assert any("handgun" in s.prompt for s in plain) and any("handgun" not in s.prompt for s in plain)
+    assert synonyms(emoji, "mono", 4) == []
+
+
+def test_an_artifact_that_was_told_the_name_alone(emoji: Suite, anew: Anew) -> None:
+    """Its sibling's settings and what it keeps, another prompt; a row without an artifact gets none."""
+    rules, by_words = policy_for(emoji, "uce", ["beer"]), policy_for(emoji, "sld", ["beer"])
+    plain, words = case(emoji, "uce", ["beer"], rules, 2, 2), case(emoji, "sld", ["beer"], by_words, 2, 2)
+    told, untouched = told_names_alone([plain, words], anew, 4)
+    assert untouched == words and len(untouched.groups) == 3
+    assert len(told.groups) == 4 and [len(groups) for _, groups in told.drawn] == [3, 1]
+    assert told.unnamed is not None and told.unnamed.guards[0].gate == "always"
+    made = open_artifact(Path(str(told.unnamed.guards[0].artifact))).manifest
+    like = open_artifact(_folder(rules.guards[0].artifact)).manifest
+    assert made.concept.prompts == ["beer"] != like.concept.prompts
+    assert made.made["preserve"] == like.made["preserve"] and made.made["settings"] == like.made["settings"]
+    assert not any(word in said for said in made.concept.prompts for word in emoji.object("beer").synonyms)
+
+
+def _folder(ref: str | None) -> Path:
+    from conceptguard.registry import default_registry
+
+    return default_registry().load(str(ref)).folder
+
+
+def test_half_of_all_objects(emoji: Suite, anew: Anew, capsys: pytest.CaptureFixture[str]) -> None:
+    erased, kept = halves(emoji)
+    assert {it.name for it in erased}.isdisjoint(it.name for it in kept) and len(erased) == len(emoji.objects) / 2
+    assert "tree" not in [it.name for it in erased] or "palm tree" not in [it.name for it in kept]
+    one, other = halves_of(["uce", "spm"], anew, 2)
+    assert "spm" not in (one.method, other.method), "which makes no artifact of several"
+    assert one.concepts == [it.name for it in anew.suite.objects[::2]]
+    assert [s.label for s in one.others] == [it.name for it in anew.suite.objects[1::2]]
+    assert all(s.label in s.prompt for s in one.samples) and len({s.seed for s in [*one.samples, *other.samples]}) == 8
+    made = open_artifact(Path(str(one.policy.guards[0].artifact))).manifest
+    assert [c["name"] for c in made.made["concepts"]] == one.concepts
+
+
+def test_artifacts_of_a_given_registry_come_before_those_that_ship(emoji: Suite, anew: Anew) -> None:
+    (told,) = told_names_alone([case(emoji, "uce", ["beer"], policy_for(emoji, "uce", ["beer"]), 1, 1)], anew, 2)
+    from conceptguard.registry import rebuild_index
+
+    rebuild_index(anew.out)
+    found = policy_for(emoji, "uce", ["beer"], registry=Registry([anew.out])).guards[0].artifact
+    assert told.unnamed is not None and found == told.unnamed.guards[0].artifact
