@@ -77,12 +77,7 @@ def test_prompts_are_kept_apart_from_training_and_from_making(emoji: Suite) -> N
         words = [(it.thing, it.name), *((suite.with_article(s), s) for s in it.synonyms), *((p, p) for p in it.phrases)]
         return {
             template.format(thing=thing, noun=noun, style=style)
-            for template in [
-                *emoji.training["styled"],
-                *emoji.training["plain"],
-                *emoji.tuning_templates,
-                *emoji.tuning_templates_plain,
-            ]  # fmt: skip
+            for template in known
             for thing, noun in words
             for style in emoji.styles
         }
