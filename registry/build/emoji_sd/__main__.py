@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--text-steps", type=int, default=text.TextRecipe.steps)
     parser.add_argument("--vae-steps", type=int, default=vae.VaeRecipe.steps)
     parser.add_argument(
-        "--steps", type=int, default=diffusion.DiffusionRecipe.steps, help="diffusion steps, of batch 32"
+        "--steps", type=int, default=diffusion.DiffusionRecipe.steps, help="diffusion steps, of batch 64"
     )
     parser.add_argument("--judge-steps", type=int, default=judge.JudgeRecipe.steps)
     parser.add_argument(

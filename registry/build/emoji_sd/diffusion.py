@@ -32,9 +32,9 @@ from .text import encode, strange_words, token_embedding
 class DiffusionRecipe:
     """`minutes`, if given, ends the schedule by the clock instead of after `steps`."""
 
-    steps: int = 10_000
+    steps: int = 6_000
     minutes: float | None = None
-    batch: int = 32  # over all processes
+    batch: int = 64  # over all processes, which wait for each other once a step
     lr: float = 0.02  # of Muon, at the UNet's matrices
     adam_lr: float = 1e-3  # at what else the UNet has
     text_lr: float = 1e-4

@@ -88,7 +88,7 @@ def to_input(images: torch.Tensor) -> torch.Tensor:
 
 
 def reconstruction_loss(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """L1 + four times MSE + half the L1 of image gradients (thin strokes) + three times that of block means (colour)."""
+    """L1 + four times MSE + half the L1 of image gradients (thin strokes) + three times that of block means."""
     e = y - x
     grad = (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
     colour = F.avg_pool2d(e, 8).abs().mean()
