@@ -21,14 +21,19 @@ def eval_table(results: list[Result]) -> str:
     controls: dict[str, Row] = {}
     for result in results:
         rows = [row for row in result["rows"] if row["method"] not in ("none", "blank")]
-        means = [row for row in rows if str(row.get("concept", "")).startswith("mean")] or rows
-        guards += [{**row, "several": row not in rows or len(rows) > 1} for row in means]
+        means = [row for row in rows if str(row.get("concept", "")).startswith("mean")]
+        meant = {(row["method"], row["concepts"]) for row in means}
+        means += [row for row in rows if (row["method"], row["concepts"]) not in meant]
+        guards += means
         controls |= {row["method"]: row for row in result["rows"] if row["method"] in ("none", "blank")}
     shown = [*guards, *controls.values()]
     named = {"none": "control: does nothing", "blank": "control: blanks every picture"}
+    # What not every report has: a second judge's columns, synonyms, what is left of many concepts at once.
+    groups = [g for g in ("second_erased", "synonyms") if any(row.get(f"{g}_after") is not None for row in shown)]
+    single = [key for key in ("harmonic", "agree") if any(row.get(key) is not None for row in shown)]
     table = [
-        [named.get(row["method"], f"`{row['method']}`"), str(row["concepts"]), *map(_share(row), _GROUPS),
-         f"{row['identical']:.2f}", str(row["n"])]
+        [named.get(row["method"], _guard(row)), str(row["concepts"]), *map(_share(row), _GROUPS),
+         f"{row['identical']:.2f}", *map(_share(row), groups), *map(_number(row), single), str(row["n"])]
         for row in shown
     ]  # fmt: skip
     told = (
@@ -36,11 +41,30 @@ def eval_table(results: list[Result]) -> str:
         "model nor a guard was trained on; the last columns are the share of unrelated pictures that are "
         "bit-identical, and how many samples there were."
     )
-    head = ["", "concepts at once", "concept", "neighbours", "others", "others identical", "samples"]
+    more = [_MORE[key] for key in [*groups, *single]]
+    told = " ".join([told, *(meaning for _, meaning in more)])
+    head = ["", "concepts at once", "concept", "neighbours", "others", "others identical", *(name for name, _ in more),
+            "samples"]  # fmt: skip
     return f"{told}\n\n{markdown(head, table)}"
 
 
 _GROUPS = ("erased", "neighbours", "others")
+_MORE = {
+    "second_erased": ("concept, second judge", "A second judge of another kind looks at the same pictures."),
+    "synonyms": (
+        "synonyms", "`synonyms` asks in other words for the concept, of a guard that was told its name alone."
+    ),
+    "harmonic": ("harmonic", "`harmonic` is the harmonic mean of what is erased and of the others that are kept."),
+    "agree": ("judges agree", "`judges agree` is the share of pictures of which both say the same."),
+}  # fmt: skip
+
+
+def _guard(row: Row) -> str:
+    return f"`{row['method']}`{'' if row.get('gated', True) else ', always open'}"
+
+
+def _number(row: Row) -> Any:
+    return lambda key: "" if row.get(key) is None else f"{row[key]:.3f}"
 
 
 def _share(row: Row) -> Any:

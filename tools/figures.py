@@ -95,6 +95,13 @@ FIGURES = {
         ),
         eval_table, "half an hour",
     ),
+    "eval-closed": Figure(
+        (
+            f"conceptguard eval --makers closed --full --concepts {TEN}",
+            f"conceptguard eval --makers closed --gate always --unnamed --half --n 6 --concepts {TEN}",
+        ),
+        eval_table, "two hours",
+    ),
     "gates": Figure(("conceptguard bench gates",), gates_table, "three minutes"),
     "overhead": Figure(("conceptguard bench overhead",), overhead_table, "an hour"),
     "overhead-sd15": Figure(

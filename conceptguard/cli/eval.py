@@ -189,15 +189,14 @@ def eval_(
         if card:
             _write_cards(card, judged, f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}")
     rows = [one.row for one in judged]
-    for group in _means(rows):
-        rows.append(mean(group))
+    means = [mean(group) for group in _alike(rows)]
+    rows += [one for one in means if one not in rows]
     if sheet:
         from ..measuring.cards import comparison
 
         comparison(judged, "Guards side by side", f"{model}, {steps} steps, guidance {guidance:g}").save(
             sheet, optimize=True
         )
-    means = rows[len(cases) :] or rows
     checks = controls(judges, judged, model)
     made = {"steps": steps, "guidance": guidance, "batch": batch, "seeds": seeds, "gate": gate, "set": given}
     made["judges"] = list(judges.names)
@@ -248,12 +247,12 @@ def _named(guard: str) -> Policy:
     return rules.model_copy(update={"name": guard})
 
 
-def _means(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Rows of the same method and number of concepts; a single row needs no mean."""
+def _alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows of the same method and number of concepts, of which the mean is told."""
     groups: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["concepts"]), []).append(row)
-    return [group for group in groups.values() if len(group) > 1]
+    return list(groups.values())
 
 
 def _verdict(means: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:

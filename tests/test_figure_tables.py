@@ -1,0 +1,31 @@
+"""Tables of figures: what a report has is shown, and nothing is shown that it lacks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no package of anybody's environment
+
+from tools.figure_tables import eval_table
+
+
+def row(method: str, concept: str, concepts: int = 1, **more: Any) -> dict[str, Any]:
+    shares = {f"{g}_{when}": 1.0 for g in ("erased", "neighbours", "others") for when in ("before", "after")}
+    return {"method": method, "concept": concept, "concepts": concepts, **shares, "identical": 1.0, "n": 4, **more}
+
+
+def test_a_mean_stands_for_its_rows_and_a_lone_row_for_itself() -> None:
+    rows = [row("uce", "a"), row("uce", "b"), row("uce", "mean of 2"), row("uce", "a, c and more", 67, harmonic=0.913)]
+    lines = eval_table([{"rows": [*rows, row("none", "a"), row("blank", "a")]}]).splitlines()
+    assert [line.split(" | ")[1] for line in lines if line.startswith("| `uce`")] == ["1", "67"]
+    assert "harmonic" in lines[2] and "0.913" in "".join(lines) and "judges agree" not in lines[0]
+
+
+def test_columns_are_those_that_a_report_has() -> None:
+    plain = eval_table([{"rows": [row("uce", "a")]}])
+    assert not any(word in plain for word in ("second judge", "synonyms", "harmonic", "agree"))
+    two = {"second_erased_before": 0.75, "second_erased_after": 0.25, "agree": 0.875}
+    both = eval_table([{"rows": [row("uce", "a", **two, gated=False, synonyms_before=1.0, synonyms_after=0.5)]}])
+    assert all(word in both for word in ("0.750 → 0.250", "0.875", "1.000 → 0.500", "`uce`, always open"))
