@@ -112,13 +112,18 @@ def fit(
 ) -> RetrievalJudge:
     """A judge from renderings [n, 3, h, w] in [0, 1] with their labels and styles [n] (-1 where there is none).
 
-    kept: references of each label and style; the others only say how views of one thing differ
+    kept: references of each label and style; the others only say how views of one thing differ. What shows none of the
+    objects is many things: all of it is kept, and says nothing of how views of one differ.
     """
     described = torch.cat([describe(part) for part in images.split(256)])
     groups = labels * (len(style_names) + 1) + styles + 1
+    none = objects.index(NONE) if NONE in objects else -1
     mean, residual, references = described.mean(0), [], []
     for group in groups.unique():
         rows = (groups == group).nonzero()[:, 0]
+        if int(labels[rows[0]]) == none:
+            references.append(rows)
+            continue
         residual.append(described[rows] - described[rows].mean(0))
         references.append(rows[:kept])
     within = torch.cat(residual)

@@ -14,7 +14,7 @@ from torch import Tensor
 from conceptguard.errors import RegistryError
 from conceptguard.measuring.cases import Case
 from conceptguard.measuring.evaluate import mean, row
-from conceptguard.measuring.judge import Judge, JudgeResult
+from conceptguard.measuring.judge import NONE, Judge, JudgeResult
 from conceptguard.measuring.judges import Judges, check_judges, load_judge, load_judges
 from conceptguard.measuring.retrieval import RetrievalJudge, fit
 from conceptguard.measuring.samples import Pictures
@@ -47,6 +47,20 @@ def test_nearest_neighbours_tell_pictures_that_they_never_saw(retrieval: Path) -
     images, labels = blocks(20, 1)
     named = RetrievalJudge.load(retrieval).judge(images).objects
     assert sum(name == ("upright", "lying")[i] for name, i in zip(named, labels.tolist())) >= 36
+
+
+def test_what_shows_none_of_them_is_many_things() -> None:
+    """All of it is kept, however few references of an object are; and nothing of it is divided out."""
+    images, labels = blocks(20, 0)
+    gen = torch.Generator().manual_seed(2)
+    spots = torch.rand(60, 3, 8, 8, generator=gen).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    labels = torch.cat([labels, torch.full((40,), 2)])
+    judge = fit(
+        torch.cat([images, spots[:40]]), labels, torch.full_like(labels, -1), ["upright", "lying", NONE], ["any"], 8, 20
+    )
+    assert [int((judge.tensors["labels"] == i).sum()) for i in range(3)] == [8, 8, 40]
+    assert judge.judge(spots[40:]).objects.count(NONE) >= 18
+    assert judge.judge(blocks(10, 3)[0]).objects.count(NONE) <= 2
 
 
 def test_a_folder_says_which_kind_of_judge_it_holds(retrieval: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from .judge import JudgeRecipe, augment, draw, nothing, other_names
 from .suite import Suite
 
 KEPT = 3  # references of each object in each style
+NOTHING = 200  # references that show nothing at all
 SEED = 178_000
 
 
@@ -25,7 +26,9 @@ def make_retrieval(suite: Suite, packs: dict[str, dict], out: Path) -> dict[str,
     data = draw(suite, packs, recipe, SEED + 1, 8, 3, names[:150])
     order = torch.randperm(len(data.images), generator=gen)
     images, labels, styles = data.images[order], data.objects[order], data.styles[order]
-    softened = torch.cat([augment(part, 64, gen) for part in images.split(512)])
+    softened = torch.cat([*(augment(part, 64, gen) for part in images.split(512)), nothing(NOTHING, 64, gen)])
+    none = torch.full((NOTHING,), len(suite.objects))
+    labels, styles = torch.cat([labels, none]), torch.cat([styles, torch.full((NOTHING,), -1)])
     judge = fit(softened, labels, styles, [*(o.name for o in suite.objects), NONE], list(suite.styles), KEPT)
     test = draw(suite, packs, recipe, SEED + 2, 2, 0, names[150:210])
     known = test.objects != len(suite.objects)
