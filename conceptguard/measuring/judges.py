@@ -91,9 +91,9 @@ def check_judges(judges: Judges, samples: Iterable[Sample]) -> None:
     for sample in samples:
         for i, known in enumerate(heads):
             if sample.label not in known[sample.head]:
-                who = judges.names[i] if i < len(judges.names) else "the judge"
+                who = judges.names[i] if i < len(judges.names) else "it"
                 raise RegistryError(
-                    f"{who} does not know the {sample.head} '{sample.label}': it knows "
+                    f"the judge does not know the {sample.head} '{sample.label}': {who} knows "
                     f"{', '.join(known[sample.head][:12])}; name objects of the suite as the judge does, or train it "
                     "on pictures of that as well"
                 )

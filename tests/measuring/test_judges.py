@@ -96,7 +96,7 @@ def test_a_suite_names_its_judges(retrieval: Path) -> None:
     assert load_judges(suite, [str(retrieval)]).second is None, "who names one is judged by that one alone"
     with pytest.raises(RegistryError, match="give one, or two"):
         load_judges(suite, ["emoji-judge"] * 3)
-    with pytest.raises(RegistryError, match="bars does not know the object 'dog': it knows upright, lying"):
+    with pytest.raises(RegistryError, match="the judge does not know the object 'dog': bars knows upright, lying"):
         check_judges(both, [Sample("a dog", 0, "object", "dog")])
 
 
