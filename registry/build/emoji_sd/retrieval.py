@@ -13,7 +13,7 @@ from conceptguard.measuring.retrieval import RetrievalJudge, fit
 from .judge import JudgeRecipe, augment, draw, nothing, other_names
 from .suite import Suite
 
-KEPT = 3  # references of each object in each style
+KEPT = 6  # references of each object in each style: every one more names more renderings right
 NOTHING = 200  # references that show nothing at all
 SEED = 178_000
 
