@@ -65,7 +65,8 @@ def load_judges(suite: Suite, named: Sequence[str] = ()) -> Judges:
     """
     asked = list(named) or suite.judges
     if not asked:
-        asked = [suite.base, *(n for n in [f"{_short(suite.base)}-retrieval"] if _folder(n))]
+        base = suite.like or suite.base
+        asked = [base, *(n for n in [f"{_short(base)}-retrieval"] if _folder(n))]
     if len(asked) > MOST:
         raise RegistryError(f"{len(asked)} judges ({', '.join(asked)}): give one, or two of different kinds")
     found = [load_judge(name) for name in asked]

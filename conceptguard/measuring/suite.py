@@ -68,6 +68,7 @@ class Suite(_Strict):
     """A whole suite, names checked against each other.
 
     base: the family of the artifacts that are judged, and the embedded judges where no others are named
+    like: the shipped suite, or a file, that all that is not said here is taken from, and its judges
     judges: one or two, of which the first one decides: embedded ones by name, or folders of yours
     styles: what {style} stands for, in turn
     concepts, concept_styles: the objects and styles that may be erased
@@ -82,6 +83,7 @@ class Suite(_Strict):
     """
 
     base: str
+    like: str = ""
     judges: list[str] = Field(default=[], max_length=2)
     styles: dict[str, Style] = Field(default_factory=lambda: {"any": Style()}, min_length=1)
     concepts: list[str] = Field(min_length=1)
@@ -175,34 +177,53 @@ def load_suite(name: str | Path) -> Suite:
 
     Raises RegistryError naming file and line.
     """
-    path = Path(name)
-    if not (path.is_file() or (path / "suite.yaml").is_file()):
-        folders = [p for p in sorted((shipped_folder() / "suites").iterdir()) if (p / "suite.yaml").is_file()]
-        suites = {p.name: p for p in folders}
-        if str(name) not in suites:
-            there = ", ".join([*suites, "language"])
-            raise RegistryError(
-                f"no prompt suite for '{name}' (there are: {there}): give one of them, or a file of yours"
-            )
-        path = suites[str(name)]
-    files = [path] if path.is_file() else sorted(path.glob("*.yaml"))
-    data: dict[str, Any] = {}
-    lines: dict[tuple[Any, ...], tuple[Path, int]] = {}
-    for file in files:
-        part, places = yaml.read_yaml(file, error=RegistryError)
-        if twice := sorted(data.keys() & part.keys()):
-            raise RegistryError(f"{file}: '{twice[0]}' stands in another file of the suite as well")
-        data |= part
-        lines |= {place: (file, line) for place, line in places.items() if place}
+    path = _place(name)
+    data, lines = _read(path)
     try:
         return Suite.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         place: tuple[Any, ...] = tuple(first["loc"])
         known = (lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines)
-        file, line = next(known, (files[0] if files else path, 1))
+        file, line = next(known, (path if path.is_file() else path / "suite.yaml", 1))
         field = ".".join(map(str, place)) or "suite"
         raise RegistryError(f"{file}, line {line}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _place(name: str | Path) -> Path:
+    """Where a suite is: a file, a folder, or a shipped one by name."""
+    path = Path(name)
+    if path.is_file() or (path / "suite.yaml").is_file():
+        return path
+    suites = {p.name: p for p in sorted((shipped_folder() / "suites").iterdir()) if (p / "suite.yaml").is_file()}
+    if str(name) not in suites:
+        there = ", ".join([*suites, "language"])
+        raise RegistryError(f"no prompt suite for '{name}' (there are: {there}): give one of them, or a file of yours")
+    return suites[str(name)]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], tuple[Path, int]]]:
+    """What a suite says, and in which file and line; with what it is like another one in."""
+    data, lines = _parts(path)
+    if not data.get("like"):
+        return data, lines
+    theirs, places_of_theirs = _parts(_place(str(data["like"])))
+    if "like" in theirs:
+        file, line = lines["like",]
+        raise RegistryError(f"{file}, line {line}: like: {data['like']} is itself like another suite: name that one")
+    return theirs | data, places_of_theirs | lines
+
+
+def _parts(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], tuple[Path, int]]]:
+    data: dict[str, Any] = {}
+    lines: dict[tuple[Any, ...], tuple[Path, int]] = {}
+    for file in [path] if path.is_file() else sorted(path.glob("*.yaml")):
+        part, places = yaml.read_yaml(file, error=RegistryError)
+        if twice := sorted(data.keys() & part.keys()):
+            raise RegistryError(f"{file}: '{twice[0]}' stands in another file of the suite as well")
+        data |= part
+        lines |= {place: (file, line) for place, line in places.items() if place}
+    return data, lines
 
 
 def with_article(noun: str) -> str:
