@@ -85,5 +85,6 @@ def policy(name: str) -> Policy:
 
 
 def models() -> list[str]:
-    """Embedded models that a MODEL can be made of."""
-    return sorted({name for source in default_registry().sources for name in source.models()}) or [NONE]
+    """Embedded models that a MODEL can be made of, emoji-sd first."""
+    found = {name for source in default_registry().sources for name in source.models()}
+    return sorted(found, key=lambda name: (name != "emoji-sd", name)) or [NONE]

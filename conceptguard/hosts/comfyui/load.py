@@ -6,15 +6,15 @@ configuration says it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 
 from ...errors import SessionError
 from ...registry import default_registry
+from . import load_sd3
+from .parts_of import clip_shape, config_of, weights_of
 
 
 class Parts(NamedTuple):
@@ -26,23 +26,18 @@ class Parts(NamedTuple):
 
 
 def load_parts(name: str) -> Parts:
-    """A model of the registry, or a folder in diffusers format, of Stable Diffusion 1.x's architecture.
+    """A model of the registry, or a folder in diffusers format, of the architecture of Stable Diffusion 1.x, or of
+    Stable Diffusion 3 without a T5.
 
     Raises RegistryError when there is none of this name, SessionError for another architecture.
     """
     folder = Path(name) if Path(name).is_dir() else default_registry().model(name)
-    unet = _config(folder / "unet")
+    if (folder / "transformer").is_dir():
+        return Parts(load_sd3.model(folder), load_sd3.clip(folder), _vae(folder))
+    unet = config_of(folder / "unet") if (folder / "unet").is_dir() else {}
     if unet.get("addition_embed_type") or not str(unet.get("_class_name")).startswith("UNet2DCondition"):
-        raise SessionError(f"{folder} is not a Stable Diffusion 1.x model: load it with ComfyUI's own loaders")
+        raise SessionError(f"{folder} is not a Stable Diffusion 1.x or 3 model: load it with ComfyUI's own loaders")
     return Parts(_model(folder, unet), _clip(folder), _vae(folder))
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: t.float() for path in folder.glob("*.safetensors") for name, t in load_file(path).items()}
 
 
 def _model(folder: Path, config: dict[str, Any]) -> Any:
@@ -67,7 +62,7 @@ def _model(folder: Path, config: dict[str, Any]) -> Any:
     kind.set_inference_dtype(torch.float32, None)
     model = kind.get_model({}, "", device=management.unet_offload_device())
     names = comfy.utils.unet_to_diffusers(kind.unet_config)
-    theirs = _weights(folder / "unet")
+    theirs = weights_of(folder / "unet")
     model.load_model_weights({names[name]: weight for name, weight in theirs.items()}, "")
     device = management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
@@ -78,15 +73,11 @@ def _clip(folder: Path) -> Any:
     import comfy.sd1_clip
     import comfy.supported_models_base
 
-    config, sd = _config(folder / "text_encoder"), _weights(folder / "text_encoder")
+    config, sd = config_of(folder / "text_encoder"), weights_of(folder / "text_encoder")
     # transformers from 5 on saves them without the prefix
     sd = {name if name.startswith("text_model.") else f"text_model.{name}": t for name, t in sd.items()}
     sd["text_projection.weight"] = torch.eye(config["hidden_size"])  # it has none, and ComfyUI's is not initialised
-    keys = (
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
-        "max_position_embeddings", "projection_dim", "eos_token_id",
-    )  # fmt: skip
-    shape = {key: config[key] for key in keys}
+    shape = clip_shape(config)
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32, "clip_l_model_config": shape})
     missing, _ = clip.load_sd(sd)
@@ -98,12 +89,18 @@ def _clip(folder: Path) -> Any:
 def _vae(folder: Path) -> Any:
     import comfy.sd
 
-    config = _config(folder / "vae")
+    config = config_of(folder / "vae")
     widths = config["block_out_channels"]
     shape = {
         "double_z": True, "z_channels": config["latent_channels"], "resolution": 256, "in_channels": 3, "out_ch": 3,
         "ch": widths[0], "ch_mult": [width // widths[0] for width in widths],
         "num_res_blocks": config["layers_per_block"], "attn_resolutions": [], "dropout": 0.0,
     }  # fmt: skip
-    params = {"ddconfig": shape, "embed_dim": config["latent_channels"]}
-    return comfy.sd.VAE(sd=_weights(folder / "vae"), config={"params": params}, dtype=torch.float32)
+    channels, sd = config["latent_channels"], weights_of(folder / "vae")
+    for name, n in (("quant_conv", 2 * channels), ("post_quant_conv", channels)):
+        # ComfyUI's class has convolutions around the latents; where the model has none, these leave all as it is.
+        sd.setdefault(f"{name}.weight", torch.eye(n)[:, :, None, None])
+        sd.setdefault(f"{name}.bias", torch.zeros(n))
+    vae = comfy.sd.VAE(sd=sd, config={"params": {"ddconfig": shape, "embed_dim": channels}}, dtype=torch.float32)
+    vae.latent_channels = channels
+    return vae

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,20 @@ def is_pipeline(folder: str) -> bool:
 def load_pipeline(name: str, folder: str, options: dict[str, Any]) -> Any:
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
+    absent = dict.fromkeys(_absent(Path(folder)))
+    pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **absent | options)
     pipe.name = name
     return pipe
+
+
+def _absent(folder: Path) -> list[str]:
+    """Parts that a pipeline was saved without, such as Stable Diffusion 3's T5: diffusers writes that they are null,
+    and takes only those of them to be so that it can do without in any pipeline of the kind."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return []
+    said = json.loads(index.read_text(encoding="utf-8"))
+    return [name for name, value in said.items() if value == [None, None]]
 
 
 def image_to_image(pipe: Any) -> Any:
