@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from conceptguard.measuring.judge import Judge
@@ -48,7 +48,7 @@ class Figures:
 
 
 def generate(
-    pipe: StableDiffusionPipeline,
+    pipe: Any,
     samples: list[Sample],
     guidance: float = GUIDANCE,
     steps: int = STEPS,
@@ -108,7 +108,7 @@ class Both:
 
 
 def two_objects(
-    pipe: StableDiffusionPipeline,
+    pipe: Any,
     judge: Judge,
     suite: Suite,
     templates: Sequence[str],
@@ -144,10 +144,18 @@ def halves(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def measure(
     suite: Suite, model: Path, judge_folder: Path, seed: int = 500_000, rounds: int = 2, guidance: float = GUIDANCE
 ) -> dict[str, Figures | Both]:
-    """Figures for trained pairs, held-out pairs, prompts without a style, other words, and two objects at once."""
-    pipe = load(model)
+    """What `measure_pipe` gives of the exported model and judge in these folders."""
+    return measure_pipe(suite, load(model), Judge.load(judge_folder), seed, rounds, guidance)
+
+
+def measure_pipe(
+    suite: Suite, pipe: Any, judge: Judge, seed: int = 500_000, rounds: int = 2, guidance: float = GUIDANCE
+) -> dict[str, Figures | Both]:
+    """Figures for trained pairs, held-out pairs, prompts without a style, other words, and two objects at once.
+
+    pipe: any text-to-image pipeline of diffusers'
+    """
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-    judge = Judge.load(judge_folder)
     seen, unseen = pairs(suite, held_out=False), pairs(suite, held_out=True)
     once = [(o, next(iter(suite.styles))) for o in suite.objects]
     said = suite.strangers
