@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +19,16 @@ GUARD = {"method": "sld", "concept": {"name": "dog", "prompts": ["dog"]}}
 
 
 @pytest.fixture(scope="module")
-def both(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def both(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     from untaught_flow import exported
 
     from conceptguard.hosts.comfyui.load import load_parts
 
     folder = exported(tmp_path_factory.mktemp("flow"))
-    return conceptguard.load_model(str(folder)), load_parts(str(folder))
+    found = [conceptguard.load_model(str(folder)), load_parts(str(folder))]
+    yield found
+    found.clear()  # while there is still a ComfyUI for its last words
+    gc.collect()
 
 
 @torch.inference_mode()
