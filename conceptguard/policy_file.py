@@ -71,16 +71,21 @@ def shipped_policies() -> dict[str, Path]:
     return {p.stem: p for p in sorted((shipped_folder() / "policies").glob("*.yaml"))}
 
 
-def _find(source: str | Path) -> Path:
-    if isfile(source):
-        return Path(source)
-    name, shipped = str(source), shipped_policies()
-    if name in shipped:
-        return shipped[name]
-    near = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"shipped policies: {', '.join(shipped) or 'none'}"
+def shipped_policy(name: str) -> Path:
+    """The file of one of them. Raises PolicyError where there is none, or where it is not the one that was signed."""
+    known = shipped_policies()
+    if name in known:
+        from .registry.signed.beside import shipped
+
+        return shipped(f"policies/{known[name].name}", PolicyError)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"shipped policies: {', '.join(known) or 'none'}"
     shown = textwrap.shorten(name, 200, placeholder=" …") if "\n" in name or len(name) > 200 else name
     raise PolicyError(f"no policy file or shipped policy '{shown}': {hint}")
+
+
+def _find(source: str | Path) -> Path:
+    return Path(source) if isfile(source) else shipped_policy(str(source))
 
 
 def _validate(data: dict[str, Any], where: str, lines: Lines) -> Policy:

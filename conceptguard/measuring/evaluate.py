@@ -20,7 +20,8 @@ from ..errors import RegistryError
 from ..files.paths import slug
 from ..policy import Policy
 from ..policy_file import load_policy
-from ..registry import default_registry, shipped_folder
+from ..registry import default_registry
+from ..registry.signed.beside import shipped
 from ..sessions.attach import attach
 from . import suite as suites
 from .judge import Judge
@@ -60,7 +61,7 @@ def load_judge(name: str) -> Judge:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = shipped_folder() / "models" / f"{name.removesuffix('-sd')}-judge"
+        folder = shipped(f"models/{name.removesuffix('-sd')}-judge")
     if not (folder / "config.json").is_file():
         raise RegistryError(
             f"no judge for '{name}': give --judge FOLDER, which `conceptguard judge PICTURES --out FOLDER` makes of "

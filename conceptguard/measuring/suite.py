@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import RegistryError
 from ..files import yaml
 from ..registry import shipped_folder
+from ..registry.signed.beside import shipped
 from ..text.words import stands_in
 
 
@@ -164,7 +165,7 @@ def load_suite(name: str | Path) -> Suite:
             raise RegistryError(
                 f"no prompt suite for '{name}' (there are: {there}): give one of them, or a file of yours"
             )
-        path = suites[str(name)]
+        path = shipped(f"suites/{suites[str(name)].name}")
     data, lines = yaml.read_yaml(path, error=RegistryError)
     try:
         return Suite.model_validate(data)
