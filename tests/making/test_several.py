@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conceptguard_plugins.diffusion.nullspace import Nullspace
 from conceptguard_plugins.diffusion.rece import RECE
 from conceptguard_plugins.diffusion.spm.method import SPM
 from conceptguard_plugins.diffusion.trce.method import TRCE
@@ -88,7 +89,7 @@ def test_one_of_a_hundred_is_withdrawn_to_the_last_bit(pipe: Any, hundred: Artif
     assert content(UCE.withdraw(host_for(pipe), hundred, [HUNDRED[41]], progress=False)) == content(fresh)
 
 
-@pytest.mark.parametrize("method", [UCE, TRCE, RECE])
+@pytest.mark.parametrize("method", [UCE, TRCE, Nullspace, RECE])
 def test_withdrawn_to_the_last_bit(method: Any, pipe: Any, tmp_path: Path, read: list[str]) -> None:
     """One in the middle, then the first and the last; nothing of the others is read again, save by RECE to validate."""
     whole = make(method, pipe, THINGS[:6], tmp_path / "whole", name="six")
