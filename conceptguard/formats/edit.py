@@ -76,6 +76,10 @@ def read_edit(
                 f"the edit of {stream[:60]!r} is not two matrices of one shape: make the artifact again"
             )
         name, width = names.find(written), down.shape[1]
+        if name.startswith("text_encoder"):
+            raise ArtifactError(
+                f"layer {name} reads no encoding of a text, which an edit is of: make the artifact again"
+            )
         weight = base_weights(name)
         if weight.ndim != 2 or weight.shape[1] < width:
             raise BaseMismatch(

@@ -74,6 +74,9 @@ def test_files_that_say_too_little_are_refused(weights: dict[str, torch.Tensor])
         read_terms(short, metadata, weights, base_weights=weights.__getitem__)
     with pytest.raises(BaseMismatch, match="reads 6 numbers"):
         read_terms(tensors, metadata, weights, base_weights=lambda name: torch.ones(8, 4))
+    encoder = {"text_encoder.layers.0.fc1": torch.ones(8, 6)}
+    with pytest.raises(ArtifactError, match="no encoding of a text"):
+        read_terms(*write_edit({"states": (*list(tensors.values())[:2], encoder)}), encoder, base_weights=encoder.get)
     with pytest.raises(BaseMismatch):
         read_terms(tensors, metadata, {"unet.other": torch.ones(8, 6)}, base_weights=weights.__getitem__)
 
