@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def shown(text: object, most: int = 200) -> str:
+    """What somebody wrote, as an error quotes it: on one line, nothing in it that steers a terminal, and no more than
+    ``most`` letters of it."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
+    return line if len(line) <= most else f"{line[:most].rstrip()} …"
+
+
 class ConceptGuardError(Exception):
     """Base of all errors raised on purpose; catching it catches every guard failure."""
 

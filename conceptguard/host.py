@@ -6,7 +6,7 @@ A host of your own is a subclass of ``Host`` and one entry point in the group ``
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -84,6 +84,12 @@ class Host:
         from .runtime.lowrank import LayerIndex
 
         return LayerIndex({})
+
+    def weights(self) -> Callable[[str], Tensor]:
+        """Weights by the canonical names of layers, [out, in], as they are without what others patch them with."""
+        from .formats import read_weights_of
+
+        return read_weights_of(self.layers())
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the host runs, and in what it computes; by default floats on the CPU."""

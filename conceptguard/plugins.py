@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from .errors import ConceptGuardError, PolicyError, SessionError
+from .errors import ConceptGuardError, PolicyError, SessionError, shown
 from .hookspecs import GENERATION, Generation, SetUp
 
 if TYPE_CHECKING:
@@ -132,5 +132,5 @@ def method(name: str) -> type[Method]:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known methods: {', '.join(known)}"
-        raise PolicyError(f"unknown method '{name}': {hint}")
+        raise PolicyError(f"unknown method '{shown(name)}': {hint}")
     return known[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import textwrap
 from collections.abc import Mapping
 from os.path import isfile  # where Path.is_file raises OSError, as on a policy of one long line, this says no
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 
 from . import plugins
 from .concept import Concept
-from .errors import PolicyError
+from .errors import PolicyError, shown
 from .policy import Guard, Policy
 
 if TYPE_CHECKING:
@@ -71,16 +70,20 @@ def shipped_policies() -> dict[str, Path]:
     return {p.stem: p for p in sorted((shipped_folder() / "policies").glob("*.yaml"))}
 
 
+def shipped_policy(name: str) -> Path:
+    """The file of one of them. Raises PolicyError where there is none, or where it is not the one that was signed."""
+    known = shipped_policies()
+    if name in known:
+        from .registry.signed.beside import shipped
+
+        return shipped(f"policies/{known[name].name}", PolicyError)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"shipped policies: {', '.join(known) or 'none'}"
+    raise PolicyError(f"no policy file or shipped policy '{shown(name)}': {hint}")
+
+
 def _find(source: str | Path) -> Path:
-    if isfile(source):
-        return Path(source)
-    name, shipped = str(source), shipped_policies()
-    if name in shipped:
-        return shipped[name]
-    near = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"shipped policies: {', '.join(shipped) or 'none'}"
-    shown = textwrap.shorten(name, 200, placeholder=" …") if "\n" in name or len(name) > 200 else name
-    raise PolicyError(f"no policy file or shipped policy '{shown}': {hint}")
+    return Path(source) if isfile(source) else shipped_policy(str(source))
 
 
 def _validate(data: dict[str, Any], where: str, lines: Lines) -> Policy:
@@ -130,11 +133,11 @@ def _error(
         known = _known_keys(place, method)
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys are {', '.join(known)}"
-        text = f"unknown key '{key}': {hint}"
+        text = f"unknown key '{shown(key)}': {hint}"
     elif first["type"] == "literal_error":
-        text = f"{_dotted(place)}: '{first['input']}' is not one of {first['ctx']['expected']}"
+        text = f"{_dotted(place)}: '{shown(first['input'])}' is not one of {first['ctx']['expected']}"
     else:
-        text = f"{_dotted(place)}: {first['msg'].removeprefix('Value error, ')}"
+        text = f"{_dotted(place)}: {shown(first['msg'].removeprefix('Value error, '), 1000)}"
     return PolicyError(f"{_at(where, lines, place)}: {text}")
 
 
@@ -145,7 +148,7 @@ def _at(where: str, lines: Lines, place: tuple[Any, ...]) -> str:
 
 
 def _dotted(place: tuple[Any, ...]) -> str:
-    return ".".join(str(p) for p in place) or "policy"
+    return shown(".".join(str(p) for p in place)) or "policy"
 
 
 def _known_keys(place: tuple[Any, ...], method: type[Method] | None) -> list[str]:

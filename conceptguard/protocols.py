@@ -129,6 +129,9 @@ class Denoiser(Protocol):
     def timesteps(self, steps: int) -> list[int]:
         """DDIM's timesteps, noisiest first."""
 
+    def ddim_step(self, output: Tensor, latents: Tensor, timestep: int, following: int) -> Tensor:
+        """One deterministic DDIM step to another timestep; -1 is the end."""
+
     def trajectories(self, noise: Tensor, conditions: Encoded, nothing: Encoded, steps: int, guidance: float) -> Tensor:
         """Every state of a guided DDIM run, [steps, rows, channels, h, w]."""
 

@@ -11,7 +11,7 @@ from conceptguard import load_policy
 from conceptguard.errors import PolicyError
 from conceptguard.plugins import methods as installed
 from conceptguard.policy import Policy
-from conceptguard.policy_file import shipped_policies
+from conceptguard.policy_file import shipped_policies, shipped_policy
 from conceptguard.registry import Entry, default_registry
 from conceptguard.registry.remote import RemoteSource
 
@@ -81,7 +81,7 @@ def policy(name: str) -> Policy:
         raise PolicyError(
             f"there is no policy '{name}' any more: choose another one, or put its file into ComfyUI's models/{FOLDER}"
         )
-    return load_policy(known[name])
+    return load_policy(shipped_policy(name) if known[name] == shipped_policies().get(name) else known[name])
 
 
 def models() -> list[str]:

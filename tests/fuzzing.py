@@ -31,12 +31,15 @@ def fuzz(quick: int, slow: int, **strategies: Any) -> Callable[[Callable[..., No
 
         @pytest.mark.parametrize("examples", [quick, pytest.param(slow, marks=marks)])
         def test(examples: int) -> None:
-            tried = 0
+            tried, told = 0, time.monotonic()
 
             @functools.wraps(check)
             def counted(**case: Any) -> None:
-                nonlocal tried
+                nonlocal tried, told
                 tried += 1
+                if time.monotonic() - told > 1:
+                    told = time.monotonic()
+                    report(test.__name__, tried, time.process_time() - begin)
                 check(**case)
 
             chosen = settings(
@@ -56,8 +59,8 @@ def fuzz(quick: int, slow: int, **strategies: Any) -> Callable[[Callable[..., No
     return test_of
 
 
-def report(name: str, cases: int, seconds: float, held: bool) -> None:
-    """A line of JSON about a test, where somebody asked for them."""
+def report(name: str, cases: int, seconds: float, held: bool | None = None) -> None:
+    """A line of JSON about a test, where somebody asked for them; held: None as long as it runs."""
     if path := os.environ.get("CONCEPTGUARD_FUZZED"):
         with open(path, "a") as file:
             file.write(json.dumps({"test": name, "cases": cases, "seconds": round(seconds, 1), "held": held}) + "\n")

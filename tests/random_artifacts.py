@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from conceptguard import Method, hookimpl
-from conceptguard.formats import to_kohya
+from conceptguard.formats import read_terms, to_kohya, write_edit
 from conceptguard.making.edits import streams_of
 from conceptguard.plugins import host_for
 from conceptguard.registry import write_artifact
@@ -22,6 +22,14 @@ ATTENTION = ("attn1.", "attn2.", "proj_in", "proj_out", "ff.net")
 def layers_of(pipe: Any) -> LayerIndex:
     """The layers of a pipeline under canonical names."""
     return host_for(pipe).layers()
+
+
+def terms_of(made: Any, pipe: Any) -> dict[str, Factors]:
+    """What something learnt or read adds beside the layers of a pipeline, by canonical name."""
+    metadata = made.metadata() if callable(made.metadata) else made.metadata or {}
+    tensors = made.tensors() if callable(made.tensors) else made.tensors
+    host = host_for(pipe)
+    return read_terms(tensors, metadata, host.layers(), base_weights=host.weights())
 
 
 def random_factors(shape: Sequence[int], rank: int, size: float, generator: torch.Generator) -> Factors:
@@ -81,19 +89,21 @@ def random_edit(folder: Path, pipe: Any, concept: str = "cigarette", method: str
     """A guard for a policy: a random rank-2 edit of what every layer reads of a prompt, one input side for each
     stream.
     """
-    generator, tensors = torch.Generator().manual_seed(0), {}
-    for i, stream in enumerate(streams_of(host_for(pipe))):
-        down = random_factors((1, stream.inputs), 2, 1.0, generator).down
-        for name, weight in stream.weights.items():
-            tensors[f"{name}.up"] = torch.randn(len(weight), 2, generator=generator) * 0.5
-            tensors |= {f"{name}.down": down.clone()} if i else {"shared.down": down}
+    generator, edits = torch.Generator().manual_seed(0), {}
+    for stream in streams_of(host_for(pipe)):
+        weight = next(iter(stream.weights.values()))
+        down = random_factors((1, weight.shape[1]), 2, 1.0, generator).down
+        # As large as makes every layer's ``up`` about one half.
+        shift = torch.randn(down.shape, generator=generator) * 0.5 / weight.float().pow(2).sum(1).mean().sqrt()
+        edits[stream.kind] = (down, shift, stream.weights)
+    tensors, metadata = write_edit(edits)
     fields = {
         "method": method,
         "concept": {"name": concept, "prompts": [concept, f"a {concept}"]},
         "base": {"family": "test", "fingerprint": fingerprint(layers_of(pipe).shapes())},
         "gate": {"floor": 0.9, "full": 0.95},
     }
-    write_artifact(folder, fields, tensors)
+    write_artifact(folder, fields, tensors, metadata=metadata)
     return {"method": method, "artifact": str(folder)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,21 @@ def test_policy_errors_name_the_line(tmp_path: Path, text: str, message: str) ->
     with pytest.raises(PolicyError, match=message) as caught:
         conceptguard.load_policy(path)
     assert "school.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"on_violation": "a\nb\x1b[2J\u009e"}, {"a\nb\x1b[2J": 1}, {"guards": [{"method": "a\nb\x1b[2J"}]},
+        {"guards": [{"method": "sld", "level": "a\nb\x1b[2J"}]}, {"on_violation": "long" * 5000}, "a.yaml\x1b[2J",
+        {"guards": [{"method": "sld", "concept": {"name": "a", "prompts": ["a"], "b\x1b\nc": 1}}]},
+    ],
+    ids=["value", "key", "method", "setting", "long", "name", "concept"],
+)  # fmt: skip
+def test_what_an_error_quotes_is_one_line_that_steers_no_terminal(policy: Any) -> None:
+    with pytest.raises(PolicyError) as caught:
+        conceptguard.load_policy(policy)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 2000
 
 
 def test_policy_that_is_not_there() -> None:

@@ -116,8 +116,10 @@ def main() -> None:
     begin, counted = time.perf_counter(), Counting()
     asked = [str(ROOT / test) for kind in KINDS for test in kind.tests]
     marks = "not gpu" if given.full else "not gpu and not slow"
+    patience = ["--timeout", str(2 * 3600)] if given.full else []  # a busy machine is no fault
     pytest.main(
-        ["-m", marks, "-o", "addopts=", "-q", f"--rootdir={ROOT}", "-p", "no:cacheprovider", *asked], plugins=[counted]
+        ["-m", marks, *patience, "-o", "addopts=", "-q", f"--rootdir={ROOT}", "-p", "no:cacheprovider", *asked],
+        plugins=[counted],
     )
     result = {
         "command": "faults", "version": __version__, "device": "cpu", "rows": [row(kind, counted) for kind in KINDS],

@@ -144,6 +144,22 @@ def per_image_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(['model', '', 'time'], table)}"
 
 
+def making_table(results: list[Result]) -> str:
+    """What solving an edit costs beside the published arithmetic, and how large it is."""
+    table = [
+        [f"`{row['method']}`", f"{row['concepts']:,}", f"{row['ms']:,.0f}",
+         *((f"{row['ms_peer']:,.0f}", f"{row['ratio_peer']:.3f}") if "ms_peer" in row else ("", "")),
+         f"{row['bytes'] / 1e6:.2f}", f"{row['smaller']:,.0f}", f"{row['peak_mb']:,}" if row["peak_mb"] else ""]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    told = (
+        "All 32 layers of Stable Diffusion 1.5's size, one row for each concept. The peers are the authors' loops on "
+        "the same tensors, up to a hundred concepts; `times smaller` is against the edited weights that they ship."
+    )
+    head = ["", "concepts", "ms", "the authors', ms", "share", "MB", "times smaller", "peak memory, MB"]
+    return f"{told}\n\n{markdown(head, table)}"
+
+
 def logits_table(results: list[Result]) -> str:
     """What a bank of phrases costs a token, and which part of a generation that is."""
     rows = [row for result in results for row in result["rows"]]

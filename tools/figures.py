@@ -32,6 +32,7 @@ from tools.figure_tables import (
     gates_table,
     language_table,
     logits_table,
+    making_table,
     overhead_table,
     per_image_table,
     spellings_table,
@@ -118,6 +119,13 @@ FIGURES = {
     "logits": Figure(
         ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b"), logits_table,
         "an hour",
+    ),
+    "making": Figure(
+        (
+            "conceptguard bench make --method uce --method nullspace --threads 1 --clock cpu",
+            "conceptguard bench make --method rece --concepts 1,10 --threads 1 --clock cpu",
+        ),
+        making_table, "a quarter of an hour",
     ),
     "comfyui": Figure(
         (

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..making.edits import Rows, directions, edited, solve, solve_free
+from ..making.edits import Edit, Rows, brought_back, directions, edited, products, solve, solve_free, trimmed
 
 Row = dict[str, Any]
 WIDTH, KEPT, LAMB = 768, 10, 0.5
 OUTPUTS = [320] * 10 + [640] * 10 + [1280] * 12  # keys and values of sixteen attention layers
 MOST_PEER = 100  # concepts up to which the peer is timed: it takes minutes beyond
 CUTOFF = 0.1  # share of the spectrum that must stay
+RIDGE, AGAIN = 0.1, 0.1  # of RECE: its regulariser, and pull and weight of what stays in a round
 
 
 def subject(concepts: int, device: str, seed: int = 0) -> tuple[dict[str, Tensor], Rows]:
@@ -32,10 +33,10 @@ def subject(concepts: int, device: str, seed: int = 0) -> tuple[dict[str, Tensor
     return weights, Rows(erased, guide, kept)
 
 
-def uce(weights: dict[str, Tensor], rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-    """Ours: ``down`` [r, d], and ``up`` [out, r] by layer."""
+def uce(weights: dict[str, Tensor], rows: Rows) -> tuple[Edit, dict[str, Tensor]]:
+    """Ours: the edit, which is what an artifact holds, and ``up`` [out, r] by layer, which a guard adds."""
     edit = solve(rows, LAMB)
-    return edit.down, edited(edit, weights)
+    return edit, edited(edit, weights)
 
 
 def uce_official(weights: dict[str, Tensor], rows: Rows) -> dict[str, Tensor]:
@@ -51,11 +52,46 @@ def uce_official(weights: dict[str, Tensor], rows: Rows) -> dict[str, Tensor]:
     return found
 
 
-def nullspace(weights: dict[str, Tensor], rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+def rece(weights: dict[str, Tensor], rows: Rows) -> tuple[Edit, dict[str, Tensor]]:
+    """Ours, with one round as the authors' code has it."""
+    edit = solve(rows, LAMB)
+    gram = sum(products(weight, weight) for weight in weights.values())
+    derived = rows._replace(erased=brought_back(edit, gram, rows.erased, RIDGE))  # type: ignore[arg-type]
+    edit = trimmed(edit.then(solve(derived, AGAIN, 1.0, AGAIN)))
+    return edit, edited(edit, weights)
+
+
+def rece_official(weights: dict[str, Tensor], rows: Rows) -> dict[str, Tensor]:
+    """RECE's loop (Gong et al., 2024) around UCE's: for every concept the sums over all layers are made anew."""
+    first = uce_official(weights, rows)
+    derived = []
+    for own in rows.erased:
+        left = RIDGE * torch.eye(WIDTH, device=own.device)
+        right = torch.zeros_like(left)
+        for name, old in weights.items():
+            left = left + first[name].T @ first[name]
+            right = right + first[name].T @ old
+        derived.append(torch.inverse(left) @ (right @ own))
+    return _again(first, rows._replace(erased=torch.stack(derived)))
+
+
+def _again(weights: dict[str, Tensor], rows: Rows) -> dict[str, Tensor]:
+    found = {}
+    for name, weight in weights.items():
+        left, right = AGAIN * weight, AGAIN * torch.eye(WIDTH, device=weight.device)
+        for scale, own, guide in [*((1.0, *pair) for pair in zip(rows.erased, rows.guide)),
+                                  *((AGAIN, kept, kept) for kept in rows.preserved)]:  # fmt: skip
+            left = left + scale * torch.outer(weight @ guide, own)
+            right = right + scale * torch.outer(own, own)
+        found[name] = left @ torch.inverse(right)
+    return found
+
+
+def nullspace(weights: dict[str, Tensor], rows: Rows) -> tuple[Edit, dict[str, Tensor]]:
     """Ours, in what the rows to keep leave free."""
     _, free = directions(rows.preserved, CUTOFF)
     edit = solve_free(rows._replace(preserved=rows.preserved[:0]), free, 1.0, 1.0)
-    return edit.down, edited(edit, weights)
+    return edit, edited(edit, weights)
 
 
 def nullspace_official(weights: dict[str, Tensor], rows: Rows) -> dict[str, Tensor]:
@@ -74,6 +110,7 @@ def nullspace_official(weights: dict[str, Tensor], rows: Rows) -> dict[str, Tens
 
 METHODS: dict[str, tuple[Any, Any, str]] = {
     "uce": (uce, uce_official, "UCE's loop"),
+    "rece": (rece, rece_official, "RECE's loop"),
     "nullspace": (nullspace, nullspace_official, "SPEED's projection"),
 }
 
@@ -96,8 +133,8 @@ def measure(method: str, concepts: int, device: str, repeats: int, clock: Callab
             answers.append(run(weights, rows))
             _wait(device)
             taken.append(clock() - begin)
-    down, ups = answers[0]
-    size = 4 * (down.numel() + sum(up.numel() for up in ups.values()))
+    (down, shift), ups = answers[0]
+    size = 4 * (down.numel() + shift.numel())
     whole = 4 * sum(weight.numel() for weight in weights.values())
     found: Row = {
         "method": method, "concepts": concepts, "ms": round(1000 * statistics.median(times[0]), 2), "bytes": size,

@@ -176,7 +176,7 @@ def gates(
 def make(
     concepts: str = typer.Option("1,10,100,1000", metavar="N,N", help="Concepts that are solved at once."),
     method: list[str] | None = typer.Option(
-        None, metavar="M", help="uce or nullspace; may be repeated. Default: both."
+        None, metavar="M", help="uce, rece or nullspace; may be repeated. Default: all."
     ),
     repeats: int = typer.Option(1, min=1, help="Rounds; in each, ours and the peer are timed in turn."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads; default: torch's own choice."),

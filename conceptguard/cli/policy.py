@@ -52,13 +52,13 @@ def policies(json: str | None = JSON) -> None:
     preserve (what must leave a gate by prompt shut); beside these, the settings of its method: `conceptguard plugins
     METHOD`.
     """
-    from ..policy_file import load_policy, shipped_policies
+    from ..policy_file import load_policy, shipped_policies, shipped_policy
     from .output import report
 
     begin = time.perf_counter()
     rows = []
-    for name, path in shipped_policies().items():
-        rules = load_policy(path)
+    for name in shipped_policies():
+        rules = load_policy(path := shipped_policy(name))
         families = ", ".join(sorted(_families(rules)))
         rows.append({"policy": name, "for": families, "guards": len(rules.guards), "on_violation": rules.on_violation,
                      "about": _about(rules), "file": str(path)})  # fmt: skip

@@ -100,9 +100,13 @@ def verify(
 ) -> None:
     """Check sizes, hashes, headers and values of artifacts. Exit status 1 when one of them is not good.
 
+    Policies, suites and models of signed registries are checked as well: each file is what was signed, none is missing
+    and none more is there.
+
     \b
     conceptguard verify
     conceptguard verify emoji-sd/spm/cigarette
+    conceptguard verify models/emoji-sd
     """
     from conceptguard.cli.output import report
     from conceptguard.registry import default_registry

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from conceptguard.errors import ArtifactError
+from conceptguard.formats.edit import is_edit
 
 # The spellings, by who wrote the file:
 #   kohya, SPM     lora_unet_mid_block_..._to_q.lora_down.weight   .lora_up.weight   .alpha
@@ -77,7 +78,7 @@ def _other(key: str) -> str | None:
 
 
 def detect_format(keys: Iterable[str]) -> str:
-    """`kohya`, `peft`, `diffusers`, `shared`, `uce`, `text_encoder`, or `sae`, told by the keys of a file.
+    """`kohya`, `peft`, `diffusers`, `edit`, `shared`, `uce`, `text_encoder`, or `sae`, told by the keys of a file.
 
     Raises ArtifactError for keys of a kind that cannot be read, naming the kind.
     """
@@ -90,6 +91,8 @@ def detect_format(keys: Iterable[str]) -> str:
             )
     if "shared.down" in keys:
         return "shared"
+    if is_edit(keys):
+        return "edit"
     if any(split_key(key) and not key.endswith(".alpha") for key in keys):
         if any(key.startswith(("lora_", "lycoris_")) for key in keys):
             return "kohya"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from conceptguard.errors import ArtifactError
 from conceptguard.formats.alpha import Alphas
+from conceptguard.formats.edit import read_edit
 from conceptguard.formats.forms import check_factors
 from conceptguard.formats.keys import detect_format
 from conceptguard.formats.lora import BaseWeights, Shapes, read_lora
@@ -50,10 +51,10 @@ def read_terms(
     """Terms by canonical layer name: down [r, in] or [r, in, kh, kw], up [out, r] or [out, r, 1, 1], scale =
     alpha / r.
 
-    Reads SPM, LoRA with all its spellings and the forms of LyCORIS, our own shared-input form, and UCE weights. For
-    the last, for DoRA and for OFT, `base_weights` gives the weight of a layer by its canonical name. `layer_names` are
-    those of the base model, best with their shapes (a mapping to shapes or to modules); None takes dotted names at
-    their word. `config` is a peft `adapter_config.json`, `alpha` overrides what the file does not say.
+    Reads SPM, LoRA with all its spellings and the forms of LyCORIS, our own edits of what layers read, and UCE weights.
+    For the last two, for DoRA and for OFT, `base_weights` gives the weight of a layer by its canonical name.
+    `layer_names` are those of the base model, best with their shapes (a mapping to shapes or to modules); None takes
+    dotted names at their word. `config` is a peft `adapter_config.json`, `alpha` overrides what the file does not say.
     `missing_alpha` says what a layer without an alpha has in a file where others have one: "rank", as for kohya and
     ComfyUI, so that its scale is 1; "common", the most frequent one, as for diffusers.
 
@@ -64,6 +65,8 @@ def read_terms(
     names = names_of(layer_names)
     if kind == "text_encoder":
         raise ArtifactError("the file holds a whole text encoder, not terms: import it with `--as text_encoder`")
+    if kind == "edit":
+        return read_edit(tensors, metadata, names, base_weights)
     if kind == "shared":
         return _read_shared(tensors, names)
     if kind == "uce":
@@ -154,6 +157,7 @@ def base_weights_of(modules: Mapping[str, Any]) -> BaseWeights:
 
 
 def _read_shared(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Factors]:
+    """Edits as they were written first, with every layer's ``up``."""
     from conceptguard.runtime.lowrank import Factors
 
     shared = tensors["shared.down"]

@@ -93,13 +93,15 @@ class Closed:
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """A language model's tokens. pieces: the bytes that every id stands for, empty for special tokens, None for ids
-    that the tokenizer does not have; stops: ids that end a text."""
+    that the tokenizer does not have; stops: ids that end a text; bytewise: ids of single bytes that the tokenizer shows
+    run by run: where a run is no whole letters, as signs that nobody can read, those that were letters as well."""
 
     pieces: Sequence[bytes | None]
     special: frozenset[int]
     stops: frozenset[int]
     decode: Callable[[Sequence[int]], str]
     encode: Callable[[Sequence[str]], list[list[int]]]
+    bytewise: frozenset[int] = frozenset()
 
     @cached_property
     def word(self) -> Callable[[int], str]:

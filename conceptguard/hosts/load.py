@@ -46,10 +46,13 @@ def _place(name: str) -> Path:
     """Where a model is: an embedded one's folder, a path that is there, or what may be a Hub id."""
     path = Path(name).expanduser()
     if not written_as_path(name):
+        registry = default_registry()
         try:
-            return default_registry().model(name)
+            return registry.model(name)
         except RegistryError:
-            if not path.exists() and name.count("/") != 1:
+            # One that is embedded and not what was signed is refused, and nothing else is taken in its place.
+            embedded = any(name in source.models() for source in registry.sources)
+            if embedded or (not path.exists() and name.count("/") != 1):
                 raise
     if path.exists() or (name.count("/") == 1 and not written_as_path(name)):
         return path

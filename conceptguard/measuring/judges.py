@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RegistryError
 from ..registry import shipped_folder
+from ..registry.signed.beside import shipped
 from .judge import Assessor, Judge
 from .retrieval import RetrievalJudge
 
@@ -75,11 +76,12 @@ def load_judges(suite: Suite, named: Sequence[str] = ()) -> Judges:
 
 
 def _folder(name: str) -> Path | None:
-    """Where a judge of this name is."""
+    """Where a judge of this name is. Raises RegistryError for a shipped one that is not what was signed."""
     models = shipped_folder() / "models"
     places = [Path(name).expanduser(), models / name, models / f"{_short(name)}-judge"]
     # A folder of somebody's that is called like an embedded model is one of weights, and no judge.
-    return next((place for place in places if (place / "config.json").is_file()), None)
+    found = next((place for place in places if (place / "config.json").is_file()), None)
+    return shipped(f"models/{found.name}") if found is not None and found.parent == models else found
 
 
 def _short(name: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import RegistryError
 from ..files import yaml
 from ..registry import shipped_folder
+from ..registry.signed.beside import shipped
 from ..text.words import stands_in
 
 
@@ -195,11 +196,11 @@ def _place(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file() or (path / "suite.yaml").is_file():
         return path
-    suites = {p.name: p for p in sorted((shipped_folder() / "suites").iterdir()) if (p / "suite.yaml").is_file()}
+    suites = [p.name for p in sorted((shipped_folder() / "suites").iterdir()) if (p / "suite.yaml").is_file()]
     if str(name) not in suites:
         there = ", ".join([*suites, "language"])
         raise RegistryError(f"no prompt suite for '{name}' (there are: {there}): give one of them, or a file of yours")
-    return suites[str(name)]
+    return shipped(f"suites/{name}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], tuple[Path, int]]]:

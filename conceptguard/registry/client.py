@@ -18,6 +18,7 @@ from conceptguard.registry.local import LocalSource
 from conceptguard.registry.places import shipped_folder, user_folder
 from conceptguard.registry.remote import RemoteSource
 from conceptguard.registry.settings import registries, settings_file
+from conceptguard.registry.signed.layout import BESIDE
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
@@ -211,7 +212,8 @@ class Registry:
 
     def verify(self, ref: str | None = None) -> list[dict[str, Any]]:
         """Check every byte of one artifact or of all: rows with `ref`, `source`, `ok`, `why`, `signed`, `bytes`,
-        `files`; `signed` says by whom, or `unsigned`.
+        `files`; `signed` says by whom, or `unsigned`. Policies, suites and models of signed folders have rows too, by
+        their paths, such as ``models/emoji-sd``.
 
         Remote artifacts that were never pulled are not fetched for this; their `why` says so and they count
         as good.
@@ -221,6 +223,13 @@ class Registry:
     def verify_each(self, ref: str | None = None) -> Iterator[dict[str, Any]]:
         """The rows of `verify`, one by one."""
         if ref is not None:
+            if _is_beside(ref):
+                folders = [source for source in self.sources if isinstance(source, LocalSource)]
+                row = next((row for source in folders for row in _verify_beside(source, ref)), None)
+                if row is None:
+                    raise RegistryError(f"no {ref} in any signed folder: `conceptguard verify` says what there is")
+                yield row
+                return
             path = _as_path(ref)
             source, entry = (None, None) if path is not None else self._find(ref)
             yield _verified(entry.ref if entry else str(ref), source.name if source else "", lambda: self.load(ref))
@@ -228,8 +237,27 @@ class Registry:
         for source in self.sources:
             if isinstance(source, LocalSource):
                 yield from _verify_folder(source)
+                yield from _verify_beside(source)
             else:
                 yield from _verify_remote(source)
+
+
+def _is_beside(ref: str) -> bool:
+    """Whether it is the path of a policy, a suite or a model in a registry, and not one from here."""
+    kind, _, name = ref.partition("/")
+    return kind in BESIDE and name != "" and "/" not in name and not Path(ref).exists()
+
+
+def _verify_beside(source: LocalSource, *places: str) -> Iterator[dict[str, Any]]:
+    """Of the policies, suites and models of a folder, where it is signed."""
+    try:
+        view = source.view()
+    except ConceptGuardError:  # which the row of every artifact says
+        return
+    if view is not None:
+        from conceptguard.registry.signed.beside import rows
+
+        yield from rows(view, source.root, source.name, *places)
 
 
 def _verified(ref: str, source: str, load: Any, why: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from conceptguard.errors import ArtifactError
 from conceptguard.files.atomic import sha256_file
 from conceptguard.files.header import Header, read_header
 from conceptguard.files.paths import PICKLES, is_name, pickle_message, slug
+from conceptguard.formats.edit import layers_of_edit
 from conceptguard.formats.keys import detect_format
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ KINDS = ("spm", "lora", "uce", "text_encoder")
 _FITTING = {
     "spm": {"kohya"},
     "lora": {"kohya", "peft", "diffusers"},
-    "uce": {"uce", "shared"},
+    "uce": {"uce", "edit", "shared"},
     "text_encoder": {"text_encoder"},
 }
 _USUAL = {
     "kohya": "lora",
     "peft": "lora",
     "diffusers": "lora",
+    "edit": "uce",
     "shared": "uce",
     "uce": "uce",
     "text_encoder": "text_encoder",
@@ -156,9 +158,17 @@ def check_layers(header: Header, found: str, layers: Mapping[str, tuple[int, ...
     from conceptguard.errors import BaseMismatch
     from conceptguard.formats.names import names_of
 
-    if found not in ("shared", "uce"):
+    if found not in ("edit", "shared", "uce"):
         return
     names = names_of(layers)
+    if found == "edit":
+        for written, stream in layers_of_edit(header.tensors, header.metadata).items():
+            ours, slot = layers[names.find(written)], header.tensors.get(f"{stream}.edit.shift")
+            if slot is None or len(ours) != 2 or slot.shape[1] > ours[1]:
+                raise BaseMismatch(
+                    f"layer {written} is {list(ours)}, which this edit is not for: it is for another base"
+                )
+        return
     for key, slot in header.tensors.items():
         if key == "shared.down":
             continue

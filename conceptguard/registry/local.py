@@ -132,9 +132,18 @@ class LocalSource:
             )
 
     def model(self, name: str) -> Path | None:
-        """The folder of an embedded model, if it is here."""
+        """The folder of an embedded model, if it is here. Raises RegistryError for another one than was signed; what
+        was added to a folder since it was signed is unsigned, but for the shipped one, whose models must be signed.
+        """
         folder = self.root / "models" / name
-        return folder if is_name(name) and any((folder / mark).is_file() for mark in _GENERATES) else None
+        if not is_name(name) or not any((folder / mark).is_file() for mark in _GENERATES):
+            return None
+        view = self.view()
+        if view is not None and (self.packaged or any(path.startswith(f"models/{name}/") for path in view.beside)):
+            from conceptguard.registry.signed.beside import vouch
+
+            vouch(view, self.root, f"models/{name}")
+        return folder
 
     def models(self) -> list[str]:
         """Names of the embedded models."""

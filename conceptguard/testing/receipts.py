@@ -22,11 +22,16 @@ _LAYERS = 3
 
 
 class _Recorder:
-    """How far one layer's term was open, per denoiser call and row: the share that explains the layer's output best."""
+    """How far one layer's term was open, per denoiser call and row: the share that explains the layer's output best.
 
-    def __init__(self, layer: Any, factors: Factors):
-        self.layer, self.factors = layer, factors
-        self.shares: list[Tensor] = []
+    shares: by the number of calls that the receipt had told of then. A guard may call the denoiser itself, before or
+    behind the call that it changes; such a call has the same number as the step's own that follows, which overwrites it
+    """
+
+    def __init__(self, session: Session, layer: Any, factors: Factors):
+        self.session, self.layer, self.factors = session, layer, factors
+        self.shares: dict[int, Tensor] = {}
+        self.calls = 0
         self.handle = layer.register_forward_hook(self)
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -40,7 +45,8 @@ class _Recorder:
         else:
             plain, term = F.linear(x, weight, bias), x @ down.T @ up.T
         rest, term = (output.double() - plain).flatten(1), term.flatten(1)
-        self.shares.append((rest * term).sum(1) / (term * term).sum(1).clamp_min(1e-30))
+        self.shares[self.session.receipt.steps] = (rest * term).sum(1) / (term * term).sum(1).clamp_min(1e-30)
+        self.calls += 1
 
 
 def receipt_is_true(bench: Bench) -> None:
@@ -50,21 +56,22 @@ def receipt_is_true(bench: Bench) -> None:
         terms = _terms(session)
         own = f"{session.host.denoiser_name}."
         names = [name for name in terms.factors if name.startswith(own)][:: max(1, len(terms.factors) // _LAYERS)]
-        recorders = [_Recorder(session.layers[name], terms.factors[name]) for name in names]
+        recorders = [_Recorder(session, session.layers[name], terms.factors[name]) for name in names]
+        calls_itself = session.has("predict_noise") or session.has("condition")
         try:
             demand(bench.attempt(prompts) is not None, "refused")
         finally:
             for recorder in recorders:
                 recorder.handle.remove()
-        act = session.receipt.acts[0]
+        act, steps = session.receipt.acts[0], range(session.receipt.steps)
         # Where each branch is a call of its own, the receipt tells of the rows of one after the other.
         told = torch.tensor(act.gates, dtype=torch.double).split(len(recorders[0].shares[0]))
         for name, recorder in zip(names, recorders):
             demand(
-                len(recorder.shares) == session.receipt.steps,
+                recorder.shares.keys() >= set(steps) and (calls_itself or recorder.calls == len(steps)),
                 f"{name} ran another number of times than the receipt's steps",
             )
-            for step, share in enumerate(recorder.shares):
+            for step, share in ((step, recorder.shares[step]) for step in steps):
                 gates = told[step % len(told)]
                 said = gates if step in act.steps else torch.zeros_like(gates)
                 demand(

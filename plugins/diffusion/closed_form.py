@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from conceptguard.formats import base_weights_of, read_artifact
+from conceptguard.formats import read_artifact
 from conceptguard.making.edits import Tokens
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
@@ -35,5 +35,5 @@ class ClosedForm(Method):
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """The edit's terms on every layer that reads text."""
         assert self.artifact is not None
-        factors = read_artifact(self.artifact, layers, base_weights=base_weights_of(layers))
+        factors = read_artifact(self.artifact, layers, base_weights=self.host.weights())
         return Terms(self, factors, self.gate())

@@ -5,7 +5,7 @@ weights of all layers and W the model's own, the embedding that comes nearest to
 
     c' = (ρ I + Σ W'ᵀW')⁻¹ (Σ W'ᵀW) c
 
-All layers share the edit, W' = W T, so that both sums follow from one G = Σ WᵀW, however many layers there are.
+All layers share the edit, W' = W T, see ``making.edits.derive``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.errors import ArtifactError, PolicyError
-from conceptguard.making.edits import Edit, Problem, Rows, products, read_rows, solve, trimmed, wordings
+from conceptguard.errors import PolicyError
+from conceptguard.making.edits import Edit, Problem, Rows, brought_back, products, read_rows, solve, trimmed, wordings
 from conceptguard.making.task import Learned, Task
 from conceptguard.making.templates import TEMPLATES
 
@@ -118,17 +118,6 @@ def iterate(rows: Rows, apart: Rows, gram: Tensor, s: RECEMakeSettings) -> tuple
         edit, known = further, brought_back(further, gram, apart.erased, ridge)
         told.append(Round(_returned(edit, gram, known, apart), round(blocked, 4), moved))
     return edit, told
-
-
-def brought_back(edit: Edit, gram: Tensor, rows: Tensor, ridge: float) -> Tensor:
-    """For each row [n, d] the embedding whose edited keys and values come nearest to the row's own, [n, d]."""
-    changed = edit.matrix()
-    inner = changed.T @ gram @ changed
-    inner.diagonal().add_(ridge)
-    factor, failed = torch.linalg.cholesky_ex(inner)
-    if failed:
-        raise ArtifactError("making rece: no embedding can be derived: raise regulariser")
-    return torch.cholesky_solve(changed.T @ (gram @ rows.double().T), factor).T
 
 
 def _returned(edit: Edit, gram: Tensor, derived: Tensor, apart: Rows) -> float:

@@ -75,34 +75,38 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKD", "".join(seen)).casefold()
 
 
-def text_of(tok: Any, ids: list[int]) -> str:
-    """What tokens say, read from their bytes: the decoder of sentencepiece's tokenizers has no letter at all of those
-    that come as bytes beside a byte that is none, which the threat model names as a gap."""
-    said = tok.decode(ids, skip_special_tokens=True)
+def texts_of(tok: Any, ids: list[int]) -> set[str]:
+    """What tokens say: as they are decoded and read from their bytes. The decoder of sentencepiece's tokenizers has no
+    letter at all of those that come as bytes beside a byte that is none; other programs have them."""
+    said = str(tok.decode(ids, skip_special_tokens=True))
     if "\ufffd" not in said or "<0x00>" not in tok.get_vocab():
-        return str(said)
+        return {said}
     names = tok.convert_ids_to_tokens([i for i in ids if i not in tok.all_special_ids])
     one = [bytes([int(n[3:5], 16)]) if re.fullmatch("<0x..>", n) else n.replace("\u2581", " ").encode() for n in names]
-    return b"".join(one).decode("utf-8", "replace")
+    return {said, b"".join(one).decode("utf-8", "replace")}
 
 
 def says(tok: Any, prompt: list[int], own: list[int]) -> str | None:
     """The phrase that a reader finds, one that begins in the prompt as well; not the product's way of reading."""
-    whole, begun = (plain(text_of(tok, ids)) for ids in (prompt + own, prompt))
+    begun = min(len(plain(text)) for text in texts_of(tok, prompt))
     for phrase in PHRASES:
         words = r"\s+".join(map(re.escape, plain(phrase).split()))
-        for found in re.finditer(rf"(?<![\w+]){words}(?![\w+])", whole):
-            if found.end() > len(begun):
-                return phrase
+        for whole in texts_of(tok, prompt + own):
+            for found in re.finditer(rf"(?<![\w+]){words}(?![\w+])", plain(whole)):
+                if found.end() > begun:
+                    return phrase
     return None
 
 
 def unlike(tok: Any, ids: list[int]) -> bool:
     """Whether a text has nothing to do with any phrase: not even all but the last word of one, however spaced."""
-    text = plain(text_of(tok, ids))
-    letters = re.sub(r"[^a-z]", "", text)
     begun = {"c" if phrase == "C++" else plain(phrase).split()[0] for phrase in PHRASES}
-    return all(c.isascii() or c in "東京٣👍🏽\ufffd" for c in text) and not any(word in letters for word in begun)
+
+    def free(text: str) -> bool:
+        letters = re.sub(r"[^a-z]", "", text)
+        return all(c.isascii() or c in "東京٣👍🏽\ufffd" for c in text) and not any(word in letters for word in begun)
+
+    return all(free(plain(text)) for text in texts_of(tok, ids))
 
 
 @fuzz(120, 12_000, kind=KINDS, rows=st.lists(ROW, min_size=1, max_size=3), seed=st.integers(0, 99))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conceptguard_plugins.diffusion.uce import UCE
+from random_artifacts import terms_of
 from tiny import generate as draw
 from tiny import tiny_sd, tiny_sdxl
 from tiny_transformers import generate, tiny_flux, tiny_sd3, tiny_wan
@@ -132,7 +133,7 @@ def test_rows_that_the_concept_is_not_in_are_left_alone(tokenizer: Any, tmp_path
     """A gate for each row, at the layer of pooled vectors as well."""
     pipe = tiny_sdxl(tokenizer)
     artifact = UCE.make(host_for(pipe), CONCEPT, tmp_path, preserve=[KEPT], tokens="last")
-    assert "unet.add_embedding.linear_1.down" in artifact.tensors()
+    assert "unet.add_embedding.linear_1" in terms_of(artifact, pipe)
     bare = draw(pipe, [KEPT, OWN])
     with conceptguard.attach(pipe, {"name": "t", "guards": [{"method": "uce", "artifact": str(artifact.folder)}]}):
         got = draw(pipe, [KEPT, OWN])
@@ -141,7 +142,7 @@ def test_rows_that_the_concept_is_not_in_are_left_alone(tokenizer: Any, tmp_path
 
 def test_time_ids_beside_the_pooled_vector_are_not_edited(tokenizer: Any, tmp_path: Path) -> None:
     pipe = tiny_sdxl(tokenizer)
-    down = made(pipe, tmp_path).tensors()["unet.add_embedding.linear_1.down"]
+    down = terms_of(made(pipe, tmp_path), pipe)["unet.add_embedding.linear_1"].down
     width = host_for(pipe).encode([OWN]).pooled.shape[1]
     assert down.shape[1] == pipe.unet.add_embedding.linear_1.in_features > width
     assert down[:, :width].any() and not down[:, width:].any()

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from conceptguard_plugins.diffusion.nullspace import Nullspace
 from conceptguard_plugins.diffusion.rece import RECE
 from conceptguard_plugins.diffusion.spm.method import SPM
 from conceptguard_plugins.diffusion.trce.method import TRCE
 from conceptguard_plugins.diffusion.uce import UCE
+from random_artifacts import terms_of
 from tiny import generate, tiny_sd
 
 import conceptguard
@@ -88,7 +90,7 @@ def test_one_of_a_hundred_is_withdrawn_to_the_last_bit(pipe: Any, hundred: Artif
     assert content(UCE.withdraw(host_for(pipe), hundred, [HUNDRED[41]], progress=False)) == content(fresh)
 
 
-@pytest.mark.parametrize("method", [UCE, TRCE, RECE])
+@pytest.mark.parametrize("method", [UCE, TRCE, Nullspace, RECE])
 def test_withdrawn_to_the_last_bit(method: Any, pipe: Any, tmp_path: Path, read: list[str]) -> None:
     """One in the middle, then the first and the last; nothing of the others is read again, save by RECE to validate."""
     whole = make(method, pipe, THINGS[:6], tmp_path / "whole", name="six")
@@ -127,12 +129,12 @@ def test_each_keeps_its_own_replacement(method: type[Method], pipe: Any, tmp_pat
         {"name": "knife", "prompts": ["knife"], "replacement": "spoon"},
     ]
     options = {"tokens": "last", "lamb": 1e-6} if method is UCE else {"templates": ["{}"]}
-    tensors = make(method, pipe, concepts, tmp_path, **options).tensors()
+    terms = terms_of(make(method, pipe, concepts, tmp_path, **options), pipe)
     states, place = host_for(pipe).encode(["beer", "milk", "knife", "spoon"]).embeds.double(), 1 + (method is TRCE)
     layers = host_for(pipe).layers()
-    for name in (key.removesuffix(".up") for key in tensors if key.endswith(".up")):
+    for name, (down, up, _) in terms.items():
         old = layers[name].weight.detach().double()
-        new = old + tensors[f"{name}.up"].double() @ tensors["shared.down"].double()
+        new = old + up.double() @ down.double()
         for own, guide in ((0, 1), (2, 3)):
             way = (old @ (states[own, place] - states[guide, place])).norm()
             assert (new @ states[own, place] - old @ states[guide, place]).norm() < 0.1 * way

@@ -15,6 +15,7 @@ import pytest
 from paths import TESTS
 
 Rows = Callable[[str, int], list[dict[str, Any]]]
+HOURS = 2 * 3600  # seconds: where every step is tried on a machine that others use, minutes are not enough
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def rows(tmp_path: Path, record_property: Callable[[str, object], None]) -> Rows
     def run(what: str, stride: int) -> list[dict[str, Any]]:
         command = [sys.executable, str(Path(__file__).with_name("interrupted_index.py")), str(tmp_path), what]
         variables = {**os.environ, "CONCEPTGUARD_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(TESTS)}
-        done = subprocess.run([*command, str(stride)], capture_output=True, text=True, timeout=300, env=variables)
+        done = subprocess.run([*command, str(stride)], capture_output=True, text=True, timeout=HOURS, env=variables)
         assert done.returncode == 0, done.stderr
         found = [json.loads(line) for line in done.stdout.splitlines()]
         record_property("faults", sum(row["fault"] for row in found))
@@ -36,7 +37,8 @@ def rows(tmp_path: Path, record_property: Callable[[str, object], None]) -> Rows
 
 def soon_and_slow(what: str, stride: int, *others: str) -> Any:
     """One of them now and then, and all of them at every step in the slow run."""
-    slow = [pytest.param(one, 1, marks=pytest.mark.slow) for one in (what, *others)]
+    marks = [pytest.mark.slow, pytest.mark.timeout(HOURS)]
+    slow = [pytest.param(one, 1, marks=marks) for one in (what, *others)]
     return pytest.mark.parametrize(("what", "stride"), [(what, stride), *slow])
 
 

@@ -16,6 +16,7 @@ from conceptguard import Method
 from conceptguard.testing import (
     Case,
     ContractBroken,
+    NotApplicable,
     check_contract,
     contract_checks,
     contract_tests,
@@ -58,10 +59,25 @@ def _uce() -> Case:
     return Case(random_edit(Path(_FOLDER.name) / "uce", _pipeline()), opens=_OPENS, load=_pipeline)
 
 
+def _trce() -> Case:
+    """Both stages: terms, and a steering that calls the denoiser itself."""
+    guard = random_edit(Path(_FOLDER.name) / "trce", _pipeline(), method="trce")
+    return Case({**guard, "early": 1.0}, opens=_OPENS, load=_pipeline)
+
+
 test_spm = contract_tests(_spm)
 test_lora = contract_tests(_lora)
 test_uce = contract_tests(_uce)
 test_few_shot = contract_tests(_few_shot)
+
+
+# Steering cannot work without classifier-free guidance and says so; the kit's check wants a picture there.
+@pytest.mark.parametrize("check", [pytest.param(c, id=n) for n, c in contract_checks(_trce) if n != "guidance_off"])
+def test_trce_of_both_stages(check: Any) -> None:
+    try:
+        check()
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.mark.parametrize("method", CAUGHT_BY, ids=lambda method: method.name)

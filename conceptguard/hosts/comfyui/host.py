@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...errors import GuardError, SessionError
 from ...generation.conditioning import Encoded
@@ -32,7 +33,7 @@ from .layers import encoders_of, layers_of
 from .noise_levels import noise_levels
 from .sampling import Sampling, guidance_of
 from .text import Texts
-from .weight_patches import WeightPatches
+from .weight_patches import WeightPatches, own_weights
 
 if TYPE_CHECKING:
     from ...protocols import Denoiser, DrawingSession
@@ -96,6 +97,14 @@ class ComfyHost(Host):
     def layers(self) -> LayerIndex:
         """Linear and convolution layers of the model and the text encoders under diffusers names."""
         return layers_of(self.family, self.patcher, self.texts.clip)
+
+    def weights(self) -> Callable[[str], Tensor]:
+        """Weights by canonical names of layers, without patches."""
+        clip = self.texts.clip.patcher
+        components = {name.split(".", 1)[0] for name in self.layers()}
+        return own_weights(
+            self.layers(), {name: self.patcher if name == self.family.denoiser else clip for name in components}
+        )
 
     def compiled(self) -> bool:
         """Whether the sampling that runs is of a compiled model."""

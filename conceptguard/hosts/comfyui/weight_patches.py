@@ -6,7 +6,7 @@ asked of ComfyUI's own function, once for every set of patches.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,23 @@ def _patch(layer: nn.Module | Part, key: str, patches: list[Any], patcher: Any) 
             "there: leave that node out of the graph"
         ) from error
     return Patch(layer.own(delta), layer.own(own)) if isinstance(layer, Part) else Patch(delta, own)
+
+
+def own_weights(layers: Mapping[str, Any], patchers: Mapping[str, Any]) -> Callable[[str], Tensor]:
+    """Weights by canonical name without any patch, also where a sampling before left patches in them.
+
+    patchers: of the model and of the CLIP, by the first part of a layer's name
+    """
+    keys: dict[int, dict[str, str]] = {}
+
+    def weight(name: str) -> Tensor:
+        patcher, layer = patchers[name.split(".", 1)[0]], layers[name]
+        if id(patcher) not in keys:
+            keys[id(patcher)] = _keys_of(layers, patcher.model)
+        own = _own_weight(patcher, keys[id(patcher)][name])
+        return layer.own(own) if isinstance(layer, Part) else own
+
+    return weight
 
 
 def _own_weight(patcher: Any, key: str) -> Tensor:

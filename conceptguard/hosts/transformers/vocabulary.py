@@ -53,7 +53,16 @@ def _read(tokenizer: Any, stops: frozenset[int], size: int) -> Vocabulary:
                 return [found.ids for found in backend.encode_batch(list(texts), add_special_tokens=False)]
         return list(tokenizer(list(texts), add_special_tokens=False).input_ids) if texts else []
 
-    return Vocabulary(pieces, special, stops, decode, encode)
+    return Vocabulary(pieces, special, stops, decode, encode, _bytewise(tokenizer) - special)
+
+
+def _bytewise(tokenizer: Any) -> frozenset[int]:
+    """Tokens that are one byte and are shown together with the bytes beside them."""
+    if _kind(tokenizer) == "bytes":
+        return frozenset()
+    return frozenset(
+        i for token, i in tokenizer.get_vocab().items() if isinstance(token, str) and _BYTE.fullmatch(token)
+    )
 
 
 def _special(tokenizer: Any, decode: Any) -> frozenset[int]:

@@ -1,5 +1,6 @@
 """Edits in closed form: where text enters a denoiser, which rows of an encoding are a concept's, and one solver."""
 
+from .derive import brought_back
 from .each import rows_of_each
 from .free import directions, how_many_fit, solve_free
 from .problem import Problem
@@ -16,6 +17,7 @@ __all__ = [
     "Stream",
     "Tokens",
     "Wording",
+    "brought_back",
     "check_texts",
     "directions",
     "edited",

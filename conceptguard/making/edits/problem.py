@@ -40,7 +40,8 @@ class Problem:
         """The artifact of one edit for each stream. made: how, for the manifest."""
         ranks = {stream.kind: len(edits[stream.kind].down) for stream in self.streams}
         made = self.task.made(rank=max(ranks.values()), ranks=ranks, **made)
-        return Learned(tensors_of(edits, self.streams), made, self.opens)
+        tensors, metadata = tensors_of(edits, self.streams)
+        return Learned(tensors, made, self.opens, metadata=metadata)
 
     @property
     def opens(self) -> Opens:

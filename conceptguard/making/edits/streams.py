@@ -11,13 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...errors import ArtifactError
-from ...formats import base_weights_of
+from ...formats import base_weights_of, write_edit
 from .rows import Kind
-from .solver import Edit, edited
+from .solver import Edit
 
 if TYPE_CHECKING:
     from ...host import Host
@@ -74,20 +73,12 @@ def _stream(layers: LayerIndex, kind: Kind, width: int) -> Stream:
     return Stream(kind, weights, inputs)
 
 
-def tensors_of(edits: Mapping[Kind, Edit], streams: list[Stream]) -> dict[str, Tensor]:
-    """An artifact's tensors: ``shared.down`` and one ``<layer>.up`` per layer; a layer of another stream than the first
-    has its own ``<layer>.down``. Raises ArtifactError for edits that change nothing.
+def tensors_of(edits: Mapping[Kind, Edit], streams: list[Stream]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """An artifact's tensors, and metadata that says which layers they are of; see ``formats.edit``.
+
+    Raises ArtifactError for edits that change nothing.
     """
-    tensors: dict[str, Tensor] = {}
     if not any(len(edits[stream.kind].down) for stream in streams):
         raise ArtifactError("the edit changes nothing: what should appear instead is what is to be erased")
-    for i, stream in enumerate(streams):
-        edit = edits[stream.kind]
-        down = torch.nn.functional.pad(edit.down, (0, stream.inputs - edit.down.shape[1])).float().cpu()
-        for name, up in edited(edit, stream.weights).items():
-            tensors[f"{name}.up"] = up.float().cpu().contiguous()
-            if i:
-                tensors[f"{name}.down"] = down.clone()
-        if not i:
-            tensors["shared.down"] = down
-    return tensors
+    kept = [stream for stream in streams if len(edits[stream.kind].down)]
+    return write_edit({stream.kind: (*edits[stream.kind], stream.weights) for stream in kept})

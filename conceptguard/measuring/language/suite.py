@@ -20,7 +20,9 @@ from pydantic import ValidationError
 
 from ...errors import RegistryError
 from ...files import yaml
+from ...files.paths import is_name
 from ...registry import shipped_folder
+from ...registry.signed.beside import shipped
 from ...text.spellings import (
     alternating,
     at_random,
@@ -209,10 +211,10 @@ class _Asker:
 def load_language_suite(name: str | Path = "authors-lm") -> LanguageSuite:
     """A suite by name, or from a folder with forms.yaml and world.yaml. Raises RegistryError with file and line."""
     folder = Path(name)
-    if not folder.is_dir():
-        folder = shipped_folder() / "suites" / str(name)
+    if not folder.is_dir() and is_name(str(name)):
+        folder = shipped(f"suites/{name}")
     if not (folder / "forms.yaml").is_file():
-        there = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/forms.yaml"))) or "none"
+        there = ", ".join(sorted(p.parent.name for p in shipped_folder().glob("suites/*/forms.yaml"))) or "none"
         raise RegistryError(f"no language suite '{name}' (there are: {there}): give a folder")
     return LanguageSuite(_read(folder / "forms.yaml", Forms), _read(folder / "world.yaml", World))
 

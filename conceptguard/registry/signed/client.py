@@ -36,7 +36,7 @@ from conceptguard.registry.signed.layout import (
     NOTICES,
 )  # fmt: skip
 from conceptguard.registry.signed.packaged import signers
-from conceptguard.registry.signed.view import Target, View, read_notices
+from conceptguard.registry.signed.view import Target, View, beside, read_notices
 
 TOTAL_SECONDS = 300.0  # for all metadata together, however many roots a mirror has to offer
 _LATEST = "latest"
@@ -123,7 +123,8 @@ class _Client(Updater):
                 found = self.get_targetinfo(path)
                 return None if found is None else Target(found.length, found.hashes["sha256"])
 
-        return View(where, by, expires, target, notices, bool(now.root.consistent_snapshot))
+        consistent = bool(now.root.consistent_snapshot)
+        return View(where, by, expires, target, notices, consistent, beside(now.targets.targets))
 
 
 class _Fetcher(FetcherInterface):

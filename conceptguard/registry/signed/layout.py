@@ -8,6 +8,7 @@ from typing import Any
 METADATA = "metadata"  # the folder of signed metadata
 TARGETS = "targets"  # the folder of files under names that carry their hash, where snapshots are consistent
 STAGED = "metadata/staged"  # signed by too few so far
+BESIDE = ("models", "policies", "suites")  # folders that hold no artifacts, and are signed too
 
 # In a key: whose it is. In the root: days that each role's signature counts. In the targets: what of an artifact counts
 # no longer. TUF's clients keep fields that they do not know, and they are signed with the rest.

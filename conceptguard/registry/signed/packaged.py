@@ -23,11 +23,11 @@ from conceptguard.registry.signed.layout import (
     file_name,
     owner,
 )  # fmt: skip
-from conceptguard.registry.signed.view import Target, View, read_notices
+from conceptguard.registry.signed.view import Target, View, beside, read_notices
 
 T = TypeVar("T")
 
-MEND = "install the package again; after artifacts were made anew, `python -m conceptguard_registry.build.sign`"
+MEND = "install the package again; after something of it was made anew, `python -m conceptguard_registry.build.sign`"
 PINNED = Path(__file__).with_name("shipped.root.json")
 
 
@@ -58,7 +58,7 @@ def _opened(folder: Path, where: str, _: tuple[int, int, int]) -> View:
         targets, signers = _verified(root, folder, Targets, "targets", number, MAX_TARGETS, expected)
     listed = {path: Target(file.length, file.hashes["sha256"]) for path, file in targets.targets.items()}
     notices = read_notices(targets.unrecognized_fields.get(NOTICES), where)
-    return View(where, signers, None, listed.get, notices, consistent=False, mend=MEND)
+    return View(where, signers, None, listed.get, notices, consistent=False, beside=beside(listed), mend=MEND)
 
 
 def _newest_root(folder: Path) -> Any:

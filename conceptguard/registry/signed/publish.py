@@ -18,6 +18,7 @@ from conceptguard.registry.cache import place
 from conceptguard.registry.signed import clock
 from conceptguard.registry.signed.keys import check_outside, load_signers, new_key
 from conceptguard.registry.signed.layout import (
+    BESIDE,
     BINS,
     DAYS,
     MAX_TARGETS,
@@ -130,10 +131,13 @@ def sign(
 
 
 def _files(folder: Path, entries: Sequence[Any], progress: Progress) -> dict[str, Any]:
-    """What is to be signed: manifests, their files, and the index, each as it is on the disk now."""
+    """What is to be signed: manifests, their files, policies, suites, models, and the index, each as it is on the disk
+    now.
+    """
     from tuf.api.metadata import TargetFile
 
     from conceptguard.registry.artifact import open_artifact, waits
+    from conceptguard.registry.signed.beside import files_beside
     from conceptguard.registry.write import settle
 
     found = {}
@@ -147,6 +151,8 @@ def _files(folder: Path, entries: Sequence[Any], progress: Progress) -> dict[str
             raise RegistryError(f"{folder / entry.ref}: changed while it was signed: sign again when nobody writes")
         found[f"{entry.ref}/{MANIFEST}"] = (entry.bytes_manifest, entry.sha256)
         found |= {f"{entry.ref}/{file.path}": (file.size, file.sha256) for file in artifact.manifest.files}
+    for path in progress(sorted(files_beside(folder))):
+        found[path] = ((folder / path).stat().st_size, sha256_file(folder / path))
     index = read_limited(folder / INDEX, MAX_INDEX)
     found[INDEX] = (len(index), sha256_file(folder / INDEX))
     return {path: TargetFile(size, {"sha256": sha}, path) for path, (size, sha) in sorted(found.items())}
@@ -165,13 +171,16 @@ def _sign_targets(
     if notices is not None:
         fields[NOTICES] = dict(sorted(notices.items()))
     role = root.roles["targets"]
-    top = Targets(targets={} if bins else dict(files), unrecognized_fields=fields)
+    # Bins are for many artifacts. What lies beside these is listed at the top, so that what is missing is seen as well.
+    binned = {path: file for path, file in files.items() if bins and path.split("/")[0] not in BESIDE}
+    first = {path: file for path, file in files.items() if path not in binned}
+    top = Targets(targets=first, unrecognized_fields=fields)
     parts: dict[str, Any] = {}
     if bins:
         spread = SuccinctRoles(list(role.keyids), role.threshold, bins.bit_length() - 1, BINS)
         top.delegations = Delegations({k: root.get_key(k) for k in role.keyids}, succinct_roles=spread)
         parts = {name: Targets(targets={}) for name in spread.get_roles()}
-        for path, file in files.items():
+        for path, file in binned.items():
             parts[spread.get_role_for_target(path)].targets[path] = file
     changed, missing = [], []
     for name, signed in [*parts.items(), ("targets", top)]:

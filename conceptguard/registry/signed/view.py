@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from conceptguard.errors import ArtifactError, RegistryError
 from conceptguard.files.paths import MANIFEST, is_ref
 from conceptguard.registry.signed import clock
-from conceptguard.registry.signed.layout import TARGETS, served_path
+from conceptguard.registry.signed.layout import BESIDE, TARGETS, served_path
 
 
 class Target(NamedTuple):
@@ -40,7 +40,8 @@ class View:
 
     where: its address; by: whose signatures the targets have; expires: when the first of its roles does, None where
     that is not asked; target: gives what is signed of a path, None for a path that is not; consistent: whether files
-    are served under names that carry their hash; mend: what to do about a file that is not what was signed
+    are served under names that carry their hash; beside: paths of signed policies, suites and models; mend: what to do
+    about a file that is not what was signed
     """
 
     where: str
@@ -49,6 +50,7 @@ class View:
     target: Callable[[str], Target | None]
     notices: dict[str, Notice] = field(default_factory=dict)
     consistent: bool = True
+    beside: tuple[str, ...] = ()
     mend: str = "fetch it again; who keeps the registry signs changes with `conceptguard sign`"
 
     @property
@@ -103,6 +105,11 @@ class View:
     def address(self, path: str, sha256: str) -> str:
         """The path to fetch a signed file from, relative to the registry's address."""
         return f"{TARGETS}/{served_path(path, sha256)}" if self.consistent else path
+
+
+def beside(paths: Iterable[str]) -> tuple[str, ...]:
+    """Those of some signed paths that are no artifact's."""
+    return tuple(path for path in paths if path.split("/")[0] in BESIDE)
 
 
 def standing(notice: Notice | None, sha256: str) -> str:

@@ -81,12 +81,14 @@ def learn(task: Task) -> Learned:
     scale = s.preserve_scale ** (2 if s.compat == "official" else 1)
     edits = {kind: solved(rows, s.lamb, scale * len(words) / len(texts)) for kind, rows in found.items()}
     ranks = {stream.kind: len(edits[stream.kind].down) for stream in streams}
+    tensors, metadata = tensors_of(edits, streams)
     return Learned(
-        tensors_of(edits, streams),
+        tensors,
         task.made(rank=ranks["states"], ranks=ranks),
         Opens([w.own for w in words], kept),
         # Steering takes one text: that of many concepts would say nothing of any.
         settings={"scale": 0.0} if task.several else {"nearer": True},
+        metadata=metadata,
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import PolicyError
-from conceptguard.formats import base_weights_of, read_artifact
+from conceptguard.formats import read_artifact
 from conceptguard.generation.denoising import Step
 from conceptguard.making.task import Learned, Task
 from conceptguard.markers import hookimpl
@@ -73,7 +73,7 @@ class TRCE(Guidance):
         if self.steers():
             self.encoded(self.own_concept().replacement)
         if self.artifact is not None:
-            terms.factors = read_artifact(self.artifact, layers, base_weights=base_weights_of(layers))
+            terms.factors = read_artifact(self.artifact, layers, base_weights=self.host.weights())
         return terms
 
     @hookimpl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,24 +18,38 @@ from .vocabulary import Head, phrase_vocabulary
 
 STATES = 1 << 16  # remembered: how far texts have come
 CONTEXT = 4  # letters of a phrase before its last word from which the word is not even begun
+UNREADABLE = "\ufffd"
 NOTHING = np.zeros(0, dtype=np.int64)
+
+
+Read = tuple[int, tuple[Begun, ...]]
+"""A gap and what has begun, as in State."""
+
+
+class Run(NamedTuple):
+    """A run of tokens that are bytes. before: what was read until then; own: with its letters; spoilt: whether a byte
+    is no part of a letter."""
+
+    before: Read
+    own: Read
+    spoilt: bool
 
 
 class State:
     """How far a text has come. gap: whether a letter is the last thing said, a mark (APART) or a space (BROKEN); fresh:
     a phrase may begin here all the same, since a prompt or a special token ends; rest: bytes of a letter that is not
-    complete; begun: phrases that have begun, the longest first.
+    complete; begun: phrases that have begun, the longest first; run: where the last tokens are bytes.
 
-    plain: no gap, nor fresh, nor with a rest: what a token begins here depends on the token alone
+    plain: no gap, nor fresh, nor with a rest or a run: what a token begins here depends on the token alone
     follow: then the letters that what has begun may go on with, None where there are too many to know
     closing: the tokens that would finish a phrase, None until somebody asks
     """
 
-    __slots__ = ("begun", "closing", "follow", "fresh", "gap", "plain", "rest")
+    __slots__ = ("begun", "closing", "follow", "fresh", "gap", "plain", "rest", "run")
 
-    def __init__(self, gap: int, fresh: bool, rest: bytes, begun: tuple[Begun, ...]):
-        self.gap, self.fresh, self.rest, self.begun = gap, fresh, rest, begun
-        self.plain = not (gap or fresh or rest)
+    def __init__(self, gap: int, fresh: bool, rest: bytes, begun: tuple[Begun, ...], run: Run | None = None):
+        self.gap, self.fresh, self.rest, self.begun, self.run = gap, fresh, rest, begun, run
+        self.plain = not (gap or fresh or rest or run)
         follow = [place.follow for place, _ in begun] if self.plain else [None]
         self.follow = None if None in follow else follow[0] if len(follow) == 1 else frozenset().union(*follow)
         self.closing: np.ndarray | None = None
@@ -55,8 +69,8 @@ class PhraseTokens:
         self._states: dict[tuple[Any, ...], State] = {}
         self._next: dict[tuple[State, int, bool], State] = {}
         self.start = self._state(BROKEN, False, b"", ())
-        self._beginnings = [None if said is None or said[1] else self._beginning(said[0])
-                            for said in self._said]  # fmt: skip
+        self._beginnings = [None if said is None or said[1] or i in vocabulary.bytewise else self._beginning(said[0])
+                            for i, said in enumerate(self._said)]  # fmt: skip
         for state in {id(s): s for s in self._beginnings if s is not None}.values():
             self.closing(state)
 
@@ -82,19 +96,38 @@ class PhraseTokens:
         if known is None:
             if len(self._next) >= STATES:
                 self._next.clear()
-            known = self._next[state, token, first] = self._advance(state, token, state.fresh or first)
+            known = self._next[state, token, first] = self._advance(state, token, first)
         return known
 
-    def _advance(self, state: State, token: int, fresh: bool) -> State:
+    def _advance(self, state: State, token: int, first: bool) -> State:
         said = self._said[token] if token < len(self._said) else None
         if said is None:  # a special token: nothing on paper, and yet a place where something may begin
-            return self._state(state.gap, True, state.rest, state.begun)
+            return self._state(state.gap, True, state.rest, state.begun, state.run)
+        own, fresh = self.vocabulary.pieces[token] or b"", state.fresh or first
         runs, rest = said
         if state.rest:
-            text, rest = complete(state.rest + (self.vocabulary.pieces[token] or b""))
+            text, rest = complete(state.rest + own)
             runs = fold(text).split(BREAK)
-        gap, begun = self.bank.read(runs, state.gap, state.begun, fresh)
-        return self._state(gap, fresh and runs == [""], rest, begun)
+        read, run = (state.gap, state.begun), None
+        if token in self.vocabulary.bytewise:
+            before = state.run or Run(read, read, False)
+            read = self.bank.read(runs, *before.own, fresh)
+            # A text of its own is read without the bytes that a prompt ends with.
+            spoilt = UNREADABLE in "".join(runs) or (first and UNREADABLE in complete(own)[0])
+            run = Run(before.before, read, before.spoilt or spoilt)
+            if run.spoilt:
+                read = self._unread(run, read)
+        else:
+            if state.run and state.rest:
+                read = self._unread(state.run, read)
+            read = self.bank.read(runs, *read, fresh)
+        return self._state(read[0], fresh and runs == [""], rest, read[1], run)
+
+    def _unread(self, run: Run, read: Read) -> Read:
+        """The same where nobody can read a run: some tokenizers show all of it as signs, others keep its letters."""
+        gap, begun = self.bank.read([UNREADABLE], *run.before)
+        both = sorted({*read[1], *begun}, key=lambda one: (-len(one[0].letters), one[0].letters, one[1]))
+        return max(read[0], gap), tuple(both)
 
     def _beginning(self, runs: list[str]) -> State:
         """What a token begins by itself where no break stands before it."""
@@ -103,7 +136,7 @@ class PhraseTokens:
 
     def fresh(self, state: State) -> State:
         """The same where a prompt ends: a phrase may begin here."""
-        return self._state(state.gap, True, state.rest, state.begun)
+        return self._state(state.gap, True, state.rest, state.begun, state.run)
 
     def _state(self, *key: Any) -> State:
         """One state for all texts that are as far, so that what has been found of it is found once."""
@@ -136,7 +169,9 @@ class PhraseTokens:
         gap, begun = state.gap, state.begun
         if state.rest:  # completed by the tokens of ``tails``; before any other it is a sign that nobody can read
             found = {token for token in self._read.tails if self._finishes(state, token)}
-            gap, begun = self.bank.read(["\ufffd"], gap, begun)
+            gap, begun = self.bank.read([UNREADABLE], gap, begun)
+            if state.run:
+                gap, begun = self._unread(state.run, (gap, begun))
         for place, ways in begun:
             found.update(self._finish(place, ways, gap))
         if gap or state.fresh:

@@ -90,6 +90,17 @@ def test_terms_are_multiplied_with_their_weights(by: str, kind: str, parts: Any,
     assert not session.receipt.acts[0].notes
 
 
+def test_weights_are_read_without_the_patches_of_a_sampling_before(parts: Any, bare: Any) -> None:
+    """Which ComfyUI leaves in them: an edit that is worked out from weights would be multiplied twice."""
+    session = attach((parts.model, parts.clip), {})
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    weight, layer = session.host.weights(), session.layers[name]
+    own = weight(name).clone()
+    draw(multiplied(parts.model), bare)
+    assert torch.allclose(layer.weight.float(), 10 * own, atol=1e-3)
+    assert torch.equal(weight(name), own)
+
+
 WAYS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "-1": lambda model, base, own: load(model, own, -1.0),
     "-0.5": lambda model, base, own: load(model, own, -0.5),

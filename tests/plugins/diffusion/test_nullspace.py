@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conceptguard_plugins.diffusion.nullspace import Nullspace, held_rows
+from random_artifacts import terms_of
 from tiny import tiny_sd, tiny_sdxl
 from tiny_transformers import tiny_flux, tiny_sd3, tiny_wan
 from torch import Tensor
@@ -33,12 +34,11 @@ def learnt(pipe: Any, keep: list[str], name: str = "nullspace", **options: Any) 
 
 def changes(learned: Learned, pipe: Any, rows: dict[Any, Tensor]) -> dict[str, Tensor]:
     """How far each row's output moves in every layer, relative to itself, with the artifact's own fp32 numbers."""
-    found = {}
+    found, terms = {}, terms_of(learned, pipe)
     for stream in streams_of(host_for(pipe)):
         for name, weight in stream.weights.items():
-            down = learned.tensors.get(f"{name}.down", learned.tensors["shared.down"])[:, : weight.shape[1]]
             x = rows[stream.kind].float()
-            moved = x @ down.T @ learned.tensors[f"{name}.up"].T
+            moved = x @ terms[name].down[:, : weight.shape[1]].T @ terms[name].up.T
             found[name] = moved.norm(dim=1) / (x @ weight.float().T).norm(dim=1)
     return found
 
@@ -62,8 +62,9 @@ def test_what_must_stay_does_not_move(pipe: Any) -> None:
     uce = changes(learnt(pipe, keep, "uce")[0], pipe, rows)
     assert min(float(one.max()) for one in uce.values()) > 1e-2
     erased, guide = problem.rows["states"].erased, problem.rows["states"].guide
+    terms = terms_of(learned, pipe)
     for name, weight in problem.streams[0].weights.items():
-        up, down = learned.tensors[f"{name}.up"], learned.tensors["shared.down"]
+        down, up, _ = terms[name]
         now = erased @ weight.T + erased @ down.T @ up.T
         assert (now - guide @ weight.T).norm() < 0.5 * ((erased - guide) @ weight.T).norm()
 

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from conceptguard_plugins.diffusion.rece import RECEMakeSettings, brought_back, iterate
+from conceptguard_plugins.diffusion.rece import RECEMakeSettings, iterate
 from paths import DATA
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conceptguard.generation.conditioning import Encoded
-from conceptguard.making.edits import Rows, directions, edited, products, solve, solve_free
+from conceptguard.making.edits import Rows, brought_back, directions, edited, products, solve, solve_free
 from conceptguard.making.edits.rows import Span, kept_rows, paired
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.encodings import EncodingCache, Ordinary
@@ -108,6 +108,23 @@ def test_uce(uce: dict[str, Tensor], tokens: Any, preserve_scale: float) -> None
         found = (weights[name].double() + ups[name] @ down).float()
         torch.testing.assert_close(found, uce[f"{tokens}.{name}"], atol=1e-5, rtol=0)
         assert (found - weights[name]).abs().max() > 1e-2
+
+
+def test_a_bias_counts_once() -> None:
+    """FLUX's door has one. The authors' code adds it to what the weight alone is to say, and leaves it in the layer, so
+    that what is preserved moves by it; on a door without one the edit is theirs."""
+    flux = load_file(DATA / "parity_flux.safetensors")
+    a, guide, keep = (flux[f"embeds.{name}"][i] for name, i in zip(("a", "guide", "keep"), flux["last"]))
+    weight, bias = flux["weight"], flux["bias"]
+    new = (weight.double() @ solve(Rows(a[None], guide[None], keep[None]), 0.5, 1.0, 0.8).matrix()).float()
+    torch.testing.assert_close(new, flux["without_bias"], atol=1e-5, rtol=0)
+
+    def moved(weight: Tensor, edited: Tensor) -> float:
+        return float((edited @ keep - weight @ keep).norm() / (weight @ keep).norm())
+
+    assert moved(weight, flux["with_bias"]) > 0.2 > 10 * moved(weight, new)
+    twice = flux["with_bias"] @ a - (weight @ guide)
+    assert torch.cosine_similarity(twice, bias, dim=0) > 0.9  # the concept is read as its guide and one bias more
 
 
 def test_uce_repeated_rows_count_as_often_as_given() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.diffusion.rece import RECE, RECEMakeSettings, brought_back
+from conceptguard_plugins.diffusion.rece import RECE, RECEMakeSettings
+from random_artifacts import terms_of
 from torch import Tensor
 
 import conceptguard
 from conceptguard.concept import as_concept
 from conceptguard.errors import PolicyError
-from conceptguard.making.edits import Edit, Problem, products
+from conceptguard.making.edits import Edit, Problem, brought_back, products
 from conceptguard.making.task import Learned, Task
 from conceptguard.plugins import host_for, method
 
@@ -28,11 +29,12 @@ def learnt(pipe: Any, name: str, **options: Any) -> tuple[Learned, Problem]:
     return maker.learn(task), Problem.of(task, settings.templates, settings.tokens)
 
 
-def transform(learned: Learned, weights: dict[str, Tensor]) -> Tensor:
-    """T [d, d], from an artifact's tensors: least squares over all layers."""
-    down = learned.tensors["shared.down"].double()
-    ups = torch.cat([learned.tensors[f"{name}.up"].double() for name in weights])
+def transform(learned: Learned, pipe: Any, weights: dict[str, Tensor]) -> Tensor:
+    """T [d, d], from an artifact's terms: least squares over all layers."""
+    terms = terms_of(learned, pipe)
+    ups = torch.cat([terms[name].up.double() for name in weights])
     whole = torch.cat([w.double() for w in weights.values()])
+    down = next(iter(terms.values())).down.double()
     return torch.eye(down.shape[1], dtype=torch.float64) + torch.linalg.lstsq(whole, ups).solution @ down
 
 
@@ -45,7 +47,7 @@ def test_what_brings_the_concept_back_is_erased(pipe: Any) -> None:
     whole = torch.cat([w.double() for w in weights.values()])
     gram = products(whole, whole)
     apart = host_for(pipe).encode(["a drawing of beer", "a drawing of milk"]).embeds.double()[:, 4:]
-    before, after = transform(first, weights), transform(last, weights)
+    before, after = transform(first, pipe, weights), transform(last, pipe, weights)
     for own, guide in ((rows.erased.double(), rows.guide.double()), (apart[0], apart[1])):
         edit = Edit(before - torch.eye(len(before), dtype=torch.float64), torch.eye(len(before), dtype=torch.float64))
         derived = brought_back(edit, gram, own, 0.1 * float(gram.diagonal().mean()))

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from conceptguard_plugins.diffusion.spm import train
 from conceptguard_plugins.diffusion.spm.method import SPM
-from conceptguard_plugins.diffusion.spm.train import SPMMakeSettings, Texts, layers_of
+from conceptguard_plugins.diffusion.spm.texts import Texts
+from conceptguard_plugins.diffusion.spm.train import SPMMakeSettings, initial, layers_of
+from conceptguard_plugins.diffusion.spm.walks import Walks
 from safetensors.torch import save_file
 
 import conceptguard
@@ -24,9 +27,22 @@ from conceptguard.runtime.encodings import ordinary_captions
 
 BEER = {"name": "beer", "prompts": ["beer", "lager"]}
 QUICK: dict[str, Any] = {
-    "steps": 6, "batch": 1, "anchors": 1, "pool": 1, "refresh": 2, "trajectory_steps": 2, "warmup": 1,
-    "templates": ["{}"], "progress": False,
-}  # fmt: skip
+    "steps": 6,
+    "batch": 1,
+    "anchors": 1,
+    "trajectory_steps": 3,
+    "warmup": 1,
+    "templates": ["{}"],
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_often() -> Iterator[None]:
+    """Snapshots in the middle of a training of so few steps, and in the middle of a trajectory."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "SNAPSHOT_EVERY", 2)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,7 +154,7 @@ def test_the_erasing_loss_falls(pipe: Any, tmp_path: Path) -> None:
     """Without anchors to hold it back, the first loss is the distance to the goal, and training comes nearer."""
     losses: list[float] = []
     make(
-        pipe, tmp_path, steps=12, refresh=100, lr=2e-2, la_strength=0.0, anchors=0, trajectory_steps=2, batch=4,
+        pipe, tmp_path, steps=12, lr=0.1, la_strength=0.0, anchors=0, trajectory_steps=2, batch=4,
         report=lambda step, loss: losses.append(loss),
     )  # fmt: skip
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
@@ -146,7 +162,7 @@ def test_the_erasing_loss_falls(pipe: Any, tmp_path: Path) -> None:
 
 def test_anchors_are_real_prompts_and_likelier_when_far(pipe: Any) -> None:
     settings = SPMMakeSettings(templates=["{}"])
-    texts = Texts(host_for(pipe), as_concept(BEER), ["bar mat", "milk"], settings)
+    texts = Texts(host_for(pipe), as_concept(BEER), ["bar mat", "milk"], settings, torch.Generator().manual_seed(0))
     assert texts.kept == ["bar mat", "milk"]
     assert len(texts.anchors.ids) == 2 + len(ordinary_captions())
     assert texts.distance.shape == (len(texts.anchors.ids),)
@@ -246,7 +262,7 @@ def test_bad_input(pipe: Any, tmp_path: Path, concept: Any, options: dict[str, A
 
 def test_a_loss_that_is_no_number_stops(pipe: Any, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="lower lr"):
-        make(pipe, tmp_path, lr=1e30, steps=6, refresh=100)
+        make(pipe, tmp_path, lr=1e30, steps=6)
     assert not list(tmp_path.rglob("artifact.yaml"))
 
 
@@ -255,3 +271,42 @@ def test_pick_keeps_rows_together(pipe: Any) -> None:
     chosen = pick(encoded, [2, 0])
     assert chosen.ids == [encoded.ids[2], encoded.ids[0]]
     assert torch.equal(chosen.embeds, encoded.embeds[[2, 0]])
+
+
+def test_trajectories_are_walked_while_training(pipe: Any) -> None:
+    """Every state is the last one's DDIM step, each begins with noise, and they begin one after another."""
+    denoiser = host_for(pipe).denoiser()
+    settings = SPMMakeSettings(steps=7, batch=2, trajectory_steps=4)
+    walks = Walks(denoiser, 3, settings, torch.Generator().manual_seed(0))
+    began: list[list[int]] = [[], []]
+    before, times, output = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for step in range(settings.steps):
+        latents, now, prompts = walks.at(step)
+        for row in range(2):
+            if step and now[row] < times[row]:
+                expected = denoiser.ddim_step(output[row], before[row], int(times[row]), int(now[row]))
+                torch.testing.assert_close(latents[row], expected)
+            else:
+                began[row].append(step)
+                assert now[row] >= 750 and 0.8 < latents[row].std() < 1.2
+        before, times, output = latents, now, torch.randn(latents.shape)
+        walks.go_on(step, output)
+        assert set(prompts) <= {0, 1, 2}
+    assert began == [[0, 4], [0, 2, 6]]
+
+
+def test_layers_that_read_text_start_along_what_tells_the_concept(pipe: Any) -> None:
+    """They answer to the concept's own tokens, and hardly to those of texts to hold; the membrane does nothing yet."""
+    settings, random = SPMMakeSettings(templates=["{}"]), torch.Generator().manual_seed(0)
+    texts = Texts(host_for(pipe), as_concept(BEER), ["bar mat", "milk"], settings, random)
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    shapes = {name: host_for(pipe).layers().shapes()[name]}
+    (down, up, _) = initial(shapes, settings, random, texts.direction())[name]
+    (other, _, _) = initial(shapes, settings, random)[name]
+    assert not up.any() and float(down.norm()) == pytest.approx(float(other.norm()), rel=0.3)
+
+    def told(down: torch.Tensor) -> float:
+        own, held = (float((one.embeds @ down.T).square().mean()) for one in (texts.target, texts.anchors))
+        return own / held
+
+    assert told(down) > 3 * told(other)

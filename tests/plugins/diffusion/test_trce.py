@@ -12,6 +12,7 @@ from conceptguard_plugins.diffusion.trce.make import TRCEMakeSettings, solved
 from conceptguard_plugins.diffusion.trce.method import TRCE, nearer
 from conceptguard_plugins.diffusion.trce.places import Weights, places, weighed, words_places
 from paths import DATA
+from random_artifacts import terms_of
 from safetensors.torch import load_file
 from tiny import generate, tiny_sd, tiny_sdxl
 from tiny_transformers import tiny_flux, tiny_sd3, tiny_wan
@@ -81,7 +82,7 @@ def test_positions_are_counted_in_tokens(tiny: Any) -> None:
 def test_the_end_token_reads_as_the_safe_ones_on_every_base(base: Any, tokenizer: Any) -> None:
     """What each layer makes of it, and of a whole text to keep."""
     pipe = base(tokenizer)
-    host, learned = host_for(pipe), learnt(pipe, templates=["{}"])
+    host, terms = host_for(pipe), terms_of(learnt(pipe, templates=["{}"]), pipe)
     encoded = host.encode([CONCEPT["prompts"][0], CONCEPT["replacement"], KEPT])
     for stream in streams_of(host):
         if stream.kind == "pooled":
@@ -91,8 +92,7 @@ def test_the_end_token_reads_as_the_safe_ones_on_every_base(base: Any, tokenizer
             first, second = (len(run.ids([text])[0]) + run.begins for text in ("a cigarette", "a horse"))
             own, safe, stays = encoded.embeds[0, [first]], encoded.embeds[1, [second]], encoded.embeds[2]
         for name, weight in stream.weights.items():
-            down = learned.tensors.get(f"{name}.down", learned.tensors["shared.down"])[:, : weight.shape[1]]
-            new = weight.double() + learned.tensors[f"{name}.up"].double() @ down.double()
+            new = weight.double() + terms[name].up.double() @ terms[name].down[:, : weight.shape[1]].double()
             a, b, c = (x.double() for x in (own, safe, stays))
             old = weight.double().T
             assert (a @ new.T - b @ old).norm() < 0.1 * (a @ old - b @ old).norm(), name

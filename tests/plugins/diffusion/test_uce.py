@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conceptguard_plugins.diffusion.uce import UCE
+from random_artifacts import terms_of
 from torch import Tensor, nn
 
 import conceptguard
@@ -38,8 +39,7 @@ def generate(pipe: Any, prompt: str | list[str]) -> Tensor:
 
 def edited(pipe: Any, artifact: Artifact) -> dict[str, tuple[Tensor, Tensor]]:
     """Old and new weight of every edited layer, fp64."""
-    layers = host_for(pipe).layers()
-    terms = read_terms(artifact.tensors(), artifact.metadata(), layers)
+    terms = terms_of(artifact, pipe)
     old = {name: w.double() for name, w in streams_of(host_for(pipe))[0].weights.items()}
     assert set(terms) == set(old)
     return {n: (old[n], old[n] + f.scale * f.up.double() @ f.down.double()) for n, f in terms.items()}
@@ -66,12 +66,14 @@ def test_last_token_solves_equation_seven(pipe: Any, last: Artifact) -> None:
 
 
 def test_ranks(pipe: Any, last: Artifact, tail: Artifact) -> None:
-    """One rank per erased row, never more than the input is wide; the input factor is stored once."""
+    """One rank per erased row, never more than the input is wide; both factors are stored once for all layers."""
     shapes = {k: tuple(t.shape) for k, t in last.tensors().items()}
-    width = shapes.pop("shared.down")[1]
-    assert last.tensors()["shared.down"].shape[0] == 2 and all(s[1] == 2 for s in shapes.values())
-    assert all(k.endswith((".attn2.to_k.up", ".attn2.to_v.up")) for k in shapes)
-    assert tail.tensors()["shared.down"].shape[0] == min(width, tail.manifest.made["rank"]) <= width
+    width = shapes["states.edit.down"][1]
+    assert shapes == {"states.edit.down": (2, width), "states.edit.shift": (2, width)}
+    terms = terms_of(last, pipe)
+    assert all(len(f.down) == 2 and f.up.shape[1] == 2 for f in terms.values())
+    assert len(terms) > 2 and all(name.endswith((".attn2.to_k", ".attn2.to_v")) for name in terms)
+    assert tail.tensors()["states.edit.down"].shape[0] == min(width, tail.manifest.made["rank"]) <= width
 
 
 def test_the_concept_goes_where_it_is_guided_and_the_rest_stays(pipe: Any, tail: Artifact, tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_always_on_equals_edited_weights(pipe: Any, tail: Artifact) -> None:
 
 def test_exported_as_official_weights_and_read_again(pipe: Any, last: Artifact) -> None:
     layers = host_for(pipe).layers()
-    terms = read_terms(last.tensors(), last.metadata(), layers)
+    terms = terms_of(last, pipe)
     tensors, metadata = to_uce(terms, base_weights_of(layers))
     assert all(k.endswith(".weight") and not k.startswith("unet.") for k in tensors)
     again = read_terms(tensors, metadata, layers, base_weights=base_weights_of(layers))
@@ -185,8 +187,8 @@ def test_two_encoders_side_by_side(tmp_path: Path) -> None:
     """SDXL's 2048 columns are one encoding like any other: all of them are edited."""
     artifact = UCE.make(WideHost(), "cat", tmp_path, tokens="last")
     tensors = artifact.tensors()
-    assert tensors["shared.down"].shape == (1, 48)
-    assert artifact.ref == "wide/uce/cat" and (tensors["shared.down"] != 0).all()
+    assert tensors["states.edit.down"].shape == (1, 48)
+    assert artifact.ref == "wide/uce/cat" and (tensors["states.edit.down"] != 0).all()
 
 
 @pytest.mark.parametrize(

@@ -418,6 +418,43 @@ def test_a_special_token_of_no_list_breaks_no_phrase(kind: str) -> None:
             assert stopped(processor, prompt, [*ids[:at], reserved, *ids[at:]], size), at
 
 
+def _by_letters(tok: Any, text: str) -> list[int]:
+    return [tok.get_vocab()[c] for c in text.replace(" ", "\u2581")]
+
+
+def _by_bytes(tok: Any, data: bytes) -> list[int]:
+    return [tok.get_vocab()[f"<0x{byte:02X}>"] for byte in data]
+
+
+@pytest.mark.parametrize(
+    ("before", "run", "after"),
+    [
+        (" a ", b"\xffa", "cigarette"), (" a ", b"\xff\xc3\xa9ab", "Elena Vossberg"), (" a ", b"a\xffb", "New York"),
+        (" a cig", b"\xffa", "arette"), (" a cig", b"ab\xff", "arette"), (" a cig", b"a\xe6", "arette"),
+        (" Elena ", b"\xe6a", "Vossberg"),
+    ],
+)  # fmt: skip
+def test_a_run_of_bytes_that_nobody_can_read(before: str, run: bytes, after: str) -> None:
+    """If one byte of it is no letter, none is shown: what is said stands beside signs, and in no word with letters."""
+    tok = tokenizer("sentencepiece")
+    processor, size, prompt = all_of_them("sentencepiece"), _model(tok).config.vocab_size, tok("A man:").input_ids
+    ids = _by_letters(tok, before) + _by_bytes(tok, run) + _by_letters(tok, after)
+    assert tok.decode(ids).count("\ufffd") == len(run), "shown as signs, all of it"
+    assert stopped(processor, prompt, ids, size), tok.decode(ids)
+    ids = _by_letters(tok, before) + _by_bytes(tok, "aéb".encode()) + _by_letters(tok, after)
+    assert "aéb" in tok.decode(ids) and not stopped(processor, prompt, ids, size), "letters, which make another word"
+
+
+def test_a_run_of_bytes_that_begins_in_the_prompt() -> None:
+    """Alone, a text has not the bytes of a letter that its prompt ends with."""
+    tok = tokenizer("sentencepiece")
+    processor, size = bank(tok, ["cigarette"]), _model(tok).config.vocab_size  # one that knows no other prompt
+    prompt, own = "日".encode()[:2], "日".encode()[2:] + b"a"
+    ids = _by_bytes(tok, own) + _by_letters(tok, "cigarette")
+    assert "日acig" in tok.decode(_by_bytes(tok, prompt) + ids) and "\ufffd\ufffdcig" in tok.decode(ids)
+    assert stopped(processor, [*tok("A man:").input_ids, *_by_bytes(tok, prompt)], ids, size)
+
+
 def test_the_bytes_of_a_byte_tokenizer_are_read() -> None:
     tok = ByT5Tokenizer()
     model = tiny_t5(tok)
