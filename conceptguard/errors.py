@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def printable(text: object) -> str:
+    """What a stranger wrote, with a space for each sign that is not printed: it must not steer a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text))
+
+
 def shown(text: object, most: int = 200) -> str:
     """What somebody wrote, as an error quotes it: on one line, nothing in it that steers a terminal, and no more than
     ``most`` letters of it."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= most else f"{line[:most].rstrip()} …"
 
 

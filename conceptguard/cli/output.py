@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import printable
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -96,7 +98,7 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(_cell(item) for item in value)
-    return "".join(letter if letter.isprintable() else " " for letter in str(value))
+    return printable(value)
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..errors import printable
 from .complete import families, models, refs
 from .options import split
 
@@ -71,16 +72,11 @@ def card(artifact: Artifact) -> str:
         "folder": str(artifact.folder),
         "picture": str(artifact.picture or ""),
     }
-    lines += [f"{key:12} {_line(value)}" for key, value in facts.items() if value]
+    lines += [f"{key:12} {printable(value)}" for key, value in facts.items() if value]
     for title, part in (("measured", manifest.card), ("gate", manifest.gate), ("made", manifest.made)):
         if part:
             lines += ["", title, *(f"  {line}" for line in yaml.dump(part).rstrip().splitlines())]
     return "\n".join(lines)
-
-
-def _line(text: str) -> str:
-    # A stranger's text must not steer the terminal.
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:

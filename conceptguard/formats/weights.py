@@ -52,7 +52,7 @@ def asked(layer: Any) -> Tensor:
     """A linear layer's weight [out, in], from what it makes of each input alone, less what it makes of none."""
     import torch
 
-    from conceptguard.runtime.banks import running
+    from conceptguard.runtime.bank import running
 
     dtype = next((kind for kind in _computes_in(layer) if kind is not None), torch.float32)
     device = getattr(getattr(layer, "_hf_hook", None), "execution_device", None) or layer.weight.device

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .banks import Bank, Banks
+    from .bank import Bank
+    from .banks import Banks
 
 # How much of a guard's terms may be taken back. Edits of two concepts on one base lie up to 0.07 along each other, so a
 # LoRA that merely shares directions stays below; and what is left, 0.85 of it, erases as the whole does: shipped

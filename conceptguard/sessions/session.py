@@ -19,7 +19,8 @@ from ..host import Host
 from ..plugins import hooks
 from ..policy import Policy
 from ..receipt import Act, Receipt, Row
-from ..runtime.banks import Banks, running
+from ..runtime.bank import running
+from ..runtime.banks import Banks
 from ..runtime.encodings import lengths
 from ..runtime.gates import GateBank
 from ..runtime.once import meanwhile

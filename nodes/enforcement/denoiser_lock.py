@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from conceptguard.errors import Refused
-from conceptguard.runtime.banks import running
+from conceptguard.runtime.bank import running
 
 _DENOISERS = ("diffusers.models.unets", "diffusers.models.transformers")
 _known: weakref.WeakSet[nn.Module] = weakref.WeakSet()

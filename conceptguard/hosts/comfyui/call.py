@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import GuardError
 from ...generation.conditioning import Encoded
 from ...generation.denoising import SkipChange, Skips
-from ...runtime.banks import running
+from ...runtime.bank import running
 from ..denoising.attention_maps import attend
 from ..denoising.families import XL
 from ..denoising.rows import pick_rows

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import GuardError, Refused
 from ...generation.denoising import Conditions, Moment
-from ...runtime.banks import running
+from ...runtime.bank import running
 from .caches import decide_apart, has_cache, stood_in
 from .call import ComfyCall
 from .conditions import Condition

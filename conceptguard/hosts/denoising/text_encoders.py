@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import GuardError, SessionError
-from ...runtime.banks import running
+from ...runtime.bank import running
 from ...runtime.frozen import frozen
 from .families import EncoderPlace, Family
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...generation.conditioning import Encoded
-from ...runtime.banks import running
+from ...runtime.bank import running
 from ..denoising.attention_maps import attend
 from ..denoising.rows import pick_rows
 from .caches import unskipped

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...errors import GuardError, Refused
 from ...generation.conditioning import Branch, Encoded
 from ...generation.denoising import Conditions, Drawn, Moment, SkipChange, Skips
-from ...runtime.banks import running
+from ...runtime.bank import running
 from ..denoising.attention_maps import cross_attentions
 from .adapters import Adapters, scale_of
 from .caches import Caches

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...generation.conditioning import Encoded
-from ...runtime.banks import running
+from ...runtime.bank import running
 from ...runtime.turns import Turn
 from .adapters import Adapters
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import GuardError
-from ...runtime.banks import running
+from ...runtime.bank import running
 from ..denoising.families import family_of, unguarded
 from .pipeline import PipelineHost, as_asked, is_diffusers, is_modular, reseeded
 from .prompts import texts_of

@@ -20,7 +20,7 @@ from ...generation.conditioning import Encoded
 from ...host import Host
 from ...registry.cache import cache_folder
 from ...registry.fingerprint import check_base, fingerprint
-from ...runtime.banks import running
+from ...runtime.bank import running
 from ...runtime.encodings import EncodingCache, encoding_cache_of
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...errors import GuardError
 from ...generation.conditioning import Branch
 from ...generation.denoising import Drawn
-from ...runtime.banks import running
+from ...runtime.bank import running
 from ..denoising.rows import pick_rows
 from .unread import note
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...errors import GuardError
-from ...runtime.banks import running
+from ...runtime.bank import running
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from conceptguard.errors import ArtifactError, RegistryError
+from conceptguard.errors import ArtifactError, RegistryError, printable
 from conceptguard.files.paths import MANIFEST, is_ref
 from conceptguard.registry.signed import clock
 from conceptguard.registry.signed.layout import BESIDE, TARGETS, served_path
@@ -132,9 +132,5 @@ def read_notices(data: Any, where: str) -> dict[str, Notice]:
             raise RegistryError(f"{where}: a notice about {ref[:80]!r} that cannot be read: upgrade conceptguard")
         if said.get("expires"):
             clock.moment(said["expires"])
-        found[ref] = Notice(**{key: " ".join(_printable(text).split())[:400] for key, text in said.items()})
+        found[ref] = Notice(**{key: " ".join(printable(text).split())[:400] for key, text in said.items()})
     return found
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)

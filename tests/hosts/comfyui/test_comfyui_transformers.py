@@ -68,7 +68,7 @@ def test_sd3_predicts_as_in_diffusers(made: Any, sd3: Any, tmp_path: Path) -> No
 @contextmanager
 def with_terms(pipe: Any, guard: dict[str, Any]) -> Iterator[Any]:
     """The guard's terms open beside the diffusers model, whose own session reads no embeddings of other encoders."""
-    from conceptguard.runtime.banks import running
+    from conceptguard.runtime.bank import running
 
     with attach(pipe, {"guards": [guard]}) as session:
         session.banks.set("transformer", torch.ones(1, 1))

@@ -1,0 +1,317 @@
+"""All guards' terms beside one layer: the low-rank runtime's arithmetic.
+
+    y = W x + (gate ⊙ (x downᵀ)) up          gate: [batch rows, open ranks]
+
+A bank stacks the factors of every guard; a prompt opens a few gates; only the open ranks are gathered and multiplied,
+and only on the rows that opened them. The base weight is never touched. With nothing open a layer is as it was.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import BaseMismatch, GuardError
+from .alike import Stack
+from .layer_patch import layer_patch
+from .lowrank import Factors, Part, layer_shape
+
+
+class Open(NamedTuple):
+    """What is multiplied at one layer until the gates change."""
+
+    down: Tensor
+    up: Tensor
+    gates: Tensor | None  # [rows in `where`, ranks]; None where every such row has the same, folded into `up`
+    where: slice | Tensor | None  # None: every row
+    rows: int
+
+    def view(self, y: Tensor) -> Tensor | None:
+        """The open rows of ``y`` where they can take a product in place: in one piece, not picked out one by one."""
+        if isinstance(self.where, Tensor):
+            return None
+        rows = y if self.where is None else y[self.where]
+        return rows if rows.is_contiguous() else None
+
+
+class OpenRows(NamedTuple):
+    """Which rows have anything open, as in ``Open``; their gates [rows, ranks], and whether these are alike."""
+
+    where: slice | Tensor | None
+    gates: Tensor
+    alike: bool
+
+    @staticmethod
+    def of(gates: Tensor, like: Tensor) -> OpenRows:
+        """gates: [rows, ranks], of all rows; like: where the factors are"""
+        opened = gates.any(dim=1).nonzero()[:, 0]
+        first, last = int(opened[0]), int(opened[-1])
+        # a slice is a view: no copy of the activations
+        where = slice(first, last + 1) if last - first + 1 == len(opened) else opened
+        own = gates[where].to(like.device, like.dtype)
+        alike = bool(torch.equal(own, own[:1].expand_as(own)))
+        return OpenRows(None if len(opened) == len(gates) else where, own, alike)
+
+
+# Which session is generating in this thread. Another session's banks on a shared layer stay closed meanwhile.
+running: ContextVar[object | None] = ContextVar("conceptguard_running", default=None)
+_banks: weakref.WeakValueDictionary[int, Bank] = weakref.WeakValueDictionary()
+
+
+class Bank:
+    """All guards' terms beside one layer.
+
+    down: [ranks, in(, kh, kw)], up: [ranks, out], kept where the layer's weight is and in its floating dtype.
+    spans: guard index -> its ranks in the stack. scale: of the weight that runs beside them, see ``patched``.
+    """
+
+    def __init__(
+        self, name: str, layer: nn.Module | Part, factors: Mapping[int, Factors], session: object,
+        stacks: Sequence[Stack] = (),
+    ):  # fmt: skip
+        self.name, self._session = name, session
+        self._add = _way_to_add(layer)
+        shape = layer_shape(layer)
+        downs, ups, start = [], [], 0
+        self.spans: dict[int, tuple[int, int]] = {}
+        for guard, (down, up, scale) in factors.items():
+            rank = down.shape[0]
+            _check(name, shape, down, up)
+            downs.append(down)
+            up = up.reshape(shape[0], rank)
+            ups.append((layer.order(up) if isinstance(layer, Part) else up).T * scale)
+            self.spans[guard] = (start, start + rank)
+            start += rank
+        for stack in stacks:
+            _check(name, shape, stack.down, stack.up)
+            downs.append(stack.down)
+            up = layer.order(stack.up) if isinstance(layer, Part) else stack.up
+            # In the precision of a product with a number, whatever the file's.
+            ups.append((up.T * stack.scales[:, None]).to(up.dtype))
+            for i, guard in enumerate(stack.guards):
+                self.spans[guard] = (start + i * stack.rank, start + (i + 1) * stack.rank)
+            start += len(stack.down)
+        device, dtype = _home(layer)
+        self.down = torch.cat(downs).to(device, dtype).contiguous()
+        self.up = torch.cat(ups).to(device, dtype).contiguous()
+        self.open: Open | None = None
+        self.scale = 1.0
+        self.again = 0  # how many of the last rows some calls of the layer have a second time, or alone
+        self._other: dict[int, Open | None] = {}  # for calls with these rows, by how many they are
+        self.calls = 0
+        self.key = id(self)
+        _banks[self.key] = self
+        self._outputs = layer.outputs if isinstance(layer, Part) else None
+        self._patch = layer_patch(layer.whole if isinstance(layer, Part) else layer)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stacked factors."""
+        return self.down.nbytes + self.up.nbytes
+
+    def set(
+        self, gates: Tensor, guards: list[int], coupled: frozenset[int], known: dict[Any, OpenRows] | None = None
+    ) -> None:
+        """Open the ranks of ``guards``. gates: [rows, all guards], on any device.
+
+        known: what other layers found out about the same gates, to be added to; most layers have the same guards
+        """
+        here = [g for g in guards if g in self.spans]
+        if not here:
+            self.close()
+            return
+        known = {} if known is None else known
+        plain, mixed = [g for g in here if g not in coupled], [g for g in here if g in coupled]
+        down = [self.down[slice(*self.spans[g])] for g in plain]
+        up = [self.up[slice(*self.spans[g])] for g in plain]
+        ranks = tuple((g, self.spans[g][1] - self.spans[g][0]) for g in plain)
+        key = (ranks, self.up.device, self.up.dtype)
+        if mixed or key not in known:
+            columns = [gates[:, g : g + 1].expand(-1, rank) for g, rank in ranks]
+            if mixed:
+                self._mix(gates, mixed, down, up, columns)
+            found = OpenRows.of(torch.cat(columns, dim=1), self.up)
+            if not mixed:
+                known[key] = found
+        else:
+            found = known[key]
+        stacked = up[0] if len(up) == 1 else torch.cat(up)
+        if self.scale != 1.0:
+            stacked = stacked * self.scale
+        if found.alike:  # one prompt: one operation less at every layer
+            stacked = stacked * found.gates[0][:, None]
+        stack = down[0] if len(down) == 1 else torch.cat(down)
+        if self._add is _add_pointwise:
+            stack = stack.flatten(1)
+        if self._add is not _add_linear:
+            stacked = stacked.T
+        elif found.alike:
+            stack, stacked = _padded(stack), _padded(stacked)
+        self.open = Open(stack, stacked, None if found.alike else found.gates, found.where, len(gates))
+        self._other.clear()
+        self.join()
+
+    def join(self) -> None:
+        """Take part in the layer's forward."""
+        self._patch.join(self)
+
+    def close(self) -> None:
+        """Add nothing, and leave the layer alone."""
+        self.open = None
+        self._other.clear()
+        self._patch.part(self)
+
+    def _mix(
+        self, gates: Tensor, guards: list[int], down: list[Tensor], up: list[Tensor], columns: list[Tensor]
+    ) -> None:
+        """(Σ γ_i up_i)(Σ γ_j down_j) per row: one summed term for each distinct set of gates in the batch."""
+        weights, row_of = torch.unique(gates[:, guards], dim=0, return_inverse=True)
+        for i, weight in enumerate(weights):
+            if not weight.any():
+                continue
+            ranks = {self.spans[g][1] - self.spans[g][0] for g in guards}
+            if len(ranks) > 1:
+                raise GuardError(f"compat: official sums membranes of one rank, not of ranks {sorted(ranks)}: drop it")
+            down.append(sum(w.item() * self.down[slice(*self.spans[g])] for w, g in zip(weight, guards)))  # type: ignore[arg-type]
+            up.append(sum(w.item() * self.up[slice(*self.spans[g])] for w, g in zip(weight, guards)))  # type: ignore[arg-type]
+            columns.append((row_of == i).to(gates.dtype)[:, None].expand(-1, ranks.pop()))
+
+    def add_to(self, x: Tensor, y: Tensor) -> None:
+        """Add the open terms to ``y``, or have the graph that is being traced call an operator that does."""
+        if self._outputs is not None:
+            y = y[..., self._outputs]
+        if torch.compiler.is_compiling():
+            # An opaque operator keeps gates out of the graph: opening and closing them never recompiles.
+            torch.ops.conceptguard.add_terms(x, y, self.key)
+        elif self.open is not None:
+            self.add(x, y)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add the open terms to ``y`` in place. Raises GuardError when the batch is not the one the gates are for."""
+        o = self.open
+        if o is None or running.get() not in (None, self._session):
+            return
+        if o.down.device != x.device or o.down.dtype != x.dtype:
+            gates = o.gates if o.gates is None else o.gates.to(x)
+            o = self.open = o._replace(down=o.down.to(x), up=o.up.to(x), gates=gates)
+            self._other.clear()
+        if x.shape[0] != o.rows:
+            if x.shape[0] not in self._other:
+                self._other[x.shape[0]] = self._for(o, x.shape[0])
+            o = self._other[x.shape[0]]
+        self.calls += 1
+        if o is None:  # none of these rows is open
+            return
+        self._add(o, x if o.where is None else x[o.where], y)
+
+    def _for(self, o: Open, count: int) -> Open | None:
+        """For a call that has the last rows twice, or alone. Raises GuardError for any other number of rows."""
+        last = range(o.rows - self.again, o.rows)
+        which = {len(last): [*last], o.rows + len(last): [*range(o.rows), *last]}.get(count) if last else None
+        if which is None:
+            raise GuardError(
+                f"layer {self.name} got {count} rows where the prompts have {o.rows}: something split the batch; "
+                "generate without batch splitting"
+            )
+        every = torch.arange(o.rows)
+        where = o.where.cpu() if isinstance(o.where, Tensor) else o.where
+        place = {row: i for i, row in enumerate((every if where is None else every[where]).tolist())}
+        opened = [i for i, row in enumerate(which) if row in place]
+        if not opened:
+            return None
+        gates = o.gates if o.gates is None else o.gates[[place[which[i]] for i in opened]]
+        whole = len(opened) == count
+        return o._replace(gates=gates, where=None if whole else torch.tensor(opened, device=o.up.device), rows=count)
+
+    def detach(self) -> None:
+        """Leave the layer and let go of the factors."""
+        self.close()
+        _banks.pop(self.key, None)
+
+
+def _add_linear(o: Open, x: Tensor, y: Tensor) -> None:
+    """x: the open rows [rows, ..., in]; y: [batch, ..., out], changed in place; up: [ranks, out]."""
+    inner = F.linear(x.flatten(0, -2), o.down)
+    if o.gates is not None:
+        inner = (inner.unflatten(0, (len(o.gates), -1)) * o.gates[:, None]).flatten(0, 1)
+    target = o.view(y)
+    if target is not None:
+        target.view(-1, target.shape[-1]).addmm_(inner, o.up)
+    else:
+        y[slice(None) if o.where is None else o.where] += (inner @ o.up).view(len(x), *y.shape[1:])
+
+
+def _add_pointwise(o: Open, x: Tensor, y: Tensor) -> None:
+    """As beside a convolution, for 1 x 1; down: [ranks, in]."""
+    _add_inner(o, torch.bmm(o.down.expand(x.shape[0], -1, -1), x.flatten(2)), y)
+
+
+def _add_inner(o: Open, inner: Tensor, y: Tensor) -> None:
+    """inner: [rows, ranks, height * width]; y: [batch, out, height, width], changed in place; up: [out, ranks].
+
+    Convolving so few channels with 1 x 1 takes several times as long as the same sum as a product of matrices.
+    """
+    if o.gates is not None:
+        inner = inner * o.gates[:, :, None]
+    target = o.view(y)
+    if target is not None:
+        target.flatten(2).baddbmm_(o.up.expand(inner.shape[0], -1, -1), inner)
+    else:
+        y[slice(None) if o.where is None else o.where] += (o.up @ inner).view(len(inner), *y.shape[1:])
+
+
+def _way_to_add(layer: nn.Module | Part) -> Callable[[Open, Tensor, Tensor], None]:
+    """Adds the product of an Open's factors with the open rows of a layer's input to its output."""
+    if not isinstance(layer, nn.Conv2d):
+        return _add_linear
+    if layer.groups != 1:
+        raise BaseMismatch("terms beside a grouped convolution are not supported: leave this layer out")
+    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    if layer.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0):
+        return _add_pointwise
+    return lambda o, x, y: _add_inner(o, F.conv2d(x, o.down, None, stride, padding, dilation).flatten(2), y)
+
+
+def _padded(factor: Tensor) -> Tensor:
+    """Rows of zeros up to the next multiple of 16: matrix kernels take twice as long for 10 ranks as for 16."""
+    rank = len(factor)
+    return factor if rank == 1 or not rank % 16 else F.pad(factor, (0, 0, 0, -rank % 16))
+
+
+def _home(layer: nn.Module | Part) -> tuple[torch.device, torch.dtype]:
+    """Where the factors live: beside the weight, unless it is on no device (offloaded) or quantised."""
+    weight = getattr(layer, "weight", None)
+    if weight is None:
+        return torch.device("cpu"), torch.float32
+    device = weight.device if weight.device.type != "meta" else torch.device("cpu")
+    return device, weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else torch.float32
+
+
+def _check(name: str, shape: tuple[int, ...], down: Tensor, up: Tensor) -> None:
+    """Raises BaseMismatch where factors are for a layer of another shape."""
+    if tuple(down.shape[1:]) != shape[1:] or tuple(up.shape[:2]) != (shape[0], len(down)):
+        raise BaseMismatch(
+            f"layer {name} is {list(shape)}, but a term of down {list(down.shape)} and up {list(up.shape)} was made "
+            "for another one: use an artifact made for this base model"
+        )
+
+
+# Defined by hand: what ``torch.library.custom_op`` wraps around a function takes five times as long as the call.
+_library = torch.library.Library("conceptguard", "DEF")
+_library.define("add_terms(Tensor x, Tensor(a!) output, int bank) -> ()")
+
+
+def _add_terms(x: Tensor, output: Tensor, bank: int) -> None:
+    found = _banks.get(bank)
+    if found is not None:
+        found.add(x, output)
+
+
+_library.impl("add_terms", _add_terms, "CompositeExplicitAutograd")
+torch.library.register_fake("conceptguard::add_terms", lambda x, output, bank: None, lib=_library)
