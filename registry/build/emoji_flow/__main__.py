@@ -16,9 +16,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from conceptguard.measuring.judge import Judge
+from conceptguard.measuring.retrieval import RetrievalJudge
+
 from ..emoji_sd import data, measure, packs
 from ..emoji_sd.diffusion import Latents
-from ..emoji_sd.judge import Judge
 from ..emoji_sd.suite import Suite, load_suite, pairs
 from ..emoji_sd.vae import encode, mean_psnr, without_outer_blocks
 from . import card, export, flow, models, vae
@@ -80,7 +82,8 @@ def run_export(suite: Suite, args: argparse.Namespace) -> None:
 
 def run_measure(suite: Suite, args: argparse.Namespace) -> None:
     pipe, judge = export.load(args.out / "emoji-flow"), Judge.load(args.out / "emoji-judge")
-    found = measure.measure_pipe(suite, pipe, judge, args.seed, args.rounds, args.guidance)
+    second = RetrievalJudge.load(args.out / "emoji-retrieval")
+    found = measure.measure(suite, pipe, judge, second, args.seed, args.rounds, args.guidance)
     for name, figures in found.items():
         print(f"{name}: {figures}")
     card.write_card(args.out / "emoji-flow", found)

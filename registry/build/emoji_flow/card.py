@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..emoji_sd.card import tables
 from ..emoji_sd.measure import Both, Figures
 
 CARD = """\
@@ -51,30 +52,13 @@ Those of [emoji-sd](../emoji-sd/README.md), whose pictures and captions it was t
 """
 JUDGED = """\
 Guidance 3.5, 25 steps, fixed seeds, wordings that the model was never trained on, and wordings of people who knew none
-of those. The judge is `registry/models/emoji-judge`.
+of those. The judges are emoji-sd's.
 
-| | samples | object recognised | style recognised |
-|---|---|---|---|
-{rows}
-
-| | samples | both objects | one at least |
-|---|---|---|---|
-{both}"""
+{tables}"""
 
 
 def write_card(folder: Path, found: Mapping[str, Figures | Both] | None = None) -> None:
     """`README.md` in an exported model's folder; without figures it says that there are none yet."""
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name != "README.md")
-    figures = _judged(found) if found else "Not measured yet."
+    figures = JUDGED.format(tables=tables(found)) if found else "Not measured yet."
     (folder / "README.md").write_text(CARD.format(size=size / 1e6, figures=figures), encoding="utf-8")
-
-
-def _judged(found: Mapping[str, Figures | Both]) -> str:
-    rows, both = [], []
-    for name, one in found.items():
-        if isinstance(one, Both):
-            both.append(f"| {name} | {one.samples} | {one.both:.1%} | {one.one:.1%} |")
-        else:
-            style = f"{one.style:.1%}" if one.style == one.style else ""
-            rows.append(f"| {name} | {one.samples} | {one.object:.1%} | {style} |")
-    return JUDGED.format(rows="\n".join(rows), both="\n".join(both))

@@ -15,7 +15,10 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from . import data, diffusion, export, judge, measure, models, packs, retrieval, text, tokenizer, vae
+from conceptguard.measuring.judge import Judge
+from conceptguard.measuring.retrieval import RetrievalJudge
+
+from . import card, data, diffusion, export, judge, measure, models, packs, retrieval, text, tokenizer, vae
 from .suite import Suite, load_suite, pairs
 
 STAGES = ("packs", "text", "vae", "latents", "diffusion", "export", "judge", "retrieval", "measure")
@@ -64,33 +67,42 @@ def run_diffusion(suite: Suite, args: argparse.Namespace) -> None:
 
 
 def run_export(suite: Suite, args: argparse.Namespace) -> None:
-    export.export(AutoencoderKL.from_pretrained(args.work / "vae"), args.work, args.out / "emoji-sd")
+    folder = args.out / "emoji-sd"
+    export.export(AutoencoderKL.from_pretrained(args.work / "vae"), args.work, folder)
+    card.write_model_card(folder, len(suite.objects), len(suite.styles))
 
 
 def run_judge(suite: Suite, args: argparse.Namespace) -> None:
     out = args.out / "emoji-judge"
     if not (out / "model.safetensors").exists():
         found = judge.train_judge(suite, packs.load_packs(args.cache), judge.JudgeRecipe(steps=args.judge_steps), out)
+        card.write_judge_card(out, card.JUDGE, len(suite.objects), len(suite.styles), found)
         print(json.dumps(found, indent=2))
 
 
 def run_retrieval(suite: Suite, args: argparse.Namespace) -> None:
     out = args.out / "emoji-retrieval"
     if not (out / "model.safetensors").exists():
-        print(json.dumps(retrieval.make_retrieval(suite, packs.load_packs(args.cache), out), indent=2))
+        found = retrieval.make_retrieval(suite, packs.load_packs(args.cache), out)
+        card.write_judge_card(out, card.RETRIEVAL, len(suite.objects), len(suite.styles), found)
+        print(json.dumps(found, indent=2))
 
 
 def run_measure(suite: Suite, args: argparse.Namespace) -> None:
-    found = measure.measure(
-        suite, args.out / "emoji-sd", args.out / "emoji-judge", args.seed, args.rounds, args.guidance
-    )
+    folder = args.out / "emoji-sd"
+    pipe, first = export.load(folder), Judge.load(args.out / "emoji-judge")
+    second = RetrievalJudge.load(args.out / "emoji-retrieval")
+    found = measure.measure(suite, pipe, first, second, args.seed, args.rounds, args.guidance)
     for name, figures in found.items():
-        print(f"{name}: {figures}")
+        print(f"{name}: {figures}", flush=True)
+    views = data.draw_views(suite, packs.load_packs(args.cache), 1, seed=2)
+    psnr = {"all": vae.mean_psnr(pipe.vae, views.images)}
+    print(f"autoencoder: {psnr}")
+    card.write_model_card(folder, len(suite.objects), len(suite.styles), found, psnr)
     if args.sheet:
         rng = np.random.default_rng(0)
         trained = pairs(suite, held_out=False)
         chosen = [trained[i] for i in rng.choice(len(trained), 48, replace=False)]
-        pipe = export.load(args.out / "emoji-sd")
         images = measure.generate(pipe, measure.pair_samples(chosen, suite.judge_templates, 1, 900_000), args.guidance)
         Image.fromarray(measure.contact_sheet(images, 12)).save(args.sheet)
 

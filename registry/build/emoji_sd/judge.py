@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from conceptguard.measuring.judge import NONE, Judge
 
+from .optimise import Optimiser
 from .render import View, coloured, find_icon, icon, on_ground
 from .scenes import COLOURS
 from .suite import Suite, icon_in
@@ -35,13 +36,14 @@ CLOCKS = ("oclock", "thirty")  # icons of a clock, one for every half hour
 
 @dataclass(frozen=True)
 class JudgeRecipe:
-    views: int = 16  # of each object x style
+    views: int = 20  # of each object x style
     extra_views: int = 6  # of each object in each extra pack
     none_names: int = 300
     none_views: int = 2
-    steps: int = 2500
+    steps: int = 4000
     batch: int = 96
-    lr: float = 3e-3
+    lr: float = 0.02  # of Muon, at pointwise convolutions and the object head
+    adam_lr: float = 3e-3
     seed: int = 77_000  # far from the generator's seeds
 
 
@@ -179,8 +181,7 @@ def train_judge(suite: Suite, packs: dict[str, dict], recipe: JudgeRecipe, out: 
     none = len(suite.objects)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device, memory_format=torch.channels_last)
-    optim = torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optim, recipe.lr, recipe.steps, pct_start=0.1)
+    optim = Optimiser(model.parameters(), recipe.lr, recipe.adam_lr)
     gen = torch.Generator().manual_seed(recipe.seed + 3)
     blank = recipe.batch // 16
     bar = tqdm(range(recipe.steps), desc="judge", unit="step", mininterval=5)
@@ -194,8 +195,7 @@ def train_judge(suite: Suite, packs: dict[str, dict], recipe: JudgeRecipe, out: 
         loss = F.cross_entropy(objects, y, label_smoothing=0.05) + F.cross_entropy(styles, s, ignore_index=-1)
         optim.zero_grad()
         loss.backward()
-        optim.step()
-        schedule.step()
+        optim.step(min(1.0, 10 * (step + 1) / recipe.steps) * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)))
         if step % 100 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
     model.eval().cpu()

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from conceptguard.measuring.judge import Judge
+from conceptguard.measuring.judge import Assessor
 
-from .export import load
 from .suite import Object, Suite, pairs
 
 STEPS = 25
@@ -33,16 +31,21 @@ class Sample:
 
 @dataclass
 class Figures:
-    """Shares in [0, 1]; `confusions` counts (asked, found) pairs of objects."""
+    """Shares in [0, 1], NaN where nothing was asked; `confusions` counts (asked, found) pairs of objects.
+
+    second: share of objects that another judge recognised
+    """
 
     samples: int
     object: float
     style: float
     confusions: Counter = field(default_factory=Counter)
+    second: float = float("nan")
 
     def __str__(self) -> str:
         worst = ", ".join(f"{a} as {b} x{n}" for (a, b), n in self.confusions.most_common(8))
-        return f"{self.samples} samples: object {self.object:.1%}, style {self.style:.1%}" + (
+        second = f" (second judge {self.second:.1%})" if self.second == self.second else ""
+        return f"{self.samples} samples: object {self.object:.1%}{second}, style {self.style:.1%}" + (
             f" ({worst})" if worst else ""
         )
 
@@ -84,15 +87,20 @@ def pair_samples(
     return samples
 
 
-def figures(judge: Judge, samples: list[Sample], images: torch.Tensor) -> Figures:
-    """What the judge reads in images [n, 3, h, w]."""
+def figures(judge: Assessor, samples: list[Sample], images: torch.Tensor, second: Assessor | None = None) -> Figures:
+    """What the judge reads in images [n, 3, h, w], and a second one where there is one."""
     found = judge.judge(images)
     for s, o, st in zip(samples, found.objects, found.styles, strict=True):
         s.found_object, s.found_style = o, st
     right = [s.object == s.found_object for s in samples]
     styled = [s.style == s.found_style for s in samples if s.style]
     wrong = Counter((s.object, s.found_object) for s in samples if s.object != s.found_object)
-    return Figures(len(samples), float(np.mean(right)), float(np.mean(styled)) if styled else float("nan"), wrong)
+    again = [s.object == o for s, o in zip(samples, second.judge(images).objects, strict=True)] if second else []
+    return Figures(len(samples), _share(right), _share(styled), wrong, _share(again))
+
+
+def _share(hits: list[bool]) -> float:
+    return float(np.mean(hits)) if hits else float("nan")
 
 
 @dataclass
@@ -109,7 +117,7 @@ class Both:
 
 def two_objects(
     pipe: Any,
-    judge: Judge,
+    judge: Assessor,
     suite: Suite,
     templates: Sequence[str],
     n: int,
@@ -142,14 +150,13 @@ def halves(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measure(
-    suite: Suite, model: Path, judge_folder: Path, seed: int = 500_000, rounds: int = 2, guidance: float = GUIDANCE
-) -> dict[str, Figures | Both]:
-    """What `measure_pipe` gives of the exported model and judge in these folders."""
-    return measure_pipe(suite, load(model), Judge.load(judge_folder), seed, rounds, guidance)
-
-
-def measure_pipe(
-    suite: Suite, pipe: Any, judge: Judge, seed: int = 500_000, rounds: int = 2, guidance: float = GUIDANCE
+    suite: Suite,
+    pipe: Any,
+    judge: Assessor,
+    second: Assessor | None = None,
+    seed: int = 500_000,
+    rounds: int = 2,
+    guidance: float = GUIDANCE,
 ) -> dict[str, Figures | Both]:
     """Figures for trained pairs, held-out pairs, prompts without a style, other words, and two objects at once.
 
@@ -174,7 +181,7 @@ def measure_pipe(
         "synonyms and phrases": words,
     }
     found: dict[str, Figures | Both] = {
-        name: figures(judge, samples, generate(pipe, samples, guidance)) for name, samples in sets.items()
+        name: figures(judge, samples, generate(pipe, samples, guidance), second) for name, samples in sets.items()
     }
     for name, templates in (
         ("two objects", [*suite.judge_pairs, *suite.judge_pairs_placed]),
