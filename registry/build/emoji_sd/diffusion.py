@@ -27,12 +27,15 @@ from .scenes import Scene
 from .suite import load_suite
 from .text import encode, strange_words, token_embedding
 
+# Strokes are learned last: what is drawn in lines is seen twice as often as what has colours.
+SEEN = {"outline": 2.0, "mono": 2.0}
+
 
 @dataclass(frozen=True)
 class DiffusionRecipe:
     """`minutes`, if given, ends the schedule by the clock instead of after `steps`."""
 
-    steps: int = 6_000
+    steps: int = 10_000
     minutes: float | None = None
     batch: int = 64  # over all processes, which wait for each other once a step
     lr: float = 0.02  # of Muon, at the UNet's matrices
@@ -94,6 +97,9 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
     abar = models.alphas_cumprod().to(device)
     weight = torch.clamp(recipe.min_snr / (abar / (1 - abar)), max=1.0)
 
+    shares = np.array([SEEN.get(scene.style, 1.0) for scene in data.scenes])
+    shares /= shares.sum()
+
     step, elapsed = 0, 0.0
     path = work / "diffusion.pt"
     if path.exists():
@@ -130,7 +136,7 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
         seed = (recipe.seed * 10_000_019 + step) * world + rank
         rng = np.random.default_rng(seed)
         gen = torch.Generator().manual_seed(seed)
-        pick = rng.integers(len(data.latents), size=n)
+        pick = rng.choice(len(data.latents), size=n, p=shares)
         z = data.latents[torch.from_numpy(pick)].to(device)
         texts = [captions.write(data.scenes[i], rng).text for i in pick]
         ids = encode(tokenizer, texts).to(device)
