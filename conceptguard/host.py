@@ -79,6 +79,18 @@ class Host:
         """Undo ``attach`` to the last reference."""
         raise NotImplementedError
 
+    def add(self, session: Any) -> None:
+        """Beside the attached session there is another one, which acts in calls for which it is chosen: see
+        ``Session.using``. Raises SessionError, by default always."""
+        raise SessionError(
+            f"{self.name} is under one policy at a time, and '{session.policy.name}' cannot be used in another one's "
+            "place: detach, then attach it"
+        )
+
+    def drop(self, session: Any) -> None:
+        """Undo ``add``."""
+        raise NotImplementedError
+
     def layers(self) -> LayerIndex:
         """Linear and convolution layers under canonical names; by default there are none."""
         from .runtime.lowrank import LayerIndex
@@ -227,6 +239,12 @@ class TextHost(Protocol):
 
     def attach(self, session: Any) -> None:
         """Route ``generate`` through the session."""
+
+    def add(self, session: Any) -> None:
+        """Beside it there is another one, which acts where it is chosen: see ``LanguageSession.using``."""
+
+    def drop(self, session: Any) -> None:
+        """Undo ``add``."""
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the host runs, and in what it computes."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Hashable, Mapping
 from os.path import isfile  # where Path.is_file raises OSError, as on a policy of one long line, this says no
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -61,6 +63,26 @@ def acting(policy: Policy, *hooks: str) -> Policy:
     """The same policy with only those guards that act through one of these hooks."""
     kept = [g for g in policy.guards if any(hasattr(plugins.method(g.method), hook) for hook in hooks)]
     return policy.model_copy(update={"guards": kept})
+
+
+def policy_key(source: str | Path | Mapping[str, Any] | Policy) -> Hashable:
+    """What tells two policies apart without reading them: of a file its name, size and when it was written."""
+    if isinstance(source, Policy):
+        return source.model_dump_json(), tuple(guard._folder for guard in source.guards)
+    if isinstance(source, Mapping):
+        return json.dumps(source, default=repr)
+    if isinstance(source, str) and written_out(source):
+        return source
+    from .registry import shipped_folder
+
+    for path in (Path(source), shipped_folder() / "policies" / f"{source}.yaml"):
+        try:
+            told = path.stat()
+        except (OSError, ValueError):
+            continue
+        if S_ISREG(told.st_mode):
+            return str(path.absolute()), told.st_ino, told.st_size, told.st_mtime_ns
+    return source
 
 
 def shipped_policies() -> dict[str, Path]:

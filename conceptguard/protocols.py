@@ -194,6 +194,9 @@ class DrawingSession(Protocol):
     def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
         """One whole generation under this session."""
 
+    def demand_attached(self) -> None:
+        """Raises SessionError after the policy was detached."""
+
     def visit(self) -> bool:
         """A denoiser call that belongs to no generation. Gives whether the call before was somebody else's."""
 

@@ -22,6 +22,7 @@ from ..receipt import Receipt, Row
 from ..text.lineage import Lineage
 from .base import BaseSession
 from .generations import publish, published
+from .using import Others
 
 if TYPE_CHECKING:
     from ..generation.decoding import Asked
@@ -35,14 +36,19 @@ class LanguageSession(BaseSession):
 
     whole: whether the model's ``generate`` goes through the session, so that text can be taken back; else the session
     is a logits processor only
+    beside: the session that is attached to the model, where this one acts when it is chosen
     """
 
     host: TextHost
     calls = TEXT
 
-    def __init__(self, host: TextHost, policy: Policy, whole: bool):
+    def __init__(self, host: TextHost, policy: Policy, whole: bool, beside: LanguageSession | None = None):
         super().__init__(host, policy)
-        self._lock = self._turn = threading.RLock()
+        self._turn: Any = beside._turn if beside else threading.RLock()
+        self._lock = self._turn
+        self._added = beside is not None
+        if whole and not beside:
+            self._others = Others(self._turn, self._another)
         self._whole, self._least = whole, len(host.vocabulary.pieces)
         self._calls = 0
         self._asked: Asked | None = None
@@ -61,12 +67,20 @@ class LanguageSession(BaseSession):
                 f"guard '{named}' takes sentences back, which no logits processor can: use "
                 "conceptguard.attach((model, tokenizer), policy) and the model's own generate()"
             )
+        if beside:
+            self.host.add(self)
+            self.attached = True
+            return
         self.host.listen()
         if whole:
             self.host.attach(self)
         else:
             weakref.finalize(self, self.host.detach).atexit = False
         self.attached = True
+
+    def _another(self, policy: Policy) -> LanguageSession:
+        self.demand_attached()
+        return LanguageSession(self.host, policy, whole=True, beside=self)
 
     @property
     def receipt(self) -> Receipt:

@@ -29,6 +29,8 @@ from ..denoising.families import Family
 from ..denoising.noise_levels import NoiseLevels
 from ..denoising.text_encoders import TextEncoder, as_one, is_clip, text_encoders
 from . import prompts
+from .adapters import Adapters
+from .callers import Callers
 from .denoiser import Denoiser
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
@@ -36,6 +38,7 @@ from .encoding_options import defaults_of, of_negatives, options_of, read_otherw
 from .learnt_words import LearntWords, as_encoded
 from .perturbed import Perturbed
 from .side_networks import Networks
+from .sides import Side, Sides
 from .step_proof import proved
 
 if TYPE_CHECKING:
@@ -61,16 +64,16 @@ class PipelineHost(Host):
         self.denoiser_name = family.denoiser
         self.model: nn.Module = getattr(pipe, self.denoiser_name)
         self._parts = self.components()
-        self._session: DrawingSession | None = None
+        self._sides, self._gated = Sides(self), set[str]()
         self._handles: list[Any] = []
-        self._memory = prompts.Memory(self._nothing)
+        self._no_memory = prompts.Memory(self._nothing)  # of a host that is under no session
         self.learnt = LearntWords(pipe)
         self._perturbed = Perturbed(pipe, self.model)
         self._proofs: list[Any] = []
         self._denoiser_hooks = DenoiserHooks(
             self.model,
             family,
-            self._memory,
+            self._sides,
             self.name,
             self._away,
             lambda: pipe.scheduler,
@@ -289,8 +292,29 @@ class PipelineHost(Host):
 
     def attach(self, session: DrawingSession) -> None:
         """Turn the pipeline into its guarded subclass and hook the denoiser and, where terms need it, the encoders."""
+        side = self._side(session)
+        self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._asked_once(), **self._routes())
+        self._denoiser_hooks.open()
+        self._gate_encoders(session)
+        self._sides.add(side)
+
+    def add(self, session: DrawingSession) -> None:
+        """The same pipeline under another policy, where that is chosen."""
+        side = self._side(session)
+        hooked = set(_ENCODERS) & session.banks.prefixes() <= self._gated
+        if not hooked and self.compiled():  # a compiled encoder looks for no new hooks
+            raise SessionError(
+                f"policy '{session.policy.name}' acts in a text encoder, the attached one does not, and {self.name} is "
+                "compiled: attach the one that does, compile, then use the others in its place"
+            )
+        self._gate_encoders(session)
+        self._sides.add(side)
+
+    def _side(self, session: DrawingSession) -> Side:
+        """Raises SessionError for a policy that this pipeline cannot be under."""
         self._denoiser_hooks.check()
-        for name in set(_ENCODERS) & session.banks.prefixes():
+        prefixes = session.banks.prefixes()
+        for name in set(_ENCODERS) & prefixes:
             if not is_clip(self.components()[name]):
                 raise SessionError(f"terms beside {name} of this pipeline, which is no CLIP, cannot be gated")
         if self.family.separate and session.banks.coupled:
@@ -298,16 +322,23 @@ class PipelineHost(Host):
                 f"compat: official opens what a picture is drawn away from as far as its prompt, and {self.name} makes "
                 "a call for each: use compat: paper"
             )
-        self._session = session
-        self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._asked_once(), **self._routes())
-        self._denoiser_hooks.open(session)
+        names = [self.denoiser_name, *(name for name in _ENCODERS if name in prefixes)]
+        adapters = {name: Adapters(session, name, self.components()[name]) for name in names}
+        return Side(session, prompts.Memory(self._nothing), Callers(self.model), adapters)
+
+    def _gate_encoders(self, session: DrawingSession) -> None:
         for name in _ENCODERS:
-            if name in session.banks.prefixes():
-                hook = EncoderGates(self, name)
+            if name in session.banks.prefixes() and name not in self._gated:
+                self._gated.add(name)
+                hook = EncoderGates(self, name, self._sides)
                 encoder = self.components()[name]
                 self._handles += [encoder.register_forward_pre_hook(hook.before, with_kwargs=True)]
                 self._handles += [encoder.register_forward_hook(hook.after)]
                 self._handles += [encoder.register_forward_hook(hook.ended, always_call=True)]
+
+    def drop(self, session: DrawingSession) -> None:
+        """It is not chosen any more."""
+        _forget(self._sides.pop(session))
 
     def detach(self) -> None:
         """Give the pipeline its own class back and remove every hook."""
@@ -316,8 +347,9 @@ class PipelineHost(Host):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._memory.clear()
-        self._session = None
+        self._gated.clear()
+        for side in self._sides.pop_all():
+            _forget(side)
 
     def _asked_once(self) -> dict[str, Any]:
         """Where it runs, which takes a walk through every module, is asked once a generation; in a loop of the
@@ -337,8 +369,22 @@ class PipelineHost(Host):
 
     @property
     def session(self) -> DrawingSession:
-        assert self._session is not None
-        return self._session
+        """The one that generates here, else the one that a new call is under."""
+        side = self._sides.at_work()
+        assert side is not None
+        return side.session
+
+    @property
+    def asked(self) -> DrawingSession:
+        """The one that a new call is under, also where it is made inside of another one."""
+        side = self._sides.asked()
+        assert side is not None
+        return side.session
+
+    @property
+    def _memory(self) -> prompts.Memory:
+        side = self._sides.at_work()
+        return self._no_memory if side is None else side.memory
 
     def generate(
         self, draw: Callable[[], Any], guidance: float | None, finish: Callable[[Any], Any] = lambda result: result
@@ -360,7 +406,7 @@ class PipelineHost(Host):
                 )
             return finish(result)
 
-        return self.session.run(generation, guidance)
+        return self.asked.run(generation, guidance)
 
     def anew(self, draw: Callable[[], Any]) -> Any:
         """One call of the pipeline, the first or, for a flagged image, another one."""
@@ -401,6 +447,12 @@ class PipelineHost(Host):
     def _encodes_negative(self) -> bool:
         """Whether this call of ``encode_prompt`` is for a negative prompt, in pipelines that make it by itself."""
         return False
+
+
+def _forget(side: Side | None) -> None:
+    if side is not None:
+        side.memory.clear()
+        side.callers.clear()
 
 
 def subclass(cls: Any, **body: Any) -> type:

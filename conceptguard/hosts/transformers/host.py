@@ -21,6 +21,7 @@ from ...errors import GuardError, SessionError
 from ...generation.decoding import Asked, Vocabulary
 from ...host import Host
 from ...registry.fingerprint import check_base, fingerprint
+from ...runtime.choice import choice
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
 from .last_inputs import LastInputs
@@ -197,11 +198,20 @@ class TransformersHost(Host):
         self._model_lock.shut(weakref.ref(session), _routes(type(self.model), weakref.ref(session), weakref.ref(self)))
         self._attached = True
 
+    def add(self, session: SpeakingSession) -> None:
+        """Another session for the same model: nothing of it is kept here, ``generate`` asks which one is chosen."""
+
+    def drop(self, session: SpeakingSession) -> None:
+        """Undo ``add``."""
+
     def generate(self, session: SpeakingSession, *args: Any, **kwargs: Any) -> Any:
         """A guarded ``model.generate(...)``."""
         from .backtracking import Backtracking  # these are of classes of transformers, which takes seconds to import
         from .processor import asks, looks_back, with_guards
 
+        chosen = choice(self)
+        if chosen is not None and chosen.session is not None:
+            session = chosen.session
         original = self._model_lock.own("generate")
         kwargs = _named(original, args, kwargs)
         if self._model_lock.inside:
