@@ -19,6 +19,7 @@ from ..generation.decoding import Decoding, Sentence
 from ..hookspecs import TEXT
 from ..policy import Policy
 from ..receipt import Receipt, Row
+from ..records.listeners import reported
 from ..text.lineage import Lineage
 from .base import BaseSession
 from .generations import publish, published
@@ -127,12 +128,13 @@ class LanguageSession(BaseSession):
                 raise self._gone()
             self._receipt = self._fresh(keep)
             publish(self, self._receipt)
-            try:
-                return generate()
-            finally:
-                self._receipt.steps = self._account.steps
-                self._receipt.seconds = time.perf_counter() - self._started
-                publish(self, self._receipt)
+            with reported(self.host, lambda: self._receipt):
+                try:
+                    return generate()
+                finally:
+                    self._receipt.steps = self._account.steps
+                    self._receipt.seconds = time.perf_counter() - self._started
+                    publish(self, self._receipt)
 
     def _gone(self) -> SessionError:
         return SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")

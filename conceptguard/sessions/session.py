@@ -19,6 +19,7 @@ from ..host import Host
 from ..plugins import hooks
 from ..policy import Policy
 from ..receipt import Act, Receipt, Row
+from ..records.listeners import reported
 from ..runtime.bank import running
 from ..runtime.banks import Banks
 from ..runtime.choice import choosing
@@ -140,16 +141,17 @@ class Session(BaseSession):
             publish(self, self._receipt)
             self._running += 1
             own = self._receipt
-            try:
-                return generate()
-            finally:
-                self._running -= 1
-                running.reset(token)
-                self.close()
-                self._tell()
-                own.seconds = time.perf_counter() - started
-                if outer is not None:
-                    restore(outer)
+            with reported(self.host, lambda: own):
+                try:
+                    return generate()
+                finally:
+                    self._running -= 1
+                    running.reset(token)
+                    self.close()
+                    self._tell()
+                    own.seconds = time.perf_counter() - started
+                    if outer is not None:
+                        restore(outer)
 
     def visit(self) -> bool:
         """A denoiser call of a caller's own loop, in its turn. Gives whether the call before was somebody else's."""
