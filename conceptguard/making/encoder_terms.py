@@ -60,11 +60,12 @@ def layers_beside(layers: LayerIndex, encoders: Sequence[TextEncoder], parts: Pa
 
 
 def conditions(
-    encoders: Sequence[TextEncoder], texts: Sequence[str], prefixes: Sequence[Tensor] | None = None
+    encoders: Sequence[TextEncoder], texts: Sequence[str], empty: Encoded, prefixes: Sequence[Tensor] | None = None
 ) -> Encoded:
-    """Texts as the denoiser hears them, with gradients. prefixes: input vectors [k, hidden] before every text, one
-    tensor for each encoder; texts are cut where they stand in the way."""
-    states, pools = [], []
+    """Texts as the denoiser hears them, with gradients. empty: the empty text, by which what is of no encoder is as
+    long as it is to be; prefixes: input vectors [k, hidden] before every text, one tensor for each encoder; texts are
+    cut where they stand in the way."""
+    embeds, pools = torch.zeros(len(texts), *empty.embeds.shape[1:], device=empty.embeds.device), []
     ids: list[list[int]] = []
     for n, encoder in enumerate(encoders):
         prefix = prefixes[n] if prefixes else None
@@ -72,9 +73,10 @@ def conditions(
         own = [row[:room] for row in encoder.ids(texts)]
         ids = ids or own
         found, pooled = encoder.differentiable(own, prefix)
-        states += [found] if found is not None else []
+        if found is not None:
+            embeds[:, encoder.tokens, encoder.width] = found.to(embeds)
         pools += [pooled] if pooled is not None else []
-    return Encoded(torch.cat(states, -1), ids, torch.cat(pools, -1) if pools else None)
+    return Encoded(embeds, ids, torch.cat(pools, -1) if pools else None)
 
 
 class TermsInTraining:

@@ -31,7 +31,7 @@ from ..denoising.text_encoders import TextEncoder, as_one, is_clip, text_encoder
 from . import prompts
 from .adapters import Adapters
 from .callers import Callers
-from .denoiser import Denoiser
+from .denoiser import Denoiser, denoiser_of
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
 from .encoding_options import defaults_of, of_negatives, options_of, read_otherwise
@@ -266,10 +266,11 @@ class PipelineHost(Host):
         return text_encoders(self.pipe, self, self.family)
 
     def denoiser(self) -> Denoiser:
-        """The UNet as a plain function with its noise schedule, for methods that learn; SessionError for others."""
-        if self.denoiser_name != "unet":
-            raise SessionError(f"{self.name} has no UNet: artifacts are made on Stable Diffusion 1.x, 2.x and SDXL")
-        return Denoiser(self.pipe)
+        """The denoiser as a plain function with its noise schedule, for methods that learn.
+
+        Raises SessionError for kinds that none learns on.
+        """
+        return denoiser_of(self.pipe, self.name)
 
     def noise_levels(self) -> NoiseLevels:
         """How much picture and how much noise latents hold at a timestep of the pipeline's schedule."""

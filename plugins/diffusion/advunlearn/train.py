@@ -107,7 +107,7 @@ class Training:
 
     def _encoded(self, texts: Sequence[str], vectors: Sequence[Tensor] | None = None) -> Encoded:
         self._terms.open(len(texts))
-        return conditions(self.encoders, texts, vectors)
+        return conditions(self.encoders, texts, self._nothing, vectors)
 
 
 class Attack:

@@ -91,7 +91,7 @@ def unlearn(task: Task) -> Unlearnt:
 
         def now(texts: Sequence[str]) -> Encoded:
             training.open(len(texts))
-            return conditions(encoders, texts)
+            return conditions(encoders, texts, nothing)
 
         helped = ruler.gain(now)
         if helped <= 0:
@@ -119,7 +119,7 @@ def _ascend(
     for step in range(s.steps):
         texts = [own[i] for i in torch.randint(len(own), (s.batch,), generator=random).tolist()]
         which = torch.randint(len(clean), (s.batch,), generator=random)
-        times = torch.randint(len(denoiser.alphas), (s.batch,), generator=random)
+        times = torch.tensor([denoiser.timestep(one) for one in torch.rand(s.batch, generator=random).tolist()])
         noise = torch.randn(s.batch, *denoiser.shape, generator=random)
         latents, wanted = noised(denoiser, clean[which], noise, times)
         loss = -losses(denoiser(latents, times, encode(texts)), wanted).mean()

@@ -72,8 +72,14 @@ class SPMMakeSettings(Settings):
 
 
 def layers_of(names: Sequence[str]) -> list[str]:
-    """Every linear and convolution layer inside the UNet's Transformer2DModels, by canonical name."""
-    return [n for n in names if n.startswith("unet.") and ".attentions." in n]
+    """Canonical names of layers that a membrane lies beside.
+
+    Of a UNet: every linear and convolution layer inside its Transformer2DModels. Of a transformer: what reads the text,
+    and every layer of its blocks but those that modulate their norms.
+    """
+    inside = [n for n in names if n.startswith("unet.") and ".attentions." in n]
+    blocks = [n for n in names if n.startswith("transformer.transformer_blocks.") and ".norm" not in n]
+    return [*inside, *(n for n in names if n == "transformer.context_embedder"), *blocks]
 
 
 def initial(
@@ -95,7 +101,7 @@ def initial(
     return found
 
 
-_READS_TEXT = (".attn2.to_k", ".attn2.to_v")
+_READS_TEXT = (".attn2.to_k", ".attn2.to_v", ".context_embedder")
 
 
 class Training:
@@ -111,7 +117,7 @@ class Training:
         layers = host.layers()
         shapes = {n: layers.shapes()[n] for n in layers_of(list(layers))}
         if not shapes:
-            raise ArtifactError("this model has no Transformer2DModel layers: SPM trains on Stable Diffusion UNets")
+            raise ArtifactError(f"the {self.denoiser.name} of this model has no layers that SPM trains beside")
         random = torch.Generator().manual_seed(task.seed)
         self.texts = Texts(host, task.concept, task.preserve, s, random)
         towards = self.texts.direction() if s.start == "concept" else None
@@ -181,14 +187,14 @@ class Training:
         at = (torch.arange(len(held.ids)) + step) % s.batch
         target = pick(texts.target, rows)
         with torch.no_grad():
-            banks.set("unet", None)
+            banks.set(self.denoiser.name, None)
             before = self.denoiser(
                 torch.cat([latents, latents, latents[at]]), torch.cat([times, times, times[at]]),
                 stack(target, pick(texts.neutral, rows), held),
             ).float()  # fmt: skip
             towards, neutral, anchored = before.split([s.batch, s.batch, len(at)])
             goal = neutral - s.eta * (towards - neutral)
-        banks.set("unet", torch.ones(s.batch + len(at), 1))
+        banks.set(self.denoiser.name, torch.ones(s.batch + len(at), 1))
         after = self.denoiser(
             torch.cat([latents, latents[at]]), torch.cat([times, times[at]]), stack(target, held)
         ).float()  # fmt: skip

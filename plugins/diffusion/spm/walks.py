@@ -37,13 +37,13 @@ class Walks:
     def __init__(self, denoiser: Denoiser, prompts: int, settings: Any, random: torch.Generator):
         self._denoiser = denoiser
         self.latents = torch.zeros(settings.batch, *denoiser.shape, device=denoiser.device)
-        length, count = settings.trajectory_steps, len(denoiser.alphas)
+        length = settings.trajectory_steps
         rows = []
         for row in range(settings.batch):
             stands: list[Stand] = []
             states = length - row * length // settings.batch
             while len(stands) < settings.steps:
-                stands += _walk(states, length, count, prompts, random)
+                stands += _walk(states, length, denoiser, prompts, random)
                 states = length
             rows.append(stands[: settings.steps])
         self._steps: list[tuple[Stand, ...]] = list(zip(*rows))
@@ -65,13 +65,13 @@ class Walks:
                 self.latents[row] = self._denoiser.ddim_step(outputs[row].to(state), state, now, following)
 
 
-def _walk(states: int, length: int, count: int, prompts: int, random: torch.Generator) -> list[Stand]:
+def _walk(states: int, length: int, denoiser: Denoiser, prompts: int, random: torch.Generator) -> list[Stand]:
     """One trajectory: a timestep out of each of equal parts of the schedule, noisiest first; the noise that it begins
     with is one of the noisiest of ``length`` parts, however few states it has."""
     prompt, seed = (int(torch.randint(most, (1,), generator=random)) for most in (prompts, 2**31))
     share = (torch.arange(states) + torch.rand(states, generator=random)) / states
     share[0] *= states / length
-    times = [min(int((1 - one) * count), count - 1) for one in share.tolist()]
+    times = [denoiser.timestep(1 - one) for one in share.tolist()]
     return [
         Stand(prompt, now, then, seed if i == 0 else None) for i, (now, then) in enumerate(zip(times, [*times[1:], -1]))
     ]
