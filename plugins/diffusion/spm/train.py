@@ -18,6 +18,7 @@ from torch import Tensor
 
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import pick, stack
+from conceptguard.making.loop import Loop
 from conceptguard.making.templates import TEMPLATES
 from conceptguard.method import Settings
 from conceptguard.runtime.banks import Banks
@@ -112,7 +113,7 @@ class Training:
 
     def __init__(self, task: Task):
         host, s = task.host, task.settings
-        self.settings, self.concept = s, task.concept
+        self.settings, self.label = s, task.label
         self.denoiser = host.denoiser()
         layers = host.layers()
         shapes = {n: layers.shapes()[n] for n in layers_of(list(layers))}
@@ -135,26 +136,11 @@ class Training:
         s, walks = self.settings, self._walks
         with self.denoiser.frozen(), self._attached() as banks:
             parameters = [t for bank in banks.banks.values() for t in (bank.down, bank.up)]
-            optimiser = Normalised(parameters, s.lr)
-            self.first = self.snapshot.restore([*parameters, walks.latents], optimiser, self._random)
-            for step in range(self.first, s.steps):
-                if step % SNAPSHOT_EVERY == 0:
-                    self.snapshot.save(step, [*parameters, walks.latents], optimiser, self._random)
-                for group in optimiser.param_groups:
-                    group["lr"] = s.lr * _schedule(step, s.steps, s.warmup)
-                loss, towards, neutral = self._loss(banks, step)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise ArtifactError(
-                        f"training the membrane '{self.concept.name}' gave loss {value} at step {step}: lower lr "
-                        f"(now {s.lr}), or load the model in fp32"
-                    )
-                optimiser.zero_grad()
-                torch.autograd.backward(loss, inputs=parameters)
-                optimiser.step()
-                walks.go_on(step, neutral + s.guidance * (towards - neutral))
-                for report in reports:
-                    report(step, value)
+            loop = Loop(
+                self.label, parameters, Normalised(parameters, s.lr), self._random, s.steps, self.snapshot,
+                SNAPSHOT_EVERY, [walks.latents], lambda step: s.lr * _schedule(step, s.steps, s.warmup), reports,
+            )  # fmt: skip
+            self.first = loop.run(lambda step: self._loss(banks, step)).first
             found = {
                 name: Factors(bank.down.detach().float(), _up(bank.up.detach().float() / self._start[name].scale,
                               self._start[name].up), self._start[name].scale)
@@ -176,9 +162,9 @@ class Training:
         finally:
             banks.detach()
 
-    def _loss(self, banks: Banks, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The erasing loss at every trajectory's state, plus the anchoring loss at the same states; and what the
-        membrane and the neutral prompt predict there, [batch, ...], by which the trajectories go on.
+    def _loss(self, banks: Banks, step: int) -> Tensor:
+        """The erasing loss at every trajectory's state, plus the anchoring loss at the same states. The trajectories go
+        on by what the membrane and the neutral prompt predict there.
         """
         s, texts = self.settings, self.texts
         latents, times, rows = self._walks.at(step)
@@ -199,7 +185,8 @@ class Training:
             torch.cat([latents, latents[at]]), torch.cat([times, times[at]]), stack(target, held)
         ).float()  # fmt: skip
         loss = F.mse_loss(after[: s.batch], goal) + s.la_strength * F.mse_loss(after[s.batch :], anchored)
-        return loss, after[: s.batch].detach(), neutral
+        self._walks.go_on(step, neutral + s.guidance * (after[: s.batch].detach() - neutral))
+        return loss
 
 
 def _schedule(step: int, steps: int, warmup: int) -> float:
