@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -69,6 +69,37 @@ def test_each_draws_what_it_draws_attached(tiny: Any, policies: dict[str, dict[s
                 assert torch.equal(generate(tiny, PROMPT), want[base])
                 assert guard.receipt.policy == base
         assert not differences(before, snapshot(tiny))
+
+
+class _Looks(Method):
+    """Asks the text encoder something while it is made."""
+
+    name = "looks"
+    needs = "nothing"
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        with torch.no_grad():
+            self.seen.append(self.host.target.text_encoder(torch.tensor([[320, 321]])).last_hidden_state)
+
+    @hookimpl
+    def predict_noise(self) -> None:
+        """Nothing."""
+
+
+def test_guards_are_made_under_no_ones_terms(tiny: Any, tmp_path: Path) -> None:
+    """What the attached policy adds to the text encoder, always, is not in what another one measures there."""
+    inside = random_terms(tiny, component="text_encoder", names=("fc1", "fc2"))
+    lora = {"method": "lora", "artifact": str(write_terms(tmp_path / "lora", tiny, inside, method="lora"))}
+    with offered(_Looks) as looks:
+        with conceptguard.attach(tiny, {"guards": [looks]}):
+            pass
+        always = {"guards": [{**lora, "gate": "always"}]}
+        with conceptguard.attach(tiny, always) as guard, guard.using({"guards": [looks]}):
+            pass
+    bare, beside = _Looks.seen
+    assert torch.equal(bare, beside)
 
 
 def test_threads_have_their_own(tiny: Any, policies: dict[str, dict[str, Any]]) -> None:
