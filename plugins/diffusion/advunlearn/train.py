@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from conceptguard.generation.conditioning import Encoded, stack
-from conceptguard.making.encoder_terms import TermsInTraining, clip_encoders, conditions, layers_beside
 from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses
 from conceptguard.making.templates import check_window, encode_all, fill
+from conceptguard.making.terms import TermsInTraining
+from conceptguard.making.text_encoders import clip_encoders, conditions, layers_beside
 from conceptguard.runtime.encodings import ordinary_captions
 
 from .states import States, states_of

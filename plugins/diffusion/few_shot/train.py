@@ -11,17 +11,11 @@ from torch import Tensor
 
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded
-from conceptguard.making.encoder_terms import (
-    Parts,
-    TermsInTraining,
-    clip_encoders,
-    conditions,
-    cut_to_rank,
-    layers_beside,
-)
 from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses, noised
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, fill
+from conceptguard.making.terms import TermsInTraining, cut_to_rank
+from conceptguard.making.text_encoders import Parts, clip_encoders, conditions, layers_beside
 from conceptguard.method import Settings
 
 from .pictures import drawn, marks, picture_files, read

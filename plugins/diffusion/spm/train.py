@@ -20,6 +20,7 @@ from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import pick, stack
 from conceptguard.making.loop import Loop
 from conceptguard.making.templates import TEMPLATES
+from conceptguard.making.walks import Walks
 from conceptguard.method import Settings
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.gates import Gate
@@ -27,7 +28,6 @@ from conceptguard.runtime.lowrank import Factors, Terms
 
 from .optimiser import Normalised
 from .texts import Texts
-from .walks import Walks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +123,7 @@ class Training:
         self.texts = Texts(host, task.concept, task.preserve, s, random)
         towards = self.texts.direction() if s.start == "concept" else None
         self._layers, self._start = layers, initial(shapes, s, random, towards)
-        self._walks = Walks(self.denoiser, len(self.texts.own), s, random)
+        self._walks = Walks(self.denoiser, len(self.texts.own), s.steps, s.batch, s.trajectory_steps, random)
         self._random = random
         self.snapshot = task.snapshot({"concept": task.concept.model_dump(), "preserve": list(task.preserve)})
         self.first = 0

@@ -16,8 +16,8 @@ from tiny_transformers import generate, tiny_flux, tiny_sd3
 
 import conceptguard
 from conceptguard.errors import SessionError
-from conceptguard.making.encoder_terms import conditions
 from conceptguard.making.noising import losses, noised
+from conceptguard.making.text_encoders import conditions
 from conceptguard.plugins import host_for
 
 BEER = {"name": "beer", "prompts": ["beer"]}
