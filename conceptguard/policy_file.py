@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache
 from os.path import isfile  # where Path.is_file raises OSError, as on a policy of one long line, this says no
 from pathlib import Path
 from stat import S_ISREG
@@ -113,8 +114,9 @@ def _validate(data: dict[str, Any], where: str, lines: Lines) -> Policy:
         policy = Policy(**data)
     except ValidationError as error:
         raise _error(where, lines, data, error) from None
+    method_of = cache(plugins.method)  # a thousand guards, as a rule, are of a few methods
     for i, guard in enumerate(policy.guards):
-        method = _method(guard, where, lines, i)
+        method = _method(method_of, guard, where, lines, i)
         try:
             method.Settings(**guard.settings)
         except ValidationError as error:
@@ -122,10 +124,10 @@ def _validate(data: dict[str, Any], where: str, lines: Lines) -> Policy:
     return policy
 
 
-def _method(guard: Guard, where: str, lines: Lines, i: int) -> type[Method]:
+def _method(method_of: Callable[[str], type[Method]], guard: Guard, where: str, lines: Lines, i: int) -> type[Method]:
     """The method of a guard, which must have been given what it needs."""
     try:
-        method = plugins.method(guard.method)
+        method = method_of(guard.method)
         if method.needs == "artifact" and not guard.artifact:
             raise PolicyError(f"method '{guard.method}' needs an artifact: see `conceptguard list`")
         if guard.artifact and guard.concept and not method.any_concept:

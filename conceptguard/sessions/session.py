@@ -27,6 +27,7 @@ from ..runtime.encodings import lengths
 from ..runtime.gates import GateBank
 from ..runtime.once import meanwhile
 from ..runtime.patched import Patch
+from ..runtime.uncollected import uncollected
 from .actions import act
 from .base import BaseSession
 from .generations import Loops, State, publish, published, restore, state_of
@@ -98,7 +99,7 @@ class Session(BaseSession):
         self.demand_attached()
         token = running.set(self.host)
         try:
-            with self._lock, meanwhile(), choosing(self.host, None):
+            with self._lock, meanwhile(), uncollected(), choosing(self.host, None):
                 return Session(self.host, policy, beside=True)
         finally:
             running.reset(token)
