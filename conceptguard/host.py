@@ -103,6 +103,11 @@ class Host:
 
         return read_weights_of(self.layers())
 
+    def begins(self) -> bool:
+        """Of a model that generates text: whether it has begun one anew since this was asked last, as far as that can
+        be seen; by default it cannot. A logits processor asks."""
+        return False
+
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the host runs, and in what it computes; by default floats on the CPU."""
         import torch
@@ -233,6 +238,9 @@ class TextHost(Protocol):
 
     def before(self, ids: Tensor) -> Tensor | None:
         """What the model was given before ``ids``, [rows, n], which its last call was about; None: nobody knows."""
+
+    def begins(self) -> bool:
+        """Whether the model has begun a text anew since this was asked last, as far as that can be seen."""
 
     def remember(self, ids: Tensor | None) -> None:
         """What the model was given so far, in the cache of its last call: [rows, tokens]; None: nobody knows."""

@@ -20,7 +20,7 @@ from ..hookspecs import TEXT
 from ..policy import Policy
 from ..receipt import Receipt, Row
 from ..records.listeners import reported
-from ..text.lineage import Lineage
+from ..text.lineage import Came, Lineage
 from .base import BaseSession
 from .generations import publish, published
 from .using import Others
@@ -217,7 +217,9 @@ class LanguageSession(BaseSession):
                 ids = torch.cat([self._before, ids], 1)
             known = ids.numpy(force=True)
             came = self._lineage(known)
-            if self._asked is None or (came is not None and not self._goes_on(ids)) or (real and self._misread(shown)):
+            begun = not self._whole and self.host.begins()
+            another = self._asked is None or self._another_text(ids, came, begun)
+            if another or (came is not None and not self._goes_on(ids)) or (real and self._misread(shown)):
                 self._take_turns(known)
                 ids = self._start(shown, real)
                 known = ids.numpy(force=True)
@@ -246,6 +248,14 @@ class LanguageSession(BaseSession):
                 self._receipt.steps = self._account.steps
                 self._receipt.seconds = time.perf_counter() - self._started
             return decoding.scores
+
+    def _another_text(self, ids: Tensor, came: Came, begun: bool) -> bool:
+        """Whether a logits processor, which no ``generate`` tells where it begins, is in another generation: the model
+        read its text from the first token on, or rows have tokens that nobody was asked about. A longer prompt, as of
+        a chat's next turn, often begins as the last text did, and is to be read all the same."""
+        if self._whole or self._account.last is None:
+            return False
+        return begun or any(shared < ids.shape[1] - 1 for _, shared in came or ())
 
     def _goes_on(self, ids: Tensor) -> bool:
         """Whether these rows are of the generation that is running: longer than its prompts, and begun with them."""

@@ -182,6 +182,10 @@ class TransformersHost(Host):
 
     # Routing.
 
+    def begins(self) -> bool:
+        """Whether the model has begun a text with an empty cache since this was asked last."""
+        return self._inputs.begins()
+
     def listen(self) -> None:
         """Remember what the model is given: a processor is shown ids only, and only those of the decoder."""
         self._inputs.listen()
