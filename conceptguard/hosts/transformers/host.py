@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 PADDING = 1024  # ids that a model may have beyond its tokenizer's: rows of its embedding for speed, never trained
 _BESIDE = ("generate_batch", "init_continuous_batching")  # other ways to text, which ask no processor
+_BATCHED = (
+    "continuous batching asks no logits processor, so that text would leave unguarded: use generate(), and not its "
+    "paged cache, or detach the policy"
+)
 
 
 class TransformersHost(Host):
@@ -220,11 +224,14 @@ class TransformersHost(Host):
         kwargs = _named(original, args, kwargs)
         if self._model_lock.inside:
             return self._within(asks(session, kwargs), original, kwargs)
-        if kwargs.get("token_healing") or getattr(kwargs.get("generation_config"), "token_healing", False):
+        config = kwargs.get("generation_config")
+        if kwargs.get("token_healing") or getattr(config, "token_healing", False):
             raise GuardError(
                 "token_healing chooses the end of the prompt by a generation of its own, which asks no guard: leave it "
                 "out"
             )
+        if "paged" in (kwargs.get("cache_implementation"), getattr(config, "cache_implementation", None)):
+            raise GuardError(_BATCHED)
 
         def generation() -> Any:
             self._inputs.begin(sure=True)
@@ -304,9 +311,6 @@ def _routes(
         return host.generate(session, *args, **kwargs)
 
     def beside(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise GuardError(
-            "continuous batching asks no logits processor, so that text would leave unguarded: use generate(), and not "
-            "its paged cache, or detach the policy"
-        )
+        raise GuardError(_BATCHED)
 
     return {"generate": functools.wraps(cls.generate)(generate)} | {n: beside for n in _BESIDE if hasattr(cls, n)}

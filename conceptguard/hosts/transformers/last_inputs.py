@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import GuardError
 from ...generation.decoding import Answer
 from .model_lock import speaks
 
@@ -90,6 +91,11 @@ class LastInputs:
             self._deaf -= 1
 
     def _hear(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if type(kwargs.get("cache")).__name__ == "PagedAttentionCache":
+            raise GuardError(
+                "this model has a logits processor of a policy, and continuous batching (generate_batch, a paged "
+                "cache) asks none: text would leave unguarded; use generate() without it, or delete the processor first"
+            )
         if self._deaf or getattr(self._config, "num_hidden_layers", None) != self._layers:
             return  # with fewer layers (``assistant_early_exit``) it drafts
         self._calls += 1
