@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from .bench_speech import speech
 from .complete import methods
 from .options import DEVICE, JSON, SETTINGS, Usage, settings_of, split
 
@@ -46,6 +47,7 @@ def register(app: typer.Typer) -> None:
     group.command("overhead")(overhead)
     group.command("gates")(gates)
     group.command("logits")(logits)
+    group.command("speech")(speech)
     group.command("make")(make)
     group.command("attach")(attach)
     group.command("comfyui")(comfyui)
