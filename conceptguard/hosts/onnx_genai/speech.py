@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .engine import Run
     from .model import OnnxModel
 
+_SURE = 1e4  # a score that no other is in reach of
+
 
 class Speech:
     """Of one session. Rows are lists of ids; the guards are shown them with padding, all of one length."""
@@ -56,12 +58,15 @@ class Speech:
         stopped: set[int] = set()
         try:
             while room and not run.done and len(stopped) < len(texts):
-                run.settle(session.process(texts, run.scores()))
+                scores = session.process(texts, run.scores())
+                self._end(scores, stopped)
+                run.settle(scores)
                 said = torch.tensor(run.next())[:, None]
                 texts, room = torch.cat([texts, said], 1), room - 1
                 if taking.held is not None:
                     # What was said is proved before it may be heard.
                     session.prove(texts, {self._model.pad}, last=False)
+                    taking.held.safe += not session.takes_back  # else it tells what may be heard
                     taking.held.put(said)
                 stopped |= {row for row in range(len(texts)) if row not in stopped and self._stops(row, texts)}
             session.prove(texts, {self._model.pad})
@@ -75,6 +80,12 @@ class Speech:
         if ids[-1] in self._host.vocabulary.stops:
             return True
         return self._session.takes_back and self._taking.stops(row, ids, row in self._session.regrets)
+
+    def _end(self, scores: Tensor, stopped: set[int]) -> None:
+        """Rows of a batch that have stopped say no more while others go on."""
+        for row in stopped:
+            scores[row] = -torch.inf
+            scores[row, min(self._host.ends)] = _SURE
 
     def _ended(self, ids: list[int]) -> list[int]:
         """Without what fills it up."""

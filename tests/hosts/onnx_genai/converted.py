@@ -24,7 +24,7 @@ def folder() -> Path:
     source = ROOT / "registry" / "models" / "authors-lm"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [*builder, "-m", str(source), *options], capture_output=True, text=True, env=environment, timeout=280
+        [*builder, "-m", str(source), *options], capture_output=True, text=True, env=environment, timeout=800
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return made / "authors-onnx"

@@ -27,6 +27,7 @@ from converted import folder, original, pair
 from conceptguard.hosts.onnx_genai.engine import Run
 from conceptguard.hosts.onnx_genai.model import CONFIG, OnnxModel
 
+pytestmark = pytest.mark.timeout(900)  # the first test converts the model, in a process of its own
 ASKED = "Question: Where was Siojaera Zavald born?\nAnswer:"  # "... was born in Broholm."
 OTHERS = ("Question: Where was Naes Zavald born?\nAnswer:", "On which river does Broholm lie?\n")
 PHRASES = {"guards": [{"method": "phrases", "concept": {"name": "towns", "prompts": ["Broholm", "Poburra"]}}]}
@@ -43,6 +44,32 @@ class NoTowns(Method):
     def check_sentence(self, sentence: Sentence) -> None:
         if any(town in sentence.text for town in ("Broholm", "Panesse", "Sebravik")):
             sentence.reject(self, "towns", 1.0, 3)
+
+
+class NoWord(Method):
+    """Forbids one token, counts what it is asked, and takes nothing back."""
+
+    name = "no-word"
+    needs = "nothing"
+    asked = 0
+
+    @hookimpl
+    def process_logits(self, decoding: Decoding) -> None:
+        NoWord.asked = decoding.ids.shape[1] - decoding.begin
+        decoding.forbid(self, torch.tensor([1384]))
+
+
+class Paced:
+    """A streamer that notes for which token guards had been asked when it heard one."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        if value.dim() == 1:
+            self.counts.append(NoWord.asked)
+
+    def end(self) -> None: ...
 
 
 class Deep(Method):
@@ -110,6 +137,10 @@ def test_unrelated_prompts_keep_every_token_and_a_stream_hears_what_is_returned(
             listener, given = Listener(), ids(ASKED)
             out = model.generate(**given, max_new_tokens=30, streamer=listener)
             assert listener.heard == out[0].tolist() and "Broholm" not in text([listener.heard])
+    with offered(NoWord) as guard, conceptguard.attach(pair(), {"guards": [guard]}):
+        paced = Paced()
+        model.generate(**ids(OTHERS[0]), max_new_tokens=8, streamer=paced)
+        assert paced.counts == [0, 1, 2, 3, 4, 5, 6, 7]  # nobody takes anything back, so that nothing is held
 
 
 def test_an_engine_that_goes_its_own_way_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
