@@ -17,6 +17,7 @@ from torch import Tensor
 from ...errors import BaseMismatch, SessionError
 from ...generation.decoding import Answer, Asked, Vocabulary
 from ...host import Host
+from ...runtime.choice import choice
 from ..transformers.vocabulary import vocabulary_of
 from .model import OnnxModel
 from .speech import Speech
@@ -136,11 +137,19 @@ class OnnxHost(Host):
             here, host = me(), own()
             if here is None or host is None:
                 raise SessionError("the policy of this model is gone: attach one, or load the model again")
-            speech = Speech(here, host, host.model, options)
-            said: list[list[int]] = here.run(lambda: speech(rows, room, streamer))
+            chosen = choice(host)
+            acting: SpeakingSession = chosen.session if chosen is not None and chosen.session is not None else here
+            speech = Speech(acting, host, host.model, options)
+            said: list[list[int]] = acting.run(lambda: speech(rows, room, streamer))
             return said
 
         self.model.guarded = guarded
+
+    def add(self, session: SpeakingSession) -> None:
+        """Another session for the same model: nothing of it is kept here, ``generate`` asks which one is chosen."""
+
+    def drop(self, session: SpeakingSession) -> None:
+        """Undo ``add``."""
 
     def detach(self) -> None:
         """Let ``generate`` go as before."""

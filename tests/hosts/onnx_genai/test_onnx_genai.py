@@ -212,6 +212,16 @@ def test_one_engine_under_two_policies_in_two_threads() -> None:
     assert found == {"a": [first] * 6, "b": [second] * 6}
 
 
+def test_another_policy_for_one_call() -> None:
+    model, _ = pair()
+    with conceptguard.attach(pair(), PHRASES) as guard:
+        own = say(model, ASKED)
+        with guard.using(HALVES) as other:
+            said = say(model, ASKED)
+            assert said != own and other.receipt.acts[0].guard == "phrases names"
+        assert say(model, ASKED) == own
+
+
 @pytest.mark.parametrize(("change", "why"), [
     ({"decoder": {"session_options": {"custom_ops_library": "x.so"}}}, "brings code"),
     ({"vision": {"filename": "eyes.onnx"}}, "is a model with vision"),
