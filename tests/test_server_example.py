@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import threading
@@ -18,11 +19,18 @@ from random_artifacts import membrane
 
 from conceptguard.testing.kit_guards import offered
 
-sys.path.insert(0, str(ROOT / "examples" / "server"))
 
-import load  # type: ignore[import-not-found]
-import server  # type: ignore[import-not-found]
+def _example(name: str) -> Any:
+    """A file of the example, under a name that no other module has: tests have a `server` of their own."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / "server" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
+
+load, server = _example("load"), _example("server")
 PROMPTS = ("a cigarette", "a dog", "a pistol")
 
 

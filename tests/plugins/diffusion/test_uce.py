@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,6 +154,9 @@ class WideHost:
 
     def layers(self) -> LayerIndex:
         return LayerIndex({"unet": self.unet})
+
+    def weights(self) -> Callable[[str], Tensor]:
+        return read_weights_of(self.layers())
 
     def tokens(self, texts: list[str]) -> list[list[int]]:
         return [[sum(map(ord, w)) for w in t.split()] for t in texts]
