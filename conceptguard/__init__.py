@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from .policy import Policy
     from .policy_file import load_policy
     from .receipt import Receipt, Verdict
+    from .records.credentials import Credentials
+    from .records.pictures import read_picture, save_picture
+    from .records.tracing import instrument
     from .registry import Artifact
     from .runtime.gates import Gate
     from .runtime.lowrank import Factors, LayerIndex, Terms
@@ -54,6 +57,7 @@ _HOME = {
     "BaseMismatch": "errors",
     "Clarification": "errors",
     "Concept": "concept",
+    "Credentials": "records.credentials",
     "ConceptGuardError": "errors",
     "Conditions": "generation.denoising",
     "Decoding": "generation.decoding",
@@ -87,10 +91,13 @@ _HOME = {
     "hookimpl": "markers",
     "host_for": "plugins",
     "import_artifact": "api",
+    "instrument": "records.tracing",
     "load_model": "hosts.load",
     "load_policy": "policy_file",
     "logits_processor": "hosts.transformers.logits",
     "make": "api",
+    "read_picture": "records.pictures",
+    "save_picture": "records.pictures",
 }
 __all__ = [
     "Artifact",
@@ -101,6 +108,7 @@ __all__ = [
     "Concept",
     "ConceptGuardError",
     "Conditions",
+    "Credentials",
     "Decoding",
     "Encoded",
     "Factors",
@@ -133,10 +141,13 @@ __all__ = [
     "hookimpl",
     "host_for",
     "import_artifact",
+    "instrument",
     "load_model",
     "load_policy",
     "logits_processor",
     "make",
+    "read_picture",
+    "save_picture",
 ]
 
 

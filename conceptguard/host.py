@@ -79,6 +79,18 @@ class Host:
         """Undo ``attach`` to the last reference."""
         raise NotImplementedError
 
+    def add(self, session: Any) -> None:
+        """Beside the attached session there is another one, which acts in calls for which it is chosen: see
+        ``Session.using``. Raises SessionError, by default always."""
+        raise SessionError(
+            f"{self.name} is under one policy at a time, and '{session.policy.name}' cannot be used in another one's "
+            "place: detach, then attach it"
+        )
+
+    def drop(self, session: Any) -> None:
+        """Undo ``add``."""
+        raise NotImplementedError
+
     def layers(self) -> LayerIndex:
         """Linear and convolution layers under canonical names; by default there are none."""
         from .runtime.lowrank import LayerIndex
@@ -90,6 +102,11 @@ class Host:
         from .formats import read_weights_of
 
         return read_weights_of(self.layers())
+
+    def begins(self) -> bool:
+        """Of a model that generates text: whether it has begun one anew since this was asked last, as far as that can
+        be seen; by default it cannot. A logits processor asks."""
+        return False
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the host runs, and in what it computes; by default floats on the CPU."""
@@ -222,11 +239,20 @@ class TextHost(Protocol):
     def before(self, ids: Tensor) -> Tensor | None:
         """What the model was given before ``ids``, [rows, n], which its last call was about; None: nobody knows."""
 
+    def begins(self) -> bool:
+        """Whether the model has begun a text anew since this was asked last, as far as that can be seen."""
+
     def remember(self, ids: Tensor | None) -> None:
         """What the model was given so far, in the cache of its last call: [rows, tokens]; None: nobody knows."""
 
     def attach(self, session: Any) -> None:
         """Route ``generate`` through the session."""
+
+    def add(self, session: Any) -> None:
+        """Beside it there is another one, which acts where it is chosen: see ``LanguageSession.using``."""
+
+    def drop(self, session: Any) -> None:
+        """Undo ``add``."""
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the host runs, and in what it computes."""

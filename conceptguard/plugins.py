@@ -86,7 +86,8 @@ def session_manager() -> pluggy.PluginManager:
 
 
 class _SessionManager(pluggy.PluginManager):
-    """What of a class is a hook is looked up once, and not for each of a thousand guards of one method."""
+    """What of a class is a hook is looked up once, and not for each of a thousand guards of one method. Of set-up,
+    where a class offers itself, none is in a session."""
 
     def __init__(self, project_name: str):
         super().__init__(project_name)
@@ -97,8 +98,9 @@ class _SessionManager(pluggy.PluginManager):
             return super().parse_hookimpl_opts(plugin, name)
         kind = type(plugin)
         if kind not in self._of_class:
-            self._of_class[kind] = {each: super(_SessionManager, self).parse_hookimpl_opts(plugin, each)
-                                    for each in dir(kind)}  # fmt: skip
+            parsed = {each: super(_SessionManager, self).parse_hookimpl_opts(plugin, each) for each in dir(kind)}
+            self._of_class[kind] = {each: options for each, options in parsed.items()
+                                    if options and (options.get("specname") or each) in GENERATION}  # fmt: skip
         return self._of_class[kind].get(name)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache
 from os.path import isfile  # where Path.is_file raises OSError, as on a policy of one long line, this says no
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -63,6 +66,26 @@ def acting(policy: Policy, *hooks: str) -> Policy:
     return policy.model_copy(update={"guards": kept})
 
 
+def policy_key(source: str | Path | Mapping[str, Any] | Policy) -> Hashable:
+    """What tells two policies apart without reading them: of a file its name, size and when it was written."""
+    if isinstance(source, Policy):
+        return source.model_dump_json(), tuple(guard._folder for guard in source.guards)
+    if isinstance(source, Mapping):
+        return json.dumps(source, default=repr)
+    if isinstance(source, str) and written_out(source):
+        return source
+    from .registry import shipped_folder
+
+    for path in (Path(source), shipped_folder() / "policies" / f"{source}.yaml"):
+        try:
+            told = path.stat()
+        except (OSError, ValueError):
+            continue
+        if S_ISREG(told.st_mode):
+            return str(path.absolute()), told.st_ino, told.st_size, told.st_mtime_ns
+    return source
+
+
 def shipped_policies() -> dict[str, Path]:
     """The policies that come with the shipped registry, by name."""
     from .registry import shipped_folder
@@ -91,8 +114,9 @@ def _validate(data: dict[str, Any], where: str, lines: Lines) -> Policy:
         policy = Policy(**data)
     except ValidationError as error:
         raise _error(where, lines, data, error) from None
+    method_of = cache(plugins.method)  # a thousand guards, as a rule, are of a few methods
     for i, guard in enumerate(policy.guards):
-        method = _method(guard, where, lines, i)
+        method = _method(method_of, guard, where, lines, i)
         try:
             method.Settings(**guard.settings)
         except ValidationError as error:
@@ -100,10 +124,10 @@ def _validate(data: dict[str, Any], where: str, lines: Lines) -> Policy:
     return policy
 
 
-def _method(guard: Guard, where: str, lines: Lines, i: int) -> type[Method]:
+def _method(method_of: Callable[[str], type[Method]], guard: Guard, where: str, lines: Lines, i: int) -> type[Method]:
     """The method of a guard, which must have been given what it needs."""
     try:
-        method = plugins.method(guard.method)
+        method = method_of(guard.method)
         if method.needs == "artifact" and not guard.artifact:
             raise PolicyError(f"method '{guard.method}' needs an artifact: see `conceptguard list`")
         if guard.artifact and guard.concept and not method.any_concept:

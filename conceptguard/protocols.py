@@ -99,15 +99,17 @@ class TextEncoder(Protocol):
 class Denoiser(Protocol):
     """latents [rows, channels, h, w], timesteps [rows], conditions -> the raw model output, as ``latents``.
 
+    name: of the component, under which its layers stand
     shape: (channels, height, width) of the latents the model was made for
     picture_size: (height, width) of the pictures that these are of
-    alphas: cumulative products of the noise schedule, [training steps]
-    prediction: "epsilon", "v_prediction" or "sample"
+    noise_levels: of its schedule, and what its output means there
     """
 
+    name: str
     shape: tuple[int, int, int]
-    alphas: Tensor
-    prediction: str
+
+    @property
+    def noise_levels(self) -> NoiseLevels: ...
 
     @property
     def device(self) -> torch.device: ...
@@ -126,6 +128,9 @@ class Denoiser(Protocol):
     def frozen(self) -> AbstractContextManager[None]:
         """No gradients for the model's own weights and no dropout meanwhile."""
 
+    def timestep(self, share: float) -> int:
+        """The timestep of a share of the schedule, from 0, hardly any noise, to 1, nothing else."""
+
     def timesteps(self, steps: int) -> list[int]:
         """DDIM's timesteps, noisiest first."""
 
@@ -137,7 +142,12 @@ class Denoiser(Protocol):
 
 
 class NoiseLevels(Protocol):
-    """latents = signal · clean + noise · ε, in the units of the denoiser's input."""
+    """latents = signal · clean + noise · ε, in the units of the denoiser's input.
+
+    prediction: "epsilon", "v_prediction", "sample" or, signal and noise being shares of a path, "flow_prediction"
+    """
+
+    prediction: str
 
     def at(self, timestep: Tensor | float) -> tuple[float, float]:
         """(signal, noise)."""
@@ -193,6 +203,9 @@ class DrawingSession(Protocol):
 
     def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
         """One whole generation under this session."""
+
+    def demand_attached(self) -> None:
+        """Raises SessionError after the policy was detached."""
 
     def visit(self) -> bool:
         """A denoiser call that belongs to no generation. Gives whether the call before was somebody else's."""

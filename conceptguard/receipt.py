@@ -122,6 +122,31 @@ class Receipt:
         """The whole receipt as plain data, ready for JSON."""
         return asdict(self)
 
+    def summary(self, prompts: bool = False, image: int | None = None) -> dict[str, Any]:
+        """What fits a header or a picture's metadata: the policy, the guards that acted, what was found.
+
+        prompts: whether the prompts are in it, and the guards' own words, which may quote them; image: of which
+        picture of the call alone, by default of all of them
+        """
+        drawn = [i for i, row in enumerate(self.rows) if row.branch in ("conditional", None)]
+        each = image is not None and image < len(drawn)
+        rows = [drawn[image]] if each and image is not None else list(range(len(self.rows)))
+        found = [v for v in self.verdicts if image is None or v.image == image]
+        told: dict[str, Any] = {
+            "policy": self.policy, "host": self.host, "device": self.device, "dtype": self.dtype,
+            "guards": len(self.acts), "acted": [own for act in self.acts if (own := _acted(act, rows, prompts))],
+            "unsigned": [act.guard for act in self.acts if act.signed == "unsigned"],
+            "verdicts": [
+                {"image": v.image, "guard": v.guard, "label": v.label, "score": round(v.score, 4), "flagged": v.flagged}
+                for v in found
+            ],
+            "action": self.action if any(v.flagged for v in found) else None,
+            "retries": self.retries, "steps": self.steps, "seconds": round(self.seconds, 3),
+        }  # fmt: skip
+        if prompts:
+            told["prompts"] = [self.rows[i].text for i in rows if i in drawn]
+        return told
+
     def __str__(self) -> str:
         where = f"{self.host} ({self.device}, {self.dtype})"
         lines = [f"policy {self.policy} on {where}: {self.steps} steps, {self.seconds:.2f} s"]
@@ -157,3 +182,18 @@ class Receipt:
         for back in act.taken_back:
             what = f"sentence, {back.label} {back.score:.2f}," if back.label else "word"
             yield f"took back a {what} at token {back.position} of row {back.row}"
+
+
+def _acted(act: Act, rows: list[int], prompts: bool) -> dict[str, Any] | None:
+    """What a guard did on some rows; None where it did nothing there."""
+    gates = [act.gates[i] for i in rows if i < len(act.gates)]
+    opened = max(gates, default=0.0)
+    notes = [note for note in act.notes if not note.startswith("stands aside")]
+    if not (opened or act.touched or act.taken_back or (notes and not act.gates)):  # a gate says of which row
+        return None
+    told = {
+        "guard": act.guard, "strength": act.strength,
+        "open": round(opened, 4), "steps": len(act.steps) if opened else 0,
+        "touched": len(act.touched), "taken_back": len(act.taken_back), "signed": act.signed,
+    }  # fmt: skip
+    return {**told, "notes": notes} if prompts else told

@@ -160,6 +160,27 @@ def making_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
+def attaching_table(results: list[Result]) -> str:
+    """What attaching a policy of many artifacts takes."""
+    table = [
+        [f"{row['n']:,}", f"{row['attach_seconds']:.2f}", f"{row['again_seconds']:.2f}", f"{row['each_ms']:.2f}",
+         f"{row['kept_mb']:,.0f}" if row["kept_mb"] is not None else "",
+         *((f"{row['attach_seconds_peer']:.2f}", f"{row['again_seconds_peer']:.2f}", f"{row['kept_mb_peer']:,.0f}",
+            f"{row['ratio_peer']:.2f}", f"{row['ratio_peer_again']:.2f}") if "ratio_peer" in row else ())]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    told = (
+        "Membranes as large as the shipped ones, in files of their own, on emoji-sd; seconds of one thread's processor "
+        "time. `first` is of a process that read none of them before, `again` of one that did: files are read, hashed "
+        "and checked again, texts are not."
+    )
+    head = ["membranes", "first, s", "again, s", "again, ms each", "kept, MB"]
+    if len(table[0]) > len(head):
+        told += " `before` is the build before this was looked at, timed in turn with this one."
+        head += ["before: first, s", "again, s", "kept, MB", "share, first", "share, again"]
+    return f"{told}\n\n{markdown(head, table)}"
+
+
 def logits_table(results: list[Result]) -> str:
     """What a bank of phrases costs a token, and which part of a generation that is."""
     rows = [row for result in results for row in result["rows"]]

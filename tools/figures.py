@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.figure_tables import (
+    attaching_table,
     disguises_table,
     eval_table,
     faults_table,
@@ -126,6 +127,10 @@ FIGURES = {
             "conceptguard bench make --method rece --concepts 1,10 --threads 1 --clock cpu",
         ),
         making_table, "a quarter of an hour",
+    ),
+    "attaching": Figure(
+        ("conceptguard bench attach --n 1000 --peer $FORMER_PYTHON --repeats 2 --clock cpu",), attaching_table,
+        "five minutes", needs="FORMER_PYTHON",
     ),
     "comfyui": Figure(
         (

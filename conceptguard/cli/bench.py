@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from .bench_speech import speech
 from .complete import methods
 from .options import DEVICE, JSON, SETTINGS, Usage, settings_of, split
 
@@ -18,6 +19,11 @@ COLUMNS = [
 ]  # fmt: skip
 
 SOLVING = ["method", "concepts", "peer", "ratio_peer", "ms", "ms_peer", "difference", "bytes", "smaller", "peak_mb"]
+
+ATTACHING = [
+    "n", "ratio_peer", "ratio_peer_again", "attach_seconds", "again_seconds", "each_ms", "kept_mb", "peer",
+    "attach_seconds_peer", "again_seconds_peer", "kept_mb_peer",
+]  # fmt: skip
 
 PER_TOKEN = [
     "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "share_peer",
@@ -41,7 +47,9 @@ def register(app: typer.Typer) -> None:
     group.command("overhead")(overhead)
     group.command("gates")(gates)
     group.command("logits")(logits)
+    group.command("speech")(speech)
     group.command("make")(make)
+    group.command("attach")(attach)
     group.command("comfyui")(comfyui)
     app.add_typer(group, name="bench")
 
@@ -219,6 +227,50 @@ def make(
                 tick(1)
     made = {"threads": torch.get_num_threads(), "repeats": repeats, "clock": clock}
     report("bench make", rows, time.perf_counter() - begin, json, place, columns=SOLVING, **made)
+
+
+def attach(
+    n: str = typer.Option("1,100,1000", "--n", metavar="N,N", help="Membranes in the policy, at least one."),
+    peer: Path | None = typer.Option(
+        None, metavar="PYTHON", help="The Python of an environment with another build of conceptguard, timed in turn."
+    ),
+    repeats: int = typer.Option(1, min=1, help="Processes of each build, in turn."),
+    clock: str = typer.Option("wall", metavar="wall|cpu", help="cpu: processor time, for a machine that others share."),
+    json: str | None = JSON,
+) -> None:
+    """Time attaching a policy of N membranes to emoji-sd, from their files to guards at work.
+
+    attach_seconds is of a process that read none of them before, again_seconds of one that did: files are read,
+    hashed and checked again, texts are not. each_ms is the latter for one guard, kept_mb the memory that the first
+    attachment keeps. One thread. The membranes are random, as large as the shipped ones, each about words of its own.
+    ratio_peer and ratio_peer_again are our time over the other build's: below 1 is faster.
+
+    \b
+    conceptguard bench attach
+    conceptguard bench attach --n 1000 --peer ~/older/.venv/bin/python --repeats 3 --clock cpu
+    """
+    import tempfile
+
+    from ..benchmarks.attaching import measure, prepared, write
+    from .output import report
+    from .progress import progress
+
+    begin = time.perf_counter()
+    counts = [_count(text, "--n") for text in split(n)]
+    if 0 in counts:
+        raise Usage("--n 0: a policy of no guards attaches nothing; write 1 or more")
+    model = "emoji-sd"
+    pipe, fingerprint = prepared(model)
+    other = str(peer.expanduser().absolute()) if peer else None
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="conceptguard-bench-") as folder:
+        with progress("membranes", max(counts)) as tick:
+            write(Path(folder), pipe, model, fingerprint, max(counts), tick)
+        with progress("processes", len(counts) * repeats * (2 if other else 1)) as tick:
+            for count in counts:
+                rows.append({"model": model, **measure(Path(folder), model, count, repeats, other, clock, tick)})
+    made = {"threads": 1, "repeats": repeats, "clock": clock}
+    report("bench attach", rows, time.perf_counter() - begin, json, "cpu", columns=ATTACHING, **made)
 
 
 def _peak() -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import printable
+from . import show_picture
 from .complete import families, models, refs
 from .options import split
 
@@ -26,7 +27,7 @@ OUT = typer.Option(..., help="The safetensors file to write; of a text encoder, 
 
 def register(app: typer.Typer) -> None:
     """Put the commands on the program."""
-    app.command("show", short_help="Show one artifact and what was measured of it.")(show)
+    app.command("show", short_help="Show one artifact, or what a picture says of its policy.")(show)
     app.command("verify", short_help="Check that artifacts are whole and unaltered.")(verify)
     app.command("pull", short_help="Fetch an artifact, to work offline from then on.")(pull)
     app.command("add", short_help="Copy an artifact into a registry.")(add)
@@ -37,16 +38,25 @@ def register(app: typer.Typer) -> None:
 
 
 def show(ref: str = REF, json: str | None = JSON) -> None:
-    """Show one artifact: its concept, how it was made, what was measured, its picture.
+    """Show one artifact: its concept, how it was made, what was measured, its picture. Of a picture: what it says of
+    the policy that it was made under, and whether its content credentials hold.
 
     \b
     conceptguard show emoji-sd/spm/cigarette
     conceptguard show my-registry/my-sd/uce/trumpet
+    conceptguard show picture.png
     """
     from conceptguard.cli.output import result, write_json
     from conceptguard.registry import default_registry
 
     begin = time.perf_counter()
+    if show_picture.is_picture(ref):
+        found = show_picture.row(ref)
+        if json:
+            write_json(result("show", [found], time.perf_counter() - begin), json)
+        if json != "-":
+            typer.echo("\n".join(show_picture.lines(found)))
+        return
     artifact = default_registry().load(ref)
     if json:
         write_json(result("show", [_row(artifact)], time.perf_counter() - begin), json)

@@ -99,6 +99,23 @@ def read_limited(path: Path, limit: int, error: type[ConceptGuardError] = Regist
     return data
 
 
+def read_whole(path: Path, size: int, error: type[ConceptGuardError] = RegistryError) -> bytearray:
+    """A file of `size` bytes in a buffer that may be kept and written to, so that nobody copies it; shorter where the
+    file is, and one byte longer where that is.
+    """
+    data = bytearray(size)
+    try:
+        with open(path, "rb", buffering=0) as handle, memoryview(data) as rest:
+            done = 0
+            while done < size and (got := handle.readinto(rest[done:])):
+                done += got
+            more = handle.read(1) if done == size else b""
+    except OSError as cause:
+        raise error(f"{path}: cannot be read ({cause.strerror}): check the path and its permissions") from None
+    del data[done:]
+    return data + more if more else data
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, read in pieces."""
     digest = hashlib.sha256()

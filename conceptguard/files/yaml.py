@@ -25,6 +25,7 @@ Lines = dict[Where, int]
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.?[0-9]*)([eE][-+]?[0-9]+)?\Z")
+_BEGINS = frozenset("+-.0123456789")  # what a number begins with
 _NAMED: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _NAMED |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
@@ -109,7 +110,7 @@ def _scalar(text: str) -> Any:
     """The value of an unquoted scalar; `text` itself (the same object) when it is text."""
     if text in _NAMED:
         return _NAMED[text]
-    if len(text) <= MAX_DIGITS:
+    if len(text) <= MAX_DIGITS and text[0] in _BEGINS:
         if _INT.match(text):
             return int(text)
         if _FLOAT.match(text):
@@ -124,8 +125,15 @@ class _Reader:
     """
 
     def __init__(self, events: Iterator[Any], name: str, error: type[ConceptGuardError]) -> None:
+        import yaml
+
         self.events, self.name, self.error = events, name, error
         self.lines: Lines = {}
+        # A thousand manifests have a quarter of a million values, of each of which this is asked.
+        self.text: Any = yaml.ScalarEvent
+        self.starts: Any = yaml.SequenceStartEvent
+        self.ends: Any = yaml.SequenceEndEvent
+        self.closes: Any = yaml.MappingEndEvent
 
     def fail(self, event: Any, problem: str) -> ConceptGuardError:
         return self.error(f"{self.name}, line {event.start_mark.line + 1}: {problem}")
@@ -144,46 +152,45 @@ class _Reader:
         return value, self.lines
 
     def value(self, event: Any, place: Where, depth: int, line: int | None = None) -> Any:
-        import yaml
-
         self.lines[place] = line or event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise self.fail(event, "anchors and aliases (& and *) are not allowed: write the value out")
-        if getattr(event, "tag", None) is not None:
-            raise self.fail(event, f"the tag {str(event.tag)[:60]!r} is not allowed: write plain values only")
-        if depth > MAX_DEPTH:
-            raise self.fail(event, f"nested deeper than {MAX_DEPTH} levels: flatten it")
-        if isinstance(event, yaml.ScalarEvent):
+        self.check(event, depth)
+        if type(event) is self.text:
             return _scalar(event.value) if event.implicit[0] else event.value
-        if isinstance(event, yaml.SequenceStartEvent):
+        if type(event) is self.starts:
             return self.sequence(place, depth)
         return self.mapping(place, depth)
 
-    def sequence(self, place: Where, depth: int) -> list[Any]:
-        import yaml
+    def check(self, event: Any, depth: int) -> None:
+        if event.anchor is not None:
+            raise self.fail(event, "anchors and aliases (& and *) are not allowed: write the value out")
+        if event.tag is not None:
+            raise self.fail(event, f"the tag {str(event.tag)[:60]!r} is not allowed: write plain values only")
+        if depth > MAX_DEPTH:
+            raise self.fail(event, f"nested deeper than {MAX_DEPTH} levels: flatten it")
 
+    def sequence(self, place: Where, depth: int) -> list[Any]:
         items: list[Any] = []
         for event in self.events:
-            if isinstance(event, yaml.SequenceEndEvent):
+            if type(event) is self.ends:
                 break
             items.append(self.value(event, (*place, len(items)), depth + 1))
         return items
 
     def mapping(self, place: Where, depth: int) -> dict[str, Any]:
-        import yaml
-
         items: dict[str, Any] = {}
         for event in self.events:
-            if isinstance(event, yaml.MappingEndEvent):
+            if type(event) is self.closes:
                 break
-            if not isinstance(event, yaml.ScalarEvent) or event.start_mark is None:
+            if type(event) is not self.text:
                 raise self.fail(event, "a key must be plain text")
             line = event.start_mark.line + 1
             key = event.value
-            self.value(event, (*place, key), depth + 1)
+            inner = (*place, key)
+            self.lines[inner] = line
+            self.check(event, depth + 1)
             if key == "<<" and event.implicit[0]:
                 raise self.fail(event, "merge keys (<<) are not allowed: write the entries out")
             if key in items:
                 raise self.fail(event, f"the key {key[:60]!r} is given twice: keep one of them")
-            items[key] = self.value(next(self.events), (*place, key), depth + 1, line)
+            items[key] = self.value(next(self.events), inner, depth + 1, line)
         return items

@@ -27,7 +27,7 @@ def read_alike(tensors: Flat, metadata: Mapping[str, str], layout: Layout) -> Al
         return None
     found = Alike(layout, tensors.flat)
     # The first layer says it, as a rule.
-    if not any(bool(one.up.any()) and bool(one.down.any()) and one.scale for one in found.each()):
+    if not any(bool(one.up.any()) and bool(one.down.any()) and one.scale for one in found.values()):
         raise ArtifactError("the file changes nothing: all of its terms are zero, so it would guard nothing")
     return found
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conceptguard.runtime.alike import Alike
     from conceptguard.runtime.lowrank import Factors
 
-__all__ = ["base_weights_of", "detect_format", "read_artifact", "read_terms"]
+__all__ = ["detect_format", "read_artifact", "read_terms"]
 
 MissingAlpha = Literal["rank", "common"]
 
@@ -143,17 +143,6 @@ def shapes_of(layers: Iterable[str] | None) -> Shapes:
         return tuple(one) if isinstance(one, (tuple, list)) else layer_shape(one)
 
     return shape
-
-
-def base_weights_of(modules: Mapping[str, Any]) -> BaseWeights:
-    """Weights by canonical name from live modules (a LayerIndex), as `read_terms` takes them."""
-
-    def weight(name: str) -> Tensor:
-        module = modules[name]
-        found: Tensor = getattr(module, "base_layer", module).weight
-        return found.detach()
-
-    return weight
 
 
 def _read_shared(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Factors]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files.paths import slug
-from ..formats import base_weights_of
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -23,7 +22,7 @@ def weights_mark(host: Host) -> str:
     """A short mark of the very weights of the attention layers (a language model's: of all): another for a fine-tuned
     sibling.
     """
-    weight = base_weights_of(host.layers())
+    weight = host.weights()
     names = [n for n in host.layers() if ".attentions." in n] or list(host.layers())
     sums = [float(weight(n).double().sum()) for n in names if weight(n).is_floating_point()]
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]

@@ -14,27 +14,18 @@ if TYPE_CHECKING:
 def noised(denoiser: Denoiser, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
     """(noised latents, what the denoiser should predict there), both [rows, channels, h, w], float32.
 
-    clean, noise: [rows, channels, h, w]; timesteps: [rows]. By the model's own prediction: ε, velocity or sample.
+    clean, noise: [rows, channels, h, w]; timesteps: [rows]. By the model's own prediction: ε, velocity, flow or sample.
     """
-    alphas = denoiser.alphas[timesteps.cpu()].float().to(clean.device)[:, None, None, None]
-    signal, spread = alphas.sqrt(), (1 - alphas).sqrt()
+    levels = denoiser.noise_levels
+    found = torch.tensor([levels.at(t) for t in timesteps.tolist()], device=clean.device)
+    signal, spread = found.T[..., None, None, None]
     clean, noise = clean.float(), noise.to(clean.device).float()
-    wanted = {"v_prediction": signal * noise - spread * clean, "sample": clean}.get(denoiser.prediction, noise)
+    wanted = {
+        "v_prediction": signal * noise - spread * clean, "sample": clean, "flow_prediction": noise - clean,
+    }.get(levels.prediction, noise)  # fmt: skip
     return signal * clean + spread * noise, wanted
 
 
 def losses(prediction: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared errors of rows, [rows], float32."""
     return (prediction.float() - wanted.to(prediction.device)).pow(2).mean((1, 2, 3))
-
-
-@torch.no_grad()
-def clean_of(denoiser: Denoiser, latents: Tensor, prediction: Tensor, timestep: int) -> Tensor:
-    """What a denoiser takes for the picture in latents at one timestep."""
-    alpha = float(denoiser.alphas[timestep])
-    signal, spread = alpha**0.5, (1 - alpha) ** 0.5
-    if denoiser.prediction == "sample":
-        return prediction
-    if denoiser.prediction == "v_prediction":
-        return signal * latents - spread * prediction
-    return (latents - spread * prediction) / signal

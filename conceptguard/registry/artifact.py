@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from conceptguard.errors import ArtifactError
-from conceptguard.files.atomic import LOCK, read_limited, sha256_file, waiting
+from conceptguard.files.atomic import LOCK, read_limited, read_whole, sha256_file, waiting
 from conceptguard.files.header import Header, parse_header, read_header
 from conceptguard.files.paths import MANIFEST, MAX_MANIFEST, inside
 from conceptguard.registry.manifest import File, Manifest, parse_manifest
@@ -142,7 +142,7 @@ class Artifact:
             _check_owner(header.metadata, self.manifest, where)
         return read_tensors(data, where, header)
 
-    def _bytes(self, path: str) -> bytes:
+    def _bytes(self, path: str) -> bytearray:
         """The content of a listed file, size and SHA-256 checked on the very bytes that are returned."""
         return self._settled(lambda: self._in_either(self._listed(path), _checked_bytes))
 
@@ -226,8 +226,9 @@ def _check_owner(metadata: Mapping[str, str], manifest: Manifest, where: str) ->
         raise ArtifactError(f"{where}: made for {owner[:200]!r}, not for {manifest.ref!r}: fetch or make it again")
 
 
-def read_tensors(data: bytes, where: str, header: Header | None = None) -> Mapping[str, torch.Tensor]:
-    """Tensors from the bytes of a safetensors file; header and finite values checked, or ArtifactError."""
+def read_tensors(data: bytes | bytearray, where: str, header: Header | None = None) -> Mapping[str, torch.Tensor]:
+    """Tensors from the bytes of a safetensors file; header and finite values checked, or ArtifactError. Of a bytearray
+    they may be views."""
     header = header or parse_header(data, where)
     kinds = {slot.dtype for slot in header.tensors.values()}
     checked = _one_dtype(data, header, kinds.pop()) if len(kinds) == 1 else None
@@ -240,8 +241,8 @@ def read_tensors(data: bytes, where: str, header: Header | None = None) -> Mappi
     return tensors
 
 
-def _one_dtype(data: bytes, header: Header, kind: str) -> Flat | None:
-    """One copy of the file, checked for finite values in one pass; None when this cannot be done.
+def _one_dtype(data: bytes | bytearray, header: Header, kind: str) -> Flat | None:
+    """The file in one piece, checked for finite values in one pass; None when this cannot be done.
 
     Membranes have hundreds of tiny tensors, and a policy hundreds of membranes: one call per tensor is what
     takes the time.
@@ -253,16 +254,19 @@ def _one_dtype(data: bytes, header: Header, kind: str) -> Flat | None:
     dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(kind)
     if dtype is None or len(data) == header.start:
         return None
-    flat = torch.frombuffer(bytearray(memoryview(data)[header.start :]), dtype=dtype)
+    start = header.start
+    if not isinstance(data, bytearray) or start % dtype.itemsize:
+        data, start = bytearray(memoryview(data)[start:]), 0
+    flat = torch.frombuffer(data, dtype=dtype, offset=start)
     return Flat(flat, header.tensors) if _finite(flat) else None
 
 
-def _any_dtype(data: bytes, where: str) -> dict[str, torch.Tensor]:
+def _any_dtype(data: bytes | bytearray, where: str) -> dict[str, torch.Tensor]:
     import safetensors
     import safetensors.torch
 
     try:
-        tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
+        tensors: dict[str, torch.Tensor] = safetensors.torch.load(bytes(data))
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as cause:
         raise ArtifactError(f"{where}: refused by safetensors ({_one_line(cause)}): fetch or make it again") from None
     return tensors
@@ -290,9 +294,9 @@ def _checked_path(path: Path, file: File) -> Path:
     return path
 
 
-def _checked_bytes(path: Path, file: File) -> bytes:
+def _checked_bytes(path: Path, file: File) -> bytearray:
     _check_size(path, os.path.getsize(path), file)
-    data = read_limited(path, file.size, ArtifactError)
+    data = read_whole(path, file.size, ArtifactError)
     if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
         raise ArtifactError(_altered(path))
     return data

@@ -20,6 +20,7 @@ from conceptguard.registry.index import Entry, entries_by_line, entry_of
 from conceptguard.registry.listing import Entries, Few, Listing
 from conceptguard.registry.opening import LARGE, large_listing, open_index, sharded_listing, tables_of
 from conceptguard.registry.reindex import change_index, read_part, scan
+from conceptguard.runtime.once import once
 
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
@@ -48,12 +49,12 @@ class LocalSource:
         return f"LocalSource({self.name!r})"
 
     def view(self) -> View | None:
-        """What is signed here; None where nobody's signature counts. Raises RegistryError where it must
-        verify, and does not.
+        """What is signed here; None where nobody's signature counts. Asked once while a policy is attached, whose
+        guards are all held to the same signatures. Raises RegistryError where it must verify, and does not.
         """
         from conceptguard.registry.signed.sources import view_of_folder
 
-        return view_of_folder(self.root, packaged=self.packaged, name=self.name)
+        return once(self, "view", partial(view_of_folder, self.root, packaged=self.packaged, name=self.name))
 
     def entries(self) -> Sequence[Entry]:
         """What the index lists; without an index, what the folders hold."""

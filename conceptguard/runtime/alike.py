@@ -55,28 +55,24 @@ class Place(NamedTuple):
 
 class Layout(dict[str, Place]):
     """The places of all layers of a file, by canonical name. ``alphas`` are the places of their alphas, ``ranks`` their
-    ranks, in the same order."""
+    ranks, in the same order: [layers] each."""
 
     def __init__(self, places: Mapping[str, Place]):
         super().__init__(places)
         self.alphas = torch.tensor([place.alpha for place in places.values()])
-        self.ranks = [place.rank for place in places.values()]
+        self.ranks = torch.tensor([place.rank for place in places.values()], dtype=torch.float64)
 
 
 class Alike(Mapping[str, Factors]):
-    """One file's terms by canonical layer name, read from its one piece where they are asked for.
-
-    scales: alpha / rank, in the layout's order
-    """
+    """One file's terms by canonical layer name, read from its one piece where they are asked for."""
 
     def __init__(self, layout: Layout, flat: Tensor):
         self.layout, self.flat = layout, flat
-        self.scales = [alpha / rank for alpha, rank in zip(flat[layout.alphas].tolist(), layout.ranks)]
 
     def __getitem__(self, name: str) -> Factors:
         place = self.layout[name]
-        scale = self.scales[list(self.layout).index(name)]
-        return self._factors(place, scale)
+        down, up = (self.flat[slice(*which)] for which in (place.down, place.up))
+        return Factors(down.view(place.down_shape), up.view(place.up_shape), float(self.flat[place.alpha]) / place.rank)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layout)
@@ -84,36 +80,30 @@ class Alike(Mapping[str, Factors]):
     def __len__(self) -> int:
         return len(self.layout)
 
-    def each(self) -> Iterator[Factors]:
-        """The terms in the layout's order."""
-        return (self._factors(place, scale) for place, scale in zip(self.layout.values(), self.scales))
-
-    def _factors(self, place: Place, scale: float) -> Factors:
-        down, up = (self.flat[slice(*which)] for which in (place.down, place.up))
-        return Factors(down.view(place.down_shape), up.view(place.up_shape), scale)
-
 
 class Stack(NamedTuple):
     """One layer's terms of several guards. down: [guards * rank, in(, kh, kw)]; up: [out, guards * rank] without its
-    scales, which are [guards * rank]."""
+    scales, which are [guards * rank], or None where each is 1. Of rank 1 both are views of what the files hold."""
 
     guards: Sequence[int]
     rank: int
     down: Tensor
     up: Tensor
-    scales: Tensor
+    scales: Tensor | None
 
 
 def stacked(found: Mapping[int, Alike]) -> Iterator[tuple[str, Stack]]:
     """Terms that share one layout, by guard, as one stack a layer. The files' elements are held once, in one piece
     that all of them share afterwards."""
     guards, files = list(found), list(found.values())
+    layout = files[0].layout
     every = files[0].flat.new_empty(len(files), len(files[0].flat))
     for one, row in zip(files, every):
         one.flat = row.copy_(one.flat)
-    scales = torch.tensor([one.scales for one in files])
-    for i, (name, place) in enumerate(files[0].layout.items()):
+    scales = (every[:, layout.alphas].double() / layout.ranks).float()  # [files, layers]
+    for (name, place), scale in zip(layout.items(), scales.T):
         rank = place.rank
         down = every[:, slice(*place.down)].reshape(len(files) * rank, *place.down_shape[1:])
         up = every[:, slice(*place.up)].view(len(files), -1, rank).transpose(0, 1).flatten(1)
-        yield name, Stack(guards, rank, down, up, scales[:, i].repeat_interleave(rank))
+        plain = bool((scale == 1).all())
+        yield name, Stack(guards, rank, down, up, None if plain else scale.repeat_interleave(rank))

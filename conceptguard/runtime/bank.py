@@ -91,15 +91,13 @@ class Bank:
         for stack in stacks:
             _check(name, shape, stack.down, stack.up)
             downs.append(stack.down)
-            up = layer.order(stack.up) if isinstance(layer, Part) else stack.up
+            up = (layer.order(stack.up) if isinstance(layer, Part) else stack.up).T
             # In the precision of a product with a number, whatever the file's.
-            ups.append((up.T * stack.scales[:, None]).to(up.dtype))
+            ups.append(up if stack.scales is None else (up * stack.scales[:, None]).to(up.dtype))
             for i, guard in enumerate(stack.guards):
                 self.spans[guard] = (start + i * stack.rank, start + (i + 1) * stack.rank)
             start += len(stack.down)
-        device, dtype = _home(layer)
-        self.down = torch.cat(downs).to(device, dtype).contiguous()
-        self.up = torch.cat(ups).to(device, dtype).contiguous()
+        self.down, self.up = (_in_one(parts, bool(factors), *_home(layer)) for parts in (downs, ups))
         self.open: Open | None = None
         self.scale = 1.0
         self.again = 0  # how many of the last rows some calls of the layer have a second time, or alone
@@ -282,6 +280,18 @@ def _padded(factor: Tensor) -> Tensor:
     """Rows of zeros up to the next multiple of 16: matrix kernels take twice as long for 10 ranks as for 16."""
     rank = len(factor)
     return factor if rank == 1 or not rank % 16 else F.pad(factor, (0, 0, 0, -rank % 16))
+
+
+def _in_one(parts: list[Tensor], own: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[ranks, ...], where a layer's terms are to be. own: a copy, whoever keeps the parts
+
+    One stack stays what it is where it can, rows with gaps between them included: the files of a thousand membranes are
+    then held once. A row, of which few are open, is in one piece either way.
+    """
+    if own or len(parts) > 1:
+        return torch.cat(parts).to(device, dtype).contiguous()
+    moved = parts[0].to(device, dtype)
+    return moved if moved[:1].is_contiguous() else moved.contiguous()
 
 
 def _home(layer: nn.Module | Part) -> tuple[torch.device, torch.dtype]:

@@ -11,6 +11,7 @@ from ..plugins import host_class_for
 from ..policy import Policy
 from ..policy_file import load_policy
 from ..runtime.once import meanwhile
+from ..runtime.uncollected import uncollected
 from .base import BaseSession
 from .claims import Claim
 from .language import LanguageSession
@@ -34,7 +35,11 @@ def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Base
     nothing is attached then. Raises SessionError for another kind of target, and for one that is already guarded, or is
     being attached in another thread.
     """
-    loaded = load_policy(policy)
+    with uncollected():
+        return _attached(target, load_policy(policy))
+
+
+def _attached(target: Any, loaded: Policy) -> BaseSession:
     kind: Any = host_class_for(target)
     claim = Claim(kind.sole(target), loaded.name)
     try:

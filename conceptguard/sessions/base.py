@@ -13,6 +13,7 @@ from .. import plugins
 from ..errors import ConceptGuardError, GuardError, SessionError
 from ..receipt import Act
 from ..registry import default_registry
+from .using import Others
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..policy import Guard, Policy
     from ..registry import Registry
     from .claims import Claim
+    from .using import Source, Using
 
 
 class BaseSession:
@@ -38,6 +40,8 @@ class BaseSession:
         self.attached = False
         self.claim: Claim | None = None  # the mark on what is guarded, where only one session may have it
         self._lock: AbstractContextManager[Any] = threading.RLock()
+        self._others: Others | None = None  # of an attached session
+        self._added = False  # whether it stands beside one
         self._manager = plugins.session_manager()
         self._kinds = {name: plugins.method(name) for name in dict.fromkeys(guard.method for guard in policy.guards)}
         acts = {name: bool(plugins.hooks(kind) & self.calls) for name, kind in self._kinds.items()}
@@ -74,19 +78,47 @@ class BaseSession:
         if self.attached:
             self.detach()
 
+    def using(self, policy: Source) -> AbstractContextManager[Using]:
+        """Have another policy act in this one's place meanwhile, without attaching again: in this thread or task only,
+        and in threads that are started with a copy of its context.
+
+        ``with guard.using("school") as school: image = pipe(prompt).images[0]``, and then ``school.receipt``. The first
+        use of a policy loads it, as ``attach`` does; later ones take microseconds. A file that was written anew is
+        loaded anew; so is a policy that is not among the 32 used last. It stands alone: the attached policy's guards
+        do not act as well, and ``{"guards": []}`` guards nothing.
+
+        policy: as for ``attach``, with the same errors: nothing is chosen then. Raises SessionError where the host can
+        be under one policy only, and when this session was detached.
+        """
+        if self._others is None:
+            raise SessionError(
+                f"policy '{self.policy.name}' is attached to no model by itself: ask the session that attach() gave; "
+                "logits processors are made for each policy"
+            )
+        return self._others.using(self.host, policy)
+
     def detach(self) -> None:
         """Remove every hook and reference from the host. Raises SessionError when already detached."""
         with self._lock:
-            self._check_attached()
+            self.demand_attached()
+            if self._others is not None:
+                self._others.close(self.policy.name)
             self.attached = False
-            self.host.detach()
+            self._leave_host()
             self._alone.clear()
             for plugin in list(self._manager.get_plugins()):
                 self._manager.unregister(plugin)
             if self.claim is not None:
                 self.claim.release()
 
-    def _check_attached(self) -> None:
+    def _leave_host(self) -> None:
+        if self._added:
+            self.host.drop(self)
+        else:
+            self.host.detach()
+
+    def demand_attached(self) -> None:
+        """Raises SessionError after ``detach``."""
         if not self.attached:
             raise SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
 

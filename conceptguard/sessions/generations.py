@@ -14,6 +14,7 @@ from copy import copy
 from typing import Any
 
 from ..receipt import Receipt
+from ..runtime.choice import choice
 
 State = list[tuple[Any, dict[str, Any]]]
 _latest: ContextVar[weakref.WeakKeyDictionary[Any, Receipt] | None] = ContextVar("latest", default=None)
@@ -21,6 +22,9 @@ _latest: ContextVar[weakref.WeakKeyDictionary[Any, Receipt] | None] = ContextVar
 
 def publish(session: Any, receipt: Receipt) -> None:
     """This thread's, or task's, last generation under a session is the receipt's."""
+    chosen = choice(session.host)
+    if chosen is not None and chosen.session is session:
+        chosen.receipt = receipt
     known = _latest.get()
     if known is None or known.get(session) is not receipt:
         # A new one each time: tasks and threads begin with a copy of the context, which is no copy of what is in it.

@@ -19,9 +19,11 @@ from ..generation.decoding import Decoding, Sentence
 from ..hookspecs import TEXT
 from ..policy import Policy
 from ..receipt import Receipt, Row
-from ..text.lineage import Lineage
+from ..records.listeners import reported
+from ..text.lineage import Came, Lineage
 from .base import BaseSession
 from .generations import publish, published
+from .using import Others
 
 if TYPE_CHECKING:
     from ..generation.decoding import Asked
@@ -35,14 +37,19 @@ class LanguageSession(BaseSession):
 
     whole: whether the model's ``generate`` goes through the session, so that text can be taken back; else the session
     is a logits processor only
+    beside: the session that is attached to the model, where this one acts when it is chosen
     """
 
     host: TextHost
     calls = TEXT
 
-    def __init__(self, host: TextHost, policy: Policy, whole: bool):
+    def __init__(self, host: TextHost, policy: Policy, whole: bool, beside: LanguageSession | None = None):
         super().__init__(host, policy)
-        self._lock = self._turn = threading.RLock()
+        self._turn: Any = beside._turn if beside else threading.RLock()
+        self._lock = self._turn
+        self._added = beside is not None
+        if whole and not beside:
+            self._others = Others(self._turn, self._another)
         self._whole, self._least = whole, len(host.vocabulary.pieces)
         self._calls = 0
         self._asked: Asked | None = None
@@ -61,12 +68,20 @@ class LanguageSession(BaseSession):
                 f"guard '{named}' takes sentences back, which no logits processor can: use "
                 "conceptguard.attach((model, tokenizer), policy) and the model's own generate()"
             )
+        if beside:
+            self.host.add(self)
+            self.attached = True
+            return
         self.host.listen()
         if whole:
             self.host.attach(self)
         else:
             weakref.finalize(self, self.host.detach).atexit = False
         self.attached = True
+
+    def _another(self, policy: Policy) -> LanguageSession:
+        self.demand_attached()
+        return LanguageSession(self.host, policy, whole=True, beside=self)
 
     @property
     def receipt(self) -> Receipt:
@@ -113,12 +128,13 @@ class LanguageSession(BaseSession):
                 raise self._gone()
             self._receipt = self._fresh(keep)
             publish(self, self._receipt)
-            try:
-                return generate()
-            finally:
-                self._receipt.steps = self._account.steps
-                self._receipt.seconds = time.perf_counter() - self._started
-                publish(self, self._receipt)
+            with reported(self.host, lambda: self._receipt):
+                try:
+                    return generate()
+                finally:
+                    self._receipt.steps = self._account.steps
+                    self._receipt.seconds = time.perf_counter() - self._started
+                    publish(self, self._receipt)
 
     def _gone(self) -> SessionError:
         return SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
@@ -201,7 +217,9 @@ class LanguageSession(BaseSession):
                 ids = torch.cat([self._before, ids], 1)
             known = ids.numpy(force=True)
             came = self._lineage(known)
-            if self._asked is None or (came is not None and not self._goes_on(ids)) or (real and self._misread(shown)):
+            begun = not self._whole and self.host.begins()
+            another = self._asked is None or self._another_text(ids, came, begun)
+            if another or (came is not None and not self._goes_on(ids)) or (real and self._misread(shown)):
                 self._take_turns(known)
                 ids = self._start(shown, real)
                 known = ids.numpy(force=True)
@@ -230,6 +248,14 @@ class LanguageSession(BaseSession):
                 self._receipt.steps = self._account.steps
                 self._receipt.seconds = time.perf_counter() - self._started
             return decoding.scores
+
+    def _another_text(self, ids: Tensor, came: Came, begun: bool) -> bool:
+        """Whether a logits processor, which no ``generate`` tells where it begins, is in another generation: the model
+        read its text from the first token on, or rows have tokens that nobody was asked about. A longer prompt, as of
+        a chat's next turn, often begins as the last text did, and is to be read all the same."""
+        if self._whole or self._account.last is None:
+            return False
+        return begun or any(shared < ids.shape[1] - 1 for _, shared in came or ())
 
     def _goes_on(self, ids: Tensor) -> bool:
         """Whether these rows are of the generation that is running: longer than its prompts, and begun with them."""

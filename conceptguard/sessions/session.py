@@ -19,16 +19,20 @@ from ..host import Host
 from ..plugins import hooks
 from ..policy import Policy
 from ..receipt import Act, Receipt, Row
+from ..records.listeners import reported
 from ..runtime.bank import running
 from ..runtime.banks import Banks
+from ..runtime.choice import choosing
 from ..runtime.encodings import lengths
 from ..runtime.gates import GateBank
 from ..runtime.once import meanwhile
 from ..runtime.patched import Patch
+from ..runtime.uncollected import uncollected
 from .actions import act
 from .base import BaseSession
 from .generations import Loops, State, publish, published, restore, state_of
 from .patches import scale_terms
+from .using import Others
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -40,14 +44,17 @@ class Session(BaseSession):
     """The guards of one policy at work on one host. Made by ``attach``; a context manager that detaches.
 
     ``methods`` are the guards in the order of the policy.
+
+    beside: another session is attached to the host, and this one acts where it is chosen
     """
 
     host: Host
     calls = GENERATION - TEXT
 
-    def __init__(self, host: Host, policy: Policy):
+    def __init__(self, host: Host, policy: Policy, beside: bool = False):
         super().__init__(host, policy)
         self._lock = host.turn()
+        self._added, self._others = beside, None if beside else Others(self._lock, self._another)
         self._loops, self._running = Loops(), 0
         self._gate_banks: dict[str, GateBank] = {}
         self._guidance: float | None = None
@@ -65,7 +72,10 @@ class Session(BaseSession):
         try:
             self.gate_bank(self.host.denoiser_name, self.host.read)
             self.start()
-            self.host.attach(self)
+            if beside:
+                self.host.add(self)
+            else:
+                self.host.attach(self)
         except BaseException:
             self.banks.detach()
             raise
@@ -82,6 +92,17 @@ class Session(BaseSession):
         ]
         if len(prompts := [prompt for concept in concepts if concept for prompt in concept.prompts]) > 1:
             lengths(self.host, prompts)
+
+    def _another(self, policy: Policy) -> Session:
+        """A session beside this one. No session's terms act on what its gates are measured by, nor a running call's
+        options."""
+        self.demand_attached()
+        token = running.set(self.host)
+        try:
+            with self._lock, meanwhile(), uncollected(), choosing(self.host, None):
+                return Session(self.host, policy, beside=True)
+        finally:
+            running.reset(token)
 
     @property
     def receipt(self) -> Receipt:
@@ -112,7 +133,7 @@ class Session(BaseSession):
         was detached while this waited for its turn.
         """
         with self._lock, meanwhile():
-            self._check_attached()
+            self.demand_attached()
             outer = self._state() if self._running else None
             self._loops.leave(self._state)
             token = running.set(self)
@@ -120,17 +141,18 @@ class Session(BaseSession):
             self.start(guidance_scale)
             publish(self, self._receipt)
             self._running += 1
-            try:
-                result = generate()
-            finally:
-                self._running -= 1
-                running.reset(token)
-                self.close()
-                self._tell()
-                self._receipt.seconds = time.perf_counter() - started
-                if outer is not None:
-                    restore(outer)
-            return result
+            own = self._receipt
+            with reported(self.host, lambda: own):
+                try:
+                    return generate()
+                finally:
+                    self._running -= 1
+                    running.reset(token)
+                    self.close()
+                    self._tell()
+                    own.seconds = time.perf_counter() - started
+                    if outer is not None:
+                        restore(outer)
 
     def visit(self) -> bool:
         """A denoiser call of a caller's own loop, in its turn. Gives whether the call before was somebody else's."""

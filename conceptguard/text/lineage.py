@@ -92,7 +92,7 @@ class Follow(Generic[State]):
         ids = decoding.ids
         parents = [parent for parent, _ in came or ()]
         shared = min((shared for _, shared in came or ()), default=0) if followed else 0
-        if shared < self._begin or not self._states:
+        if shared < self._begin or not followed or not self._states:
             self._begin = shared = decoding.begin
             self._states, self._parents = [[self._read(row) for row in ids[:, :shared].tolist()]], [[]]
             parents = [*range(len(ids))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from conceptguard.formats import base_weights_of, read_artifact
+from conceptguard.formats import read_artifact
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.lowrank import LayerIndex, Terms
@@ -37,5 +37,5 @@ class LoRA(Method):
         """The LoRA's terms with the policy's gate."""
         assert self.artifact is not None
         missing = self.settings.missing_alpha
-        factors = read_artifact(self.artifact, layers, base_weights=base_weights_of(layers), missing_alpha=missing)
+        factors = read_artifact(self.artifact, layers, base_weights=self.host.weights(), missing_alpha=missing)
         return Terms(self, factors, self.gate())

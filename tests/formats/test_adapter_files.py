@@ -18,7 +18,7 @@ from torch import Tensor
 
 import conceptguard
 from conceptguard.errors import ArtifactError, GuardError
-from conceptguard.formats import base_weights_of, read_artifact, read_terms
+from conceptguard.formats import read_artifact, read_terms, read_weights_of
 from conceptguard.formats.patterns import matches
 from conceptguard.registry.importer import import_artifact, open_published
 from conceptguard.runtime.lowrank import Factors
@@ -83,7 +83,7 @@ def test_the_change_is_the_one_that_peft_merges(tokenizer: Any, tmp_path: Path, 
     # Read back by peft: it sorts its patterns when it saves them, and takes the first that fits.
     want = merged(PeftModel.from_pretrained(tiny_sd(tokenizer).unet, tmp_path), weights)
     bare = layers_of(tiny_sd(tokenizer))
-    read = read_artifact(open_published(tmp_path), bare, base_weights=base_weights_of(bare))
+    read = read_artifact(open_published(tmp_path), bare, base_weights=read_weights_of(bare))
     assert set(read) == set(want) and len(want) > 5
     for name, change in want.items():
         torch.testing.assert_close(product(read[name]), change, rtol=1e-4, atol=1e-5, msg=name)
@@ -185,7 +185,7 @@ def test_dora_needs_weights_that_can_be_read(tokenizer: Any, tmp_path: Path) -> 
     with pytest.raises(ArtifactError, match="give the base model"):
         read_artifact(open_published(tmp_path), layers)
     for spoiled in (lambda w: w.to(torch.int8), lambda w: w.to("meta"), lambda w: w.to(torch.float8_e4m3fn)):
-        base = base_weights_of(layers)
+        base = read_weights_of(layers)
         with pytest.raises(ArtifactError, match="quantised or away"):
             read_artifact(open_published(tmp_path), layers, base_weights=lambda n, s=spoiled, b=base: s(b(n)))
 

@@ -54,6 +54,13 @@ def test_a_host_of_a_plugin_is_found_and_named_in_the_error() -> None:
             host_for(object())
 
 
+def test_a_host_that_does_not_say_so_is_under_one_policy_at_a_time() -> None:
+    with registered(EaselHost), attach(Easel(), {"guards": []}) as session:
+        refused = pytest.raises(SessionError, match="easel is under one policy at a time, and 'other' cannot be used")
+        with refused, session.using({"name": "other", "guards": []}):
+            pass
+
+
 def test_a_host_of_a_plugin_goes_before_ours(tiny: Any) -> None:
     class Mine(EaselHost):
         takes = classmethod(lambda cls, target: target is tiny)  # type: ignore[assignment]

@@ -103,3 +103,24 @@ def test_a_file_that_changes_nothing_is_refused_after_one_that_does(
         read_artifact(open_artifact(write_terms(tmp_path / "a", tiny, terms)), layers)
         with pytest.raises(ArtifactError, match="changes nothing"):
             read_artifact(open_artifact(write_terms(tmp_path / "b", tiny, nothing)), layers)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_membranes_of_one_layout_are_held_once(alpha: float, tiny: Any, layers: LayerIndex, tmp_path: Path) -> None:
+    """A bank's rows are the files' own where nothing has to be worked out of them, and of their worth where it has."""
+    found = []
+    with meanwhile():
+        for i in range(3):
+            terms = {name: one._replace(scale=alpha) for name, one in random_terms(tiny, names=NAMES, seed=i).items()}
+            found.append(both(write_terms(tmp_path / str(i), tiny, terms), layers)[0])
+    banks = Banks(layers, [Terms(None, one, Gate()) for one in found], object())
+    for name, bank in banks.banks.items():
+        for guard, (begin, end) in bank.spans.items():
+            factors = found[guard][name]
+            assert factors.scale == alpha
+            assert torch.equal(bank.down[begin:end], factors.down)
+            assert torch.equal(bank.up[begin:end], factors.up.reshape(len(factors.up), -1).T * alpha)
+            assert (bank.down[begin:end].data_ptr() == factors.down.data_ptr()) == (len(factors.down) == 1)
+            if len(factors.down) == 1:
+                assert (bank.up[begin:end].data_ptr() == factors.up.data_ptr()) == (alpha == 1)
+    banks.detach()

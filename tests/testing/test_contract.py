@@ -55,6 +55,13 @@ def _few_shot() -> Case:
     return Case({"method": "few_shot", "artifact": str(folder)}, opens=_OPENS, load=_pipeline)
 
 
+def _esd() -> Case:
+    """Layers of the denoiser that were trained, beside those that read text."""
+    pipe = _pipeline()
+    folder = write_terms(Path(_FOLDER.name) / "esd", pipe, random_terms(pipe, rank=4, names=("attn2",)), method="esd")
+    return Case({"method": "esd", "artifact": str(folder)}, opens=_OPENS, load=_pipeline)
+
+
 def _uce() -> Case:
     return Case(random_edit(Path(_FOLDER.name) / "uce", _pipeline()), opens=_OPENS, load=_pipeline)
 
@@ -67,6 +74,7 @@ def _trce() -> Case:
 
 test_spm = contract_tests(_spm)
 test_lora = contract_tests(_lora)
+test_esd = contract_tests(_esd)
 test_uce = contract_tests(_uce)
 test_few_shot = contract_tests(_few_shot)
 

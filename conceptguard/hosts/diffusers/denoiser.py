@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...errors import SessionError
 from ...generation.conditioning import Encoded, stack
 from ...runtime.frozen import frozen
+from ..denoising.noise_levels import NoiseLevels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,57 +20,64 @@ if TYPE_CHECKING:
 class Denoiser:
     """latents [rows, channels, h, w], timesteps [rows], conditions -> the raw model output, as ``latents``.
 
+    name: of the component, under which its layers stand
     shape: (channels, height, width) of the latents the model was made for
-    alphas: cumulative products of the noise schedule, [training steps]
-    prediction: "epsilon", "v_prediction" or "sample"
+    noise_levels: of its schedule, and what its output means there
     """
 
+    name = "unet"
+
     def __init__(self, pipe: Any):
-        self._unet = pipe.unet
-        size = pipe.unet.config.sample_size
+        self._module = getattr(pipe, self.name)
+        size = self._module.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        self.shape = (int(pipe.unet.config.in_channels), int(height), int(width))
-        self._vae = pipe.vae
-        self.alphas: Tensor = pipe.scheduler.alphas_cumprod.double()
-        self.prediction: str = pipe.scheduler.config.prediction_type
+        self.shape = (int(self._module.config.in_channels), int(height), int(width))
+        self._vae, self._scheduler = pipe.vae, pipe.scheduler
+        self.noise_levels = NoiseLevels(pipe.scheduler)
         self._scale = int(getattr(pipe, "vae_scale_factor", 8))
 
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        return self._unet.device  # type: ignore[no-any-return]
+        return self._module.device  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
-        return self._unet.dtype  # type: ignore[no-any-return]
+        return self._module.dtype  # type: ignore[no-any-return]
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Encoded) -> Tensor:
-        """One call of the UNet, one timestep and one condition per row."""
-        extra = {}
-        if conditions.pooled is not None:
-            height, width = (n * self._scale for n in self.shape[1:])
-            ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
-            extra["added_cond_kwargs"] = {
-                "text_embeds": conditions.pooled.to(self.device, self.dtype),
-                "time_ids": ids.expand(len(latents), -1),
-            }
-        out: Tensor = self._unet(
-            latents.to(self.device, self.dtype), timesteps.to(self.device),
-            conditions.embeds.to(self.device, self.dtype), return_dict=False, **extra,
+        """One call of the model, one timestep and one condition per row."""
+        pooled = self._pooled(conditions, len(latents))
+        out: Tensor = self._module(
+            latents.to(self.device, self.dtype), timestep=timesteps.to(self.device), return_dict=False,
+            encoder_hidden_states=conditions.embeds.to(self.device, self.dtype), **pooled,
         )[0]  # fmt: skip
         return out
+
+    def _pooled(self, conditions: Encoded, rows: int) -> dict[str, Any]:
+        if conditions.pooled is None:
+            return {}
+        height, width = self.picture_size
+        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
+        pooled = conditions.pooled.to(self.device, self.dtype)
+        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids.expand(rows, -1)}}
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """No gradients for the model's own weights and no dropout meanwhile; everything as it was afterwards."""
-        with frozen(self._unet):
+        with frozen(self._module):
             yield
+
+    def timestep(self, share: float) -> int:
+        """The timestep of a share of the schedule, from 0, hardly any noise, to 1, nothing else."""
+        count = len(self._scheduler.alphas_cumprod)
+        return min(int(share * count), count - 1)
 
     def timesteps(self, steps: int) -> list[int]:
         """DDIM's timesteps, noisiest first."""
-        spacing = len(self.alphas) // steps
-        return [min(i * spacing + 1, len(self.alphas) - 1) for i in reversed(range(steps))]
+        count = len(self._scheduler.alphas_cumprod)
+        return [min(i * (count // steps) + 1, count - 1) for i in reversed(range(steps))]
 
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
@@ -84,17 +93,13 @@ class Denoiser:
         return self.shape[1] * self._scale, self.shape[2] * self._scale
 
     def ddim_step(self, output: Tensor, latents: Tensor, timestep: int, following: int) -> Tensor:
-        """One deterministic DDIM step (Song et al. 2021) from ``timestep`` to ``following``; -1 is the end."""
-        now = float(self.alphas[timestep])
-        then = float(self.alphas[max(following, 0)])
-        signal, spread = now**0.5, (1 - now) ** 0.5
-        if self.prediction == "v_prediction":
-            clean, noise = signal * latents - spread * output, signal * output + spread * latents
-        elif self.prediction == "sample":
-            clean, noise = output, (latents - signal * output) / spread
-        else:
-            clean, noise = (latents - spread * output) / signal, output
-        return then**0.5 * clean + (1 - then) ** 0.5 * noise
+        """One deterministic DDIM step (Song et al. 2021) from ``timestep`` to ``following``; -1 is the end.
+
+        Along a flow it is Euler's.
+        """
+        clean, noise = self.noise_levels.parts(latents, output, timestep)
+        signal, spread = self.noise_levels.at(max(following, 0))
+        return (signal * clean + spread * noise).to(latents.dtype)
 
     @torch.no_grad()
     def trajectories(self, noise: Tensor, conditions: Encoded, nothing: Encoded, steps: int, guidance: float) -> Tensor:
@@ -112,3 +117,31 @@ class Denoiser:
             without, towards = self(latents.repeat(2, 1, 1, 1), at, both).chunk(2)
             latents = self.ddim_step(without + guidance * (towards - without), latents, t, times[i + 1])
         return torch.stack(states)
+
+
+class FlowDenoiser(Denoiser):
+    """Stable Diffusion 3's: a transformer that says which way the picture is, between noise and it."""
+
+    name = "transformer"
+
+    def _pooled(self, conditions: Encoded, rows: int) -> dict[str, Any]:
+        assert conditions.pooled is not None
+        return {"pooled_projections": conditions.pooled.to(self.device, self.dtype)}
+
+    def timestep(self, share: float) -> int:
+        """As the pipeline's schedule is shifted towards noise."""
+        shift = float(self._scheduler.config.get("shift", 1.0))
+        return round(1000 * shift * share / (1 + (shift - 1) * share))
+
+    def timesteps(self, steps: int) -> list[int]:
+        """Of a schedule of so many steps, noisiest first."""
+        return [self.timestep(1 - i / steps) for i in range(steps)]
+
+
+def denoiser_of(pipe: Any, called: str) -> Denoiser:
+    """The pipeline's. called: how errors call it. Raises SessionError for kinds that no method learns on."""
+    if getattr(pipe, "unet", None) is not None:
+        return Denoiser(pipe)
+    if type(pipe.transformer).__name__ == "SD3Transformer2DModel":
+        return FlowDenoiser(pipe)
+    raise SessionError(f"{called}: methods that learn do so on Stable Diffusion 1.x, 2.x, XL and 3: use uce")

@@ -18,9 +18,8 @@ from ...generation.conditioning import Branch, Encoded
 from ...generation.denoising import Conditions, Drawn, Moment, SkipChange, Skips
 from ...runtime.bank import running
 from ..denoising.attention_maps import cross_attentions
-from .adapters import Adapters, scale_of
+from .adapters import scale_of
 from .caches import Caches
-from .callers import Callers
 from .denoiser_call import DenoiserCall, latents_of, with_latents
 from .held import Held
 from .perturbed import Perturbed, alike, twice
@@ -31,13 +30,14 @@ from .unread import strangers, told_of
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
     from ..denoising.families import Family
-    from .prompts import Memory, Seen
+    from .prompts import Seen
+    from .sides import Side, Sides
 
 
 class DenoiserHooks:
     """Hooks before and after a denoiser.
 
-    model: the denoiser; name: whose it is, for messages
+    model: the denoiser; sides: the sessions that it can be under; name: whose it is, for messages
     away: rows of a call -> for each whether it stands where the caller puts what a picture is drawn away from, None
     where nobody knows
     scheduler: gives the scheduler that steps from what the denoiser predicts
@@ -49,32 +49,30 @@ class DenoiserHooks:
         self,
         model: nn.Module,
         family: Family,
-        memory: Memory,
+        sides: Sides,
         name: str,
         away: Callable[[int], list[bool | None]],
         scheduler: Callable[[], Any],
         perturbed: Perturbed,
         networks: Networks,
     ):
-        self._model, self._family, self._memory, self._name, self._away = model, family, memory, name, away
+        self._model, self._family, self._sides, self._name, self._away = model, family, sides, name, away
         plain: Any = getattr(model, "_orig_mod", model)
         self._arguments = list(inspect.signature(type(plain).forward).parameters)
-        self._scheduler, self._callers, self._caches = scheduler, Callers(model), Caches(model)
+        self._scheduler, self._caches = scheduler, Caches(model)
         self._networks = networks
         self._perturbed, self._hidden = perturbed, 0  # how many rows of a call guards do not see
         self.attends = family.denoiser == "unet" and bool(cross_attentions(model))
-        self._session: DrawingSession | None = None
         self._handles: list[Any] = []
         self._skip_handles: list[Any] = []
         self._rows: list[tuple[Seen | None, Branch | None]] = []
         self._last: list[Held] = []
-        self._adapters: Adapters | None = None
+        self._under: Side | None = None  # whom the last call was made under
 
-    def open(self, session: DrawingSession) -> None:
+    def open(self) -> None:
         """Whoever calls the denoiser from now on comes through here."""
         self.forget()
-        self._session, self._adapters = session, Adapters(session, self._family.denoiser, self._model)
-        self._networks.open(session)
+        self._networks.open(self._acting)
         self._handles = [
             self._model.register_forward_pre_hook(self._before, with_kwargs=True),
             self._model.register_forward_hook(self._after, with_kwargs=True),
@@ -88,18 +86,17 @@ class DenoiserHooks:
         self._handles.clear()
         self.forget()
         self._networks.close()
-        self._callers.clear()
         self._rows.clear()
-        self._session = self._adapters = None
+        self._under = None
 
     def forget(self) -> None:
         """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor, and nothing in
         a cache is of it."""
         self._leave_skips()
-        self._callers.forget()
         self._last.clear()
-        if self._adapters is not None:
-            self._adapters.begin()
+        if (side := self._sides.at_work()) is not None:
+            side.callers.forget()
+            side.adapters[self._family.denoiser].begin()
         self._caches.forget()
 
     def check(self) -> None:
@@ -112,13 +109,22 @@ class DenoiserHooks:
 
     def check_stepped(self) -> None:
         """Raises GuardError where latents were moved at the end of a pipeline call and no step was made from them."""
-        if self._callers.state.pending():
+        if self._side.callers.state.pending():
             raise GuardError("a guard moved the latents, and the pipeline's scheduler never stepped from them")
 
     @property
+    def _side(self) -> Side:
+        side = self._sides.at_work()
+        assert side is not None
+        return side
+
+    def _acting(self) -> DrawingSession | None:
+        side = self._sides.at_work()
+        return None if side is None else side.session
+
+    @property
     def session(self) -> DrawingSession:
-        assert self._session is not None
-        return self._session
+        return self._side.session
 
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One argument of a denoiser call, None where it was not given."""
@@ -148,21 +154,32 @@ class DenoiserHooks:
 
     @torch.compiler.disable  # outside the graph, which then knows nothing of sessions
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        by, session = running.get(), self._session
-        if session is None or by not in (None, session):
+        by, side = running.get(), self._sides.at_work()
+        if side is None or by not in (None, side.session):
             return None
-        if self._callers.visits(by) and self._callers.admit(session, module):
+        if side.callers.visits(by) and side.callers.admit(side.session, module):
             self._last.clear()
         try:
+            if side is not self._under:
+                self._turn_to(side)
             return self._guarded(module, args, kwargs)
         except BaseException:
-            self._callers.leave()
+            side.callers.leave()
             raise
+
+    def _turn_to(self, side: Side) -> None:
+        """The call before was under another policy, or there was none: nothing of it holds for this one."""
+        self._under = side
+        self._last.clear()
+        self._caches.forget()
+        for other in self._sides.beside(side):  # a caller's own loop leaves gates open from call to call
+            other.session.banks.set(self._family.denoiser, None)
 
     @torch.compiler.disable
     def _ended(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A call ended, or raised."""
-        self._callers.leave()
+        if (side := self._sides.at_work()) is not None:
+            side.callers.leave()
 
     def _guarded(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inside = self.session.guidance_scale is not None
@@ -203,10 +220,10 @@ class DenoiserHooks:
         """(args, kwargs) as guards have them, None where they are the caller's."""
         embeds, pooled = given = self._condition(args, kwargs)
         new = not self._last or not all(held.still(tensor) for held, tensor in zip(self._last, given))
-        if self._adapters is not None:
-            if new and self.session.guidance_scale is None:  # of a caller's own loop nothing says when it begins
-                self._adapters.begin()
-            new |= self._adapters.check(scale_of(kwargs))
+        adapters = self._side.adapters[self._family.denoiser]
+        if new and self.session.guidance_scale is None:  # of a caller's own loop nothing says when it begins
+            adapters.begin()
+        new |= adapters.check(scale_of(kwargs))
         embeds, pooled = self._seen(embeds), self._seen(pooled)
         if new:
             self._read(embeds, pooled, bool(self._skipped(args, kwargs)))
@@ -237,10 +254,10 @@ class DenoiserHooks:
         if safe.skip_changes:
             again = [self._further(changes, len(latents)) for changes in safe.skip_changes if self._hidden]
             self._skip_handles = change(module, [*safe.skip_changes, *again])
-        by = None
-        if safe.moves is not None or self._callers.state.pending():
+        by, state = None, self._side.callers.state
+        if safe.moves is not None or state.pending():
             now, images = float(torch.as_tensor(time).max()), self._images(safe, latents)
-            by = self._callers.state.move(self._scheduler(), now, latents, safe.moves, images)
+            by = state.move(self._scheduler(), now, latents, safe.moves, images)
         if safe.embeds is embeds and safe.pooled is pooled and by is None:
             return None
         if safe.pooled is not pooled and safe.pooled is not None:
@@ -302,8 +319,9 @@ class DenoiserHooks:
         """
         away = [False] * len(embeds) if towards else self._away(len(embeds))
         beside = [None] * len(embeds) if pooled is None else pooled
-        found = [self._memory.known(row, bool(a), p) for row, a, p in zip(embeds, away, beside)]
-        self._memory.options = next((f.options for f in found if f is not None and f.branch == "conditional"), {})
+        memory = self._side.memory
+        found = [memory.known(row, bool(a), p) for row, a, p in zip(embeds, away, beside)]
+        memory.options = next((f.options for f in found if f is not None and f.branch == "conditional"), {})
         if running.get() is None and self.session.has("encode_prompt") and None in found:
             raise Refused(
                 f"policy '{self.session.policy.name}' reads prompts, and this call of the {self._family.denoiser} has "
@@ -327,7 +345,8 @@ class DenoiserHooks:
 
     @torch.compiler.disable
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if running.get() not in (None, self._session):
+        side = self._sides.at_work()
+        if side is None or running.get() not in (None, side.session):
             return None
         self._leave_skips()
         latents = self._seen(self._argument(self._family.sample, args, kwargs))

@@ -10,19 +10,15 @@ from torch import Tensor, nn
 from ...generation.conditioning import Encoded
 from ...runtime.bank import running
 from ...runtime.turns import Turn
-from .adapters import Adapters
 
 if TYPE_CHECKING:
-    from ...protocols import DrawingSession
     from .learnt_words import LearntWords
+    from .sides import Sides
 
 
 class _Host(Protocol):
     pipe: Any
     learnt: LearntWords
-
-    @property
-    def session(self) -> DrawingSession: ...
 
     def compiled(self) -> bool: ...
 
@@ -36,24 +32,26 @@ class _Host(Protocol):
 class EncoderGates:
     """Gates for terms beside a text encoder's layers, from what the encoder itself says without them."""
 
-    def __init__(self, host: _Host, name: str):
-        self._host, self._name, self._busy = host, name, False
-        self._adapters = Adapters(host.session, name, host.components()[name])
+    def __init__(self, host: _Host, name: str, sides: Sides):
+        self._host, self._name, self._sides, self._busy = host, name, sides, False
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Encode once with the terms closed, open them by the result."""
-        session, turn = self._host.session, self._host.turn()
+        side, turn = self._sides.at_work(), self._host.turn()
         by = running.get()
-        if by not in (None, session) or (self._busy and turn.mine):
+        if side is None or by not in (None, side.session) or (self._busy and turn.mine):
             return
         if by is None or not turn.mine:
             turn.begin(self)
+        session, adapters = side.session, side.adapters.get(self._name)
+        if adapters is None:  # this policy has no terms here
+            return
         self._busy = True
         try:
             session.banks.traced = self._host.compiled()
             session.banks.set(self._name, None)
-            self._adapters.begin()
-            self._adapters.check()
+            adapters.begin()
+            adapters.check()
             with torch.no_grad():
                 session.gate_bank(self._name, self._encode)
                 ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
@@ -64,7 +62,10 @@ class EncoderGates:
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         """Close again: the next text has gates of its own."""
-        session = self._host.session
+        side = self._sides.at_work()
+        if side is None or self._name not in side.adapters:
+            return
+        session = side.session
         if not self._busy and running.get() in (None, session):
             session.banks.verify(self._name)
             session.banks.set(self._name, None)

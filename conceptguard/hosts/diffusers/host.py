@@ -48,7 +48,7 @@ class DiffusersHost(PipelineHost):
         given.apply_defaults()
         bound = given.arguments
         guidance = self._guidance(bound)
-        if not self.session.has("check_image"):
+        if not self.asked.has("check_image"):
             return self.generate(partial(original, *args, **kwargs), guidance)
         output_type = bound.get("output_type", "pil")
         if output_type == "latent":

@@ -110,7 +110,7 @@ class ModularHost(PipelineHost):
         blocks = list(_blocks(self.pipe._blocks))
         if len(blocks) != len(self._guarded_blocks) or any(a is not b for a, b in zip(blocks, self._guarded_blocks)):
             raise GuardError("the pipeline's blocks were changed after attaching: detach, then attach again")
-        looks = self.session.has("check_image")
+        looks = self.asked.has("check_image")
         wanted = [output] if isinstance(output, str) else output
         if looks and wanted is not None and "images" not in wanted:
             raise GuardError(f"this policy looks at images, and output={output!r} returns none: ask for 'images' too")

@@ -8,7 +8,7 @@ say is read on the way, see ``prompts``, and what the denoiser receives is guard
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,84 +16,57 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import GuardError, SessionError
-from ...generation.conditioning import Encoded
-from ...host import Host
-from ...registry.cache import cache_folder
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.bank import running
-from ...runtime.encodings import EncodingCache, encoding_cache_of
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
 from ...runtime.turns import Turn, turn_of
 from ..denoising.families import Family
 from ..denoising.noise_levels import NoiseLevels
-from ..denoising.text_encoders import TextEncoder, as_one, is_clip, text_encoders
+from ..denoising.text_encoders import is_clip
 from . import prompts
-from .denoiser import Denoiser
+from .adapters import Adapters
+from .callers import Callers
+from .denoiser import Denoiser, denoiser_of
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
-from .encoding_options import defaults_of, of_negatives, options_of, read_otherwise
-from .learnt_words import LearntWords, as_encoded
+from .encoding_options import options_of, read_otherwise
 from .perturbed import Perturbed
+from .reading import ENCODERS, ReadingHost
 from .side_networks import Networks
+from .sides import Side, Sides
 from .step_proof import proved
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
     from ...registry import Artifact
-    from .encoding_options import Options
-
-SHORT = 16  # positions; texts are read in multiples of it
-_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
-class PipelineHost(Host):
+class PipelineHost(ReadingHost):
     """Host adapter for one pipeline. Subclass, tell the family and the pipeline's own ``encode_prompt``."""
 
     def __init__(self, pipe: Any, family: Family, encode_prompt: Callable[..., Any]):
         if getattr(pipe, "_conceptguard", None) is not None:
             raise SessionError("this pipeline is already guarded: detach that session first")
-        super().__init__(pipe)
-        self.pipe = pipe
-        self.family = family
+        super().__init__(pipe, family, encode_prompt)
         self._own_class = type(pipe)
-        self.name = f"diffusers {type(pipe).__name__}"
-        self.denoiser_name = family.denoiser
-        self.model: nn.Module = getattr(pipe, self.denoiser_name)
         self._parts = self.components()
-        self._session: DrawingSession | None = None
+        self._sides, self._gated = Sides(self), set[str]()
         self._handles: list[Any] = []
-        self._memory = prompts.Memory(self._nothing)
-        self.learnt = LearntWords(pipe)
         self._perturbed = Perturbed(pipe, self.model)
         self._proofs: list[Any] = []
         self._denoiser_hooks = DenoiserHooks(
             self.model,
             family,
-            self._memory,
+            self._sides,
             self.name,
             self._away,
             lambda: pipe.scheduler,
             self._perturbed,
             Networks(pipe, self.model, family),
         )
-        self._encode_prompt = encode_prompt
-        takes = inspect.signature(encode_prompt).parameters
-        self._defaults = defaults_of(encode_prompt)
-        # Of the several prompts those that it knows; one row a text, and no guidance where it can be turned off.
-        self._prompts = [name for name in prompts.TYPED if name in takes]
-        plain = {
-            "num_images_per_prompt": 1, "do_classifier_free_guidance": False, "prepare_unconditional_embeds": False,
-        }  # fmt: skip
-        self._plainly = {name: value for name, value in plain.items() if name in takes}
 
     # What a session and a method may ask.
-
-    def components(self) -> dict[str, nn.Module]:
-        """The modules that guards may reach, by name."""
-        found = {self.denoiser_name: self.model}
-        found.update({n: m for n in _ENCODERS if isinstance(m := getattr(self.pipe, n, None), nn.Module)})
-        return found
 
     def layers(self) -> LayerIndex:
         """Linear and convolution layers of the denoiser and the text encoders under diffusers names."""
@@ -104,10 +77,6 @@ class PipelineHost(Host):
         parts = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
         return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for p in parts for m in p.modules())
 
-    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
-        """Where the pipeline runs, also under offload."""
-        return once(self.pipe, "device, dtype", lambda: (self.pipe._execution_device, self.model.dtype))  # type: ignore[return-value]
-
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
         return once(self, "fingerprint", lambda: fingerprint(self.layers().shapes()))
@@ -116,157 +85,12 @@ class PipelineHost(Host):
         """Raises BaseMismatch when the artifact was made for another architecture."""
         check_base(artifact, self.fingerprint(), encoders=self.encoder_fingerprint)
 
-    @torch.no_grad()
-    def encode(
-        self,
-        texts: Sequence[str | tuple[str, ...]],
-        length: int | None = None,
-        options: Options | None = None,
-        under: DrawingSession | None = None,
-    ) -> Encoded:
-        """Texts as the denoiser sees them: embeds [rows, tokens, width], ids without special tokens.
-
-        texts: one for all encoders, or one for each, as in ``Conditions.prompts``
-        length: as ``max_sequence_length``; options: of ``encode_prompt``, by default what the running call gave
-        under: the session whose terms act in the text encoders; none's, by default
-        """
-        count = len(prompts.TYPED)
-        columns = list(zip(*(t if isinstance(t, tuple) else (t,) * count for t in texts)))
-        given: dict[str, Any] = {
-            name: list(column) for name, column in zip(prompts.TYPED, columns) if name in self._prompts
-        }
-        given |= self._memory.options if options is None else options
-        if length is not None:
-            given["max_sequence_length"] = length
-        token = running.set(under or self)  # no session's terms act on what a gate is measured by
-        try:
-            out = self._encode_prompt(**given, device=self.device_dtype()[0], **self._plainly)
-        except (TypeError, AttributeError, ValueError) as error:
-            if (why := self._unreadable()) is not None:
-                raise why from error
-            raise
-        finally:
-            running.reset(token)
-        by_role = dict(zip(self.family.encoded, out))
-        whole = [as_one(t) if isinstance(t, tuple) else t for t in texts]
-        return Encoded(by_role["embeds"], self.tokens(whole), by_role.get("pooled"))
-
-    def encode_negative(self, texts: Sequence[str | tuple[str, ...]], under: DrawingSession | None = None) -> Encoded:
-        """The same as this pipeline encodes negative prompts."""
-        return self.encode(texts, options=of_negatives(self._memory.options), under=under)
-
-    @property
-    def encoding(self) -> Hashable:
-        """The options of ``encode_prompt`` that the running call gave."""
-        return tuple(sorted((name, str(value)) for name, value in self._memory.options.items()))
-
-    def lengthened(self, embeds: Tensor, tokens: int) -> Tensor:
-        """As of every host; where prompts are windows of CLIP side by side, windows without words follow."""
-        missing = tokens - embeds.shape[1]
-        if missing <= 0 or (empty := self._nothing()) is None:
-            return super().lengthened(embeds, tokens)
-        nothing = empty.embeds.to(embeds)
-        more = nothing.repeat(1, -(-missing // nothing.shape[1]), 1)[:, :missing]
-        return torch.cat([embeds, more.expand(len(embeds), -1, -1)], 1)
-
-    def _nothing(self) -> Encoded | None:
-        """What no words are encoded to, as a negative prompt; None where a prompt is not windows of CLIP alone, or
-        there is no encoder."""
-        encoders = set(_ENCODERS) & set(self.components())
-        if not self.family.begins or self.family.readable is not None or not encoders:
-            return None
-        return once(self.pipe, ("nothing", self.encoding), lambda: self.encode_negative([""]))  # type: ignore[return-value]
-
-    def as_encoded(self, texts: Sequence[str], tokenizer: Any) -> list[str]:
-        """Texts as this pipeline gives them to a tokenizer."""
-        return as_encoded(self.pipe, texts, tokenizer)
-
-    @property
-    def clip_skip(self) -> int:
-        """How many more of CLIP's last layers the running call leaves out."""
-        return int(self._memory.options.get("clip_skip") or 0)
-
-    def read(self, texts: list[str]) -> Encoded:
-        """Texts as gates read them: a begin token, then the text's own, in one encoder's space."""
-        encoded = self.encode(texts, options={})
-        embeds = self.family.reading(encoded.embeds)
-        return Encoded(embeds, [ids[: embeds.shape[1] - 1] for ids in encoded.ids])
-
-    def read_short(self, texts: list[str]) -> Encoded:
-        """The same without most of the padding, where the encoders are causal and never look at it: a seventh of the
-        work for texts of a few words. What a text reads as does not depend on those beside it."""
-        known = all(is_clip(part) for name, part in self.components().items() if name in _ENCODERS)
-        causal = known and self.denoiser_name == "unet" and not self.clip_skip
-        encoders = [one for one in self.encoders() if one.width] if causal else []
-        if not encoders or not all(one.begins and one.padded is None for one in encoders):
-            return self.read(texts)
-        ids = self.tokens(texts)
-        sizes = [min(-(-(len(row) + 2) // SHORT) * SHORT, self.window + 2) for row in ids]
-        found: list[Tensor] = [torch.empty(0)] * len(texts)
-        for size in sorted(set(sizes)):
-            rows = [i for i, own in enumerate(sizes) if own == size]
-            parts = [one.encode(self._ids(one, texts, ids, rows), size)[0] for one in encoders]
-            for i, own in zip(rows, torch.cat(parts, -1)):  # type: ignore[arg-type]
-                found[i] = own
-        return Encoded(torch.nn.utils.rnn.pad_sequence(found, batch_first=True), ids)
-
-    def _ids(self, encoder: TextEncoder, texts: list[str], known: list[list[int]], rows: list[int]) -> list[list[int]]:
-        """The ids that an encoder is given for some texts; known: those of the tokenizer that gates go by"""
-        if encoder.tokenizer is self._tokenizer():
-            return [known[i][: encoder.window] for i in rows]
-        return encoder.ids([texts[i] for i in rows])
-
-    def encoding_cache(self) -> EncodingCache:
-        """Concept prompts that this pipeline's encoder has read, for this session or an earlier one."""
-        encoders = [part for name, part in self.components().items() if name in _ENCODERS]
-        if not encoders:
-            return EncodingCache()
-        ask = partial(encoding_cache_of, encoders, "prompt", self.read, self.tokens, self.read_short, cache_folder())
-        return once(encoders[0], "encodings", ask)
-
-    def tokens(self, texts: list[str], whole: bool = False) -> list[list[int]]:
-        """Token ids without begin, end and padding, cut at the encoder's window unless ``whole``."""
-        tokenizer = self._tokenizer()
-        limit = None if whole else self.window
-        given = self.as_encoded(texts, tokenizer)
-        # verbose: what is longer than the window is our business, not a warning's
-        found = tokenizer(given, add_special_tokens=False, truncation=False, verbose=False).input_ids if texts else []
-        if not self.learnt.any():
-            return [ids[:limit] for ids in found]
-        encoder = self.family.tokenizer.replace("tokenizer", "text_encoder")
-        return [self.learnt.mark(ids[:limit], encoder, text) for ids, text in zip(found, texts)]
-
-    @property
-    def window(self) -> int:
-        """How many tokens of a text count."""
-        return self.family.window or int(self._tokenizer().model_max_length) - 2
-
-    def _tokenizer(self) -> Any:
-        found = getattr(self.pipe, self.family.tokenizer, None) or getattr(self.pipe, "tokenizer_2", None)
-        if found is None:
-            raise self._unreadable() or SessionError(f"{self.name} has no {self.family.tokenizer}: load it with one")
-        return found
-
-    def _unreadable(self) -> SessionError | None:
-        """The error for a text that the encoders which are left cannot encode; None where all are there."""
-        missing = [place.name for place in self.family.encoders if getattr(self.pipe, place.name, None) is None]
-        if not missing:
-            return None
-        return SessionError(
-            f"{self.name} was loaded without {' and '.join(missing)}, by which guards read what they are about: attach "
-            "the policy to a pipeline that has its text encoders, and give that one the embeddings; or use guards that "
-            "read no text (gate: always, or those that look at pictures)"
-        )
-
-    def encoders(self) -> list[TextEncoder]:
-        """The text encoders one by one, each with its own tokens and its part of an embedding."""
-        return text_encoders(self.pipe, self, self.family)
-
     def denoiser(self) -> Denoiser:
-        """The UNet as a plain function with its noise schedule, for methods that learn; SessionError for others."""
-        if self.denoiser_name != "unet":
-            raise SessionError(f"{self.name} has no UNet: artifacts are made on Stable Diffusion 1.x, 2.x and SDXL")
-        return Denoiser(self.pipe)
+        """The denoiser as a plain function with its noise schedule, for methods that learn.
+
+        Raises SessionError for kinds that none learns on.
+        """
+        return denoiser_of(self.pipe, self.name)
 
     def noise_levels(self) -> NoiseLevels:
         """How much picture and how much noise latents hold at a timestep of the pipeline's schedule."""
@@ -289,8 +113,29 @@ class PipelineHost(Host):
 
     def attach(self, session: DrawingSession) -> None:
         """Turn the pipeline into its guarded subclass and hook the denoiser and, where terms need it, the encoders."""
+        side = self._side(session)
+        self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._asked_once(), **self._routes())
+        self._denoiser_hooks.open()
+        self._gate_encoders(session)
+        self._sides.add(side)
+
+    def add(self, session: DrawingSession) -> None:
+        """The same pipeline under another policy, where that is chosen."""
+        side = self._side(session)
+        hooked = set(ENCODERS) & session.banks.prefixes() <= self._gated
+        if not hooked and self.compiled():  # a compiled encoder looks for no new hooks
+            raise SessionError(
+                f"policy '{session.policy.name}' acts in a text encoder, the attached one does not, and {self.name} is "
+                "compiled: attach the one that does, compile, then use the others in its place"
+            )
+        self._gate_encoders(session)
+        self._sides.add(side)
+
+    def _side(self, session: DrawingSession) -> Side:
+        """Raises SessionError for a policy that this pipeline cannot be under."""
         self._denoiser_hooks.check()
-        for name in set(_ENCODERS) & session.banks.prefixes():
+        prefixes = session.banks.prefixes()
+        for name in set(ENCODERS) & prefixes:
             if not is_clip(self.components()[name]):
                 raise SessionError(f"terms beside {name} of this pipeline, which is no CLIP, cannot be gated")
         if self.family.separate and session.banks.coupled:
@@ -298,16 +143,23 @@ class PipelineHost(Host):
                 f"compat: official opens what a picture is drawn away from as far as its prompt, and {self.name} makes "
                 "a call for each: use compat: paper"
             )
-        self._session = session
-        self.pipe.__class__ = subclass(self._own_class, _conceptguard=self, **self._asked_once(), **self._routes())
-        self._denoiser_hooks.open(session)
-        for name in _ENCODERS:
-            if name in session.banks.prefixes():
-                hook = EncoderGates(self, name)
+        names = [self.denoiser_name, *(name for name in ENCODERS if name in prefixes)]
+        adapters = {name: Adapters(session, name, self.components()[name]) for name in names}
+        return Side(session, prompts.Memory(self._nothing), Callers(self.model), adapters)
+
+    def _gate_encoders(self, session: DrawingSession) -> None:
+        for name in ENCODERS:
+            if name in session.banks.prefixes() and name not in self._gated:
+                self._gated.add(name)
+                hook = EncoderGates(self, name, self._sides)
                 encoder = self.components()[name]
                 self._handles += [encoder.register_forward_pre_hook(hook.before, with_kwargs=True)]
                 self._handles += [encoder.register_forward_hook(hook.after)]
                 self._handles += [encoder.register_forward_hook(hook.ended, always_call=True)]
+
+    def drop(self, session: DrawingSession) -> None:
+        """It is not chosen any more."""
+        _forget(self._sides.pop(session))
 
     def detach(self) -> None:
         """Give the pipeline its own class back and remove every hook."""
@@ -316,8 +168,9 @@ class PipelineHost(Host):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._memory.clear()
-        self._session = None
+        self._gated.clear()
+        for side in self._sides.pop_all():
+            _forget(side)
 
     def _asked_once(self) -> dict[str, Any]:
         """Where it runs, which takes a walk through every module, is asked once a generation; in a loop of the
@@ -337,8 +190,22 @@ class PipelineHost(Host):
 
     @property
     def session(self) -> DrawingSession:
-        assert self._session is not None
-        return self._session
+        """The one that generates here, else the one that a new call is under."""
+        side = self._sides.at_work()
+        assert side is not None
+        return side.session
+
+    @property
+    def asked(self) -> DrawingSession:
+        """The one that a new call is under, also where it is made inside of another one."""
+        side = self._sides.asked()
+        assert side is not None
+        return side.session
+
+    @property
+    def _memory(self) -> prompts.Memory:
+        side = self._sides.at_work()
+        return self._no_memory if side is None else side.memory
 
     def generate(
         self, draw: Callable[[], Any], guidance: float | None, finish: Callable[[Any], Any] = lambda result: result
@@ -360,7 +227,7 @@ class PipelineHost(Host):
                 )
             return finish(result)
 
-        return self.session.run(generation, guidance)
+        return self.asked.run(generation, guidance)
 
     def anew(self, draw: Callable[[], Any]) -> Any:
         """One call of the pipeline, the first or, for a flagged image, another one."""
@@ -391,7 +258,7 @@ class PipelineHost(Host):
         self._memory.options = options = options_of(bound.arguments, self._defaults)
         read = self.read if read_otherwise(options) else None
         # What a guard writes anew is encoded as the prompt was, with terms beside the encoders' layers.
-        under = self.session if set(_ENCODERS) & self.session.banks.prefixes() else None
+        under = self.session if set(ENCODERS) & self.session.banks.prefixes() else None
         encode, encode_negative = (partial(f, under=under) for f in (self.encode, self.encode_negative))
         return prompts.guarded(
             self.session, self.family, self._memory, bound.arguments, out, away, self.tokens, encode, encode_negative,
@@ -401,6 +268,12 @@ class PipelineHost(Host):
     def _encodes_negative(self) -> bool:
         """Whether this call of ``encode_prompt`` is for a negative prompt, in pipelines that make it by itself."""
         return False
+
+
+def _forget(side: Side | None) -> None:
+    if side is not None:
+        side.memory.clear()
+        side.callers.clear()
 
 
 def subclass(cls: Any, **body: Any) -> type:

@@ -54,17 +54,17 @@ class Networks:
         self._handles: list[Any] = []
         self._session: Callable[[], Any] = lambda: None
 
-    def open(self, session: Any) -> None:
-        """Remember what they are called with from now on."""
-        self._found, self._session = self._look(), weakref.ref(session)
+    def open(self, session: Callable[[], Any]) -> None:
+        """Remember what they are called with from now on. session: gives the one that acts here"""
+        self._found, self._session = self._look(), session
         for name, module in self._found.items():
-            self._handles.append(module.register_forward_hook(self._keeper(name, session), with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._keeper(name), with_kwargs=True))
 
     def close(self) -> None:
         """Forget all."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._found = [], {}
+        self._handles, self._found, self._session = [], {}, lambda: None
         self._calls.clear()
 
     def check(self) -> None:
@@ -77,10 +77,10 @@ class Networks:
         parts = {name: part for name, part in vars(self._pipe).items() if isinstance(part, nn.Module)}
         return {name: part for name, part in parts.items() if part is not self._denoiser and _reads_embeddings(part)}
 
-    def _keeper(self, name: str, session: object) -> Callable[..., None]:
+    def _keeper(self, name: str) -> Callable[..., None]:
         @torch.compiler.disable
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if running.get() in (None, session):
+            if running.get() in (None, self._session()):
                 given = inspect.signature(type(_plain(module)).forward).bind(module, *args, **kwargs).arguments
                 del given["self"]
                 given.update(given.pop("kwargs", {}))

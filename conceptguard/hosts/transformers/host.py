@@ -21,6 +21,7 @@ from ...errors import GuardError, SessionError
 from ...generation.decoding import Asked, Vocabulary
 from ...host import Host
 from ...registry.fingerprint import check_base, fingerprint
+from ...runtime.choice import choice
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
 from .last_inputs import LastInputs
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 PADDING = 1024  # ids that a model may have beyond its tokenizer's: rows of its embedding for speed, never trained
 _BESIDE = ("generate_batch", "init_continuous_batching")  # other ways to text, which ask no processor
+_BATCHED = (
+    "continuous batching asks no logits processor, so that text would leave unguarded: use generate(), and not its "
+    "paged cache, or detach the policy"
+)
 
 
 class TransformersHost(Host):
@@ -181,6 +186,10 @@ class TransformersHost(Host):
 
     # Routing.
 
+    def begins(self) -> bool:
+        """Whether the model has begun a text with an empty cache since this was asked last."""
+        return self._inputs.begins()
+
     def listen(self) -> None:
         """Remember what the model is given: a processor is shown ids only, and only those of the decoder."""
         self._inputs.listen()
@@ -197,20 +206,32 @@ class TransformersHost(Host):
         self._model_lock.shut(weakref.ref(session), _routes(type(self.model), weakref.ref(session), weakref.ref(self)))
         self._attached = True
 
+    def add(self, session: SpeakingSession) -> None:
+        """Another session for the same model: nothing of it is kept here, ``generate`` asks which one is chosen."""
+
+    def drop(self, session: SpeakingSession) -> None:
+        """Undo ``add``."""
+
     def generate(self, session: SpeakingSession, *args: Any, **kwargs: Any) -> Any:
         """A guarded ``model.generate(...)``."""
         from .backtracking import Backtracking  # these are of classes of transformers, which takes seconds to import
         from .processor import asks, looks_back, with_guards
 
+        chosen = choice(self)
+        if chosen is not None and chosen.session is not None:
+            session = chosen.session
         original = self._model_lock.own("generate")
         kwargs = _named(original, args, kwargs)
         if self._model_lock.inside:
             return self._within(asks(session, kwargs), original, kwargs)
-        if kwargs.get("token_healing") or getattr(kwargs.get("generation_config"), "token_healing", False):
+        config = kwargs.get("generation_config")
+        if kwargs.get("token_healing") or getattr(config, "token_healing", False):
             raise GuardError(
                 "token_healing chooses the end of the prompt by a generation of its own, which asks no guard: leave it "
                 "out"
             )
+        if "paged" in (kwargs.get("cache_implementation"), getattr(config, "cache_implementation", None)):
+            raise GuardError(_BATCHED)
 
         def generation() -> Any:
             self._inputs.begin(sure=True)
@@ -290,9 +311,6 @@ def _routes(
         return host.generate(session, *args, **kwargs)
 
     def beside(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise GuardError(
-            "continuous batching asks no logits processor, so that text would leave unguarded: use generate(), and not "
-            "its paged cache, or detach the policy"
-        )
+        raise GuardError(_BATCHED)
 
     return {"generate": functools.wraps(cls.generate)(generate)} | {n: beside for n in _BESIDE if hasattr(cls, n)}

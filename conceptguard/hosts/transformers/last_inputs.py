@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import GuardError
 from ...generation.decoding import Answer
 from .model_lock import speaks
 
@@ -36,6 +37,10 @@ class LastInputs:
         self._deaf = 0
         self._answered, self._sure = 0, False
         self._about: Tensor | None = None  # what scores of the last answer were first asked for
+        self._cached, self._begun = (
+            False,
+            False,
+        )  # whether the last call had a cache; whether one began with an empty one
         # A model that stands in another one may be called past it, and is called by it.
         self._plain = sum(map(speaks, model.modules())) == 1
         self._texts: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()
@@ -86,6 +91,11 @@ class LastInputs:
             self._deaf -= 1
 
     def _hear(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if type(kwargs.get("cache")).__name__ == "PagedAttentionCache":
+            raise GuardError(
+                "this model has a logits processor of a policy, and continuous batching (generate_batch, a paged "
+                "cache) asks none: text would leave unguarded; use generate() without it, or delete the processor first"
+            )
         if self._deaf or getattr(self._config, "num_hidden_layers", None) != self._layers:
             return  # with fewer layers (``assistant_early_exit``) it drafts
         self._calls += 1
@@ -93,6 +103,9 @@ class LastInputs:
         if (states := kwargs.get("encoder_outputs")) is not None:
             self._used = weakref.ref(states[0])
         cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
+        if self._given is not None and self._given.shape[1] > 1:  # else it goes on; how long a cache is may take long
+            self._begun |= self._cached if cache is None else not _length(cache)
+        self._cached = cache is not None
         if self._cache is None or self._cache() is not cache:
             self._cache = _weak(cache)
 
@@ -102,6 +115,12 @@ class LastInputs:
         sure: scores that come before the model is called are not the model's
         """
         self._answered, self._about, self._sure = self._calls, None, sure
+
+    def begins(self) -> bool:
+        """Whether the model has begun a text with an empty cache since this was asked last. Without caches no call
+        shows whether it is a first one: False then."""
+        begun, self._begun = self._begun, False
+        return begun
 
     def answer(self, ids: Tensor) -> Answer:
         """What scores for ``ids`` [rows, tokens] are: the model's ``new`` answer, ``more`` of the same, for these with

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from ...errors import ArtifactError
-from ...formats import base_weights_of, write_edit
+from ...formats import write_edit
 from .rows import Kind
 from .solver import Edit
 
 if TYPE_CHECKING:
+    from ...formats.lora import BaseWeights
     from ...host import Host
     from ...runtime.lowrank import LayerIndex
 
@@ -50,7 +51,7 @@ def streams_of(host: Host) -> list[Stream]:
     widths: dict[Kind, int] = {"states": empty.embeds.shape[-1]}
     if empty.pooled is not None:
         widths["pooled"] = empty.pooled.shape[-1]
-    found = [_stream(layers, kind, width) for kind, width in widths.items()]
+    found = [_stream(layers, host.weights(), kind, width) for kind, width in widths.items()]
     if not found[0].weights:
         raise ArtifactError(
             f"{host.name} has none of the layers that an edit in closed form changes: keys and values of a UNet's "
@@ -59,8 +60,8 @@ def streams_of(host: Host) -> list[Stream]:
     return [stream for stream in found if stream.weights]
 
 
-def _stream(layers: LayerIndex, kind: Kind, width: int) -> Stream:
-    weight, weights, inputs = base_weights_of(layers), {}, width
+def _stream(layers: LayerIndex, weight: BaseWeights, kind: Kind, width: int) -> Stream:
+    weights, inputs = {}, width
     for name in layers:
         if _DOORS[kind].fullmatch(name) is None:
             continue

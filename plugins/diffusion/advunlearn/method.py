@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from conceptguard.making.task import Learned, Task
 
-from ..encoder_terms import EncoderTerms
+from ..trained_terms import TrainedTerms
 from .settings import AdvUnlearnMakeSettings
 from .train import Training
 
 
-class AdvUnlearn(EncoderTerms):
+class AdvUnlearn(TrainedTerms):
     """Pictures: a text encoder that forgot a concept under attack, and kept the rest; put to work where a prompt asks.
 
     Terms beside the text encoder's layers, gated by the prompt; any pipeline with that encoder takes them.
     """
 
     name = "advunlearn"
+    encoders = True
     MakeSettings = AdvUnlearnMakeSettings
 
     @classmethod

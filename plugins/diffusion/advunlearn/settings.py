@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from conceptguard.making.encoder_terms import Parts
 from conceptguard.making.templates import TEMPLATES
+from conceptguard.making.text_encoders import Parts
 from conceptguard.method import Settings
 
 

@@ -8,18 +8,18 @@ what it predicted for the concept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded, stack
-from conceptguard.making.encoder_terms import TermsInTraining, clip_encoders, conditions, layers_beside
+from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses
 from conceptguard.making.templates import check_window, encode_all, fill
+from conceptguard.making.terms import TermsInTraining
+from conceptguard.making.text_encoders import clip_encoders, conditions, layers_beside
 from conceptguard.runtime.encodings import ordinary_captions
 
 from .states import States, states_of
@@ -50,38 +50,34 @@ class Training:
         self._terms = TermsInTraining(host.layers(), names, s.rank, self.random)
         self._attack = Attack(self.encoders, s.attack_tokens, self.random)
         self._snapshot = task.snapshot({"concept": task.concept.model_dump(), "preserve": list(task.preserve)})
-        self.first = 0
+        self._states: tuple[States, States] | None = None
 
     def run(self, reports: Sequence[Callable[[int, float], None]]) -> dict[str, Factors]:
         """To the end. Each report(step, loss) after every step. Raises ArtifactError when the loss is not a number."""
         s = self.task.settings
         with self.denoiser.frozen(), self._terms.attached(self.encoders) as parameters:
-            optimiser = torch.optim.Adam(parameters, lr=s.lr)
-            kept = [*parameters, *self._attack.vectors]
-            self.first = self._snapshot.restore(kept, optimiser, self.random)
-            for step in range(self.first, s.steps):
-                if step % s.refresh == 0 or step == self.first:
-                    # States between two refreshes follow from the last snapshot, so none of them has to be kept.
-                    self._snapshot.save(step, kept, optimiser, self.random)
-                    own = states_of(self.denoiser, self._concept, self._nothing, s, self.random)
-                    rest = states_of(self.denoiser, self._rest, self._nothing, s, self.random)
-                attacked = step >= s.warmup and s.attack_steps > 0
-                if attacked and (step - s.warmup) % s.attack_every == 0:
-                    self._attack.go_on(self._against(own), s.attack_steps, s.attack_lr)
-                loss = self._loss(own, rest, attacked)
-                if not math.isfinite(value := float(loss.detach())):
-                    raise ArtifactError(
-                        f"training the encoder to forget '{self.task.concept.name}' gave loss {value} at step {step}: "
-                        f"lower lr (now {s.lr}), or load the model in fp32"
-                    )
-                optimiser.zero_grad()
-                torch.autograd.backward(loss, inputs=parameters)
-                optimiser.step()
-                for report in reports:
-                    report(step, value)
+            # States between two refreshes follow from the last snapshot, so none of them has to be kept.
+            loop = Loop(
+                self.task.label, parameters, torch.optim.Adam(parameters, lr=s.lr), self.random, s.steps,
+                self._snapshot, s.refresh, self._attack.vectors, reports=reports,
+            )  # fmt: skip
+            loop.run(self._step)
             found = self._terms.changes()
         self._snapshot.remove()
         return found
+
+    def _step(self, step: int) -> Tensor:
+        s = self.task.settings
+        if step % s.refresh == 0 or self._states is None:
+            self._states = (
+                states_of(self.denoiser, self._concept, self._nothing, s, self.random),
+                states_of(self.denoiser, self._rest, self._nothing, s, self.random),
+            )
+        own, rest = self._states
+        attacked = step >= s.warmup and s.attack_steps > 0
+        if attacked and (step - s.warmup) % s.attack_every == 0:
+            self._attack.go_on(self._against(own), s.attack_steps, s.attack_lr)
+        return self._loss(own, rest, attacked)
 
     def _against(self, own: States) -> Callable[[Sequence[Tensor]], Tensor]:
         """How far the prediction after an attack's vectors is from the concept's, on some states."""
@@ -107,7 +103,7 @@ class Training:
 
     def _encoded(self, texts: Sequence[str], vectors: Sequence[Tensor] | None = None) -> Encoded:
         self._terms.open(len(texts))
-        return conditions(self.encoders, texts, vectors)
+        return conditions(self.encoders, texts, self._nothing, vectors)
 
 
 class Attack:

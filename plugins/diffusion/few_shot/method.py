@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from conceptguard.making.task import Learned, Task
 
-from ..encoder_terms import EncoderTerms
+from ..trained_terms import TrainedTerms
 from .train import FewShotMakeSettings, unlearn
 
 
-class FewShot(EncoderTerms):
+class FewShot(TrainedTerms):
     """Pictures: a text encoder that unlearnt a concept from a few pictures of it, in seconds; where a prompt names it.
 
     Terms beside the text encoder's layers, gated by the prompt; any pipeline with that encoder takes them.
     """
 
     name = "few_shot"
+    encoders = True
     MakeSettings = FewShotMakeSettings
 
     @classmethod

@@ -13,7 +13,6 @@ from torch import Tensor
 from conceptguard.errors import PolicyError
 from conceptguard.files.pictures import open_picture
 from conceptguard.generation.conditioning import pick
-from conceptguard.making.noising import clean_of
 
 if TYPE_CHECKING:
     from conceptguard.generation.conditioning import Encoded
@@ -60,4 +59,5 @@ def drawn(denoiser: Denoiser, concept: Encoded, nothing: Encoded, count: int, ra
     asked = pick(concept, rows)
     last = denoiser.trajectories(noise, asked, pick(nothing, [0] * count), DRAWING_STEPS, DRAWING_GUIDANCE)[-1]
     timestep = denoiser.timesteps(DRAWING_STEPS)[-1]
-    return clean_of(denoiser, last, denoiser(last, torch.full((count,), timestep), asked), timestep)
+    said = denoiser(last, torch.full((count,), timestep), asked)
+    return denoiser.noise_levels.parts(last, said, timestep)[0]

@@ -29,7 +29,7 @@ class Ruler:
         random: torch.Generator,
     ):  # fmt: skip
         self._denoiser = denoiser
-        self._times = ((torch.arange(views) + 0.5) / views * len(denoiser.alphas)).long()
+        self._times = torch.tensor([denoiser.timestep((i + 0.5) / views) for i in range(views)])
         noise = torch.randn(views, *denoiser.shape, generator=random)
         self._latents, self._wanted = noised(
             denoiser, clean[[i % len(clean) for i in range(views)]], noise, self._times

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,16 +11,11 @@ from torch import Tensor
 
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded
-from conceptguard.making.encoder_terms import (
-    Parts,
-    TermsInTraining,
-    clip_encoders,
-    conditions,
-    cut_to_rank,
-    layers_beside,
-)
+from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses, noised
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, fill
+from conceptguard.making.terms import TermsInTraining, cut_to_rank
+from conceptguard.making.text_encoders import Parts, clip_encoders, conditions, layers_beside
 from conceptguard.method import Settings
 
 from .pictures import drawn, marks, picture_files, read
@@ -91,7 +85,7 @@ def unlearn(task: Task) -> Unlearnt:
 
         def now(texts: Sequence[str]) -> Encoded:
             training.open(len(texts))
-            return conditions(encoders, texts)
+            return conditions(encoders, texts, nothing)
 
         helped = ruler.gain(now)
         if helped <= 0:
@@ -116,24 +110,20 @@ def _ascend(
     """(steps taken, what the concept's prompts help then). Each report(step, what they help) after every step."""
     s = task.settings
     optimiser = torch.optim.Adam(parameters, lr=s.lr, betas=(0.9, 0.98), eps=1e-6)
-    for step in range(s.steps):
+
+    def loss(_: int) -> Tensor:
         texts = [own[i] for i in torch.randint(len(own), (s.batch,), generator=random).tolist()]
         which = torch.randint(len(clean), (s.batch,), generator=random)
-        times = torch.randint(len(denoiser.alphas), (s.batch,), generator=random)
+        times = torch.tensor([denoiser.timestep(one) for one in torch.rand(s.batch, generator=random).tolist()])
         noise = torch.randn(s.batch, *denoiser.shape, generator=random)
         latents, wanted = noised(denoiser, clean[which], noise, times)
-        loss = -losses(denoiser(latents, times, encode(texts)), wanted).mean()
-        optimiser.zero_grad()
-        torch.autograd.backward(loss, inputs=parameters)
-        optimiser.step()
-        helps = ruler.gain(encode)
-        if not math.isfinite(helps):
-            raise ArtifactError(f"{task.label}: the loss is no number after step {step}: lower lr (now {s.lr})")
-        for report in reports:
-            report(step, helps)
-        if helps <= -s.past:
-            return step + 1, helps
-    raise ArtifactError(
-        f"{task.label}: after {s.steps} steps its prompts make its pictures {-helps:+.0%} harder to denoise than none, "
-        f"and {s.past:+.0%} is asked for (past): give more steps, or a larger lr (now {s.lr})"
-    )
+        return -losses(denoiser(latents, times, encode(texts)), wanted).mean()
+
+    loop = Loop(task.label, parameters, optimiser, random, s.steps, reports=reports)
+    ended = loop.run(loss, gauge=lambda: ruler.gain(encode), enough=lambda helps: helps <= -s.past)
+    if ended.value > -s.past:
+        raise ArtifactError(
+            f"{task.label}: after {s.steps} steps its prompts make its pictures {-ended.value:+.0%} harder to denoise "
+            f"than none, and {s.past:+.0%} is asked for (past): give more steps, or a larger lr (now {s.lr})"
+        )
+    return ended.taken, ended.value

@@ -7,7 +7,6 @@ brings transformer-lens and fifty packages more, for the hundred lines below.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError, PolicyError
+from conceptguard.making.loop import Loop
 from conceptguard.making.snapshot import Snapshot
 from conceptguard.making.task import Task
 from conceptguard.making.templates import TEMPLATES
@@ -104,27 +104,25 @@ class Training:
         """To the end. Raises ArtifactError when the loss is not a number."""
         s, parameters = self.settings, [self.encoder, self.decoder, self.bias, self.centre]
         optimiser = torch.optim.Adam(parameters, lr=s.lr, eps=6.25e-10)
-        kept = [*parameters, self.idle]
-        self.first = self.snapshot.restore(kept, optimiser, self.random)
-        for step in range(self.first, s.steps):
-            if step % SAVE_EVERY == 0 and step > self.first:
-                self.snapshot.save(step, kept, optimiser, self.random)
-            for group in optimiser.param_groups:
-                group["lr"] = s.lr * min(1, (step + 1) / 20, 3 * (s.steps - step) / s.steps)
-            loss = self._loss(self.states[self._draw(s.batch)])
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise ArtifactError(f"training the autoencoder gave loss {value} at step {step}: lower lr (now {s.lr})")
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():  # rows stay of unit length, so a step along them would be lost
-                assert self.decoder.grad is not None
-                self.decoder.grad -= (self.decoder.grad * self.decoder).sum(1, keepdim=True) * self.decoder
-                optimiser.step()
-                self.decoder /= self.decoder.norm(dim=1, keepdim=True)
-            tick(step, value)
+        optimiser.register_step_pre_hook(lambda *_: self._across())
+        optimiser.register_step_post_hook(lambda *_: self._unit())
+        loop = Loop(
+            "the autoencoder", parameters, optimiser, self.random, s.steps, self.snapshot, SAVE_EVERY, [self.idle],
+            lambda step: s.lr * min(1, (step + 1) / 20, 3 * (s.steps - step) / s.steps), [tick],
+        )  # fmt: skip
+        self.first = loop.run(lambda _: self._loss(self.states[self._draw(s.batch)])).first
         self.snapshot.remove()
         return self._result()
+
+    @torch.no_grad()
+    def _across(self) -> None:
+        """Rows stay of unit length, so a step along them would be lost."""
+        assert self.decoder.grad is not None
+        self.decoder.grad -= (self.decoder.grad * self.decoder).sum(1, keepdim=True) * self.decoder
+
+    @torch.no_grad()
+    def _unit(self) -> None:
+        self.decoder /= self.decoder.norm(dim=1, keepdim=True)
 
     def _loss(self, x: Tensor) -> Tensor:
         """Share of variance not rebuilt, plus what dead features could rebuild of the rest. x: [batch, width]."""

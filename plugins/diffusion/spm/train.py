@@ -18,7 +18,9 @@ from torch import Tensor
 
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import pick, stack
+from conceptguard.making.loop import Loop
 from conceptguard.making.templates import TEMPLATES
+from conceptguard.making.walks import Walks
 from conceptguard.method import Settings
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.gates import Gate
@@ -26,7 +28,6 @@ from conceptguard.runtime.lowrank import Factors, Terms
 
 from .optimiser import Normalised
 from .texts import Texts
-from .walks import Walks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +73,14 @@ class SPMMakeSettings(Settings):
 
 
 def layers_of(names: Sequence[str]) -> list[str]:
-    """Every linear and convolution layer inside the UNet's Transformer2DModels, by canonical name."""
-    return [n for n in names if n.startswith("unet.") and ".attentions." in n]
+    """Canonical names of layers that a membrane lies beside.
+
+    Of a UNet: every linear and convolution layer inside its Transformer2DModels. Of a transformer: what reads the text,
+    and every layer of its blocks but those that modulate their norms.
+    """
+    inside = [n for n in names if n.startswith("unet.") and ".attentions." in n]
+    blocks = [n for n in names if n.startswith("transformer.transformer_blocks.") and ".norm" not in n]
+    return [*inside, *(n for n in names if n == "transformer.context_embedder"), *blocks]
 
 
 def initial(
@@ -95,7 +102,7 @@ def initial(
     return found
 
 
-_READS_TEXT = (".attn2.to_k", ".attn2.to_v")
+_READS_TEXT = (".attn2.to_k", ".attn2.to_v", ".context_embedder")
 
 
 class Training:
@@ -106,17 +113,17 @@ class Training:
 
     def __init__(self, task: Task):
         host, s = task.host, task.settings
-        self.settings, self.concept = s, task.concept
+        self.settings, self.label = s, task.label
         self.denoiser = host.denoiser()
         layers = host.layers()
         shapes = {n: layers.shapes()[n] for n in layers_of(list(layers))}
         if not shapes:
-            raise ArtifactError("this model has no Transformer2DModel layers: SPM trains on Stable Diffusion UNets")
+            raise ArtifactError(f"the {self.denoiser.name} of this model has no layers that SPM trains beside")
         random = torch.Generator().manual_seed(task.seed)
         self.texts = Texts(host, task.concept, task.preserve, s, random)
         towards = self.texts.direction() if s.start == "concept" else None
         self._layers, self._start = layers, initial(shapes, s, random, towards)
-        self._walks = Walks(self.denoiser, len(self.texts.own), s, random)
+        self._walks = Walks(self.denoiser, len(self.texts.own), s.steps, s.batch, s.trajectory_steps, random)
         self._random = random
         self.snapshot = task.snapshot({"concept": task.concept.model_dump(), "preserve": list(task.preserve)})
         self.first = 0
@@ -129,26 +136,11 @@ class Training:
         s, walks = self.settings, self._walks
         with self.denoiser.frozen(), self._attached() as banks:
             parameters = [t for bank in banks.banks.values() for t in (bank.down, bank.up)]
-            optimiser = Normalised(parameters, s.lr)
-            self.first = self.snapshot.restore([*parameters, walks.latents], optimiser, self._random)
-            for step in range(self.first, s.steps):
-                if step % SNAPSHOT_EVERY == 0:
-                    self.snapshot.save(step, [*parameters, walks.latents], optimiser, self._random)
-                for group in optimiser.param_groups:
-                    group["lr"] = s.lr * _schedule(step, s.steps, s.warmup)
-                loss, towards, neutral = self._loss(banks, step)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise ArtifactError(
-                        f"training the membrane '{self.concept.name}' gave loss {value} at step {step}: lower lr "
-                        f"(now {s.lr}), or load the model in fp32"
-                    )
-                optimiser.zero_grad()
-                torch.autograd.backward(loss, inputs=parameters)
-                optimiser.step()
-                walks.go_on(step, neutral + s.guidance * (towards - neutral))
-                for report in reports:
-                    report(step, value)
+            loop = Loop(
+                self.label, parameters, Normalised(parameters, s.lr), self._random, s.steps, self.snapshot,
+                SNAPSHOT_EVERY, [walks.latents], lambda step: s.lr * _schedule(step, s.steps, s.warmup), reports,
+            )  # fmt: skip
+            self.first = loop.run(lambda step: self._loss(banks, step)).first
             found = {
                 name: Factors(bank.down.detach().float(), _up(bank.up.detach().float() / self._start[name].scale,
                               self._start[name].up), self._start[name].scale)
@@ -170,9 +162,9 @@ class Training:
         finally:
             banks.detach()
 
-    def _loss(self, banks: Banks, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The erasing loss at every trajectory's state, plus the anchoring loss at the same states; and what the
-        membrane and the neutral prompt predict there, [batch, ...], by which the trajectories go on.
+    def _loss(self, banks: Banks, step: int) -> Tensor:
+        """The erasing loss at every trajectory's state, plus the anchoring loss at the same states. The trajectories go
+        on by what the membrane and the neutral prompt predict there.
         """
         s, texts = self.settings, self.texts
         latents, times, rows = self._walks.at(step)
@@ -181,19 +173,20 @@ class Training:
         at = (torch.arange(len(held.ids)) + step) % s.batch
         target = pick(texts.target, rows)
         with torch.no_grad():
-            banks.set("unet", None)
+            banks.set(self.denoiser.name, None)
             before = self.denoiser(
                 torch.cat([latents, latents, latents[at]]), torch.cat([times, times, times[at]]),
                 stack(target, pick(texts.neutral, rows), held),
             ).float()  # fmt: skip
             towards, neutral, anchored = before.split([s.batch, s.batch, len(at)])
             goal = neutral - s.eta * (towards - neutral)
-        banks.set("unet", torch.ones(s.batch + len(at), 1))
+        banks.set(self.denoiser.name, torch.ones(s.batch + len(at), 1))
         after = self.denoiser(
             torch.cat([latents, latents[at]]), torch.cat([times, times[at]]), stack(target, held)
         ).float()  # fmt: skip
         loss = F.mse_loss(after[: s.batch], goal) + s.la_strength * F.mse_loss(after[s.batch :], anchored)
-        return loss, after[: s.batch].detach(), neutral
+        self._walks.go_on(step, neutral + s.guidance * (after[: s.batch].detach() - neutral))
+        return loss
 
 
 def _schedule(step: int, steps: int, warmup: int) -> float:

@@ -13,7 +13,7 @@ from sampling import sample
 
 from conceptguard import attach
 from conceptguard.errors import GuardError
-from conceptguard.formats import base_weights_of, read_artifact, to_kohya
+from conceptguard.formats import read_artifact, read_weights_of, to_kohya
 from conceptguard.registry import default_registry
 
 SMOKING, APPLE = "a man smoking a cigarette, noto style", "a red apple, noto style"
@@ -28,7 +28,7 @@ def lora(parts: Any) -> Callable[[str, str], Any]:
     def made(kind: str, concept: str) -> Any:
         layers = attach((parts.model, parts.clip), {}).layers
         artifact = default_registry().load(f"emoji-sd/{kind}/{concept}")
-        return to_kohya(read_artifact(artifact, layers, base_weights=base_weights_of(layers)))[0]
+        return to_kohya(read_artifact(artifact, layers, base_weights=read_weights_of(layers)))[0]
 
     return made
 

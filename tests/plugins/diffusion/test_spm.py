@@ -14,13 +14,13 @@ from conceptguard_plugins.diffusion.spm import train
 from conceptguard_plugins.diffusion.spm.method import SPM
 from conceptguard_plugins.diffusion.spm.texts import Texts
 from conceptguard_plugins.diffusion.spm.train import SPMMakeSettings, initial, layers_of
-from conceptguard_plugins.diffusion.spm.walks import Walks
 from safetensors.torch import save_file
 
 import conceptguard
 from conceptguard.concept import as_concept
 from conceptguard.errors import ArtifactError, BaseMismatch, PolicyError
 from conceptguard.generation.conditioning import pick
+from conceptguard.making.walks import Walks
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
 from conceptguard.runtime.encodings import ordinary_captions
@@ -276,11 +276,10 @@ def test_pick_keeps_rows_together(pipe: Any) -> None:
 def test_trajectories_are_walked_while_training(pipe: Any) -> None:
     """Every state is the last one's DDIM step, each begins with noise, and they begin one after another."""
     denoiser = host_for(pipe).denoiser()
-    settings = SPMMakeSettings(steps=7, batch=2, trajectory_steps=4)
-    walks = Walks(denoiser, 3, settings, torch.Generator().manual_seed(0))
+    walks = Walks(denoiser, 3, 7, 2, 4, torch.Generator().manual_seed(0))
     began: list[list[int]] = [[], []]
     before, times, output = torch.zeros(()), torch.zeros(()), torch.zeros(())
-    for step in range(settings.steps):
+    for step in range(7):
         latents, now, prompts = walks.at(step)
         for row in range(2):
             if step and now[row] < times[row]:

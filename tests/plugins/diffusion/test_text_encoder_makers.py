@@ -26,7 +26,7 @@ from conceptguard.errors import ArtifactError, BaseMismatch, PolicyError
 from conceptguard.files import atomic
 from conceptguard.formats import read_terms
 from conceptguard.formats.model import model_layers, model_weights
-from conceptguard.making.encoder_terms import cut_to_rank
+from conceptguard.making.terms import cut_to_rank
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact, default_registry
 from conceptguard.registry.encoder_folder import export_encoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import conceptguard
 from conceptguard.errors import ArtifactError, PolicyError
-from conceptguard.formats import base_weights_of, read_terms, to_uce
+from conceptguard.formats import read_terms, read_weights_of, to_uce
 from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.edits import Rows, solve, streams_of
 from conceptguard.making.templates import fill, through
@@ -120,9 +121,9 @@ def test_always_on_equals_edited_weights(pipe: Any, tail: Artifact) -> None:
 def test_exported_as_official_weights_and_read_again(pipe: Any, last: Artifact) -> None:
     layers = host_for(pipe).layers()
     terms = terms_of(last, pipe)
-    tensors, metadata = to_uce(terms, base_weights_of(layers))
+    tensors, metadata = to_uce(terms, read_weights_of(layers))
     assert all(k.endswith(".weight") and not k.startswith("unet.") for k in tensors)
-    again = read_terms(tensors, metadata, layers, base_weights=base_weights_of(layers))
+    again = read_terms(tensors, metadata, layers, base_weights=read_weights_of(layers))
     for name, f in terms.items():
         torch.testing.assert_close(again[name].up @ again[name].down, f.up @ f.down, atol=1e-5, rtol=1e-3)
         assert len(again[name].down) <= len(f.down)
@@ -153,6 +154,9 @@ class WideHost:
 
     def layers(self) -> LayerIndex:
         return LayerIndex({"unet": self.unet})
+
+    def weights(self) -> Callable[[str], Tensor]:
+        return read_weights_of(self.layers())
 
     def tokens(self, texts: list[str]) -> list[list[int]]:
         return [[sum(map(ord, w)) for w in t.split()] for t in texts]

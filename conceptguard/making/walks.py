@@ -1,18 +1,18 @@
-"""Trajectories that are walked while a membrane trains.
+"""Trajectories that are walked while something is trained on them.
 
-Its losses ask what the membrane and the neutral prompt predict at a state of a trajectory. The same two predictions
-take the trajectory to its next state, so that states cost nothing besides.
+Losses ask what two conditions make the model predict at a state of a trajectory. The same two predictions take the
+trajectory to its next state, so that states cost nothing besides.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from conceptguard.protocols import Denoiser
+    from ..protocols import Denoiser
 
 
 class Stand(NamedTuple):
@@ -31,21 +31,23 @@ class Walks:
     """As many trajectories as a batch has rows, each a guided DDIM run of one of the concept's prompts, over and over.
 
     They begin one after another, so that every step has states of all noise levels: the first ones are shorter.
+    prompts: how many there are to draw from; steps: of the training; length: states of each trajectory
     latents: the states as they are now, [batch, channels, h, w], changed in place
     """
 
-    def __init__(self, denoiser: Denoiser, prompts: int, settings: Any, random: torch.Generator):
+    def __init__(
+        self, denoiser: Denoiser, prompts: int, steps: int, batch: int, length: int, random: torch.Generator
+    ):  # fmt: skip
         self._denoiser = denoiser
-        self.latents = torch.zeros(settings.batch, *denoiser.shape, device=denoiser.device)
-        length, count = settings.trajectory_steps, len(denoiser.alphas)
+        self.latents = torch.zeros(batch, *denoiser.shape, device=denoiser.device)
         rows = []
-        for row in range(settings.batch):
+        for row in range(batch):
             stands: list[Stand] = []
-            states = length - row * length // settings.batch
-            while len(stands) < settings.steps:
-                stands += _walk(states, length, count, prompts, random)
+            states = length - row * length // batch
+            while len(stands) < steps:
+                stands += _walk(states, length, denoiser, prompts, random)
                 states = length
-            rows.append(stands[: settings.steps])
+            rows.append(stands[:steps])
         self._steps: list[tuple[Stand, ...]] = list(zip(*rows))
 
     def at(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
@@ -65,13 +67,13 @@ class Walks:
                 self.latents[row] = self._denoiser.ddim_step(outputs[row].to(state), state, now, following)
 
 
-def _walk(states: int, length: int, count: int, prompts: int, random: torch.Generator) -> list[Stand]:
+def _walk(states: int, length: int, denoiser: Denoiser, prompts: int, random: torch.Generator) -> list[Stand]:
     """One trajectory: a timestep out of each of equal parts of the schedule, noisiest first; the noise that it begins
     with is one of the noisiest of ``length`` parts, however few states it has."""
     prompt, seed = (int(torch.randint(most, (1,), generator=random)) for most in (prompts, 2**31))
     share = (torch.arange(states) + torch.rand(states, generator=random)) / states
     share[0] *= states / length
-    times = [min(int((1 - one) * count), count - 1) for one in share.tolist()]
+    times = [denoiser.timestep(1 - one) for one in share.tolist()]
     return [
         Stand(prompt, now, then, seed if i == 0 else None) for i, (now, then) in enumerate(zip(times, [*times[1:], -1]))
     ]

@@ -1,0 +1,1 @@
+"""onnxruntime-genai: language models converted to ONNX, said token by token by its generator."""

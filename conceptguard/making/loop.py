@@ -1,0 +1,86 @@
+"""The one loop of everything that is trained: a loss and a step, taken up again where it was interrupted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import ArtifactError
+
+if TYPE_CHECKING:
+    from .snapshot import Snapshot
+    from .task import Report
+
+
+class Ended(NamedTuple):
+    """first: the step that was begun with, above 0 where a training was taken up; taken: how many steps there are in
+    all; value: what was reported last."""
+
+    first: int
+    taken: int
+    value: float
+
+
+@dataclass
+class Loop:
+    """What every training has beside its losses.
+
+    label: for errors; parameters: what is learnt, on any device; random: of every draw that a loss makes
+    snapshot: where it is taken up, None for trainings too short for that; every: so many steps
+    also: tensors beside the parameters that losses change in place
+    rate: (step) -> learning rate, None for the optimiser's own
+    reports: told (step, value) after every step
+    """
+
+    label: str
+    parameters: Sequence[Tensor]
+    optimiser: torch.optim.Optimizer
+    random: torch.Generator
+    steps: int
+    snapshot: Snapshot | None = None
+    every: int = 8
+    also: Sequence[Tensor] = ()
+    rate: Callable[[int], float] | None = None
+    reports: Sequence[Report] = ()
+
+    def run(
+        self, loss: Callable[[int], Tensor], gauge: Callable[[], float] | None = None,
+        enough: Callable[[float], bool] | None = None,
+    ) -> Ended:  # fmt: skip
+        """To the end. A snapshot is written at its steps and at the first one, before the loss is asked.
+
+        loss: (step) -> what is to be made smaller; gauge: read after every step and reported in the loss's place;
+        enough: of what was reported, ends the training early. Raises ArtifactError when a loss or what is reported is
+        no number; the last snapshot stays.
+        """
+        kept, value = [*self.parameters, *self.also], math.nan
+        first = self.snapshot.restore(kept, self.optimiser, self.random) if self.snapshot else 0
+        for step in range(first, self.steps):
+            if self.snapshot and (step % self.every == 0 or step == first):
+                self.snapshot.save(step, kept, self.optimiser, self.random)
+            for group in self.optimiser.param_groups if self.rate else ():
+                group["lr"] = self.rate(step)  # type: ignore[misc]
+            found = loss(step)
+            self._check(value := float(found.detach()), step)
+            self.optimiser.zero_grad()
+            torch.autograd.backward(found, inputs=list(self.parameters))
+            self.optimiser.step()
+            if gauge is not None:
+                self._check(value := gauge(), step)
+            for report in self.reports:
+                report(step, value)
+            if enough is not None and enough(value):
+                return Ended(first, step + 1, value)
+        return Ended(first, self.steps, value)
+
+    def _check(self, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            rate = self.optimiser.param_groups[0]["lr"]
+            raise ArtifactError(
+                f"{self.label}: loss {value} at step {step}: lower lr (now {rate:g}), or load the model in fp32"
+            )

@@ -1,0 +1,69 @@
+"""The loop of everything that is trained: taken up to the bit, ended early, and stopped at what is no number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from conceptguard.errors import ArtifactError
+from conceptguard.making.loop import Loop
+from conceptguard.making.snapshot import Snapshot
+
+
+class Fit:
+    """A weight that learns a linear map from noise of its own, and a memory that its loss changes in place."""
+
+    def __init__(self, folder: Path, steps: int = 20, lr: float = 0.05):
+        self.weight, self.memory = torch.zeros(3, 3, requires_grad=True), torch.zeros(3)
+        self.random, self.seen = torch.Generator().manual_seed(1), 0
+        self.wanted = torch.randn(3, 3, generator=torch.Generator().manual_seed(2))
+        self.said: list[tuple[int, float]] = []
+        self.loop = Loop(
+            "a fit", [self.weight], torch.optim.Adam([self.weight], lr=lr), self.random, steps,
+            Snapshot(folder / "snapshot", {"steps": steps}), 4, [self.memory],
+            lambda step: lr / (1 + step), [lambda step, value: self.said.append((step, value))],
+        )  # fmt: skip
+
+    def loss(self, step: int) -> Tensor:
+        x = torch.randn(5, 3, generator=self.random)
+        self.memory += x.mean(0)
+        return (x @ (self.weight - self.wanted)).pow(2).mean() + self.memory.pow(2).sum()
+
+
+def test_a_training_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = Fit(tmp_path / "whole")
+    assert whole.loop.run(whole.loss)[:2] == (0, 20)
+    for at in (3, 4, 11):
+        fit = Fit(tmp_path / str(at))
+
+        def torn(step: int, fit: Fit = fit, at: int = at) -> Tensor:
+            if step == at:
+                raise KeyboardInterrupt
+            return fit.loss(step)
+
+        with pytest.raises(KeyboardInterrupt):
+            fit.loop.run(torn)
+        again = Fit(tmp_path / str(at))
+        assert again.loop.run(again.loss).first == at - at % 4
+        assert torch.equal(again.weight, whole.weight) and torch.equal(again.memory, whole.memory)
+        assert again.said == whole.said[at - at % 4 :]
+
+
+def test_a_loss_that_is_no_number_stops_it_and_the_last_good_state_stays(tmp_path: Path) -> None:
+    fit = Fit(tmp_path)
+    with pytest.raises(ArtifactError, match=r"a fit: loss nan at step 6: lower lr \(now 0\.00714"):
+        fit.loop.run(lambda step: fit.loss(step) * (float("nan") if step == 6 else 1))
+    again = Fit(tmp_path)
+    assert again.loop.run(again.loss).first == 4
+
+
+def test_what_is_read_after_a_step_is_reported_and_can_be_enough(tmp_path: Path) -> None:
+    fit = Fit(tmp_path)
+    ended = fit.loop.run(fit.loss, gauge=lambda: float(len(fit.said)), enough=lambda value: value >= 7)
+    assert (ended.taken, ended.value) == (8, 7.0)
+    assert fit.said == [(n, float(n)) for n in range(8)]
+    with pytest.raises(ArtifactError, match="loss inf at step 0"):
+        Fit(tmp_path / "other").loop.run(fit.loss, gauge=lambda: float("inf"))
