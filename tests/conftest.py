@@ -98,6 +98,17 @@ def tiny_xl(tokenizer: Any) -> Any:
     return tiny_sdxl(tokenizer)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Batches of one or two rows gain nothing from a second thread, and lose much to it on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_attached(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that uses a pipeline gives it back as it was: its own class, no hooks."""

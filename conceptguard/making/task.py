@@ -20,7 +20,7 @@ from .base import weights_mark
 from .pieces import Pieces, reads
 from .progress import progress_bar
 from .snapshot import Snapshot
-from .templates import check_templates, fill
+from .templates import check_templates, filled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,9 +73,13 @@ class Task:
         for some in templates:
             check_templates(some)
 
+    def own(self, templates: Sequence[str]) -> list[str]:
+        """The concept's prompts in every template, each text once."""
+        return filled(templates, self.concept.prompts)
+
     def kept(self, templates: Sequence[str]) -> list[str]:
         """What must stay in every template, each text once."""
-        return list(dict.fromkeys(fill(t, p) for p in self.preserve for t in templates))
+        return filled(templates, self.preserve)
 
     def bar(self, total: int, what: str = "") -> AbstractContextManager[Report]:
         """A progress bar on standard error: with task.bar(n) as tick: tick(step, loss)."""

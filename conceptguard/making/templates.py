@@ -34,6 +34,11 @@ def before(template: str) -> str:
     return fill(template[: min(at for mark in ("{}", "{a}") if (at := template.find(mark)) >= 0)], "")
 
 
+def filled(templates: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Every word in every template, each text once, word by word."""
+    return list(dict.fromkeys(fill(t, word) for word in words for t in templates))
+
+
 def encode_all(host: Host, texts: Sequence[str]) -> Encoded:
     """Any number of texts as the denoiser sees them."""
     return stack(*(host.encode(list(texts[i : i + 64])) for i in range(0, len(texts), 64)))

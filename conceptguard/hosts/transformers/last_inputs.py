@@ -37,10 +37,8 @@ class LastInputs:
         self._deaf = 0
         self._answered, self._sure = 0, False
         self._about: Tensor | None = None  # what scores of the last answer were first asked for
-        self._cached, self._begun = (
-            False,
-            False,
-        )  # whether the last call had a cache; whether one began with an empty one
+        self._cached = False  # whether the last call had a cache
+        self._begun = False  # whether one began with an empty one
         # A model that stands in another one may be called past it, and is called by it.
         self._plain = sum(map(speaks, model.modules())) == 1
         self._texts: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()

@@ -17,7 +17,7 @@ from torch import Tensor
 from conceptguard.generation.conditioning import Encoded, stack
 from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses
-from conceptguard.making.templates import check_window, encode_all, fill
+from conceptguard.making.templates import check_window, encode_all
 from conceptguard.making.terms import TermsInTraining
 from conceptguard.making.text_encoders import clip_encoders, conditions, layers_beside
 from conceptguard.runtime.encodings import ordinary_captions
@@ -39,8 +39,8 @@ class Training:
     def __init__(self, task: Task):
         host, s, self.task = task.host, task.settings, task
         self.encoders, self.denoiser = clip_encoders(host, "advunlearn"), host.denoiser()
-        self.own = list(dict.fromkeys(fill(t, p) for p in task.concept.prompts for t in s.templates))
-        self.kept = list(dict.fromkeys(fill(t, p) for p in task.preserve for t in s.templates))
+        self.own = task.own(s.templates)
+        self.kept = task.kept(s.templates)
         self._retained = [*self.kept, *ordinary_captions(without=task.concept.prompts)]
         check_window(host, [*self.own, *self.kept])
         self._nothing = host.encode([""])

@@ -15,7 +15,7 @@ from torch import Tensor
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import pick, stack
 from conceptguard.making.loop import Loop
-from conceptguard.making.templates import TEMPLATES, check_window, encode_all, fill
+from conceptguard.making.templates import TEMPLATES, check_window, encode_all
 from conceptguard.making.terms import TermsInTraining
 from conceptguard.making.walks import Walks
 from conceptguard.method import Settings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from conceptguard.runtime.lowrank import Factors
 
 Layers = Literal["x", "u", "strict"]
-_READS = (".to_k", ".to_v", ".add_k_proj", ".add_v_proj", ".context_embedder")
+_BESIDE = (".add_k_proj", ".add_v_proj", ".context_embedder")  # what a transformer reads text with
 
 
 class ESDMakeSettings(Settings):
@@ -73,8 +73,9 @@ def layers_of(shapes: dict[str, tuple[int, ...]], which: Layers) -> list[str]:
         n for n, shape in shapes.items() if len(shape) == 2 and n.startswith(("unet.", "transformer."))
         and (".attentions." in n or ".transformer_blocks." in n or n.endswith(".context_embedder")) and ".norm" not in n
     ]  # fmt: skip
-    x = [n for n in blocks if ".attn2." in n or (n.startswith("transformer.") and n.endswith(_READS[2:]))]
-    found = {"x": x, "strict": [n for n in x if n.endswith(_READS)], "u": [n for n in blocks if n not in set(x)]}[which]
+    x = [n for n in blocks if ".attn2." in n or (n.startswith("transformer.") and n.endswith(_BESIDE))]
+    strict = [n for n in x if n.endswith((".to_k", ".to_v", *_BESIDE))]
+    found = {"x": x, "strict": strict, "u": [n for n in blocks if n not in set(x)]}[which]
     if not found:
         raise ArtifactError(f"this model has no layers '{which}' that esd trains beside")
     return found
@@ -88,7 +89,7 @@ def goal(towards: Tensor, nothing: Tensor, eta: float) -> Tensor:
 def train(task: Task) -> Trained:
     """To the end, from the last snapshot where there is one. Raises ArtifactError when the loss is no number."""
     s, host, denoiser = task.settings, task.host, task.host.denoiser()
-    own = list(dict.fromkeys(fill(t, p) for p in task.concept.prompts for t in s.templates))
+    own = task.own(s.templates)
     check_window(host, own)
     texts, empty = encode_all(host, own), host.encode([""])
     nothing = pick(empty, [0] * s.batch)

@@ -13,7 +13,7 @@ from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses, noised
-from conceptguard.making.templates import TEMPLATES, check_window, encode_all, fill
+from conceptguard.making.templates import TEMPLATES, check_window, encode_all
 from conceptguard.making.terms import TermsInTraining, cut_to_rank
 from conceptguard.making.text_encoders import Parts, clip_encoders, conditions, layers_beside
 from conceptguard.method import Settings
@@ -70,7 +70,7 @@ def unlearn(task: Task) -> Unlearnt:
     s, host, prompts = task.settings, task.host, task.concept.prompts
     files = picture_files(s.pictures) if s.pictures else []
     encoders, denoiser = clip_encoders(host, "few_shot"), host.denoiser()
-    own, apart = (list(dict.fromkeys(fill(t, p) for p in prompts for t in some)) for some in (s.templates, s.apart))
+    own, apart = task.own(s.templates), task.own(s.apart)
     check_window(host, [*own, *apart])
     random = torch.Generator().manual_seed(task.seed)
     nothing = host.encode([""])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conceptguard.concept import Concept
 from conceptguard.generation.conditioning import Encoded, pick
-from conceptguard.making.templates import check_window, encode_all, fill
+from conceptguard.making.templates import check_window, encode_all, fill, filled
 from conceptguard.runtime.encodings import ordinary_captions
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ class Texts:
     def __init__(
         self, host: Host, concept: Concept, preserve: Sequence[str], settings: Any, random: torch.Generator
     ) -> None:
-        filled = [(fill(t, p), fill(t, concept.replacement)) for p in concept.prompts for t in settings.templates]
-        self.own, neutral = (list(column) for column in zip(*dict(filled).items()))
-        self.kept = list(dict.fromkeys(fill(t, p) for p in preserve for t in settings.templates))
+        pairs = [(fill(t, p), fill(t, concept.replacement)) for p in concept.prompts for t in settings.templates]
+        self.own, neutral = (list(column) for column in zip(*dict(pairs).items()))
+        self.kept = filled(settings.templates, preserve)
         check_window(host, [*self.own, *neutral, *self.kept])
         self.target, self.neutral = encode_all(host, self.own), encode_all(host, neutral)
         self.empty = host.encode([""])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,7 @@ from conceptguard.runtime.lowrank import Terms
 BEER = {"name": "beer", "prompts": ["beer"]}
 QUICK: dict[str, Any] = {"steps": 5, "batch": 2, "trajectory_steps": 3, "templates": ["{}"], "preserve": ["milk"]}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(pipe: Any, out: Path, **options: Any) -> Artifact:

@@ -36,6 +36,8 @@ QUICK: dict[str, Any] = {
     "progress": False,
 }
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def kept_often() -> Iterator[None]:
@@ -43,15 +45,6 @@ def kept_often() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(train, "SNAPSHOT_EVERY", 2)
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Batches of one or two rows gain nothing from a second thread, and lose much to it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(pipe: Any, out: Path, concept: Any = BEER, **options: Any) -> Artifact:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +40,7 @@ ADV: dict[str, Any] = {
     "trajectory_steps": 2, "rank": 2, "lr": 1e-3, "templates": ["{}"],
 }  # fmt: skip
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def few_shot(pipe: Any, out: Path, concept: Any = SKULL, **options: Any) -> Artifact:
