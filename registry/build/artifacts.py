@@ -33,6 +33,8 @@ HOME = Path(__file__).resolve().parents[1]
 EXTRA = ("trumpet", "cactus", "camera", "sunflower", "key")
 STYLE_REPLACEMENT = "noto"
 LICENCE = "Apache-2.0"
+# Of everything that is made here: raised whenever the model is another, since who fetched a version has that one.
+VERSION = "2"
 
 SPM: dict[str, Any] = {}
 UCE: dict[str, Any] = {"lamb": 1.0, "preserve_scale": 0.1}
@@ -172,7 +174,7 @@ def make(job: Job, model: str, out: Path) -> str:
     if find_made(method, host, job.concept, out, **arguments):
         return f"{job.label}: there already"
     made = method.make(host, job.concept, out, progress=False, **arguments)
-    made.manifest.licence = LICENCE
+    made.manifest.licence, made.manifest.version = LICENCE, VERSION
     write_bytes(made.folder / MANIFEST, made.manifest.to_yaml().encode())
     measured = made.manifest.gate or {k: made.manifest.made[k] for k in ("threshold", "missed", "flagged")}
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in measured.items())
