@@ -45,7 +45,7 @@ def look(image: Tensor, policy: Policy, action: str, node: str) -> Look:
     """
     looking = acting(policy, "check_image")
     if not looking.guards:
-        raise PolicyError(f"no guard of policy '{policy.name}' looks at images: add one, such as nudenet or probe")
+        raise PolicyError(f"no guard of policy '{policy.name}' looks at images: add one, such as nsfw or probe")
     wanted = looking.on_violation if action == KEEP else action
     # What is to be drawn again from another seed cannot be here: it is held as ``retry`` ends.
     effective = {HOLD: "flag", "retry": "reject"}.get(wanted, wanted)

@@ -16,6 +16,7 @@ import yaml
 
 import conceptguard
 from conceptguard import plugins
+from conceptguard.measuring.protocols import load_protocol
 from conceptguard.measuring.suite import erased, load_suite
 from conceptguard.registry import default_registry
 from conceptguard.testing.kit_guards import offered
@@ -158,6 +159,9 @@ def test_policies_and_suites_in_pages_load(tmp_path: Path, monkeypatch: pytest.M
                 (tmp_path / "settings.yaml").write_text(block)
                 monkeypatch.setenv("CONCEPTGUARD_SETTINGS", str(tmp_path / "settings.yaml"))
                 assert len(default_registry().sources) > 2
+            elif "detector:" in block:
+                (tmp_path / "protocol.yaml").write_text(block)
+                assert not load_protocol(tmp_path / "protocol.yaml").unknown
             elif "wordlist" not in block:
                 (tmp_path / "policy.yaml").write_text(block)
                 assert conceptguard.load_policy(tmp_path / "policy.yaml").guards

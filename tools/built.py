@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from conceptguard import errors as errors_module
 from conceptguard.hookspecs import Generation, SetUp
+from conceptguard.measuring.protocols import Pinned, Protocol, protocols
 from conceptguard.measuring.suite import Object, Suite
 from conceptguard.policy import Guard, Policy
 from conceptguard.registry import settings
@@ -42,6 +43,25 @@ def manifest() -> str:
 def suite() -> str:
     """The keys of a suite of prompts to judge with."""
     return "\n\n".join(["### Of the file", _keys(Suite), "### Of each object", _keys(Object)])
+
+
+def protocol() -> str:
+    """The keys of a protocol and of each of its prompt sets."""
+    return "\n\n".join(["### Its keys", _keys(Protocol), "### Of each set", _keys(Pinned)])
+
+
+def known_protocols() -> str:
+    """The published protocols: what looks, from which score on, and at what."""
+    rows = [
+        [f"`{name}`", as_markdown(one.about), f"{one.detector or '?'} {one.threshold or '?'}",
+         f"{one.steps or '?'} steps, {one.scheduler or '?'}, guidance {one.guidance or '?'}",
+         ", ".join(f"`{key}` {pinned.figure} {pinned.rows or '?'}" for key, pinned in one.sets.items()),
+         ", ".join(one.unknown)]
+        for name, one in protocols().items()
+    ]  # fmt: skip
+    return rows_as_table(
+        ["protocol", "whose figures", "detector", "drawn with", "sets: figure, prompts", "not known"], rows
+    )
 
 
 def _keys(model: Any) -> str:

@@ -30,6 +30,8 @@ BUILDERS: dict[str, Callable[..., str]] = {
     "method": methods.about,
     "methods": methods.table,
     "policy": built.policy,
+    "protocol": built.protocol,
+    "protocols": built.known_protocols,
     "rooms": house.table,
     "status": commands.status,
     "suite": built.suite,

@@ -56,6 +56,9 @@ PIPELINES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 SPEAKS = "transformers"
 COMFYUI = "ComfyUI"
 ENCODED = ("few_shot", "advunlearn")  # terms beside a text encoder alone
+LOOKS: dict[str, dict[str, Any]] = {
+    "nudenet": {}, "nsfw": {}, "text": {}, "code": {}, "watermark": {"payload": "guardian"},
+}  # fmt: skip
 NO_PICTURES = "pictures of random weights show nothing that a detector could be right about"
 # Checks in which the guard must act, of a detector that nothing here can be drawn for.
 ACTING = (
@@ -110,10 +113,10 @@ def _drawn(method: str, host: str) -> Case:
     _, call, unguided = PIPELINES[host]
     about = {"method": method, "concept": CONCEPT}
     case = Case(about, opens=OPENS, load=partial(pipeline, host), call=call, unguided=unguided)
-    if method == "nudenet" or (method == "probe" and host != "SD 1.x"):
+    if method in LOOKS or (method == "probe" and host != "SD 1.x"):
         if method == "probe":
             raise NotApplicable(NO_PICTURES)
-        return replace(case, guard={"method": method})
+        return replace(case, guard={"method": method, **LOOKS[method]})
     if method == "probe":  # on the embedded model, where there is something to see
         return Case(
             {"method": method, "artifact": "emoji-sd/probe/skull"}, opens="a skull, noto style",
@@ -167,8 +170,8 @@ def _said(method: str) -> TextCase:
                "itd": "emoji-sd/itd/ten-objects", "probe": "emoji-sd/probe/cigarette"}  # fmt: skip
     if method in shipped:
         guard = {"method": method, "artifact": shipped[method]}
-    elif method == "nudenet":
-        guard = {"method": method}
+    elif method in LOOKS:
+        guard = {"method": method, **LOOKS[method]}
     return TextCase(guard, "The sun was", ("A dog ran", "Two birds sat"), load=lambda: taught(*lines))
 
 
@@ -190,7 +193,7 @@ def cells() -> Iterator[Cell]:
     for method in names():
         speaks = bool(plugins.hooks(plugins.method(method)) & TEXT)
         for host in PIPELINES:
-            without = dict.fromkeys(ACTING, NO_PICTURES) if method == "nudenet" else {}
+            without = dict.fromkeys(ACTING, NO_PICTURES) if method in LOOKS else {}
             make: Callable[..., Any] = _text_in_pictures if speaks else _drawn
             yield Cell(method, host, partial(make, method, host), without=without)
         yield Cell(method, SPEAKS, partial(_said, method), text=True)

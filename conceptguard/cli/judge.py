@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -30,7 +31,9 @@ def judge(
     conceptguard eval --model ./my-sd --suite my-suite.yaml --judge my-judge --guard uce:my-registry/my-sd/uce/trumpet
 
     Every fifth picture is kept out of the training and tells how far the judge can be trusted; below 0.8 nothing is
-    written. Photographs are better than pictures that the judged model has drawn: a judge should owe it nothing.
+    written. missed is the share of an object's pictures that it names otherwise, false that of others' it takes for the
+    object, each with the upper end of its 95 % interval. From twenty pictures of each on, another fifth calibrates it.
+    Photographs are better than pictures that the judged model has drawn: a judge should owe it nothing.
     """
     from ..measuring.train_judge import read_sorted, train, write_judge
     from .output import report
@@ -39,10 +42,18 @@ def judge(
     begin = time.perf_counter()
     found = read_sorted(pictures.expanduser())
     with progress("training", steps) as tick:
-        made, shares = train(found, steps, seed, tick=tick)
-    write_judge(made, shares, out.expanduser())
+        made = train(found, steps, seed, tick=tick)
+    write_judge(made, out.expanduser())
     count = found.labels.bincount().tolist()
-    rows = [{"object": name, "pictures": n, "held_out_accuracy": shares[name]} for name, n in zip(found.names, count)]
-    report("judge", rows, time.perf_counter() - begin, json, accuracy=shares["all"], folder=str(out))
+    rows = [
+        {"object": name, "pictures": n, "held_out_accuracy": made.shares[name], **made.stated[name]}
+        for name, n in zip(found.names, count)
+    ]
+    columns = ["object", "pictures", "held_out_accuracy", "missed", "missed_at_most", "false", "false_at_most"]
+    told: dict[str, Any] = {"accuracy": made.shares["all"], "folder": str(out), "temperature": made.temperature,
+            "calibration_gap": made.gap}  # fmt: skip
+    report("judge", rows, time.perf_counter() - begin, json, columns=columns, **told)
     if json != "-":
-        print(f"{shares['all']:.0%} of held-out pictures named right; judge with it: conceptguard eval --judge {out}")
+        print(
+            f"{made.shares['all']:.0%} of held-out pictures named right; judge with it: conceptguard eval --judge {out}"
+        )

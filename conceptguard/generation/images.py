@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
+from ..errors import GuardError
 from ..receipt import Verdict
 
 
@@ -29,3 +31,26 @@ class Images:
         pixels[rows] = fresh.pixels[rows].to(pixels)
         kept = [v for v in self.verdicts if v.image not in rows]
         return Images(pixels, self.prompts, kept + [v for v in fresh.verdicts if v.image in rows])
+
+    def demand_visible(self) -> None:
+        """Raises GuardError for what nobody can look at, since a detector would find nothing in it and let it pass."""
+        shape, kind = list(self.pixels.shape), str(self.pixels.dtype).removeprefix("torch.")
+        if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
+            transparent = self.pixels.ndim == 4 and self.pixels.shape[1] in (2, 4)
+            mend = "lay what is transparent over a colour" if transparent else "give red, green and blue"
+            raise GuardError(f"guards look at images [n, 3, height, width], and these are {shape}: {mend}")
+        if not self.pixels.numel():
+            raise GuardError(f"there is no image to look at: these are {shape}")
+        if not self.pixels.is_floating_point():
+            raise GuardError(f"guards look at images in [0, 1], and these are {kind}: divide them by their white")
+        if not bool(torch.isfinite(self.pixels).all()):
+            row = int(torch.isfinite(self.pixels).flatten(1).all(1).logical_not().nonzero()[0])
+            raise GuardError(
+                f"image {row} is not finite, and no guard can tell what it shows: a model in fp16 that overflows gives "
+                "such images; decode in fp32 or bf16"
+            )
+
+    def as_bytes(self) -> np.ndarray:
+        """What detectors read: uint8 [n, height, width, 3], red first."""
+        found = (self.pixels.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+        return np.ascontiguousarray(found.cpu().numpy())

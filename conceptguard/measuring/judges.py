@@ -7,7 +7,7 @@ share nothing, neither weights nor a way to see, so that what a guard does to on
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ def load_judge(name: str) -> Assessor:
         raise RegistryError(f"{folder} holds no judge: {error}: make it anew with `conceptguard judge`") from error
 
 
-def load_judges(suite: Suite, named: Sequence[str] = ()) -> Judges:
+def load_judges(suite: Suite, named: Sequence[str] = (), load: Callable[[str], Assessor] = load_judge) -> Judges:
     """The judges that somebody named, one or two; else those that the suite names; else its base's own.
 
     Raises RegistryError for one that is missing, and for more than two.
@@ -70,8 +70,8 @@ def load_judges(suite: Suite, named: Sequence[str] = ()) -> Judges:
         asked = [base, *(n for n in [f"{_short(base)}-retrieval"] if _folder(n))]
     if len(asked) > MOST:
         raise RegistryError(f"{len(asked)} judges ({', '.join(asked)}): give one, or two of different kinds")
-    found = [load_judge(name) for name in asked]
-    names = tuple(folder.name for name in asked if (folder := _folder(name)))
+    found = [load(name) for name in asked]
+    names = tuple(folder.name if (folder := _folder(name)) else name for name in asked)
     return Judges(found[0], found[1] if len(found) > 1 else None, names)
 
 

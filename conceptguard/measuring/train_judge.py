@@ -17,11 +17,13 @@ from torch import Tensor
 
 from ..errors import ArtifactError, RegistryError
 from ..files.atomic import write_bytes
+from .calibrate import calibrate, errors, gap
 from .judge import NONE, Judge
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 LEAST = 8  # pictures of a class; every fifth is held out
 HELD_OUT = 5
+CALIBRATED_FROM = 20  # pictures of every class; then another fifth says how sure the judge may be
 GOOD_ENOUGH = 0.8
 
 
@@ -31,6 +33,19 @@ class Sorted(NamedTuple):
     names: list[str]
     pixels: Tensor
     labels: Tensor
+
+
+class Trained(NamedTuple):
+    """shares: of held-out pictures that are named right, under "all" and each class; stated: how it errs, see
+    ``errors``; temperature: what its logits were divided by, 1 where there were too few pictures to tell; gap: how far
+    what it says of its certainty and how often it is right are apart on pictures kept out.
+    """
+
+    judge: Judge
+    shares: dict[str, float]
+    stated: dict[str, dict[str, Any]]
+    temperature: float
+    gap: float
 
 
 def read_sorted(folder: Path, size: int = 64) -> Sorted:
@@ -71,18 +86,31 @@ def _read(file: Path, size: int) -> Tensor:
 
 def train(
     pictures: Sorted, steps: int = 400, seed: int = 0, width: int = 32, tick: Callable[[int], None] = lambda n: None
-) -> tuple[Judge, dict[str, float]]:
-    """(the judge, the share of held-out pictures that it names right: of all, and of each class)."""
-    held = torch.zeros(len(pictures.labels), dtype=torch.bool)
-    for label in range(len(pictures.names)):
-        held[(pictures.labels == label).nonzero()[:, 0][HELD_OUT - 1 :: HELD_OUT]] = True
+) -> Trained:
+    """Learn from most pictures, certainty from every fifth, and measure on another fifth that neither has seen."""
+    held = _every_fifth(pictures, HELD_OUT - 1)
+    enough = int(torch.bincount(pictures.labels).min()) >= CALIBRATED_FROM
+    sure = _every_fifth(pictures, HELD_OUT - 2) if enough else torch.zeros_like(held)
     names = pictures.names if NONE in pictures.names else [*pictures.names, NONE]
+    learned = ~held & ~sure
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         judge = Judge(names, ["any"], pictures.pixels.shape[-1], width)
-        _fit(judge, pictures.pixels[~held], pictures.labels[~held], steps, tick)
+        _fit(judge, pictures.pixels[learned], pictures.labels[learned], steps, tick)
     judge.eval().requires_grad_(False)
-    return judge, accuracy(judge, pictures.names, pictures.pixels[held], pictures.labels[held])
+    temperature = calibrate(judge, pictures.pixels[sure], pictures.labels[sure]) if enough else 1.0
+    pixels, labels = pictures.pixels[held], pictures.labels[held]
+    apart = gap(judge.judge(pixels).object_probs, labels)
+    shares = accuracy(judge, pictures.names, pixels, labels)
+    return Trained(judge, shares, errors(judge, pictures.names, pixels, labels), temperature, apart)
+
+
+def _every_fifth(pictures: Sorted, first: int) -> Tensor:
+    """[n], true for every fifth picture of each class."""
+    chosen = torch.zeros(len(pictures.labels), dtype=torch.bool)
+    for label in range(len(pictures.names)):
+        chosen[(pictures.labels == label).nonzero()[:, 0][first::HELD_OUT]] = True
+    return chosen
 
 
 def _fit(judge: Judge, pixels: Tensor, labels: Tensor, steps: int, tick: Callable[[int], None]) -> None:
@@ -128,10 +156,11 @@ def accuracy(judge: Judge, names: Sequence[str], pixels: Tensor, labels: Tensor)
     return {name: round(share, 3) for name, share in found.items()}
 
 
-def write_judge(judge: Judge, shares: dict[str, float], folder: Path) -> None:
+def write_judge(made: Trained, folder: Path) -> None:
     """The judge as ``Judge.load`` reads it. Raises ArtifactError for one that is wrong too often to judge by."""
     from safetensors.torch import save
 
+    judge, shares = made.judge, made.shares
     if shares["all"] < GOOD_ENOUGH:
         worst = min((name for name in shares if name != "all"), key=shares.__getitem__)
         raise ArtifactError(
@@ -139,7 +168,8 @@ def write_judge(judge: Judge, shares: dict[str, float], folder: Path) -> None:
             "nothing that it said would mean anything; give more pictures, or plainer ones"
         )
     config: dict[str, Any] = {"objects": judge.objects, "styles": judge.styles, "size": judge.size,
-                              "width": judge.width, "held_out_accuracy": shares}  # fmt: skip
+                              "width": judge.width, "held_out_accuracy": shares, "stated": made.stated,
+                              "temperature": made.temperature, "calibration_gap": made.gap}  # fmt: skip
     write_bytes(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     tensors = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
     write_bytes(folder / "model.safetensors", save(tensors))

@@ -372,6 +372,7 @@ class Session(BaseSession):
 
     def _look(self, pixels: Tensor, prompts: list[str | None]) -> Images:
         images = Images(pixels, prompts)
+        images.demand_visible()
         self._call("check_image", images=images)
         return images
 

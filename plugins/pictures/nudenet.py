@@ -1,5 +1,8 @@
 """NudeNet: a last look at the image, for nudity. The detector and its weights come with the ``nudenet`` package.
 
+That package says MIT in its metadata, and the licence files that it carries are the GNU AGPL 3.0: who offers what it
+runs in as a service over a network should read them first. ``nsfw`` looks for the same under Apache-2.0.
+
 Papers that count with it use nine labels and thresholds from 0.2 to 0.6 (UnlearnDiffAtk 0.45, RECE and MACE 0.6), so
 figures compare only where both are named. Bare feet, bellies and armpits inflate such counts: ``strict`` leaves them
 out.
@@ -56,7 +59,8 @@ class NudeNetSettings(Settings):
 class NudeNet(Method):
     """Pictures: looks at each finished picture for nudity.
 
-    Flags images in which NudeNet sees one of the labels. Raises PolicyError where the package is missing.
+    Flags images in which NudeNet sees one of the labels. Its package carries the GNU AGPL 3.0, whatever its metadata
+    says. Raises PolicyError where it is missing.
     """
 
     name = "nudenet"
@@ -66,7 +70,10 @@ class NudeNet(Method):
     def __init__(self, *args: Any):
         super().__init__(*args)
         if find_spec("nudenet") is None:
-            raise PolicyError("guard 'nudenet' needs the nudenet package: pip install \"conceptguard[nudenet]\"")
+            raise PolicyError(
+                "guard 'nudenet' needs the nudenet package, which carries the GNU AGPL 3.0: pip install "
+                '"conceptguard[nudenet]", or take nsfw, which is Apache-2.0: pip install "conceptguard[looks]"'
+            )
         chosen = self.settings.labels
         self.labels = {"strict": STRICT, "papers": PAPERS}[chosen] if isinstance(chosen, str) else tuple(chosen)
 
@@ -74,9 +81,10 @@ class NudeNet(Method):
     def check_image(self, images: Images) -> None:
         """One verdict an image: the best score of any label, boxes of all that count. Score 0 where nothing is seen."""
         network, detector = _detector()
-        pictures = (images.pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        # Blue first, as the library reads files: published thresholds and counts are for that.
-        found = network.detect_batch([np.ascontiguousarray(p[:, :, ::-1]) for p in pictures], batch_size=BATCH)
+        # Blue first, as the library reads files: published thresholds and counts are for that. It takes red first too,
+        # and gives other scores for the same picture.
+        pictures = [np.ascontiguousarray(picture[:, :, ::-1]) for picture in images.as_bytes()]
+        found = network.detect_batch(pictures, batch_size=BATCH)
         for i, detections in enumerate(found):
             mine = sorted((d for d in detections if d["class"] in self.labels), key=lambda d: -d["score"])
             score, label = (mine[0]["score"], mine[0]["class"]) if mine else (0.0, "nothing")

@@ -95,6 +95,10 @@ class Bank:
     def __contains__(self, letters: str) -> bool:
         return letters in self._written
 
+    def written(self, letters: str) -> str:
+        """The phrase of these letters, as it is written."""
+        return self._written[letters]
+
     def place(self, letters: str, among: Sequence[str] | None = None) -> Place | None:
         """Where phrases stand that begin with these letters; None where none does. among: sorted, where all are."""
         if letters in self._places:

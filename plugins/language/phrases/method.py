@@ -66,26 +66,15 @@ class Phrases(Method):
     def learn(cls, task: Task) -> Learned:
         """A bank for every language model: the file's phrases, once each."""
         found = list(dict.fromkeys(read_phrases(Path(task.settings.file))))
-        _checked(Bank(found), f"phrases {task.settings.file}")
+        checked(Bank(found), f"phrases {task.settings.file}")
         data = torch.frombuffer(bytearray("\n".join(found).encode()), dtype=torch.uint8)
         return Learned({TENSOR: data}, {"phrases": len(found)})
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        bank = _checked(Bank(self._phrases()), f"guard '{self.guard.label}'")
+        bank = checked(Bank(phrases_of(self)), f"guard '{self.guard.label}'")
         self.tokens = PhraseTokens(bank, self.host.vocabulary)
         self._states = Follow(lambda: self.tokens.start, self.tokens.advance)
-
-    def _phrases(self) -> list[str]:
-        found = list(self.guard.concept.prompts) if self.guard.concept else []
-        if self.settings.file:
-            found += read_phrases(self.guard.beside(self.settings.file))
-        if self.artifact:
-            tensors = self.artifact.tensors()
-            if TENSOR not in tensors or tensors[TENSOR].dtype != torch.uint8:
-                raise PolicyError(f"{self.artifact.ref} holds no phrases: make it with `conceptguard make phrases`")
-            found += bytes(tensors[TENSOR].numpy()).decode().splitlines()
-        return found
 
     @hookimpl
     def process_logits(self, decoding: Decoding) -> None:
@@ -118,6 +107,22 @@ class Phrases(Method):
                     decoding.regret(self, row, begun)
 
 
+def phrases_of(method: Method) -> list[str]:
+    """What a guard is told not to let pass: its concept's prompts, the lines of its ``file``, its artifact's phrases.
+
+    Raises PolicyError for a file that cannot be read, and for an artifact that holds none.
+    """
+    found = list(method.guard.concept.prompts) if method.guard.concept else []
+    if method.settings.file:
+        found += read_phrases(method.guard.beside(method.settings.file))
+    if method.artifact:
+        tensors = method.artifact.tensors()
+        if TENSOR not in tensors or tensors[TENSOR].dtype != torch.uint8:
+            raise PolicyError(f"{method.artifact.ref} holds no phrases: make it with `conceptguard make phrases`")
+        found += bytes(tensors[TENSOR].numpy()).decode().splitlines()
+    return found
+
+
 def read_phrases(path: Path) -> list[str]:
     """One phrase a line. Raises PolicyError for a file that cannot be read."""
     try:
@@ -129,7 +134,7 @@ def read_phrases(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _checked(bank: Bank, whose: str) -> Bank:
+def checked(bank: Bank, whose: str) -> Bank:
     """The bank. Raises PolicyError where a phrase of it, or all of it, can match nothing; warns of those that would
     match much more than they say."""
     if bank.empty:

@@ -31,8 +31,10 @@ GUARDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ELSEWHERE = {
     "clarify": "it asks where the prompt is encoded, in Guard Encoder: see tests/hosts/comfyui",
-    "probe": "Check Image looks at pictures, and no sampler does: see tests/hosts/comfyui",
-    "nudenet": "Check Image looks at pictures, and no sampler does: see tests/hosts/comfyui",
+    **dict.fromkeys(
+        ("probe", "nudenet", "nsfw", "text", "code", "watermark"),
+        "Check Image looks at pictures, and no sampler does: see tests/hosts/comfyui",
+    ),
 }
 
 
