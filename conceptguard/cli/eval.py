@@ -72,7 +72,7 @@ def eval_(
         None,
         metavar="FOLDER",
         help="Who says what a picture shows: a folder that `conceptguard judge` wrote, pictures sorted into folders, a "
-        "CLIP or SigLIP on disk, or a plugin's judge; a second one's figures stand beside its own. Default: the suite's, "
+        "CLIP or SigLIP on disk, or a plugin's judge; a second one's figures stand beside. Default: the suite's, "
         "of the embedded model a classifier and one that retrieves.",
     ),
     artifacts: Path | None = typer.Option(
