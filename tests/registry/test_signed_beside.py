@@ -15,7 +15,7 @@ import conceptguard
 from conceptguard.cli import run
 from conceptguard.errors import ConceptGuardError, PolicyError, RegistryError
 from conceptguard.hosts.load import load_model
-from conceptguard.measuring.evaluate import load_judge
+from conceptguard.measuring.judges import load_judge
 from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.measuring.suite import load_suite
 from conceptguard.registry import Registry, default_registry, shipped_folder
