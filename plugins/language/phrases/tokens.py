@@ -170,8 +170,8 @@ class PhraseTokens:
 
     def blank(self, token: int) -> bool:
         """Whether a token is spaces alone, behind which a word would begin that nearly always has its own."""
-        piece = self.vocabulary.pieces[token] if token < len(self.vocabulary.pieces) else None
-        return bool(piece) and not piece.strip(b" ")
+        piece = (self.vocabulary.pieces[token] if token < len(self.vocabulary.pieces) else None) or b""
+        return piece != b"" and not piece.strip(b" ")
 
     def spaces(self, token: int) -> bool:
         """Whether a token is nothing but what stands between letters."""
