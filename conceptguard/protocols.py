@@ -128,6 +128,9 @@ class Denoiser(Protocol):
     def frozen(self) -> AbstractContextManager[None]:
         """No gradients for the model's own weights and no dropout meanwhile."""
 
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Activations are computed again for gradients instead of being kept meanwhile: less memory, more time."""
+
     def timestep(self, share: float) -> int:
         """The timestep of a share of the schedule, from 0, hardly any noise, to 1, nothing else."""
 

@@ -35,6 +35,7 @@ class Loop:
     also: tensors beside the parameters that losses change in place
     rate: (step) -> learning rate, None for the optimiser's own
     reports: told (step, value) after every step
+    accumulate: losses that make one step together, each asked for by its own number, 0 to steps · accumulate
     """
 
     label: str
@@ -47,6 +48,7 @@ class Loop:
     also: Sequence[Tensor] = ()
     rate: Callable[[int], float] | None = None
     reports: Sequence[Report] = ()
+    accumulate: int = 1
 
     def run(
         self, loss: Callable[[int], Tensor], gauge: Callable[[], float] | None = None,
@@ -54,7 +56,7 @@ class Loop:
     ) -> Ended:  # fmt: skip
         """To the end. A snapshot is written at its steps and at the first one, before the loss is asked.
 
-        loss: (step) -> what is to be made smaller; gauge: read after every step and reported in the loss's place;
+        loss: (number) -> what is to be made smaller; gauge: read after every step and reported in the loss's place;
         enough: of what was reported, ends the training early. Raises ArtifactError when a loss or what is reported is
         no number; the last snapshot stays.
         """
@@ -65,10 +67,8 @@ class Loop:
                 self.snapshot.save(step, kept, self.optimiser, self.random)
             for group in self.optimiser.param_groups if self.rate else ():
                 group["lr"] = self.rate(step)  # type: ignore[misc]
-            found = loss(step)
-            self._check(value := float(found.detach()), step)
             self.optimiser.zero_grad()
-            torch.autograd.backward(found, inputs=list(self.parameters))
+            value = sum(self._descend(loss, number, step) for number in self._numbers(step))
             self.optimiser.step()
             if gauge is not None:
                 self._check(value := gauge(), step)
@@ -77,6 +77,16 @@ class Loop:
             if enough is not None and enough(value):
                 return Ended(first, step + 1, value)
         return Ended(first, self.steps, value)
+
+    def _numbers(self, step: int) -> range:
+        return range(step * self.accumulate, (step + 1) * self.accumulate)
+
+    def _descend(self, loss: Callable[[int], Tensor], number: int, step: int) -> float:
+        """Gradients of one loss beside those of its step that are there already. Gives its share of the step's."""
+        found = loss(number) / self.accumulate
+        self._check(value := float(found.detach()), step)
+        torch.autograd.backward(found, inputs=list(self.parameters))
+        return value
 
     def _check(self, value: float, step: int) -> None:
         if not math.isfinite(value):

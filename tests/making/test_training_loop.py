@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,3 +68,21 @@ def test_what_is_read_after_a_step_is_reported_and_can_be_enough(tmp_path: Path)
     assert fit.said == [(n, float(n)) for n in range(8)]
     with pytest.raises(ArtifactError, match="loss inf at step 0"):
         Fit(tmp_path / "other").loop.run(fit.loss, gauge=lambda: float("inf"))
+
+
+def test_losses_that_make_one_step_together(tmp_path: Path) -> None:
+    """Four of them learn what their mean learns, each asked for once; what is reported is the mean."""
+    apart, mean = (torch.zeros(3, requires_grad=True) for _ in range(2))
+    goals, asked = torch.randn(8, 3, generator=torch.Generator().manual_seed(1)), []
+
+    def loop(weight: Tensor, **more: Any) -> Loop:
+        return Loop("sums", [weight], torch.optim.Adam([weight], lr=0.1), torch.Generator(), 2, **more)
+
+    def one(number: int) -> Tensor:
+        asked.append(number)
+        return (apart - goals[number]).pow(2).sum()
+
+    ended = loop(apart, accumulate=4).run(one)
+    wanted = loop(mean).run(lambda step: (mean - goals[4 * step : 4 * step + 4]).pow(2).sum(1).mean())
+    assert asked == list(range(8)) and ended.value == pytest.approx(wanted.value)
+    assert torch.allclose(apart, mean, atol=1e-6) and apart.abs().sum() > 0
