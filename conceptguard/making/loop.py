@@ -35,6 +35,7 @@ class Loop:
     also: tensors beside the parameters that losses change in place
     rate: (step) -> learning rate, None for the optimiser's own
     reports: told (step, value) after every step
+    masks: what gradients are multiplied by, of each parameter; an optimiser without weight decay leaves alone what is 0
     accumulate: losses that make one step together, each asked for by its own number, 0 to steps · accumulate
     """
 
@@ -48,6 +49,7 @@ class Loop:
     also: Sequence[Tensor] = ()
     rate: Callable[[int], float] | None = None
     reports: Sequence[Report] = ()
+    masks: Sequence[Tensor] = ()
     accumulate: int = 1
 
     def run(
@@ -69,6 +71,8 @@ class Loop:
                 group["lr"] = self.rate(step)  # type: ignore[misc]
             self.optimiser.zero_grad()
             value = sum(self._descend(loss, number, step) for number in self._numbers(step))
+            for parameter, mask in zip(self.parameters, self.masks):
+                parameter.grad *= mask  # type: ignore[operator]
             self.optimiser.step()
             if gauge is not None:
                 self._check(value := gauge(), step)

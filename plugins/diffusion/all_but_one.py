@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from conceptguard.generation.conditioning import pick
-from conceptguard.making.templates import encode_all, fill
+from conceptguard.making.templates import encode_all, instead
 
 from .trained_layers import LayerSettings, TrainedLayers
 
@@ -51,9 +51,8 @@ class AllButOne(TrainedLayers):
     def formula(cls, task: Task) -> Formula:
         """Both differences against each other, and the empty prompt against itself."""
         s, concept = task.settings, task.concept
-        # In the order of the task's own texts, each in the template of its own.
-        instead = {fill(t, word): fill(t, concept.replacement) for word in concept.prompts for t in s.templates}
-        alternatives = encode_all(task.host, list(instead.values())) if concept.replacement else None
+        others = instead(s.templates, concept.prompts, concept.replacement)
+        alternatives = encode_all(task.host, others) if concept.replacement else None
 
         def loss(now: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             *towards, without = now.frozen(*([pick(alternatives, now.rows)] if alternatives else []), now.nothing)

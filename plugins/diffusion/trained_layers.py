@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from conceptguard.protocols import Denoiser
     from conceptguard.runtime.lowrank import Factors
 
-Layers = Literal["x", "u", "strict"]
+Layers = Literal["x", "u", "strict", "all"]
 _BESIDE = (".add_k_proj", ".add_v_proj", ".context_embedder")  # what a transformer reads text with
 
 
@@ -38,7 +38,7 @@ class LayerSettings(Settings):
     """How layers are trained.
 
     layers: "x", those that read the text, for what a prompt has to name; "strict", of these the keys and values alone;
-    "u", all others of the denoiser's blocks, for what pictures show unasked
+    "u", all others of the denoiser's blocks, for what pictures show unasked; "all", both
     rank: of the change, learnt as factors; null learns whole matrices
     steps, batch: optimiser steps, and states in each
     accumulate: so many times as many states in each step, one batch after the other; recompute: activations are
@@ -137,7 +137,7 @@ def layers_of(shapes: Mapping[str, tuple[int, ...]], which: Layers) -> list[str]
     ]  # fmt: skip
     x = [n for n in blocks if ".attn2." in n or (n.startswith("transformer.") and n.endswith(_BESIDE))]
     strict = [n for n in x if n.endswith((".to_k", ".to_v", *_BESIDE))]
-    found = {"x": x, "strict": strict, "u": [n for n in blocks if n not in set(x)]}[which]
+    found = {"x": x, "strict": strict, "u": [n for n in blocks if n not in set(x)], "all": blocks}[which]
     if not found:
         raise ArtifactError(f"this model has no layers '{which}' that terms are trained beside")
     return found
