@@ -26,6 +26,21 @@ class Ended(NamedTuple):
     value: float
 
 
+class Gradients(NamedTuple):
+    """value: the loss to report; gradients: of every parameter, whatever it was that they were made of."""
+
+    value: float
+    gradients: Sequence[Tensor]
+
+
+def without_conflict(own: Sequence[Tensor], held: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of one loss without what would make another one larger: a − min(0, a·b) / ‖b‖² b over all parameters
+    together, a being ``own`` and b ``held``, so that to first order the other loss does not grow."""
+    along = sum(float((a * b).sum()) for a, b in zip(own, held))
+    size = sum(float(b.pow(2).sum()) for b in held)
+    return [a - min(0.0, along) / size * b if size else a for a, b in zip(own, held)]
+
+
 @dataclass
 class Loop:
     """What every training has beside its losses.
@@ -53,12 +68,13 @@ class Loop:
     accumulate: int = 1
 
     def run(
-        self, loss: Callable[[int], Tensor], gauge: Callable[[], float] | None = None,
+        self, loss: Callable[[int], Tensor | Gradients], gauge: Callable[[], float] | None = None,
         enough: Callable[[float], bool] | None = None,
     ) -> Ended:  # fmt: skip
         """To the end. A snapshot is written at its steps and at the first one, before the loss is asked.
 
-        loss: (number) -> what is to be made smaller; gauge: read after every step and reported in the loss's place;
+        loss: (number) -> what is to be made smaller, or the gradients that a step shall go against
+        gauge: read after every step and reported in the loss's place;
         enough: of what was reported, ends the training early. Raises ArtifactError when a loss or what is reported is
         no number; the last snapshot stays.
         """
@@ -85,12 +101,18 @@ class Loop:
     def _numbers(self, step: int) -> range:
         return range(step * self.accumulate, (step + 1) * self.accumulate)
 
-    def _descend(self, loss: Callable[[int], Tensor], number: int, step: int) -> float:
+    def _descend(self, loss: Callable[[int], Tensor | Gradients], number: int, step: int) -> float:
         """Gradients of one loss beside those of its step that are there already. Gives its share of the step's."""
-        found = loss(number) / self.accumulate
-        self._check(value := float(found.detach()), step)
-        torch.autograd.backward(found, inputs=list(self.parameters))
-        return value
+        found = loss(number)
+        value = float(found.detach()) if isinstance(found, Tensor) else found.value
+        self._check(value, step)
+        if isinstance(found, Tensor):
+            torch.autograd.backward(found / self.accumulate, inputs=list(self.parameters))
+        else:
+            for parameter, gradient in zip(self.parameters, found.gradients, strict=True):
+                own = gradient / self.accumulate
+                parameter.grad = own if parameter.grad is None else parameter.grad + own
+        return value / self.accumulate
 
     def _check(self, value: float, step: int) -> None:
         if not math.isfinite(value):

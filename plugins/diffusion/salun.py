@@ -12,7 +12,7 @@ Generation", ICLR 2024.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,7 @@ from torch import Tensor
 
 from conceptguard.generation.conditioning import Encoded, pick, stack
 from conceptguard.making.loop import Loop
-from conceptguard.making.noising import noised
-from conceptguard.making.pictures import drawn
+from conceptguard.making.shots import Noisy, Shots
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
 from conceptguard.making.terms import TermsInTraining, cut_to_rank
 from conceptguard.method import Settings
@@ -32,7 +31,6 @@ from .trained_terms import TrainedTerms
 
 if TYPE_CHECKING:
     from conceptguard.making.task import Learned, Task
-    from conceptguard.protocols import Denoiser
 
 
 class SalUnMakeSettings(Settings):
@@ -62,33 +60,6 @@ class SalUnMakeSettings(Settings):
     alpha: float = Field(default=0.5, ge=0)
     anchor_by: Literal["frozen", "trained"] = "frozen"
     templates: list[str] = list(TEMPLATES)
-
-
-class Noisy(NamedTuple):
-    """Pictures with noise on them, [rows, channels, h, w], and what is to be said of them; texts: which each shows."""
-
-    latents: Tensor
-    times: Tensor
-    wanted: Tensor
-    texts: list[int]
-
-
-class Shots:
-    """Pictures that the model draws of some texts."""
-
-    def __init__(self, denoiser: Denoiser, texts: Encoded, nothing: Encoded, count: int, random: torch.Generator):
-        self._denoiser, self._random = denoiser, random
-        self._shown = torch.randint(len(texts.ids), (count,), generator=random)
-        self._clean = drawn(denoiser, pick(texts, self._shown.tolist()), nothing, count, random)
-
-    def some(self, count: int) -> Noisy:
-        """Any of them at any noise level."""
-        rows = torch.randint(len(self._clean), (count,), generator=self._random)
-        shares = torch.rand(count, generator=self._random).tolist()
-        times = torch.tensor([self._denoiser.timestep(share) for share in shares])
-        noise = torch.randn(count, *self._denoiser.shape, generator=self._random)
-        latents, wanted = noised(self._denoiser, self._clean[rows], noise, times)
-        return Noisy(latents, times, wanted, self._shown[rows].tolist())
 
 
 def salient(gradients: list[Tensor], share: float) -> list[Tensor]:
