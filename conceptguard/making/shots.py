@@ -23,6 +23,11 @@ class Noisy(NamedTuple):
     wanted: Tensor
     texts: list[int]
 
+    def above(self, other: Noisy) -> Noisy:
+        """Both, one below the other."""
+        pairs = [torch.cat([own, its]) for own, its in zip(self[:3], other[:3])]
+        return Noisy(pairs[0], pairs[1], pairs[2], self.texts + other.texts)
+
 
 class Shots:
     """Pictures that the model draws of some texts."""

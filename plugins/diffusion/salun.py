@@ -112,7 +112,7 @@ class SalUn(TrainedTerms):
             now, stays = forget.some(s.batch), retain.some(s.batch)
             with torch.no_grad():
                 goal = said(now, pick(anchors, now.texts), learnt=s.anchor_by == "trained")
-            both = Noisy(*(torch.cat(pair) for pair in zip(now[:3], stays[:3])), [])
+            both = now.above(stays)
             asked = stack(pick(texts, now.texts), pick(others, stays.texts))
             taken, held = said(both, asked, learnt=True).chunk(2)
             return F.mse_loss(taken, goal) + s.alpha * F.mse_loss(held, stays.wanted)

@@ -108,7 +108,7 @@ class Doco(TrainedTerms):
             asked, meant, others = (pick(t, now.texts) for t, now in zip(texts, (target, reference, stays)))
             with torch.no_grad():
                 anchors = clean(denoiser, reference, said(reference, meant, learnt=False))
-            both = Noisy(*(torch.cat(pair) for pair in zip(target[:3], stays[:3])), [])
+            both = target.above(stays)
             taken, held = said(both, stack(asked, others), learnt=True).chunk(2)
             shown = clean(denoiser, target, taken)
             real, fake = judge(anchors), judge(shown.detach())
