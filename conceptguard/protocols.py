@@ -68,6 +68,9 @@ class TextEncoder(Protocol):
     def positions(self, text_positions: Sequence[int]) -> list[int]:
         """Where the n-th tokens of a text stand among its states."""
 
+    def lexicon(self) -> dict[str, int]:
+        """Words of lower-case letters that are one token each, with it."""
+
     def length(self, ids: Sequence[int]) -> int:
         """How many positions a text takes with its begin and end tokens."""
 

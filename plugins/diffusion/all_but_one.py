@@ -18,14 +18,14 @@ from pydantic import Field
 from conceptguard.generation.conditioning import pick
 from conceptguard.making.templates import encode_all, instead
 
-from .trained_layers import LayerSettings, TrainedLayers
+from .trained_layers import LayerSettings, Plan, TrainedLayers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptguard.making.task import Task
 
-    from .trained_layers import Formula, State
+    from .trained_layers import State
 
 
 class AllButOneMakeSettings(LayerSettings):
@@ -48,7 +48,7 @@ class AllButOne(TrainedLayers):
     MakeSettings = AllButOneMakeSettings
 
     @classmethod
-    def formula(cls, task: Task) -> Formula:
+    def plan(cls, task: Task) -> Plan:
         """Both differences against each other, and the empty prompt against itself."""
         s, concept = task.settings, task.concept
         others = instead(s.templates, concept.prompts, concept.replacement)
@@ -60,4 +60,4 @@ class AllButOne(TrainedLayers):
             turned = F.mse_loss(said - empty, towards[0] - without if towards else 0 * without)
             return turned + s.hold * F.mse_loss(empty, without), (said, without)
 
-        return loss
+        return Plan(task.own(s.templates), loss)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Literal
 import torch.nn.functional as F
 from pydantic import Field
 
-from .trained_layers import LayerSettings, TrainedLayers
+from .trained_layers import LayerSettings, Plan, TrainedLayers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptguard.making.task import Task
 
-    from .trained_layers import Formula, State
+    from .trained_layers import State
 
 
 class ESDMakeSettings(LayerSettings):
@@ -51,7 +51,7 @@ class ESD(TrainedLayers):
     MakeSettings = ESDMakeSettings
 
     @classmethod
-    def formula(cls, task: Task) -> Formula:
+    def plan(cls, task: Task) -> Plan:
         """ε_θ(x_t, c) against the goal."""
         s = task.settings
 
@@ -61,4 +61,4 @@ class ESD(TrainedLayers):
             drawn = said if s.sampler == "trained" else towards
             return F.mse_loss(said, goal(towards, without, s.eta)), (drawn, without)
 
-        return loss
+        return Plan(task.own(s.templates), loss)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -64,8 +65,9 @@ class LayerSettings(Settings):
 class State:
     """Where the batch stands on its runs, and what either model says there.
 
-    latents: [batch, channels, h, w]; times: [batch]; rows: which of the concept's texts each run is prompted with
+    latents: [batch, channels, h, w]; times: [batch]; rows: which of the plan's texts each run is prompted with
     asked: these texts, and nothing: the empty prompt, as often, [batch, tokens, width]
+    random: of every draw that a formula makes
     """
 
     denoiser: Denoiser
@@ -75,6 +77,7 @@ class State:
     rows: list[int]
     asked: Encoded
     nothing: Encoded
+    random: torch.Generator
 
     @torch.no_grad()
     def frozen(self, *conditions: Encoded) -> tuple[Tensor, ...]:
@@ -97,14 +100,23 @@ class State:
 Formula = Callable[[State], tuple[Tensor, tuple[Tensor, Tensor]]]
 
 
+class Plan(NamedTuple):
+    """own: texts of the concept, which runs are prompted with and a gate opens for; start: changes to begin with."""
+
+    own: list[str]
+    formula: Formula
+    start: Mapping[str, Factors] = MappingProxyType({})
+    made: Mapping[str, object] = MappingProxyType({})
+
+
 class TrainedLayers(TrainedTerms):
-    """Terms beside the denoiser's layers, trained by a formula. Subclass, formula."""
+    """Terms beside the denoiser's layers, trained by a formula. Subclass, plan."""
 
     MakeSettings = LayerSettings
 
     @classmethod
-    def formula(cls, task: Task) -> Formula:
-        """The paper's."""
+    def plan(cls, task: Task) -> Plan:
+        """The paper's formula, and what it is trained on."""
         raise NotImplementedError
 
     @classmethod
@@ -112,11 +124,11 @@ class TrainedLayers(TrainedTerms):
         """Train to the end, from the last snapshot where there is one. Raises ArtifactError when the loss is no number,
         and when the model has no such layers."""
         task.check(task.settings.templates)
-        own = task.own(task.settings.templates)
-        check_window(task.host, own)
-        found = _train(task, own, cls.formula(task))
-        return cls.learned(task, found.terms, own, task.kept(task.settings.templates),
-                           started_at_step=found.first, loss=round(found.loss, 6))  # fmt: skip
+        plan = cls.plan(task)
+        check_window(task.host, plan.own)
+        found = _train(task, plan)
+        return cls.learned(task, found.terms, plan.own, task.kept(task.settings.templates),
+                           started_at_step=found.first, loss=round(found.loss, 6), **plan.made)  # fmt: skip
 
 
 class _Trained(NamedTuple):
@@ -143,19 +155,20 @@ def layers_of(shapes: Mapping[str, tuple[int, ...]], which: Layers) -> list[str]
     return found
 
 
-def _train(task: Task, own: list[str], formula: Formula) -> _Trained:
+def _train(task: Task, plan: Plan) -> _Trained:
     s, host, denoiser = task.settings, task.host, task.host.denoiser()
-    texts, nothing = encode_all(host, own), pick(host.encode([""]), [0] * s.batch)
+    texts, nothing = encode_all(host, plan.own), pick(host.encode([""]), [0] * s.batch)
     random = torch.Generator().manual_seed(task.seed)
     layers = host.layers()
     names = layers_of({name: layers.shapes()[name] for name in layers}, s.layers)
-    terms = TermsInTraining(layers, names, s.rank, random)
-    walks = Walks(denoiser, len(own), s.steps * s.accumulate, s.batch, s.trajectory_steps, random)
+    terms = TermsInTraining(layers, names, s.rank, random, plan.start)
+    walks = Walks(denoiser, len(plan.own), s.steps * s.accumulate, s.batch, s.trajectory_steps, random)
     snapshot = task.snapshot({"concept": task.concept.model_dump()})
 
     def loss(number: int) -> Tensor:
         latents, times, rows = walks.at(number)
-        value, (towards, without) = formula(State(denoiser, terms, latents, times, rows, pick(texts, rows), nothing))
+        state = State(denoiser, terms, latents, times, rows, pick(texts, rows), nothing, random)
+        value, (towards, without) = plan.formula(state)
         walks.go_on(number, without + s.guidance * (towards.detach() - without.detach()))
         return value
 

@@ -78,6 +78,7 @@ test_esd = contract_tests(partial(_trained, "esd"))
 test_all_but_one = contract_tests(partial(_trained, "all_but_one"))
 test_salun = contract_tests(partial(_trained, "salun"))
 test_doco = contract_tests(partial(_trained, "doco"))
+test_realera = contract_tests(partial(_trained, "realera"))
 test_uce = contract_tests(_uce)
 test_few_shot = contract_tests(_few_shot)
 
