@@ -23,7 +23,7 @@ from conceptguard.making.templates import encode_all, filled, instead
 from conceptguard.runtime.lowrank import Factors
 
 from ..trained_layers import Layers, LayerSettings, Plan, TrainedLayers
-from .neighbours import neighbours
+from .neighbours import Neighbours, neighbours
 
 if TYPE_CHECKING:
     from conceptguard.making.task import Task
@@ -66,7 +66,7 @@ class RealEra(TrainedLayers):
     def plan(cls, task: Task) -> Plan:
         """Neighbours, UCE's edit of them all, and the formula that it is trained on by."""
         s, host, concept, random = task.settings, task.host, task.concept, torch.Generator().manual_seed(task.seed)
-        near, far = [], []
+        near, far = Neighbours([], [])
         if s.around == "words" and s.count:
             near, far = neighbours(host.encoders()[0], concept.prompts, task.preserve, s.count, s.alike, random)
         wide = replace(task, concept=concept.model_copy(update={"prompts": [*concept.prompts, *near]}))
