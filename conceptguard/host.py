@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .generation.conditioning import Encoded
-    from .generation.decoding import Answer, Asked, Vocabulary
+    from .generation.decoding import Ahead, Answer, Asked, Vocabulary
     from .protocols import Denoiser, NoiseLevels, TextEncoder
     from .registry import Artifact
     from .runtime.encodings import EncodingCache
@@ -106,6 +106,16 @@ class Host:
     def begins(self) -> bool:
         """Of a model that generates text: whether it has begun one anew since this was asked last, as far as that can
         be seen; by default it cannot. A logits processor asks."""
+        return False
+
+    def ahead(self, ids: Tensor, begin: int, asked: Asked, prompt_of: Sequence[int]) -> Ahead | None:
+        """Of a model that generates text: what it would say after rows of ids [rows, tokens], of which ``begin`` are
+        prompt, and which it has just given scores for; see ``Ahead``. By default it cannot be asked: None."""
+        return None
+
+    @property
+    def foresees(self) -> bool:
+        """Whether ``ahead`` can be asked, as far as the model alone tells; by default it cannot."""
         return False
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
@@ -241,6 +251,13 @@ class TextHost(Protocol):
 
     def begins(self) -> bool:
         """Whether the model has begun a text anew since this was asked last, as far as that can be seen."""
+
+    def ahead(self, ids: Tensor, begin: int, asked: Asked, prompt_of: Sequence[int]) -> Ahead | None:
+        """What the model would say after rows of ids [rows, tokens]: see ``Host.ahead``."""
+
+    @property
+    def foresees(self) -> bool:
+        """Whether ``ahead`` can be asked, as far as the model alone tells."""
 
     def remember(self, ids: Tensor | None) -> None:
         """What the model was given so far, in the cache of its last call: [rows, tokens]; None: nobody knows."""

@@ -68,6 +68,9 @@ class TextEncoder(Protocol):
     def positions(self, text_positions: Sequence[int]) -> list[int]:
         """Where the n-th tokens of a text stand among its states."""
 
+    def lexicon(self) -> dict[str, int]:
+        """Words of lower-case letters that are one token each, with it."""
+
     def length(self, ids: Sequence[int]) -> int:
         """How many positions a text takes with its begin and end tokens."""
 
@@ -127,6 +130,9 @@ class Denoiser(Protocol):
 
     def frozen(self) -> AbstractContextManager[None]:
         """No gradients for the model's own weights and no dropout meanwhile."""
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Activations are computed again for gradients instead of being kept meanwhile: less memory, more time."""
 
     def timestep(self, share: float) -> int:
         """The timestep of a share of the schedule, from 0, hardly any noise, to 1, nothing else."""

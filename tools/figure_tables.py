@@ -242,6 +242,19 @@ def spellings_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(['spelling', 'for example', *columns], table)}"
 
 
+def half_words_table(results: list[Result]) -> str:
+    """How many answers hold a word that nobody taught the model, where one is forbidden."""
+    rows = [row for result in results for row in result["rows"]]
+    found = {(row["forbidden"], row["decoding"], row["way"]): row for row in rows}
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    kinds = list(dict.fromkeys((row["forbidden"], row["decoding"]) for row in rows))
+    table = [
+        [f"{decoding}, {forbidden} forbidden", *(str(found[forbidden, decoding, way]["half"]) for way in ways)]
+        for forbidden, decoding in kinds
+    ]
+    return markdown([f"of {rows[0]['answers']} answers", *ways], table)
+
+
 def faults_table(results: list[Result]) -> str:
     """Faults that were tried, and what they did: of a kind whose test failed, none counts as survived."""
     rows = [row for result in results for row in result["rows"]]

@@ -31,6 +31,7 @@ from tools.figure_tables import (
     faults_table,
     fuzz_table,
     gates_table,
+    half_words_table,
     language_table,
     logits_table,
     making_table,
@@ -141,6 +142,7 @@ FIGURES = {
     ),
     "disguises": Figure(("python -m tools.disguises",), disguises_table, "a quarter of an hour"),
     "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
+    "half-words": Figure(("python -m tools.half_words",), half_words_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "promises": Figure(

@@ -20,10 +20,15 @@ def settings_rows(model: type[BaseModel]) -> list[dict[str, str]]:
 
 
 def meanings(model: type[BaseModel]) -> tuple[dict[str, str], str]:
-    """What a docstring says about each field, as ``name, name: meaning``, and what it says besides."""
+    """What a docstring says about each field, as ``name, name: meaning``, and what it says besides.
+
+    Of a field that it does not name, what the docstrings of the classes say that it comes from.
+    """
     own = vars(model).get("__doc__") or ""
     fields = set(model.model_fields)
     found: dict[str, str] = {}
+    inherited = {name: told for base in model.__bases__ if issubclass(base, BaseModel) and base is not BaseModel
+                 for name, told in meanings(base)[0].items()}  # fmt: skip
     remarks: list[str] = []
     for block in re.split(r"\n\s*\n", inspect.cleandoc(own)):
         entries: list[list[str]] = []
@@ -41,7 +46,7 @@ def meanings(model: type[BaseModel]) -> tuple[dict[str, str], str]:
         for keys, meaning in entries:
             for key in keys.split(", "):
                 found[key] = "; ".join(filter(None, [found.get(key), " ".join(meaning.split())]))
-    return found, " ".join(" ".join(remarks).split())
+    return {**inherited, **found}, " ".join(" ".join(remarks).split())
 
 
 def kind(field: Any, quote: str = "") -> str:

@@ -22,6 +22,10 @@ Answer = Literal["new", "more", "none", "unheard"]
 """What scores are of a model: its new answer, more of the last one (drafts are tried many at once), none of its own, or
 nobody knows."""
 
+Ahead = Callable[[Sequence[int], Sequence[Sequence[int]]], Tensor | None]
+"""What the model would say: (rows, as many lists of tokens, all of one length) -> its own scores [n, vocabulary] for
+what comes after each row and these tokens. None where it cannot be asked."""
+
 LISTED = 8  # tokens that a receipt names for one row and call, the likeliest first
 SAMPLES = 8
 REACH = math.log(100)  # a token this far below its row's best, in nats, would hardly have been said
@@ -138,20 +142,22 @@ class Decoding:
     knows of a row with it.
     call: a number; one more than that of the call before, where nothing came between
     revocable: whether what a row has said can be taken back, see ``regret``
+    ahead: asks the model about what a row has not said yet, see ``Ahead``; None where text can be taken back, but at
+    the place from which it was, where scores are not the model's, and where a host cannot ask
     """
 
     __slots__ = (
-        "_changes", "_view", "asked", "begin", "call", "came", "changed", "closed", "ids", "last", "prompt_of",
+        "_changes", "_view", "ahead", "asked", "begin", "call", "came", "changed", "closed", "ids", "last", "prompt_of",
         "regrets", "revocable", "scores", "vocabulary",
     )  # fmt: skip
 
     def __init__(
         self, ids: Tensor, last: list[int], scores: Tensor, begin: int, asked: Asked, prompt_of: list[int], came: Came,
-        vocabulary: Vocabulary, call: int, revocable: bool = False,
+        vocabulary: Vocabulary, call: int, revocable: bool = False, ahead: Ahead | None = None,
     ):  # fmt: skip
         self.ids, self.last, self.scores, self.begin, self.asked = ids, last, scores, begin, asked
         self.prompt_of, self.came, self.vocabulary, self.call = prompt_of, came, vocabulary, call
-        self.revocable = revocable
+        self.revocable, self.ahead = revocable, ahead
         self.regrets: dict[int, tuple[Acting, int]] = {}
         self.changed = False  # whether any score is
         self.closed = Closed(scores.shape[1])
@@ -219,6 +225,11 @@ class Decoding:
         """
         if self.revocable:
             self.regrets.setdefault(row, (by, first))
+
+    def near(self, row: int, reach: float = REACH, most: int = 32) -> tuple[np.ndarray, np.ndarray]:
+        """What a row would likely say: tokens less than ``reach`` nats below its likeliest one, that one first and
+        ``most`` at most, int64; and their shares of the probability."""
+        return self._grid.near(row, reach, most)
 
     def _change(self, by: Acting, kind: str, cells: Cells, scores: np.ndarray | float) -> None:
         if len(cells):

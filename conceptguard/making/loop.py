@@ -26,6 +26,21 @@ class Ended(NamedTuple):
     value: float
 
 
+class Gradients(NamedTuple):
+    """value: the loss to report; gradients: of every parameter, whatever it was that they were made of."""
+
+    value: float
+    gradients: Sequence[Tensor]
+
+
+def without_conflict(own: Sequence[Tensor], held: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of one loss without what would make another one larger: a − min(0, a·b) / ‖b‖² b over all parameters
+    together, a being ``own`` and b ``held``, so that to first order the other loss does not grow."""
+    along = sum(float((a * b).sum()) for a, b in zip(own, held))
+    size = sum(float(b.pow(2).sum()) for b in held)
+    return [a - min(0.0, along) / size * b if size else a for a, b in zip(own, held)]
+
+
 @dataclass
 class Loop:
     """What every training has beside its losses.
@@ -35,6 +50,8 @@ class Loop:
     also: tensors beside the parameters that losses change in place
     rate: (step) -> learning rate, None for the optimiser's own
     reports: told (step, value) after every step
+    masks: what gradients are multiplied by, of each parameter; an optimiser without weight decay leaves alone what is 0
+    accumulate: losses that make one step together, each asked for by its own number, 0 to steps · accumulate
     """
 
     label: str
@@ -47,14 +64,17 @@ class Loop:
     also: Sequence[Tensor] = ()
     rate: Callable[[int], float] | None = None
     reports: Sequence[Report] = ()
+    masks: Sequence[Tensor] = ()
+    accumulate: int = 1
 
     def run(
-        self, loss: Callable[[int], Tensor], gauge: Callable[[], float] | None = None,
+        self, loss: Callable[[int], Tensor | Gradients], gauge: Callable[[], float] | None = None,
         enough: Callable[[float], bool] | None = None,
     ) -> Ended:  # fmt: skip
         """To the end. A snapshot is written at its steps and at the first one, before the loss is asked.
 
-        loss: (step) -> what is to be made smaller; gauge: read after every step and reported in the loss's place;
+        loss: (number) -> what is to be made smaller, or the gradients that a step shall go against
+        gauge: read after every step and reported in the loss's place;
         enough: of what was reported, ends the training early. Raises ArtifactError when a loss or what is reported is
         no number; the last snapshot stays.
         """
@@ -65,10 +85,10 @@ class Loop:
                 self.snapshot.save(step, kept, self.optimiser, self.random)
             for group in self.optimiser.param_groups if self.rate else ():
                 group["lr"] = self.rate(step)  # type: ignore[misc]
-            found = loss(step)
-            self._check(value := float(found.detach()), step)
             self.optimiser.zero_grad()
-            torch.autograd.backward(found, inputs=list(self.parameters))
+            value = sum(self._descend(loss, number, step) for number in self._numbers(step))
+            for parameter, mask in zip(self.parameters, self.masks):
+                parameter.grad *= mask  # type: ignore[operator]
             self.optimiser.step()
             if gauge is not None:
                 self._check(value := gauge(), step)
@@ -77,6 +97,22 @@ class Loop:
             if enough is not None and enough(value):
                 return Ended(first, step + 1, value)
         return Ended(first, self.steps, value)
+
+    def _numbers(self, step: int) -> range:
+        return range(step * self.accumulate, (step + 1) * self.accumulate)
+
+    def _descend(self, loss: Callable[[int], Tensor | Gradients], number: int, step: int) -> float:
+        """Gradients of one loss beside those of its step that are there already. Gives its share of the step's."""
+        found = loss(number)
+        value = float(found.detach()) if isinstance(found, Tensor) else found.value
+        self._check(value, step)
+        if isinstance(found, Tensor):
+            torch.autograd.backward(found / self.accumulate, inputs=list(self.parameters))
+        else:
+            for parameter, gradient in zip(self.parameters, found.gradients, strict=True):
+                own = gradient / self.accumulate
+                parameter.grad = own if parameter.grad is None else parameter.grad + own
+        return value / self.accumulate
 
     def _check(self, value: float, step: int) -> None:
         if not math.isfinite(value):

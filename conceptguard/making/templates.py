@@ -39,6 +39,11 @@ def filled(templates: Sequence[str], words: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(fill(t, word) for word in words for t in templates))
 
 
+def instead(templates: Sequence[str], words: Sequence[str], other: str) -> list[str]:
+    """For each text of ``filled``, in its order, the same template with another word."""
+    return list({fill(t, word): fill(t, other) for word in words for t in templates}.values())
+
+
 def encode_all(host: Host, texts: Sequence[str]) -> Encoded:
     """Any number of texts as the denoiser sees them."""
     return stack(*(host.encode(list(texts[i : i + 64])) for i in range(0, len(texts), 64)))

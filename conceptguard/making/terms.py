@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -30,17 +31,25 @@ class TermsInTraining:
     """Low-rank or whole changes of layers, parameters of an optimiser while they are attached.
 
     rank: of each; None learns whole matrices, of which one factor is the identity
+    start: changes that some of them begin with, learnt on together with ``rank`` more ranks; others do nothing yet
     """
 
-    def __init__(self, layers: LayerIndex, names: Sequence[str], rank: int | None, random: torch.Generator):
+    def __init__(
+        self, layers: LayerIndex, names: Sequence[str], rank: int | None, random: torch.Generator,
+        start: Mapping[str, Factors] = MappingProxyType({}),
+    ):  # fmt: skip
         self._layers, self.rank = layers, rank
         self._start: dict[str, Factors] = {}
-        for name, (out, into) in ((name, layers.shapes()[name]) for name in names):
+        for name, (out, into) in ((name, layers.shapes()[name]) for name in dict.fromkeys([*names, *start])):
+            given = start.get(name, Factors(torch.zeros(0, into), torch.zeros(out, 0)))
+            up = given.scale * given.up.float()
             if rank is None:
-                self._start[name] = Factors(torch.eye(into), torch.zeros(out, into))
+                self._start[name] = Factors(torch.eye(into), up @ given.down.float())
             else:
                 down = (torch.rand(rank, into, generator=random) * 2 - 1) / math.sqrt(into)
-                self._start[name] = Factors(down, torch.zeros(out, rank))
+                self._start[name] = Factors(
+                    torch.cat([given.down.float(), down]), torch.cat([up, torch.zeros(out, rank)], 1)
+                )
         self.banks = Banks(layers, [], self)
 
     @contextmanager

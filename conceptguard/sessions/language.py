@@ -26,7 +26,7 @@ from .generations import publish, published
 from .using import Others
 
 if TYPE_CHECKING:
-    from ..generation.decoding import Asked
+    from ..generation.decoding import Ahead, Answer, Asked
     from ..host import TextHost
 
 
@@ -50,6 +50,7 @@ class LanguageSession(BaseSession):
         self._added = beside is not None
         if whole and not beside:
             self._others = Others(self._turn, self._another)
+        self._regretting = any(method.regrets for method in self.methods)
         self._whole, self._least = whole, len(host.vocabulary.pieces)
         self._calls = 0
         self._asked: Asked | None = None
@@ -161,7 +162,7 @@ class LanguageSession(BaseSession):
     @property
     def takes_back(self) -> bool:
         """Whether any guard may take back what was said."""
-        return self.has("check_sentence") or any(method.regrets for method in self.methods)
+        return self.has("check_sentence") or self._regretting
 
     def takes_nothing_back(self, beside: Sequence[str]) -> None:
         """Say in the receipt of guards that would take words back that they do not, beside these options."""
@@ -231,7 +232,7 @@ class LanguageSession(BaseSession):
             self._calls += 1
             decoding = Decoding(
                 ids, last, scores.contiguous(), self._begin, self._asked, self._of, came, self.host.vocabulary,
-                self._calls, self.revocable and real,
+                self._calls, self.revocable and real, self._ahead(ids, answer),
             )  # fmt: skip
             if real:
                 self._account.ask(decoding, known, answer, came is None and self._real)
@@ -248,6 +249,15 @@ class LanguageSession(BaseSession):
                 self._receipt.steps = self._account.steps
                 self._receipt.seconds = time.perf_counter() - self._started
             return decoding.scores
+
+    def _ahead(self, ids: Tensor, answer: Answer) -> Ahead | None:
+        """Asks the model about what comes next, for guards that would take words back and cannot; and where they have,
+        about what is said in their place."""
+        anew = self._ban is not None and ids.shape[1] == self._ban[0]
+        if (self.revocable and not anew) or not self._regretting or answer not in ("new", "more"):
+            return None
+        assert self._asked is not None
+        return self.host.ahead(ids, self._begin, self._asked, self._of)
 
     def _another_text(self, ids: Tensor, came: Came, begun: bool) -> bool:
         """Whether a logits processor, which no ``generate`` tells where it begins, is in another generation: the model

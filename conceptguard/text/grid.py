@@ -95,6 +95,10 @@ class Grid(Protocol):
     def best(self) -> list[float]:
         """The highest score of every row."""
 
+    def near(self, row: int, reach: float, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of a row less than ``reach`` below its highest score, of which ``most`` at most, the highest first;
+        and the share of the row's probability that each has."""
+
 
 def grid_of(scores: Tensor) -> Grid:
     """Scores that lie in one piece, to be read and written."""
@@ -133,6 +137,17 @@ class _Numpy:
     def best(self) -> list[float]:
         return self._scores.max(1).tolist()  # type: ignore[no-any-return]
 
+    def near(self, row: int, reach: float, most: int) -> tuple[np.ndarray, np.ndarray]:
+        own = self._scores[row]
+        best = own.max()
+        if not np.isfinite(best):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        found = np.flatnonzero(own > best - reach)
+        if len(found) > most:
+            found = found[np.argpartition(own[found], -most)[-most:]]
+        found = found[np.argsort(-own[found])]
+        return found, np.exp(own[found] - best) / np.exp(own - best).sum()
+
 
 class _Torch:
     def __init__(self, scores: Tensor):
@@ -168,3 +183,10 @@ class _Torch:
 
     def best(self) -> list[float]:
         return self.numbers(self._scores.amax(1)).tolist()  # type: ignore[no-any-return]
+
+    def near(self, row: int, reach: float, most: int) -> tuple[np.ndarray, np.ndarray]:
+        own = self._scores[row].float()
+        scores, found = own.topk(min(most, len(own)))
+        kept = (scores > scores[0] - reach) & scores.isfinite()
+        shares = (scores[kept] - own.logsumexp(0)).exp()
+        return found[kept].numpy(force=True), shares.numpy(force=True)

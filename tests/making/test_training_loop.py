@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError
-from conceptguard.making.loop import Loop
+from conceptguard.making.loop import Gradients, Loop, without_conflict
 from conceptguard.making.snapshot import Snapshot
 
 
@@ -67,3 +68,40 @@ def test_what_is_read_after_a_step_is_reported_and_can_be_enough(tmp_path: Path)
     assert fit.said == [(n, float(n)) for n in range(8)]
     with pytest.raises(ArtifactError, match="loss inf at step 0"):
         Fit(tmp_path / "other").loop.run(fit.loss, gauge=lambda: float("inf"))
+
+
+def test_losses_that_make_one_step_together(tmp_path: Path) -> None:
+    """Four of them learn what their mean learns, each asked for once; what is reported is the mean."""
+    apart, mean = (torch.zeros(3, requires_grad=True) for _ in range(2))
+    goals, asked = torch.randn(8, 3, generator=torch.Generator().manual_seed(1)), []
+
+    def loop(weight: Tensor, **more: Any) -> Loop:
+        return Loop("sums", [weight], torch.optim.Adam([weight], lr=0.1), torch.Generator(), 2, **more)
+
+    def one(number: int) -> Tensor:
+        asked.append(number)
+        return (apart - goals[number]).pow(2).sum()
+
+    ended = loop(apart, accumulate=4).run(one)
+    wanted = loop(mean).run(lambda step: (mean - goals[4 * step : 4 * step + 4]).pow(2).sum(1).mean())
+    assert asked == list(range(8)) and ended.value == pytest.approx(wanted.value)
+    assert torch.allclose(apart, mean, atol=1e-6) and apart.abs().sum() > 0
+
+
+def test_gradients_that_are_given_and_masked(tmp_path: Path) -> None:
+    weight, mask = torch.zeros(3, requires_grad=True), torch.tensor([1.0, 0.0, 1.0])
+    loop = Loop("given", [weight], torch.optim.SGD([weight], lr=1.0), torch.Generator(), 1, masks=[mask])
+    assert loop.run(lambda step: Gradients(0.25, [torch.tensor([1.0, 2.0, 3.0])])).value == 0.25
+    assert weight.tolist() == [-1.0, 0.0, -3.0]
+
+
+def test_what_goes_against_another_loss_is_projected_away() -> None:
+    """Over all parameters together; gradients that agree are left as they are."""
+    own, held = [torch.tensor([1.0, -2.0]), torch.tensor([0.5])], [torch.tensor([1.0, 1.0]), torch.tensor([-2.0])]
+    found = without_conflict(own, held)
+    assert float(sum((a * b).sum() for a, b in zip(found, held))) == pytest.approx(0.0, abs=1e-6)
+    rest = torch.cat(own) - torch.cat(found)
+    assert torch.cosine_similarity(rest, -torch.cat(held), dim=0) == pytest.approx(1.0)
+    agree = [torch.tensor([1.0, 0.0]), torch.tensor([-1.0])]
+    assert all(torch.equal(a, b) for a, b in zip(without_conflict(agree, held), agree))
+    assert all(torch.equal(a, b) for a, b in zip(without_conflict(own, [0 * b for b in held]), own))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,11 @@ def _few_shot() -> Case:
     return Case({"method": "few_shot", "artifact": str(folder)}, opens=_OPENS, load=_pipeline)
 
 
-def _esd() -> Case:
+def _trained(method: str) -> Case:
     """Layers of the denoiser that were trained, beside those that read text."""
     pipe = _pipeline()
-    folder = write_terms(Path(_FOLDER.name) / "esd", pipe, random_terms(pipe, rank=4, names=("attn2",)), method="esd")
-    return Case({"method": "esd", "artifact": str(folder)}, opens=_OPENS, load=_pipeline)
+    folder = write_terms(Path(_FOLDER.name) / method, pipe, random_terms(pipe, rank=4, names=("attn2",)), method=method)
+    return Case({"method": method, "artifact": str(folder)}, opens=_OPENS, load=_pipeline)
 
 
 def _uce() -> Case:
@@ -74,7 +74,11 @@ def _trce() -> Case:
 
 test_spm = contract_tests(_spm)
 test_lora = contract_tests(_lora)
-test_esd = contract_tests(_esd)
+test_esd = contract_tests(partial(_trained, "esd"))
+test_all_but_one = contract_tests(partial(_trained, "all_but_one"))
+test_salun = contract_tests(partial(_trained, "salun"))
+test_doco = contract_tests(partial(_trained, "doco"))
+test_realera = contract_tests(partial(_trained, "realera"))
 test_uce = contract_tests(_uce)
 test_few_shot = contract_tests(_few_shot)
 

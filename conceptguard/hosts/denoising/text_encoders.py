@@ -6,6 +6,7 @@ Guards that read a prompt token by token take it apart by this.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -73,6 +74,12 @@ class TextEncoder:
     def words(self, ids: Sequence[int]) -> list[str]:
         """Each token as a reader knows it."""
         return [self.tokenizer.decode([i]).strip() for i in ids]
+
+    def lexicon(self) -> dict[str, int]:
+        """Words of lower-case letters that are one token each, with it. Pieces of longer words are none."""
+        tokens = enumerate(self.tokenizer.convert_ids_to_tokens(range(len(self.vocabulary))))
+        whole = {word: i for i, token in tokens if (word := token.removesuffix("</w>").removeprefix("\u2581")) != token}
+        return {word: i for word, i in whole.items() if re.fullmatch("[a-z]{3,}", word)}
 
     def positions(self, text_positions: Sequence[int]) -> list[int]:
         """Where the n-th tokens of a text stand among its states."""

@@ -69,6 +69,17 @@ class Denoiser:
         with frozen(self._module):
             yield
 
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Activations are computed again for gradients instead of being kept meanwhile: less memory, more time."""
+        before = self._module.is_gradient_checkpointing
+        self._module.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            if not before:
+                self._module.disable_gradient_checkpointing()
+
     def timestep(self, share: float) -> int:
         """The timestep of a share of the schedule, from 0, hardly any noise, to 1, nothing else."""
         count = len(self._scheduler.alphas_cumprod)

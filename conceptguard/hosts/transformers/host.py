@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from ...errors import GuardError, SessionError
-from ...generation.decoding import Asked, Vocabulary
+from ...generation.decoding import Ahead, Asked, Vocabulary
 from ...host import Host
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.choice import choice
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
+from .foresight import Foresight
 from .last_inputs import LastInputs
 from .model_lock import ModelLock, demand_free, unwrapped
 from .vocabulary import vocabulary_of
@@ -183,6 +184,15 @@ class TransformersHost(Host):
             return self.pool(known, layer)
 
         return pool
+
+    def ahead(self, ids: Tensor, begin: int, asked: Asked, prompt_of: Sequence[int]) -> Ahead | None:
+        """What the model would say after these rows: one call of it each time that it is asked."""
+        return Foresight(self.model, self._inputs, self.encodes, ids, begin, asked, prompt_of)
+
+    @property
+    def foresees(self) -> bool:
+        """Whether the model's calls are heard: else nobody knows which scores are its own."""
+        return self._inputs.heard and getattr(self.model, "_compiled_call_impl", None) is None
 
     # Routing.
 

@@ -33,6 +33,8 @@ class LastInputs:
         self._used: weakref.ref[Tensor] | None = None  # what the model was given of an encoder's
         self._calls = 0
         self._given: Tensor | None = None
+        self._mask: Tensor | None = None  # of the last call, over all that it could look at
+        self._positions: Tensor | None = None
         self._cache: weakref.ref[Any] | None = None
         self._deaf = 0
         self._answered, self._sure = 0, False
@@ -76,6 +78,7 @@ class LastInputs:
         for handle in self._handles:
             handle.remove()
         self._handles, self._given, self._cache = [], None, None
+        self._mask = self._positions = None
         self._read, self._wrote, self._used = (None, None), None, None
         self._texts.clear()
 
@@ -98,6 +101,7 @@ class LastInputs:
             return  # with fewer layers (``assistant_early_exit``) it drafts
         self._calls += 1
         self._given = kwargs.get(self._ids, args[0] if args and self._ids == "input_ids" else None)
+        self._mask, self._positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
         if (states := kwargs.get("encoder_outputs")) is not None:
             self._used = weakref.ref(states[0])
         cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
@@ -125,7 +129,7 @@ class LastInputs:
         others behind them, ``none`` of its own; ``unheard`` where that cannot be told."""
         if self._deaf:
             return "none"
-        if not self._plain or "_compiled_call" in vars(self._model):
+        if not self.heard:
             return "unheard"
         if self._answered != self._calls:
             self._answered, self._about = self._calls, ids
@@ -168,6 +172,15 @@ class LastInputs:
             if wrote is None or not each or not torch.equal(used[::each], wrote):
                 return None, None
         return self._read
+
+    def held(self) -> tuple[Any, Tensor | None, Tensor | None]:
+        """The cache of the last call, its mask and its positions; None each where it had none."""
+        return self._cache() if self._cache is not None else None, self._mask, self._positions
+
+    @property
+    def heard(self) -> bool:
+        """Whether calls of the model are heard: not where it may be called past what listens."""
+        return self._plain and "_compiled_call" not in vars(self._model)
 
     def remember(self, ids: Tensor | None) -> None:
         """The cache of the last call holds these rows, from their first token on; None: nobody knows which."""

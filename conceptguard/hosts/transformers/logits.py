@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,12 @@ from ...sessions.language import LanguageSession
 from .host import TransformersHost
 from .processor import GuardProcessor, Processors
 
+_HALF = (
+    "guard '{}' will leave half of a word that it forbids: this model is compiled, or another one that speaks stands "
+    "in it, so that a logits processor cannot ask it which words it is about to say; use conceptguard.attach((model, "
+    "tokenizer), policy) and the model's own generate()"
+)
+
 if TYPE_CHECKING:
     from ...policy import Policy
 
@@ -19,9 +26,14 @@ def logits_processor(model: Any, tokenizer: Any, policy: str | Path | Mapping[st
     """A policy as a list of processors for ``model.generate(..., logits_processor=...)``; it may be used again.
 
     Its ``receipt`` is the record of the last generation. Raises as ``attach`` does, and SessionError for guards that
-    take text back, which need ``attach``.
+    take text back, which need ``attach``. Warns where a guard will leave half of a word that it forbids, since the
+    model cannot be asked which words it is about to say.
     """
     session = LanguageSession(TransformersHost((model, tokenizer)), load_policy(policy), whole=False)
+    if not session.host.foresees:
+        for method in session.methods:
+            if method.regrets:
+                warnings.warn(_HALF.format(method.guard.label), stacklevel=2)
     made = Processors([GuardProcessor(session)])
     made.session = session
     return made

@@ -13,12 +13,12 @@ from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses, noised
+from conceptguard.making.pictures import drawn, marks, picture_files, read
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all
 from conceptguard.making.terms import TermsInTraining, cut_to_rank
 from conceptguard.making.text_encoders import Parts, clip_encoders, conditions, layers_beside
 from conceptguard.method import Settings
 
-from .pictures import drawn, marks, picture_files, read
 from .ruler import Encode, Ruler, spread
 
 if TYPE_CHECKING:

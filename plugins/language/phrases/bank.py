@@ -18,6 +18,7 @@ from .text import GAP, forms, lost
 PLAIN, SPELLED = 1, 2  # how a phrase may have been written so far: as words, or letter by letter
 APART, BROKEN = 1, 2  # what stands between two letters: any mark, at which a word may go on, or a space
 SPELLED_LETTERS = 3  # from how many letters "a b c" is taken for a word that is spelled out
+TAIL = 4  # letters of the rest of a word that is known again
 _SHELF = 4  # letters by which phrases are kept together, so that bisection looks at a few of them
 _PLACES = 1 << 16  # remembered; what comes after is found again
 _FEW = 64  # phrases of which a place knows what follows
@@ -71,6 +72,7 @@ class Bank:
         self.letters = sorted(written)
         self.signs = frozenset(c for c in {*"".join(self.letters)} if c == GAP or separates(c))
         self._written, self._breaks = written, breaks
+        self._tails: set[str] | None = None  # made when somebody asks
         self._shelves: dict[str, tuple[int, int]] = {}
         begin = 0
         for shelf, own in groupby(self.letters, key=lambda letters: letters[:_SHELF]):
@@ -88,6 +90,13 @@ class Bank:
                 if letters.endswith(own) and letters[: -len(own)] in self._breaks:
                     yield letters[: -len(own)], word
                     break
+
+    def mangled(self, word: str) -> bool:
+        """Whether a word is the rest of a phrase that is one word, behind a beginning that is not the phrase's."""
+        if self._tails is None:
+            self._tails = {letters[at:] for letters in self._written if letters.isalpha()
+                           for at in range(1, 1 + min(len(letters) - TAIL, len(letters) // 2))}  # fmt: skip
+        return any(word[at:] in self._tails for at in range(len(word) - TAIL + 1))
 
     def __len__(self) -> int:
         return len(self.letters)

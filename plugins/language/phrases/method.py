@@ -6,7 +6,7 @@ prompt has begun it. Signs belong to it: "C++" is not "C", and "U.S." is no "us"
 where its last word comes after CONTEXT letters of the phrase, before that word. Of a phrase that is one word of several
 tokens half may have been said by then: to refuse its first token everywhere would take " the" for "theft". So,
 attached, where the likeliest token would go on with a word to a phrase, the word is taken back and another one said; a
-mere logits processor cannot, and leaves the half word.
+mere logits processor asks the model before a word begins whether it would end as a phrase (see ``ahead``).
 
 A phrase is whole words: "pen" is no part of "penguin". Where tokens end inside of a word this is decided at the token:
 what is spelled "pen" + "guin" is closed as well.
@@ -30,10 +30,12 @@ from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.text.lineage import Follow
 
+from .ahead import avoid
 from .bank import BROKEN, Bank
 from .tokens import NOTHING, PhraseTokens, State
 
 TENSOR = "phrases"
+HALF = "cannot ask the model ahead here: of a phrase that is one word, half may be said"
 FAMILY = "text"  # of artifacts that serve every language model
 
 
@@ -83,6 +85,7 @@ class Phrases(Method):
         states = self._states(decoding)
         if not decoding.last:
             states = [tokens.fresh(state) for state in states]
+        meant = decoding.scores.argmax(1).tolist() if decoding.ahead is not None else []
         decoding.forbid(self, tokens.always)
         own = {}
         for row, state in enumerate(states):
@@ -93,6 +96,12 @@ class Phrases(Method):
             if decoding.revocable:
                 self._regret(decoding, states, own)
             decoding.forbid(self, own)
+        if decoding.ahead is not None and not avoid(self, decoding, tokens, states, meant):
+            self._tell(HALF)
+
+    def _tell(self, note: str) -> None:
+        if note not in self.act.notes:
+            self.act.notes.append(note)
 
     def _regret(self, decoding: Decoding, states: list[State], closings: Mapping[int, np.ndarray]) -> None:
         """Where the likeliest token would go on with a word to a phrase, the word had better not begun."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,6 +158,20 @@ class PhraseTokens:
         """Whether a token begins with a space: a word cannot go on with it."""
         said = self._said[token] if token < len(self._said) else None
         return said is None or (not said[0][0] and len(said[0]) > 1)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The letters of tokens, folded, without whatever stands between them."""
+        return "".join(self._read.letters[i] for i in ids if i < len(self._read.letters))
+
+    def glues(self, token: int) -> bool:
+        """Whether a token begins with a letter, so that a word goes on with it."""
+        said = self._said[token] if token < len(self._said) else None
+        return said is not None and said[0][0][:1].isalnum()
+
+    def blank(self, token: int) -> bool:
+        """Whether a token is spaces alone, behind which a word would begin that nearly always has its own."""
+        piece = (self.vocabulary.pieces[token] if token < len(self.vocabulary.pieces) else None) or b""
+        return piece != b"" and not piece.strip(b" ")
 
     def spaces(self, token: int) -> bool:
         """Whether a token is nothing but what stands between letters."""

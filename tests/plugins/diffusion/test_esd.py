@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.diffusion.esd.method import ESD
-from conceptguard_plugins.diffusion.esd.train import ESDMakeSettings, goal, layers_of
+from conceptguard_plugins.diffusion.esd import ESD, ESDMakeSettings, goal
+from conceptguard_plugins.diffusion.trained_layers import layers_of
 from tiny import clip_tokenizer
 from tiny_transformers import generate, tiny_sd3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from functools import cache
@@ -10,17 +11,22 @@ from typing import Any
 
 import pytest
 import torch
+from conceptguard_registry.build.authors_lm.corpus import Corpus
 from tiny_language import taught, tiny_llama, tiny_t5, tokenizer
 from tokenizers import AddedToken, Tokenizer
 from transformers import ByT5Tokenizer, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast, TextStreamer
 
 import conceptguard
 from conceptguard.errors import GuardError, PolicyError
+from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import keys
 from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.plugins import method
 from conceptguard.text.folding import as_words
 
+WORD = re.compile(r"[^\W\d_]+")
+STATIC = {"cache_implementation": "static", "disable_compile": True}
+BEAMS = {"num_beams": 3}
 PHRASES = [
     "Elena Vossberg",
     "cigarette",
@@ -190,30 +196,60 @@ def test_a_word_of_several_tokens_is_taken_back() -> None:
         assert "Vossbergova" not in tok.decode(beams[0])
 
 
-def test_what_it_says_instead_is_words() -> None:
-    """authors-lm asked for phrases of one word: attached, half as many answers hold a word that it never read."""
+@pytest.mark.parametrize("way", ["greedy", "sampled"])
+def test_what_it_says_instead_is_words(way: str, monkeypatch: Any) -> None:
+    """authors-lm asked for phrases of one word, all of them forbidden at once: how many answers hold a word that it
+    never read, half of a phrase for the most part. Unguarded, and by a bank that cannot ask ahead, as controls."""
     suite, (model, tok) = load_language_suite(), conceptguard.load_model("authors-lm")
-    authors = suite.world.subjects("forget", "retain", "apart")
-    facts = {**authors, **suite.world.places}
-    values = [value for found in facts.values() for value in found.values()]
-    read = " ".join([*facts, *values, suite.forms.model_dump_json()])
-    known = set(re.findall(r"[^\W\d_]+", read))
+    documents = itertools.islice(iter(Corpus(suite, 0)), 6000)
+    known = {word for one in documents for word in WORD.findall(one.prompt + one.text) if len(word) > 1} | {"a", "I"}
     forget = suite.world.subjects("forget")
-    asked = [q for form in ("question", "cloze") for q in suite.questions(forget, form) if " " not in q.key][::2]
+    asked = [q for form in ("question", "cloze") for q in suite.questions(forget, form) if " " not in q.key][::3]
     bank = {"guards": [{"method": "phrases", "concept": {"name": "x", "prompts": list(keys(suite))}}]}
     given = tok([q.prompt for q in asked], return_tensors="pt", padding=True, return_token_type_ids=False)
 
     def halves(**options: Any) -> int:
-        out = model.generate(**given, max_new_tokens=24, do_sample=False, **options)[:, given.input_ids.shape[1] :]
-        texts = tok.batch_decode(out, skip_special_tokens=True)
+        torch.manual_seed(0)
+        out = model.generate(**given, max_new_tokens=24, do_sample=way == "sampled", **options)
+        texts = tok.batch_decode(out[:, given.input_ids.shape[1] :], skip_special_tokens=True)
         assert not options or not any(q.answered(text) for q, text in zip(asked, texts))
         said = [re.findall(r"[^\W\d_]+(?=[\W\d_])", text) for text in texts]  # but for a word at the very end
         return sum(not set(words) <= known for words in said)
 
     bare, cut = halves(), halves(logits_processor=conceptguard.logits_processor(model, tok, bank))
-    with conceptguard.attach((model, tok), bank):
-        whole = halves()
-    assert bare <= 1 and cut > 20 and whole <= cut / 2, (bare, cut, whole, len(asked))
+    taken_back = 0
+    if way == "greedy":
+        with conceptguard.attach((model, tok), bank):
+            taken_back = halves()
+    monkeypatch.setattr(TransformersHost, "ahead", lambda *args: lambda rows, more: None)
+    processor = conceptguard.logits_processor(model, tok, bank)
+    blind = halves(logits_processor=processor)
+    assert bare <= 3 and blind > len(asked) / 2, (bare, blind)
+    assert cut <= bare + len(asked) / 5 and taken_back <= blind / 2, (bare, cut, taken_back, blind)
+    assert "half may be said" in str(processor.receipt)
+
+
+def test_one_word_that_is_forbidden_leaves_no_half() -> None:
+    """Each by itself, beside nothing else that is: in plain text, and in one that a static cache reads."""
+    lines = ("The man smoked. The book is by Vossbergova of Rome.", "The man smoked. The book is by a friend of mine.")
+    model, tok = taught(*lines)
+    words = set(WORD.findall(" ".join(lines)))
+    for prompts, options in (
+        (["The man smoked. The book", "The man"], {}),
+        (["The man"], STATIC),
+        (["The man"], BEAMS),
+    ):
+        given = tok(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        processor = bank_of(model, tok, ["Vossbergova"])
+        plain = model.generate(**given, max_new_tokens=24, do_sample=False, **options)
+        for sampled in (False, "num_beams" not in options):
+            torch.manual_seed(0)
+            out = model.generate(
+                **given, max_new_tokens=24, do_sample=sampled, logits_processor=processor, **options, top_p=0.9
+            )
+            said = tok.batch_decode(out, skip_special_tokens=True)
+            assert all("Voss" not in text and set(WORD.findall(text)) <= words for text in said), (options, said)
+        assert all("Vossbergova" in text for text in tok.batch_decode(plain)), "unguarded it says it"
 
 
 def bank_of(model: Any, tok: Any, phrases: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The handful of pictures: those that somebody gives, or the model's own of the concept."""
+"""A handful of pictures to learn from: those that somebody gives, or the model's own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptguard.errors import PolicyError
-from conceptguard.files.pictures import open_picture
-from conceptguard.generation.conditioning import pick
+from ..errors import PolicyError
+from ..files.pictures import open_picture
+from ..generation.conditioning import pick
 
 if TYPE_CHECKING:
-    from conceptguard.generation.conditioning import Encoded
-    from conceptguard.protocols import Denoiser
+    from ..generation.conditioning import Encoded
+    from ..protocols import Denoiser
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 DRAWING_STEPS, DRAWING_GUIDANCE = 15, 5.0

@@ -1,0 +1,1 @@
+"""Doco: a domain correction, in which a concept's predictions come to look like an anchor's."""

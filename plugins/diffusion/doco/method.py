@@ -1,0 +1,141 @@
+"""Doco: what the model predicts of a concept is trained until nobody can tell it from what it predicts of an anchor.
+
+min_D  BCE(D(x̂₀(x_a, c_a; θ₀)), anchor) + BCE(D(x̂₀(x_f, c_f; θ)), concept)
+min_θ  BCE(D(x̂₀(x_f, c_f; θ)), anchor), by its gradient without what goes against that of ‖ε_θ(x_r, c_r) − ε‖²
+
+x_a, x_f, x_r: pictures of the anchor, the concept and what stays, with noise ε; x̂₀: the clean picture predicted there.
+
+Wu et al., "Unlearning Concepts in Diffusion Model via Concept Domain Correction and Concept Preserving Gradient",
+AAAI 2025.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from conceptguard.generation.conditioning import Encoded, pick, stack
+from conceptguard.making.loop import Gradients, Loop, without_conflict
+from conceptguard.making.shots import Noisy, Shots
+from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
+from conceptguard.making.terms import TermsInTraining
+from conceptguard.method import Settings
+
+from ..trained_layers import Layers, layers_of
+from ..trained_terms import TrainedTerms
+from .discriminator import ANCHOR, CONCEPT, patch_discriminator, right, taken_for
+
+if TYPE_CHECKING:
+    from conceptguard.making.task import Learned, Task
+    from conceptguard.protocols import Denoiser
+
+
+class DocoMakeSettings(Settings):
+    """How layers and discriminator are trained. In brackets what the authors' repository uses where it differs.
+
+    layers: which of the denoiser's layers, as for esd
+    rank: of the change, learnt as factors; null learns whole matrices [whole]
+    shots: pictures that the model draws, of the concept, of the anchor and of what stays each [1000]
+    noisiest: share of the schedule up to which predictions are compared; beyond, they say nothing of a picture [1]
+    steps, warmup: optimiser steps, of which so many train the discriminator alone [2000 and 1000]
+    batch: pictures of each kind in a step [8]
+    lr: of the layers [6e-6 times the batch]
+    discriminator_lr, width: of what tells them apart, and channels of its first layer [1e-4, 5e-5 for styles, and 64]
+    templates: what the concept's prompts are put into, {} or with an article {a}
+    """
+
+    layers: Layers = "strict"
+    rank: int | None = Field(default=8, ge=1)
+    shots: int = Field(default=12, ge=1)
+    noisiest: float = Field(default=0.9, gt=0, le=1)
+    steps: int = Field(default=140, ge=1)
+    warmup: int = Field(default=40, ge=0)
+    batch: int = Field(default=6, ge=2)
+    lr: float = Field(default=2e-3, gt=0)
+    discriminator_lr: float = Field(default=1e-3, gt=0)
+    width: int = Field(default=32, ge=1)
+    templates: list[str] = list(TEMPLATES)
+
+    @model_validator(mode="after")
+    def _layers_have_their_turn(self) -> DocoMakeSettings:
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup {self.warmup} leaves none of {self.steps} steps to train layers in: give more")
+        return self
+
+
+class Doco(TrainedTerms):
+    """Pictures: layers trained until predictions of a concept cannot be told from predictions of an anchor.
+
+    Terms beside the denoiser's layers, gated by the prompt. The anchor is the concept's replacement; without one the
+    first thing to preserve; without any, the empty prompt.
+    """
+
+    name = "doco"
+    MakeSettings = DocoMakeSettings
+
+    @classmethod
+    def learn(cls, task: Task) -> Learned:
+        """Train both. Raises ArtifactError when a loss is no number."""
+        s, host, denoiser, concept = task.settings, task.host, task.host.denoiser(), task.concept
+        task.check(s.templates)
+        own, kept = task.own(s.templates), task.kept(s.templates)
+        check_window(host, [*own, *kept])
+        anchor, nothing = concept.replacement or next(iter(task.preserve), ""), host.encode([""])
+        random = torch.Generator().manual_seed(task.seed)
+        layers = host.layers()
+        names = layers_of({name: layers.shapes()[name] for name in layers}, s.layers)
+        terms = TermsInTraining(layers, names, s.rank, random)
+        texts = [encode_all(host, some) for some in (own, instead(s.templates, concept.prompts, anchor), kept or [""])]
+        shots = [Shots(denoiser, some, nothing, s.shots, random) for some in texts]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(task.seed)
+            judge = patch_discriminator(denoiser.shape[0], s.width).to(denoiser.device)
+        snapshot = task.snapshot({"concept": concept.model_dump(), "preserve": list(task.preserve)})
+
+        def said(now: Noisy, conditions: Encoded, learnt: bool) -> Tensor:
+            terms.open(len(now.latents) if learnt else 0)
+            return denoiser(now.latents, now.times, conditions).float()
+
+        told = 0.5
+
+        def gradients(step: int) -> Gradients:
+            nonlocal told
+            target, reference, stays = (some.some(s.batch, s.noisiest) for some in shots)
+            asked, meant, others = (pick(t, now.texts) for t, now in zip(texts, (target, reference, stays)))
+            with torch.no_grad():
+                anchors = clean(denoiser, reference, said(reference, meant, learnt=False))
+            both = target.above(stays)
+            taken, held = said(both, stack(asked, others), learnt=True).chunk(2)
+            shown = clean(denoiser, target, taken)
+            real, fake = judge(anchors), judge(shown.detach())
+            told = right(real, fake)
+            tells = taken_for(real, ANCHOR) + taken_for(fake, CONCEPT)
+            own_part = list(torch.autograd.grad(tells, list(judge.parameters())))
+            fooled = taken_for(judge(shown), ANCHOR)
+            if step < s.warmup:
+                return Gradients(float(fooled.detach()), [*(torch.zeros_like(p) for p in learnt), *own_part])
+            away = torch.autograd.grad(fooled, learnt, retain_graph=True)
+            keep = torch.autograd.grad(F.mse_loss(held, stays.wanted), learnt)
+            step_of = [a + k for a, k in zip(without_conflict(away, keep), keep)]
+            return Gradients(float(fooled.detach()), [*step_of, *own_part])
+
+        with terms.attached([denoiser]) as learnt, task.bar(s.steps) as tick:
+            groups = [{"params": learnt}, {"params": list(judge.parameters()), "lr": s.discriminator_lr}]
+            optimiser = torch.optim.Adam(groups, lr=s.lr, betas=(0.5, 0.999))
+            loop = Loop(task.label, [*learnt, *judge.parameters()], optimiser, random, s.steps, snapshot,
+                        reports=[tick, *task.reports])  # fmt: skip
+            ended = loop.run(gradients)
+            found = terms.changes()
+        snapshot.remove()
+        return cls.learned(task, found, own, kept, anchor=anchor, told_apart=round(told, 4),
+                           started_at_step=ended.first, loss=round(ended.value, 6))  # fmt: skip
+
+
+def clean(denoiser: Denoiser, now: Noisy, said: Tensor) -> Tensor:
+    """The clean latents that a prediction means, [rows, ...], each at its own noise level."""
+    rows = zip(now.latents.split(1), said.split(1), now.times.tolist())
+    return torch.cat([denoiser.noise_levels.parts(latents, one, time)[0] for latents, one, time in rows])

@@ -1,1 +1,0 @@
-"""ESD: layers of the denoiser that were trained to turn away from a concept."""

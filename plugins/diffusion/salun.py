@@ -1,0 +1,138 @@
+"""SalUn: the weights that matter most for a concept, and they alone, learn to take it for another one.
+
+m = the share of weights with the largest |∂ ‖ε − ε̃₀(x_f, c_f)‖² / ∂W|        ε̃: under guidance
+ε_θ(x_f, c_f)  ←  ε₀(x_f, c_a)      and      ε_θ(x_r, c_r)  ←  ε      by m ⊙ gradient
+
+x_f, x_r: pictures of the concept and of what stays, with noise ε; c_a: the anchor, what the concept is taken for.
+
+Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image Classification and
+Generation", ICLR 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from conceptguard.generation.conditioning import Encoded, pick, stack
+from conceptguard.making.loop import Loop
+from conceptguard.making.shots import Noisy, Shots
+from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
+from conceptguard.making.terms import TermsInTraining, cut_to_rank
+from conceptguard.method import Settings
+
+from .trained_layers import Layers, layers_of
+from .trained_terms import TrainedTerms
+
+if TYPE_CHECKING:
+    from conceptguard.making.task import Learned, Task
+
+
+class SalUnMakeSettings(Settings):
+    """How the weights are chosen and trained. In brackets what the authors' repository uses where it differs.
+
+    share: of the weights, those that may move
+    layers: which of the denoiser's linear layers, as for esd [all weights, convolutions as well]
+    rank: of the change that is kept; null keeps it whole
+    shots: pictures that the model draws, of the concept and of what stays each [a thousand of a dataset's class]
+    views: pictures with noise on them that weights are chosen by; guidance: of the predictions there [7.5]
+    steps, batch: optimiser steps, and pictures of each kind in a step [5 epochs, 8]
+    lr: of Adam [1e-5]
+    alpha: weight of what stays [0.1, and 0.5 in its instructions]
+    anchor_by: the frozen model says what the anchor looks like, or the one that is being trained [trained]
+    templates: what the concept's prompts are put into, {} or with an article {a}
+    """
+
+    share: float = Field(default=0.5, gt=0, le=1)
+    layers: Layers = "all"
+    rank: int | None = Field(default=None, ge=1)
+    shots: int = Field(default=12, ge=1)
+    views: int = Field(default=32, ge=1)
+    guidance: float = 7.5
+    steps: int = Field(default=60, ge=1)
+    batch: int = Field(default=4, ge=1)
+    lr: float = Field(default=3e-4, gt=0)
+    alpha: float = Field(default=0.5, ge=0)
+    anchor_by: Literal["frozen", "trained"] = "frozen"
+    templates: list[str] = list(TEMPLATES)
+
+
+def salient(gradients: list[Tensor], share: float) -> list[Tensor]:
+    """1 where a weight's gradient is among the largest of all layers together, else 0."""
+    sizes = torch.cat([gradient.abs().flatten() for gradient in gradients])
+    # Not ``quantile``, which takes no more than 16 million numbers.
+    least = sizes.kthvalue(max(1, round((1 - share) * len(sizes)))).values if share < 1 else sizes.new_tensor(-1.0)
+    return [(gradient.abs() > least).to(gradient) for gradient in gradients]
+
+
+class SalUn(TrainedTerms):
+    """Pictures: of the denoiser's weights those that matter most for a concept, trained to take it for another one.
+
+    Terms beside the denoiser's layers, gated by the prompt. The anchor is the concept's replacement; without one the
+    first thing to preserve, as the authors take the next class; without any, the empty prompt.
+    """
+
+    name = "salun"
+    MakeSettings = SalUnMakeSettings
+
+    @classmethod
+    def learn(cls, task: Task) -> Learned:
+        """Choose the weights and train them. Raises ArtifactError when the loss is no number."""
+        s, host, denoiser, concept = task.settings, task.host, task.host.denoiser(), task.concept
+        task.check(s.templates)
+        own, kept = task.own(s.templates), task.kept(s.templates)
+        check_window(host, [*own, *kept])
+        anchor = concept.replacement or next(iter(task.preserve), "")
+        texts, others = encode_all(host, own), encode_all(host, kept or [""])
+        anchors, nothing = encode_all(host, instead(s.templates, concept.prompts, anchor)), host.encode([""])
+        random = torch.Generator().manual_seed(task.seed)
+        layers = host.layers()
+        names = layers_of({name: layers.shapes()[name] for name in layers}, s.layers)
+        terms = TermsInTraining(layers, names, None, random)
+        forget, retain = (Shots(denoiser, some, nothing, s.shots, random) for some in (texts, others))
+        snapshot = task.snapshot({"concept": concept.model_dump(), "preserve": list(task.preserve)})
+
+        def said(now: Noisy, *conditions: Encoded, learnt: bool) -> Tensor:
+            n = len(conditions)
+            terms.open(n * len(now.latents) if learnt else 0)
+            return denoiser(torch.cat([now.latents] * n), torch.cat([now.times] * n), stack(*conditions)).float()
+
+        def guided() -> Tensor:
+            """What is wrong about the prediction, under guidance, of pictures of the concept."""
+            now = forget.some(s.batch)
+            towards, without = said(now, pick(texts, now.texts), pick(nothing, [0] * s.batch), learnt=True).chunk(2)
+            return F.mse_loss(without + s.guidance * (towards - without), now.wanted)
+
+        def loss(_: int) -> Tensor:
+            now, stays = forget.some(s.batch), retain.some(s.batch)
+            with torch.no_grad():
+                goal = said(now, pick(anchors, now.texts), learnt=s.anchor_by == "trained")
+            both = now.above(stays)
+            asked = stack(pick(texts, now.texts), pick(others, stays.texts))
+            taken, held = said(both, asked, learnt=True).chunk(2)
+            return F.mse_loss(taken, goal) + s.alpha * F.mse_loss(held, stays.wanted)
+
+        with terms.attached([denoiser]) as parameters, task.bar(s.steps) as tick:
+            masks = salient(_gradients(parameters, guided, -(-s.views // s.batch)), s.share)
+            loop = Loop(task.label, parameters, torch.optim.Adam(parameters, lr=s.lr), random, s.steps, snapshot,
+                        masks=masks, reports=[tick, *task.reports])  # fmt: skip
+            ended = loop.run(loss)
+            found = terms.changes()
+        snapshot.remove()
+        kept_terms, error = cut_to_rank(found, s.rank)
+        return cls.learned(task, kept_terms, own, kept, anchor=anchor, truncation_error=round(error, 4),
+                           started_at_step=ended.first, loss=round(ended.value, 6))  # fmt: skip
+
+
+def _gradients(parameters: list[Tensor], loss: Callable[[], Tensor], times: int) -> list[Tensor]:
+    """Of each parameter, summed over the losses."""
+    found = [torch.zeros_like(parameter) for parameter in parameters]
+    for _ in range(times):
+        for total, gradient in zip(found, torch.autograd.grad(loss(), parameters)):
+            total += gradient
+    return found

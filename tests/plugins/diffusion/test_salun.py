@@ -1,0 +1,136 @@
+"""SalUn: which weights may move, that no others do, and what the concept is taken for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptguard_plugins.diffusion.salun import SalUn, SalUnMakeSettings, salient
+from tiny import clip_tokenizer
+from tiny_transformers import generate, tiny_sd3
+
+import conceptguard
+from conceptguard.errors import ArtifactError
+from conceptguard.formats import read_artifact
+from conceptguard.generation.conditioning import stack
+from conceptguard.making.noising import noised
+from conceptguard.making.pictures import drawn
+from conceptguard.measuring.evaluate import load_judge
+from conceptguard.plugins import host_for
+from conceptguard.registry import Artifact
+from conceptguard.runtime.banks import Banks
+from conceptguard.runtime.gates import Gate
+from conceptguard.runtime.lowrank import Terms
+
+BEER = {"name": "beer", "prompts": ["beer"]}
+SOME: dict[str, Any] = {"steps": 12, "shots": 4, "views": 8, "templates": ["{}", "{a}"], "preserve": ["milk"]}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def make(pipe: Any, out: Path, concept: Any = BEER, **options: Any) -> Artifact:
+    return SalUn.make(host_for(pipe), concept, out, **{**SOME, "progress": False, **options})
+
+
+def changes(pipe: Any, made: Artifact) -> dict[str, torch.Tensor]:
+    terms = read_artifact(made, host_for(pipe).layers())
+    return {name: scale * up.float() @ down.float() for name, (down, up, scale) in terms.items()}
+
+
+def test_the_largest_gradients_of_all_layers_together() -> None:
+    gradients = [torch.tensor([[1.0, -8.0], [2.0, 3.0]]), torch.tensor([[-9.0, 0.5]])]
+    first, second = salient(gradients, 0.5)
+    assert first.tolist() == [[0, 1], [0, 1]] and second.tolist() == [[1, 0]], "sizes, not signs; not half of each"
+    assert all(mask.all() for mask in salient(gradients, 1.0))
+
+
+def test_nothing_else_moves(pipe: Any, tmp_path: Path) -> None:
+    """A tenth of the weights of 'strict', to the bit; with all of them no weight stays."""
+    some = changes(pipe, make(pipe, tmp_path / "some", steps=3, share=0.1, layers="strict"))
+    moved = sum(int((change != 0).sum()) for change in some.values()) / sum(one.numel() for one in some.values())
+    assert 0.08 < moved <= 0.101
+    every = changes(pipe, make(pipe, tmp_path / "every", steps=3, share=1.0, layers="strict"))
+    assert sum(int((one == 0).sum()) for one in every.values()) < 0.01 * sum(one.numel() for one in every.values())
+
+
+def test_the_concept_is_taken_for_its_anchor_and_the_anchor_stays(pipe: Any, tmp_path: Path) -> None:
+    made = make(pipe, tmp_path, steps=30)
+    assert made.manifest.made["anchor"] == "milk" and made.manifest.made["truncation_error"] == 0.0
+    host = host_for(pipe)
+    denoiser, layers, random = host.denoiser(), host.layers(), torch.Generator().manual_seed(9)
+    beer, milk, nothing = (host.encode([text]) for text in ("a beer", "a milk", ""))
+    clean = drawn(denoiser, beer, nothing, 1, random)
+    times = torch.tensor([600])
+    latents, _ = noised(denoiser, clean, torch.randn(clean.shape, generator=random), times)
+
+    def said(terms: list[Terms]) -> tuple[torch.Tensor, ...]:
+        banks = Banks(layers, terms, pipe)
+        try:
+            for prefix in banks.prefixes():
+                banks.set(prefix, torch.ones(2, 1))
+            with torch.no_grad():
+                return denoiser(torch.cat([latents] * 2), times.repeat(2), stack(beer, milk)).float().chunk(2)
+        finally:
+            banks.detach()
+
+    before, goal = said([])
+    after, held = said([Terms(SalUn, read_artifact(made, layers), Gate())])
+    apart = (before - goal).pow(2).mean()
+    assert (after - goal).pow(2).mean() < 0.5 * apart
+    assert (held - goal).pow(2).mean() < 0.5 * apart
+
+
+def test_a_cut_change_says_what_it_lost(pipe: Any, tmp_path: Path) -> None:
+    cut = make(pipe, tmp_path, steps=3, layers="strict", rank=4)
+    assert 0 < cut.manifest.made["truncation_error"] < 1
+    assert all(down.shape[0] == 4 for down, _, _ in read_artifact(cut, host_for(pipe).layers()).values())
+    assert SalUnMakeSettings().rank is None
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(pipe: Any, tmp_path: Path) -> None:
+    def torn(step: int, loss: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    whole = changes(pipe, make(pipe, tmp_path / "whole", steps=4, layers="strict"))
+    with pytest.raises(KeyboardInterrupt):
+        make(pipe, tmp_path / "torn", steps=4, layers="strict", report=torn)
+    again = changes(pipe, make(pipe, tmp_path / "torn", steps=4, layers="strict"))
+    assert all(torch.equal(again[name], change) for name, change in whole.items())
+
+
+def test_bad_input_is_named(pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="lower lr"):
+        make(pipe, tmp_path, lr=1e30, layers="strict")
+
+
+def test_on_a_flow(tmp_path: Path) -> None:
+    flow = tiny_sd3(clip_tokenizer())
+    made = make(flow, tmp_path, steps=3, concept={**BEER, "replacement": "water"}, preserve=[])
+    assert made.manifest.made["anchor"] == "water"
+    bare = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
+    with conceptguard.attach(flow, {"guards": [{"method": "salun", "artifact": str(made.folder)}]}):
+        guarded = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
+    assert not torch.equal(guarded[0], bare[0]) and torch.equal(guarded[1], bare[1])
+
+
+@pytest.mark.slow
+def test_erased_as_the_judge_sees_it(pipe: Any, tmp_path: Path) -> None:
+    """Against the same prompts without the guard; another object stays to the last bit."""
+    made = make(pipe, tmp_path, **{key: value for key, value in SalUnMakeSettings() if key != "templates"})
+    prompts, judge = ["a beer, noto style", "fluent beer", "a dog, noto style"], load_judge("emoji-sd")
+
+    def drawn_now() -> torch.Tensor:
+        seeds = [torch.Generator().manual_seed(900 + i) for i in range(9)]
+        images = pipe(prompts * 3, num_inference_steps=20, guidance_scale=3.5, generator=seeds, output_type="pt").images
+        return torch.as_tensor(images)
+
+    bare = drawn_now()
+    with conceptguard.attach(pipe, {"guards": [{"method": "salun", "artifact": str(made.folder)}]}):
+        guarded = drawn_now()
+    before, after = (judge.judge(images).objects for images in (bare, guarded))
+    beer = [i for i in range(9) if i % 3 < 2]
+    assert sum(before[i] == "beer" for i in beer) >= 5 and sum(after[i] == "beer" for i in beer) <= 1
+    assert all(torch.equal(guarded[i], bare[i]) for i in (2, 5, 8))
