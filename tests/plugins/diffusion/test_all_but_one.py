@@ -16,7 +16,7 @@ import conceptguard
 from conceptguard.errors import PolicyError
 from conceptguard.formats import read_artifact
 from conceptguard.generation.conditioning import Encoded, stack
-from conceptguard.measuring.evaluate import load_judge
+from conceptguard.measuring.judges import load_judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
 from conceptguard.runtime.banks import Banks

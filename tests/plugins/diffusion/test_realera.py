@@ -14,7 +14,7 @@ from tiny_transformers import generate, tiny_sd3
 
 import conceptguard
 from conceptguard.formats import read_artifact
-from conceptguard.measuring.evaluate import load_judge
+from conceptguard.measuring.judges import load_judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
 

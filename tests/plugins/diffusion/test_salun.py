@@ -17,7 +17,7 @@ from conceptguard.formats import read_artifact
 from conceptguard.generation.conditioning import stack
 from conceptguard.making.noising import noised
 from conceptguard.making.pictures import drawn
-from conceptguard.measuring.evaluate import load_judge
+from conceptguard.measuring.judges import load_judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
 from conceptguard.runtime.banks import Banks
