@@ -254,6 +254,9 @@ class DrawingSession(Protocol):
     ) -> Tensor:
         """A denoiser call ended; guards may change the prediction."""
 
+    def steered(self) -> dict[int, str]:
+        """What each flagged image is to be drawn away from, asked by a host that does so."""
+
     def check_image(
         self, pixels: Tensor, prompts: list[str | None], again: Callable[[int], Tensor] | None = None
     ) -> Tensor:

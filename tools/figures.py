@@ -34,6 +34,7 @@ from tools.figure_tables import (
     half_words_table,
     language_table,
     logits_table,
+    looks_table,
     making_table,
     overhead_table,
     per_image_table,
@@ -110,6 +111,7 @@ FIGURES = {
         ),
         per_image_table, "an hour",
     ),
+    "looks": Figure(("conceptguard bench check",), looks_table, "three minutes"),
     "language": Figure(("conceptguard eval --suite language --n 10",), language_table, "an hour"),
     "logits": Figure(
         ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b"), logits_table,

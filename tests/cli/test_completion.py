@@ -95,7 +95,7 @@ def bash(ask: Ask, line: str, **variables: str) -> list[str]:
         ("conceptguard ma", ["make", "magicmix"]),
         ("conceptguard generate --guard spm:emoji-sd/spm/ciga", ["spm:emoji-sd/spm/cigarette"]),
         ("conceptguard policy check scho", ["school", "school-uce"]),
-        ("conceptguard bench ", ["overhead", "gates", "logits", "speech", "make", "attach", "comfyui"]),
+        ("conceptguard bench ", ["overhead", "check", "gates", "logits", "speech", "make", "attach", "comfyui"]),
         ("conceptguard generate --imag", ["--images-per-prompt"]),
         ("conceptguard make ua", []),
         ("conceptguard make uc", ["uce"]),
