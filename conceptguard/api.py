@@ -40,14 +40,16 @@ def evaluate(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Judge policies on a pipeline: a row for each and, at the end, the rows of two controls, ``none`` and ``blank``.
 
-    suite: the name of an embedded model's, or a file; judge: a folder that ``conceptguard judge`` wrote, where the
-    suite has none of its own; n: prompts of each concept, and as many of its neighbours, twice as many others; seeds:
-    sets of seeds. Shares are from 0 to 1: ``erased_before``, ``erased_after``, the same of ``neighbours`` and
-    ``others``, and ``identical``. Unguarded pictures are kept in the cache. Raises RegistryError where suite or judge
-    is missing, or a policy is about nothing that the suite has.
+    suite: the name of an embedded model's, or a file; judge: a folder that ``conceptguard judge`` wrote, one of sorted
+    pictures, a CLIP or SigLIP on disk or a plugin's judge, where the suite has none of its own; n: prompts of each
+    concept, and as many of its neighbours, twice as many others; seeds: sets of seeds. Shares are from 0 to 1:
+    ``erased_before``, ``erased_after``, the same of ``neighbours`` and ``others``, and ``identical``. Unguarded
+    pictures are kept in the cache. Raises RegistryError where suite or judge is missing, or a policy is about nothing
+    that the suite has.
     """
-    from .measuring.evaluate import check_judge, controls, load_judge
+    from .measuring.evaluate import check_judge, controls
     from .measuring.evaluate import evaluate as judged
+    from .measuring.own_judges import judge_for, words_of
     from .measuring.policies import cases_of
     from .measuring.samples import Recipe
     from .measuring.suite import load_suite
@@ -57,7 +59,7 @@ def evaluate(
             "evaluate judges pictures of a diffusers pipeline; language models: `conceptguard eval --suite language`"
         )
     asked = load_suite(suite)
-    assessor = load_judge(str(judge or asked.base))
+    assessor = judge_for(str(judge or asked.base), words_of(asked))
     loaded = [load_policy(policy) for policy in policies]
     cases = [one for seed in range(seeds) for one in cases_of(asked, loaded, n, seed)]
     check_judge(assessor, cases)

@@ -182,7 +182,11 @@ def eval_(
     for group in _means(rows):
         rows.append(mean(group))
     if card:
-        _write_cards(card, judged, f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}")
+        own = {"model": model if suite or judge else None, "suite": suite, "judge": judge}
+        told = [f"--{name} {value}" for name, value in own.items() if value]
+        _write_cards(
+            card, judged, " ".join([*told, f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}"])
+        )
     if sheet:
         from ..measuring.cards import comparison
 
@@ -226,7 +230,10 @@ def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:
             alone.setdefault(one.case.policy.guards[0].artifact, []).append(one)
     for ref, rows in alone.items():
         artifact, first = default_registry().load(ref), rows[0]
-        command = f"conceptguard eval --method {first.case.method} --concepts {first.row['concept']} {settings}"
+        guard = first.case.policy.guards[0].method
+        by_method = f"--method {first.case.method} --concepts {first.row['concept']}"
+        asked = by_method if first.case.method.split()[0] == guard else f"--guard {guard}:{ref}"
+        command = f"conceptguard eval {asked} {settings}"
         figures = mean([one.row for one in rows])
         sheet = picture(first.case, first.before, first.after, first.row, ref, command, columns=6, cell=96)
         write_card(root, artifact, figures, command, sheet)

@@ -122,8 +122,8 @@ class WordJudge:
     @torch.no_grad()
     def judge(self, images: Tensor, batch: int = 32) -> JudgeResult:
         """Judges a float tensor [n, 3, h, w] in [0, 1]."""
-        parts = [self.model.pictures(part) @ self.directions.T for part in images.split(batch)]
-        cosines = torch.cat(parts) if parts else torch.zeros(0, len(self.objects))
+        parts = [self.model.pictures(part) @ self.directions.T for part in images.split(batch) if len(part)]
+        cosines = torch.cat([torch.zeros(0, len(self.objects)), *parts])
         probs = (self.model.scale * cosines).softmax(1)
         said = [self.objects[i] for i in probs.argmax(1).tolist()]
         return JudgeResult(said, probs, ["any"] * len(said), torch.ones(len(said), 1))
