@@ -112,6 +112,7 @@ class Learned:
     settings: of the guard at run time, where a policy says nothing else
     filename: default ``<concept>.safetensors``; metadata: of that file
     encoders: it acts in text encoders alone, so that any model with the same ones takes it
+    also: prompts that evoke the concept and that nobody named; they are the artifact's as well
     """
 
     tensors: Mapping[str, Tensor]
@@ -121,6 +122,7 @@ class Learned:
     filename: str | None = None
     metadata: Mapping[str, str] | None = None
     encoders: bool = False
+    also: Sequence[str] = ()
 
 
 class Maker(Protocol):

@@ -6,7 +6,7 @@ States x_t come from guided runs of the concept's prompts, whose next step the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -101,12 +101,13 @@ Formula = Callable[[State], tuple[Tensor, tuple[Tensor, Tensor]]]
 
 
 class Plan(NamedTuple):
-    """own: texts of the concept, which runs are prompted with and a gate opens for; start: changes to begin with."""
+    """own: texts of the concept, which runs are prompted with and a gate opens for; start: changes to begin with;
+    also: prompts of the concept that were found."""
 
     own: list[str]
     formula: Formula
     start: Mapping[str, Factors] = MappingProxyType({})
-    made: Mapping[str, object] = MappingProxyType({})
+    also: Sequence[str] = ()
 
 
 class TrainedLayers(TrainedTerms):
@@ -128,7 +129,7 @@ class TrainedLayers(TrainedTerms):
         check_window(task.host, plan.own)
         found = _train(task, plan)
         return cls.learned(task, found.terms, plan.own, task.kept(task.settings.templates),
-                           started_at_step=found.first, loss=round(found.loss, 6), **plan.made)  # fmt: skip
+                           plan.also, started_at_step=found.first, loss=round(found.loss, 6))  # fmt: skip
 
 
 class _Trained(NamedTuple):

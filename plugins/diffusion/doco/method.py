@@ -11,6 +11,7 @@ AAAI 2025.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +33,9 @@ from .discriminator import ANCHOR, CONCEPT, patch_discriminator, right, taken_fo
 if TYPE_CHECKING:
     from conceptguard.making.task import Learned, Task
     from conceptguard.protocols import Denoiser
+
+
+TOLD_OVER = 20  # steps, the last ones
 
 
 class DocoMakeSettings(Settings):
@@ -100,10 +104,9 @@ class Doco(TrainedTerms):
             terms.open(len(now.latents) if learnt else 0)
             return denoiser(now.latents, now.times, conditions).float()
 
-        told = 0.5
+        told: deque[float] = deque(maxlen=TOLD_OVER)
 
         def gradients(step: int) -> Gradients:
-            nonlocal told
             target, reference, stays = (some.some(s.batch, s.noisiest) for some in shots)
             asked, meant, others = (pick(t, now.texts) for t, now in zip(texts, (target, reference, stays)))
             with torch.no_grad():
@@ -112,7 +115,7 @@ class Doco(TrainedTerms):
             taken, held = said(both, stack(asked, others), learnt=True).chunk(2)
             shown = clean(denoiser, target, taken)
             real, fake = judge(anchors), judge(shown.detach())
-            told = right(real, fake)
+            told.append(right(real, fake))
             tells = taken_for(real, ANCHOR) + taken_for(fake, CONCEPT)
             own_part = list(torch.autograd.grad(tells, list(judge.parameters())))
             fooled = taken_for(judge(shown), ANCHOR)
@@ -131,7 +134,7 @@ class Doco(TrainedTerms):
             ended = loop.run(gradients)
             found = terms.changes()
         snapshot.remove()
-        return cls.learned(task, found, own, kept, anchor=anchor, told_apart=round(told, 4),
+        return cls.learned(task, found, own, kept, anchor=anchor, told_apart=round(sum(told) / len(told), 4),
                            started_at_step=ended.first, loss=round(ended.value, 6))  # fmt: skip
 
 

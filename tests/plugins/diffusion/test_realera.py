@@ -14,6 +14,7 @@ from tiny_transformers import generate, tiny_sd3
 
 import conceptguard
 from conceptguard.formats import read_artifact
+from conceptguard.making.maker import find_made
 from conceptguard.measuring.evaluate import load_judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
@@ -49,7 +50,8 @@ def test_noise_of_a_size_is_at_right_angles_to_what_it_moves(pipe: Any) -> None:
 
 def test_a_neighbour_is_read_as_its_guide_and_what_stays_is_not(pipe: Any, tmp_path: Path) -> None:
     made = make(pipe, tmp_path, **SOME)
-    assert "gun" in made.manifest.made["neighbours"]
+    assert "gun" in made.manifest.made["also"] and "gun" in made.manifest.concept.prompts
+    assert find_made(RealEra, host_for(pipe), PISTOL, tmp_path, **SOME)
     host = host_for(pipe)
     gun, nothing, knife = (host.encode([text]).embeds[0, -1].double() for text in ("a gun", "a", "a knife"))
 
