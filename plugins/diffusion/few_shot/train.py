@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -60,7 +60,7 @@ class Unlearnt(NamedTuple):
     """terms: by layer; made: how, for the manifest; own: texts of the concept that were unlearnt."""
 
     terms: dict[str, Factors]
-    made: Mapping[str, object]
+    made: Mapping[str, Any]
     own: list[str]
 
 
