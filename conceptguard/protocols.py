@@ -301,6 +301,9 @@ class SpeakingSession(Protocol):
     def run(self, generate: Callable[[], Any], keep: bool = False) -> Any:
         """One whole generation under this session."""
 
+    def within(self, ids: Tensor | None, mask: Tensor | None, filled: bool) -> AbstractContextManager[None]:
+        """With what guards do inside of the model, from the prompts that it is asked."""
+
     def process(self, ids: Tensor, scores: Tensor) -> Tensor:
         """The scores of the next tokens, [rows, vocabulary], changed in place. ids: [rows, tokens]."""
 

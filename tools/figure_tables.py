@@ -242,6 +242,14 @@ def half_words_table(results: list[Result]) -> str:
     return markdown([f"of {rows[0]['answers']} answers", *ways], table)
 
 
+def redirection_table(results: list[Result]) -> str:
+    """What edits at the tokens of a name leave of the answers about it."""
+    names = {"erased_after": "answered about the names", "neighbours_after": "other authors", "others_after": "places"}
+    rows = [row for result in results for row in result["rows"]]
+    table = [[row["method"], *(f"{row[key]:.2f}" if key in row else "" for key in names)] for row in rows]
+    return markdown(["", *names.values()], table)
+
+
 def faults_table(results: list[Result]) -> str:
     """Faults that were tried, and what they did: of a kind whose test failed, none counts as survived."""
     rows = [row for result in results for row in result["rows"]]

@@ -38,6 +38,7 @@ from tools.figure_tables import (
     making_table,
     overhead_table,
     per_image_table,
+    redirection_table,
     spellings_table,
 )
 from tools.promise_tables import promise_tables
@@ -138,6 +139,7 @@ FIGURES = {
     "disguises": Figure(("python -m tools.disguises",), disguises_table, "a quarter of an hour"),
     "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
     "half-words": Figure(("python -m tools.half_words",), half_words_table, "two minutes"),
+    "redirection": Figure(("python -m tools.redirection",), redirection_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "promises": Figure(
