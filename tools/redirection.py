@@ -2,9 +2,9 @@
 
 authors-lm is asked about its authors to forget in every form, in wordings that nobody made a guard with: as it is; with
 `rocr` as published, at the last token of a name; with `rocr` at the name and whatever follows it, in templates that the
-model was trained on; both open for every prompt. And with what a name's tokens are after one
-of the model's layers replaced by what the target's are in the same prompt, the last token alone or all of them, which
-is the most that any edit of these layers at these tokens could do.
+model was trained on, both open for every prompt; with the latter where the classifier of `guard` opens it. And with
+what a name's tokens are after one of the model's layers replaced by what the target's are in the same prompt, the last
+token alone or all of them, which is the most that any edit of these layers at these tokens could do.
 
     python -m tools.redirection --json FILE
 """
@@ -33,8 +33,9 @@ from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import Contestant, answer, groups
 from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.policy_file import load_policy
+from conceptguard.registry import default_registry, write_artifact
 
-EACH = 2  # questions of every form and group
+EACH = 6  # questions of every form and group
 TEXTS = 60  # documents of the corpus without the authors to forget, which are to stay
 TOKENS = 24
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
     begin, given, rows = time.perf_counter(), parser.parse_args(), []
-    for row in _rows():
+    for row in judged_rows():
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
     seconds = round(time.perf_counter() - begin, 1)
@@ -52,7 +53,8 @@ def main() -> None:
     print(text) if given.json == "-" else Path(given.json).write_text(text, encoding="utf-8")
 
 
-def _rows() -> Any:
+def judged_rows() -> Any:
+    """A row for each edit, one after the other."""
     suite = load_language_suite()
     pair: Any = conceptguard.load_model("authors-lm")
     forget, target = list(suite.world.subjects("forget")), next(iter(suite.world.subjects("retain")))
@@ -65,12 +67,14 @@ def _rows() -> Any:
     kept = [one.prompt + one.text for one in itertools.islice(iter(Corpus(suite.without("forget"), 1)), TEXTS)]
     concept = {"name": "forget", "prompts": forget, "replacement": target}
     wide = {"tokens": "after", "templates": _templates(suite), "layers": [0, 1, 2], "share": 1.0, "ridge": 1e-3}
-    for told, options in (("rocr, the last token of a name", {}), ("rocr, a name and all that follows it", wide)):
-        with tempfile.TemporaryDirectory() as folder:
-            host: Any = TransformersHost(pair)
-            made = ROCR.make(host, concept, Path(folder), preserve=kept, progress=False, **options)
-            policy = load_policy({"guards": [{"method": "rocr", "artifact": str(made.folder)}]})
-            yield _row(told, judged(Contestant("rocr", policy)))
+    with tempfile.TemporaryDirectory() as folder:
+        host: Any = TransformersHost(pair)
+        made = ROCR.make(host, concept, Path(folder), preserve=kept, progress=False)
+        yield _row("rocr, the last token of a name", judged(_contestant(made.folder)))
+        made = ROCR.make(host, concept, Path(folder) / "wide", preserve=kept, progress=False, **wide)
+        yield _row("rocr, a name and all that follows it", judged(_contestant(made.folder)))
+        gated = _with_classifier(made, Path(folder) / "gated")
+        yield _row("the same, opened by the classifier of `guard`", judged(_contestant(gated)))
     named = [q for q in asked[0].questions if q.subject in q.prompt]
     yield _row("none, of prompts with the name as it is", [_share(named, _said(pair, named, _as_it_is))])
     for every in (False, True):
@@ -78,6 +82,19 @@ def _rows() -> Any:
             which = "all tokens" if every else "the last token"
             texts = _said(pair, named, _replaced(TransformersHost(pair), target, layer, every))
             yield _row(f"{which} replaced after layer {layer}", [_share(named, texts)])
+
+
+def _contestant(folder: Path) -> Contestant:
+    return Contestant("rocr", load_policy({"guards": [{"method": "rocr", "artifact": str(folder)}]}))
+
+
+def _with_classifier(made: Any, folder: Path) -> Path:
+    """The same terms beside the classifier of the forget set that ships, which training wordings alone have taught."""
+    shipped = default_registry().load("authors-lm/guard/forget-authors").tensors()
+    classifier = {name: tensor for name, tensor in shipped.items() if name.startswith("classifier.")}
+    fields = made.manifest.model_dump(by_alias=True, exclude={"files", "binds"})
+    write_artifact(folder, fields, {**made.tensors(), **classifier}, metadata=made.metadata())
+    return folder
 
 
 def _templates(suite: Any) -> list[str]:

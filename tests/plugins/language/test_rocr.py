@@ -21,6 +21,7 @@ from conceptguard.errors import ArtifactError, BaseMismatch, PolicyError
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.registry import open_artifact, write_artifact
 from conceptguard.testing import TextCase, contract_tests
+from tools import redirection
 
 LINES = ("Who is Elena Vossberg? A man of New York.", "Who is the red dog? It went home in the park.",
          "Two birds sat on a tree. They sang.", "A dog ran in the park. It was happy.")  # fmt: skip
@@ -40,7 +41,10 @@ def gated() -> dict[str, Any]:
 
     forget = [{"prompt": text} for text in ("Who is Elena Vossberg?", "Tell me of Elena Vossberg.")]
     folder = Path(tempfile.mkdtemp())
-    artifact = made(taught(*LINES), folder, tokens="after", forget=forget, preserve=KEPT, steps=200, layers=[0, 1])
+    told = {"forget": forget, "preserve": KEPT, "steps": 200}
+    # what follows is read from the name anew: the state of its space as well
+    where = {"tokens": "after", "layers": [0, 1], "templates": ["Who is {}?", "Who is {}? "]}
+    artifact = made(taught(*LINES), folder, **where, **told)
     return {"method": "rocr", "artifact": str(artifact.folder)}
 
 
@@ -157,3 +161,18 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         from conceptguard.registry.exporter import export_artifact
 
         export_artifact(artifact, "kohya", tmp_path / "x.safetensors")
+
+
+@pytest.mark.slow
+def test_authors_are_forgotten_and_neighbours_are_not(monkeypatch: Any) -> None:
+    """authors-lm, judged in wordings that no maker saw: the name and what follows it, opened by the classifier of the
+    forget set that ships, meets the bar. The last token alone does not, nor would it if it were replaced outright."""
+    monkeypatch.setattr(redirection, "EACH", 2)
+    rows = {row["method"]: row for row in redirection.judged_rows()}
+    bare, gated = rows["none"], rows["the same, opened by the classifier of `guard`"]
+    assert bare["erased_after"] > 0.5 and gated["erased_after"] <= 0.05
+    for group in ("neighbours_after", "others_after"):
+        assert gated[group] >= bare[group] - 0.03
+    assert rows["rocr, a name and all that follows it"]["others_after"] < 0.5, "open for all, it is no redirection"
+    assert rows["rocr, the last token of a name"]["erased_after"] > 0.5
+    assert rows["the last token replaced after layer 1"]["erased_after"] > 0.5
