@@ -297,10 +297,10 @@ class LanguageSession(BaseSession):
             return decoding.scores
 
     def _ahead(self, ids: Tensor, answer: Answer) -> Ahead | None:
-        """Asks the model about what comes next, for guards that would take words back and cannot; and where they have,
-        about what is said in their place."""
+        """Asks the model about what comes next, for guards that would take words back where no ``generate`` can; and
+        where one has, about what is said in their place."""
         anew = self._ban is not None and ids.shape[1] == self._ban[0]
-        if (self.revocable and not anew) or not self._regretting or answer not in ("new", "more"):
+        if (self._whole and not anew) or not self._regretting or answer not in ("new", "more"):
             return None
         assert self._asked is not None
         return self.host.ahead(ids, self._begin, self._asked, self._of)
