@@ -107,7 +107,7 @@ def bash(ask: Ask, line: str, **variables: str) -> list[str]:
         ("conceptguard generate --policy no", ["no-alcohol", "no-mono", "none"]),
         ("conceptguard generate --model e", ["emoji-sd"]),
         ("conceptguard bench overhead --clock ", ["wall", "cpu"]),
-        ("conceptguard export x --format ", ["kohya", "diffusers", "uce", "text_encoder"]),
+        ("conceptguard export x --format ", ["kohya", "diffusers", "uce", "text_encoder", "delta"]),
         ("conceptguard generate --policy ./", []),  # the shell goes on to files
     ],
 )
