@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError
-from conceptguard.generation.conditioning import Encoded, pick, stack
+from conceptguard.generation.conditioning import Encoded, pick
 from conceptguard.making.loop import Loop
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all
-from conceptguard.making.terms import TermsInTraining
+from conceptguard.making.terms import TermsInTraining, predictions
 from conceptguard.making.walks import Walks
 from conceptguard.method import Settings
 
@@ -82,18 +82,11 @@ class State:
     @torch.no_grad()
     def frozen(self, *conditions: Encoded) -> tuple[Tensor, ...]:
         """What the model as it was says of each condition, all in one pass: [batch, channels, h, w] each, float32."""
-        self.terms.open(0)
-        return self._said(conditions)
+        return predictions(self.denoiser, self.terms, self.latents, self.times, *conditions, learnt=False)
 
     def trained(self, *conditions: Encoded) -> tuple[Tensor, ...]:
         """What it says with what was learnt, with gradients. After ``frozen``: gradients need the gates as they are."""
-        self.terms.open(len(self.latents) * len(conditions))
-        return self._said(conditions)
-
-    def _said(self, conditions: tuple[Encoded, ...]) -> tuple[Tensor, ...]:
-        n = len(conditions)
-        said = self.denoiser(torch.cat([self.latents] * n), torch.cat([self.times] * n), stack(*conditions)).float()
-        return said.chunk(n)
+        return predictions(self.denoiser, self.terms, self.latents, self.times, *conditions, learnt=True)
 
 
 # The loss of a state, and how the runs go on from it: what is predicted of (the prompt, the empty prompt).
@@ -161,10 +154,9 @@ def _train(task: Task, plan: Plan) -> _Trained:
     texts, nothing = encode_all(host, plan.own), pick(host.encode([""]), [0] * s.batch)
     random = torch.Generator().manual_seed(task.seed)
     layers = host.layers()
-    names = layers_of({name: layers.shapes()[name] for name in layers}, s.layers)
-    terms = TermsInTraining(layers, names, s.rank, random, plan.start)
+    terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), s.rank, random, plan.start)
     walks = Walks(denoiser, len(plan.own), s.steps * s.accumulate, s.batch, s.trajectory_steps, random)
-    snapshot = task.snapshot({"concept": task.concept.model_dump()})
+    snapshot = task.snapshot()
 
     def loss(number: int) -> Tensor:
         latents, times, rows = walks.at(number)
