@@ -99,6 +99,5 @@ class Generation:
 
 
 GENERATION = frozenset(name for name in vars(Generation) if not name.startswith("_"))
-TEXT = frozenset(
-    {"read_prompt", "process_logits", "hidden_states", "check_sentence"}
-)  # what language models call; the rest draw
+# What language models call; the rest draw.
+TEXT = frozenset({"read_prompt", "process_logits", "hidden_states", "check_sentence"})

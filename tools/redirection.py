@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from conceptguard_plugins.language.rocr.read import tokens_of
 from conceptguard_registry.build.authors_lm.corpus import Corpus
 
 import conceptguard
-from conceptguard import __version__
+from conceptguard.cli.output import result, write_json
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import Contestant, answer, groups
 from conceptguard.measuring.language.suite import load_language_suite
@@ -47,10 +46,7 @@ def main() -> None:
     for row in judged_rows():
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
-    seconds = round(time.perf_counter() - begin, 1)
-    told = {"command": "redirection", "version": __version__, "device": "cpu", "seconds": seconds, "rows": rows}
-    text = json.dumps(told, indent=1)
-    print(text) if given.json == "-" else Path(given.json).write_text(text, encoding="utf-8")
+    write_json(result("redirection", rows, time.perf_counter() - begin), given.json)
 
 
 def judged_rows() -> Any:

@@ -133,7 +133,6 @@ def eval_(
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
     from .eval_cases import makers_of, of_methods
-    from .guarding import policy_of
     from .loading import drawing
     from .output import report
     from .progress import estimated, progress
@@ -145,10 +144,8 @@ def eval_(
     if protocol or prompts_from:
         if not (protocol and prompts_from):
             raise Usage("--protocol NAME and --prompts SET=FILE belong together: --protocol list shows which there are")
-        named_rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]
-        judged_rules = [one for one in named_rules if one]
-        return eval_protocol(model, protocol, prompts_from, judged_rules, column, first, batch, beside, device, dtype,
-                             variant, config, json)  # fmt: skip
+        return eval_protocol(model, protocol, prompts_from, _rules(policy, guard), column, first, batch, beside, device,
+                             dtype, variant, config, json)  # fmt: skip
     if is_language(suite):
         named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
         asked = n or (12 if full else 2)
@@ -156,7 +153,7 @@ def eval_(
     prompts = load_suite(suite or model)
     with progress("training the judge", TRAINED) as tick:
         assessor = judge_for(judge or prompts.base, words_of(prompts), tick)
-    rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]
+    rules = _rules(policy, guard)
     methods = [*(method or []), *(makers_of(prompts, makers) if makers else [])]
     methods = methods or ([] if rules else ["spm", "uce"])
     n = n or (12 if full or card else 6)
@@ -166,7 +163,7 @@ def eval_(
         for seed in range(seeds)
         for one in [
             *of_methods(prompts, methods, wanted, gate, given, together, n, seed),
-            *cases_of(prompts, [one for one in rules if one], n, seed),
+            *cases_of(prompts, rules, n, seed),
         ]
     ]
     check_judge(assessor, cases)
@@ -237,6 +234,14 @@ def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:
         figures = mean([one.row for one in rows])
         sheet = picture(first.case, first.before, first.after, first.row, ref, command, columns=6, cell=96)
         write_card(root, artifact, figures, command, sheet)
+
+
+def _rules(policies: list[str] | None, guards: list[str] | None) -> list[Policy]:
+    """What --policy and --guard name, each a policy."""
+    from .guarding import policy_of
+
+    found = [*(policy_of(source, None) for source in policies or ()), *map(_named, guards or ())]
+    return [one for one in found if one]
 
 
 def _named(guard: str) -> Policy:

@@ -17,10 +17,8 @@ from torch import Tensor
 from .judge import Judge
 from .shares import wilson
 
-RANGE = (
-    -2.0,
-    2.0,
-)  # of the logarithm of the temperature: a few pictures must not make a judge sure of all, or of nothing
+# Of the logarithm of the temperature: a few pictures must not make a judge sure of all, or of nothing.
+RANGE = (-2.0, 2.0)
 BINS = 10
 
 

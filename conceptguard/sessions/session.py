@@ -39,17 +39,8 @@ if TYPE_CHECKING:
     from ..method import Method
 
 _OF_A_GENERATION = (
-    "_guidance",
-    "_moment",
-    "_now",
-    "_branches",
-    "_open",
-    "_told",
-    "_receipt",
-    "_inside",
-    "_cut",
-    "_found",
-)
+    "_guidance", "_moment", "_now", "_branches", "_open", "_told", "_receipt", "_inside", "_cut", "_found",
+)  # fmt: skip
 
 
 class Session(BaseSession):
