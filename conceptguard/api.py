@@ -41,15 +41,17 @@ def evaluate(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Judge policies on a pipeline: a row for each and, at the end, the rows of two controls, ``none`` and ``blank``.
 
-    suite: the name of an embedded model's, or a file; judge: a folder that ``conceptguard judge`` wrote, or two, where
-    the suite has none of its own; n: prompts of each concept, and as many of its neighbours, twice as many others;
-    seeds: sets of seeds. Shares are from 0 to 1: ``erased_before``, ``erased_after``, the same of ``neighbours`` and
-    ``others``, and ``identical``; a second judge's begin with ``second_``. Unguarded pictures are kept in the cache.
-    Raises RegistryError where suite or judge is missing, or a policy is about nothing that the suite has.
+    suite: the name of an embedded model's, or a file; judge: a folder that ``conceptguard judge`` wrote, one of sorted
+    pictures, a CLIP or SigLIP on disk or a plugin's judge, or two of these, where the suite has none of its own; n:
+    prompts of each concept, and as many of its neighbours, twice as many others; seeds: sets of seeds. Shares are from
+    0 to 1: ``erased_before``, ``erased_after``, the same of ``neighbours`` and ``others``, and ``identical``; a second
+    judge's begin with ``second_``. Unguarded pictures are kept in the cache. Raises RegistryError where suite or judge
+    is missing, or a policy is about nothing that the suite has.
     """
     from .measuring.evaluate import controls
     from .measuring.evaluate import evaluate as judged
     from .measuring.judges import check_judges, load_judges
+    from .measuring.own_judges import judge_for, words_of
     from .measuring.policies import cases_of
     from .measuring.samples import Recipe
     from .measuring.suite import load_suite
@@ -60,7 +62,7 @@ def evaluate(
         )
     asked = load_suite(suite)
     named = [judge] if isinstance(judge, (str, Path)) else judge or []
-    judges = load_judges(asked, [str(one) for one in named])
+    judges = load_judges(asked, [str(one) for one in named], lambda name: judge_for(name, words_of(asked)))
     loaded = [load_policy(policy) for policy in policies]
     cases = [one for seed in range(seeds) for one in cases_of(asked, loaded, n, seed)]
     check_judges(judges, (sample for one in cases for sample in one.samples))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .method import Method
     from .runtime.lowrank import LayerIndex, Terms
+    from .runtime.within import Within
 
 
 class Named(Protocol):
@@ -88,9 +89,15 @@ class Generation:
         """Every token: forbid, penalise or force tokens, row by row."""
 
     @hookspec
+    def hidden_states(self, layers: LayerIndex) -> Within | None:
+        """Once, at attach to a language model: terms beside its layers, or functions of what layers give, which run at
+        every forward pass, and the gate that opens them for each prompt. Nothing is in the way of a closed gate."""
+
+    @hookspec
     def check_sentence(self, sentence: Sentence) -> None:
         """Every finished sentence of a text, before it leaves: reject it, and the row goes another way."""
 
 
 GENERATION = frozenset(name for name in vars(Generation) if not name.startswith("_"))
-TEXT = frozenset({"read_prompt", "process_logits", "check_sentence"})  # what language models call; the rest draw
+# What language models call; the rest draw.
+TEXT = frozenset({"read_prompt", "process_logits", "hidden_states", "check_sentence"})

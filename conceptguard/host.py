@@ -118,6 +118,20 @@ class Host:
         """Whether ``ahead`` can be asked, as far as the model alone tells; by default it cannot."""
         return False
 
+    def part(self, name: str) -> Any:
+        """A module of a language model by its name, after ``model.``. Raises SessionError where nothing can reach into
+        the model, by default."""
+        raise self._lacks("layer")
+
+    def entries(self) -> Sequence[Any]:
+        """The modules through which every call of a language model goes; by default none can be told."""
+        return ()
+
+    def asking(self) -> tuple[int, Sequence[int]] | Literal["nothing"] | None:
+        """Whose call of a language model is running: None for the generation's own, "nothing" for one that has nothing
+        to do with its rows, else how many rows that has, and which of them the call is about."""
+        return None
+
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the host runs, and in what it computes; by default floats on the CPU."""
         import torch
@@ -258,6 +272,15 @@ class TextHost(Protocol):
     @property
     def foresees(self) -> bool:
         """Whether ``ahead`` can be asked, as far as the model alone tells."""
+
+    def part(self, name: str) -> Any:
+        """A module of the model by its name, after ``model.``."""
+
+    def entries(self) -> Sequence[Any]:
+        """The modules through which every call of the model goes; none where nothing can reach into it."""
+
+    def asking(self) -> tuple[int, Sequence[int]] | Literal["nothing"] | None:
+        """Whose call of the model is running: see ``Host.asking``."""
 
     def remember(self, ids: Tensor | None) -> None:
         """What the model was given so far, in the cache of its last call: [rows, tokens]; None: nobody knows."""

@@ -55,6 +55,8 @@ class Policy(BaseModel):
     on_violation: what becomes of an image that a guard flags
     guards: all of them act, in this order where order matters
     retries: for ``retry``, how often a flagged image is drawn again from another seed before it is rejected
+    steer: for ``retry``, whether it is drawn away from what was found in it, and from where that was, as well: by words
+    that are added to the negative prompt; where a host, or a call without guidance, has none, the seed alone is another
     unread: embeddings that were encoded while the policy was not attached carry no text, so that gates have less to
     go by: ``compare`` them alone, or ``refuse`` them
     trust: which artifacts are taken: ``any`` that is whole, or only ``signed`` ones, by keys that are trusted here
@@ -64,6 +66,7 @@ class Policy(BaseModel):
     name: str = "policy"
     on_violation: Action = "reject"
     retries: int = Field(default=3, ge=1)
+    steer: bool = False
     unread: Literal["compare", "refuse"] = "compare"
     trust: Literal["any", "signed"] = "any"
     guards: list[Guard] = Field(default_factory=list)
@@ -75,7 +78,7 @@ def together(*policies: Policy) -> Policy:
     guards = list({g.model_dump_json(): g for p in policies for g in p.guards}.values())
     return Policy(
         name=" + ".join(dict.fromkeys(p.name for p in policies)), guards=guards, on_violation=strictest.on_violation,
-        retries=min(p.retries for p in policies),
+        retries=min(p.retries for p in policies), steer=any(p.steer for p in policies),
         unread="refuse" if any(p.unread == "refuse" for p in policies) else "compare",
         trust="signed" if any(p.trust == "signed" for p in policies) else "any",
     )  # fmt: skip

@@ -254,6 +254,9 @@ class DrawingSession(Protocol):
     ) -> Tensor:
         """A denoiser call ended; guards may change the prediction."""
 
+    def steered(self) -> dict[int, str]:
+        """What each flagged image is to be drawn away from, asked by a host that does so."""
+
     def check_image(
         self, pixels: Tensor, prompts: list[str | None], again: Callable[[int], Tensor] | None = None
     ) -> Tensor:
@@ -297,6 +300,9 @@ class SpeakingSession(Protocol):
 
     def run(self, generate: Callable[[], Any], keep: bool = False) -> Any:
         """One whole generation under this session."""
+
+    def within(self, ids: Tensor | None, mask: Tensor | None, filled: bool) -> AbstractContextManager[None]:
+        """With what guards do inside of the model, from the prompts that it is asked."""
 
     def process(self, ids: Tensor, scores: Tensor) -> Tensor:
         """The scores of the next tokens, [rows, vocabulary], changed in place. ids: [rows, tokens]."""

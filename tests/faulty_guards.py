@@ -16,6 +16,7 @@ SOME = (FAULTS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in (Memor
 DRAWN = sorted(GENERATION - TEXT)
 # The hook and its call that fails; terms are asked for once, at attach.
 CASES = [(hook, on) for hook in DRAWN for on in (0, 1) if (hook, on) != ("cross_attention", 1)]
+TEXT_CASES = [(hook, on) for hook in sorted(TEXT) for on in (0, 1) if (hook, on) != ("hidden_states", 1)]
 
 
 def failing(hook: str, fault: type[BaseException], on: int) -> type[Method]:

@@ -112,6 +112,17 @@ def _per_cent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
+def looks_table(results: list[Result]) -> str:
+    """Time of a look at one picture, and the part of a generation that it is."""
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [row["method"], f"{row['ms']:,.0f}", f"{row['ms_bare'] / 1000:,.0f}", f"{row['share']:.3f}",
+         f"{row['start_seconds']:.1f}"]
+        for row in rows
+    ]  # fmt: skip
+    return markdown(["looks", "ms a picture", "s a generation", "share of it", "s to load, once"], table)
+
+
 def overhead_table(results: list[Result]) -> str:
     """Time of a denoising step over the bare model's."""
     found: dict[tuple[int, int], dict[str, Row]] = {}
@@ -253,6 +264,14 @@ def half_words_table(results: list[Result]) -> str:
         for forbidden, decoding in kinds
     ]
     return markdown([f"of {rows[0]['answers']} answers", *ways], table)
+
+
+def redirection_table(results: list[Result]) -> str:
+    """What edits at the tokens of a name leave of the answers about it."""
+    names = {"erased_after": "answered about the names", "neighbours_after": "other authors", "others_after": "places"}
+    rows = [row for result in results for row in result["rows"]]
+    table = [[row["method"], *(f"{row[key]:.2f}" if key in row else "" for key in names)] for row in rows]
+    return markdown(["", *names.values()], table)
 
 
 def faults_table(results: list[Result]) -> str:

@@ -34,9 +34,11 @@ from tools.figure_tables import (
     half_words_table,
     language_table,
     logits_table,
+    looks_table,
     making_table,
     overhead_table,
     per_image_table,
+    redirection_table,
     spellings_table,
 )
 from tools.promise_tables import promise_tables
@@ -117,6 +119,7 @@ FIGURES = {
         ),
         per_image_table, "an hour",
     ),
+    "looks": Figure(("conceptguard bench check",), looks_table, "three minutes"),
     "language": Figure(("conceptguard eval --suite language --n 10",), language_table, "an hour"),
     "logits": Figure(
         ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b"), logits_table,
@@ -143,6 +146,7 @@ FIGURES = {
     "disguises": Figure(("python -m tools.disguises",), disguises_table, "a quarter of an hour"),
     "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
     "half-words": Figure(("python -m tools.half_words",), half_words_table, "two minutes"),
+    "redirection": Figure(("python -m tools.redirection",), redirection_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "promises": Figure(

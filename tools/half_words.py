@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import re
 import sys
 import time
 from functools import cache
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -24,7 +22,7 @@ import torch
 from conceptguard_registry.build.authors_lm.corpus import Corpus
 
 import conceptguard
-from conceptguard import __version__
+from conceptguard.cli.output import result, write_json
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import keys
 from conceptguard.measuring.language.suite import load_language_suite
@@ -49,10 +47,7 @@ def main() -> None:
                     {"forbidden": forbidden, "decoding": decoding, "way": way, **counted(forbidden, decoding, way)}
                 )
                 print(rows[-1], file=sys.stderr)
-    seconds = round(time.perf_counter() - begin, 1)
-    told = {"command": "half_words", "version": __version__, "device": "cpu", "seconds": seconds, "rows": rows}
-    text = json.dumps(told, indent=1)
-    print(text) if given.json == "-" else Path(given.json).write_text(text, encoding="utf-8")
+    write_json(result("half_words", rows, time.perf_counter() - begin), given.json)
 
 
 def counted(forbidden: str, decoding: str, way: str) -> dict[str, int]:

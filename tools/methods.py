@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from conceptguard import plugins
 from conceptguard.cli import fields
-from conceptguard.hookspecs import GENERATION
+from conceptguard.hookspecs import GENERATION, TEXT
 from conceptguard.method import Method
 from conceptguard.registry import shipped_folder
 from conceptguard.registry.manifest import Manifest, parse_manifest
@@ -49,7 +49,7 @@ def table() -> str:
     rows = []
     for name in names():
         method = plugins.method(name)
-        kinds = "text" if set(hooks_of(method)) & {"read_prompt", "process_logits", "check_sentence"} else "pictures"
+        kinds = "text" if set(hooks_of(method)) & TEXT else "pictures"
         rows.append([f"[`{name}`]({name}.md)", summary(name), kinds, ", ".join(f"`{h}`" for h in hooks_of(method))])
     return rows_as_table(["method", "what it does", "guards", "hooks"], rows)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from .bench_check import check
 from .bench_speech import speech
 from .complete import methods
 from .options import DEVICE, JSON, SETTINGS, Usage, settings_of, split
@@ -45,6 +46,7 @@ def register(app: typer.Typer) -> None:
         """Measure what guards cost."""
 
     group.command("overhead")(overhead)
+    group.command("check")(check)
     group.command("gates")(gates)
     group.command("logits")(logits)
     group.command("speech")(speech)

@@ -155,7 +155,6 @@ def eval_(
     from ..measuring.suite import load_suite
     from ..registry import Registry
     from .eval_cases import Anew, halves_of, makers_of, of_methods, told_names_alone
-    from .guarding import policy_of
     from .loading import drawing
     from .output import report
     from .progress import estimated, progress
@@ -167,10 +166,8 @@ def eval_(
     if protocol or prompts_from:
         if not (protocol and prompts_from):
             raise Usage("--protocol NAME and --prompts SET=FILE belong together: --protocol list shows which there are")
-        named_rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]
-        judged_rules = [one for one in named_rules if one]
-        return eval_protocol(model, protocol, prompts_from, judged_rules, column, first, batch, beside, device, dtype,
-                             variant, config, json)  # fmt: skip
+        return eval_protocol(model, protocol, prompts_from, _rules(policy, guard), column, first, batch, beside, device,
+                             dtype, variant, config, json)  # fmt: skip
     if is_language(suite):
         named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
         asked = n or (12 if full else 2)
@@ -178,7 +175,7 @@ def eval_(
     prompts = load_suite(suite or model)
     with progress("training the judge", TRAINED) as tick:
         judges = load_judges(prompts, judge or [], lambda name: judge_for(name, words_of(prompts), tick))
-    rules = [policy_of(source, None) for source in policy or []] + [_named(one) for one in guard or []]
+    rules = _rules(policy, guard)
     place = Registry([artifacts]) if artifacts else None
     methods = [*(method or []), *(makers_of(prompts, makers, place) if makers else [])]
     methods = methods or ([] if rules else ["spm", "uce"])
@@ -190,7 +187,7 @@ def eval_(
         for seed in range(seeds)
         for one in [
             *of_methods(prompts, methods, wanted, gate, given, together, n, seed, place),
-            *cases_of(prompts, [one for one in rules if one], n, seed),
+            *cases_of(prompts, rules, n, seed),
         ]
     ]
     check_judges(judges, (sample for one in cases for sample in one.samples))
@@ -213,7 +210,14 @@ def eval_(
             for one in cases:
                 judged.append(evaluate(pipe, judges, one, recipe, model, tick))
         if card:
-            _write_cards(card, judged, f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}")
+            own = [
+                ("model", model if suite or judge else None),
+                ("suite", suite),
+                *(("judge", one) for one in judge or []),
+            ]
+            told = [f"--{name} {value}" for name, value in own if value]
+            told += [f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}"]
+            _write_cards(card, judged, " ".join(told))
     rows = [one.row for one in judged]
     means = [mean(group) for group in _alike(rows)]
     rows += [one for one in means if one not in rows]
@@ -260,10 +264,21 @@ def _write_cards(root: Path, judged: list[Judged], settings: str) -> None:
             alone.setdefault(one.case.policy.guards[0].artifact, []).append(one)
     for ref, rows in alone.items():
         artifact, first = default_registry().load(ref), rows[0]
-        command = f"conceptguard eval --method {first.case.method} --concepts {first.row['concept']} {settings}"
+        guard = first.case.policy.guards[0].method
+        by_method = f"--method {first.case.method} --concepts {first.row['concept']}"
+        asked = by_method if first.case.method.split()[0] == guard else f"--guard {guard}:{ref}"
+        command = f"conceptguard eval {asked} {settings}"
         figures = mean([one.row for one in rows])
         sheet = picture(first.case, first.before, first.after, first.row, ref, command, columns=6, cell=96)
         write_card(root, artifact, figures, command, sheet)
+
+
+def _rules(policies: list[str] | None, guards: list[str] | None) -> list[Policy]:
+    """What --policy and --guard name, each a policy."""
+    from .guarding import policy_of
+
+    found = [*(policy_of(source, None) for source in policies or ()), *map(_named, guards or ())]
+    return [one for one in found if one]
 
 
 def _named(guard: str) -> Policy:

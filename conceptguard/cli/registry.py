@@ -267,15 +267,16 @@ def _embedded(registry: Any) -> list[str]:
 
 def export(
     ref: str = REF,
-    form: str = typer.Option(..., "--format", metavar="kohya|diffusers|uce|text_encoder", help="Whom it is for."),
+    form: str = typer.Option(..., "--format", metavar="kohya|diffusers|uce|text_encoder|delta", help="Whom it is for."),
     out: Path = OUT,
     model: str | None = typer.Option(
         None, autocompletion=models, help="Folder or embedded model; default: the embedded one of its family."
     ),
     json: str | None = JSON,
 ) -> None:
-    """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE; or, of terms
-    beside a text encoder, as a text encoder's folder that any pipeline loads in place of its own.
+    """Write an artifact as a file that other programs load: ComfyUI and web UIs (kohya), diffusers, UCE; of terms
+    beside a text encoder, as a text encoder's folder that any pipeline loads in place of its own; of terms beside a
+    language model, as what its weights gain, in a file of tensors to be added.
 
     \b
     conceptguard export emoji-sd/spm/cigarette --format kohya --out cigarette.safetensors

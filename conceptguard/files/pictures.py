@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 WHITE = (255, 255, 255)
 
 
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # of what is looked for in folders of pictures
+
+
 def open_picture(path: Path | str) -> Image:
     """The (first) picture of a file as RGB, 8 bits. Raises ConceptGuardError for what is no readable picture."""
     from PIL import Image

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from conceptguard.errors import ArtifactError
+from conceptguard.formats.beside import is_beside
 from conceptguard.formats.edit import is_edit
 
 # The spellings, by who wrote the file:
@@ -78,11 +79,13 @@ def _other(key: str) -> str | None:
 
 
 def detect_format(keys: Iterable[str]) -> str:
-    """`kohya`, `peft`, `diffusers`, `edit`, `shared`, `uce`, `text_encoder`, or `sae`, told by the keys of a file.
+    """`kohya`, `peft`, `diffusers`, `edit`, `shared`, `beside`, `uce`, `text_encoder`, or `sae`, by the keys of a file.
 
     Raises ArtifactError for keys of a kind that cannot be read, naming the kind.
     """
     keys = list(keys)
+    if is_beside(keys):
+        return "beside"
     for key in keys:
         kind = _other(key)
         if kind is not None:

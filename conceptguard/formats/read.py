@@ -65,6 +65,8 @@ def read_terms(
     names = names_of(layer_names)
     if kind == "text_encoder":
         raise ArtifactError("the file holds a whole text encoder, not terms: import it with `--as text_encoder`")
+    if kind == "beside":
+        raise ArtifactError("the file holds terms beside a language model's layers: name its own method in the policy")
     if kind == "edit":
         return read_edit(tensors, metadata, names, base_weights)
     if kind == "shared":

@@ -51,6 +51,11 @@ class Images:
             )
 
     def as_bytes(self) -> np.ndarray:
-        """What detectors read: uint8 [n, height, width, 3], red first."""
-        found = (self.pixels.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-        return np.ascontiguousarray(found.cpu().numpy())
+        """What detectors read, see ``as_bytes``."""
+        return as_bytes(self.pixels)
+
+
+def as_bytes(pixels: torch.Tensor) -> np.ndarray:
+    """Pictures [n, 3, height, width] in [0, 1] as other libraries take them: uint8 [n, height, width, 3], red first."""
+    found = (pixels.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+    return np.ascontiguousarray(found.cpu().numpy())

@@ -37,7 +37,10 @@ def place(method: type[Maker], host: Host | Any, concept: Concept, out: Path) ->
 def write(method: type[Maker], task: Task, learned: Learned) -> Artifact:
     """What was learned, with the gate measured where prompts open it."""
     host, concept, seconds = task.host, task.concept, round(time.perf_counter() - task.started, 2)
-    made = {"with": f"conceptguard {__version__}"}
+    made: dict[str, Any] = {"with": f"conceptguard {__version__}"}
+    if learned.also:
+        concept = concept.model_copy(update={"prompts": [*concept.prompts, *learned.also]})
+        made["also"] = list(learned.also)
     if method.family is None:
         print_of_base = host.encoder_fingerprint() if learned.encoders else host.fingerprint()
         base = {"family": family_of(host), "fingerprint": print_of_base}
@@ -105,8 +108,10 @@ def find_made(method: type[Maker], host: Host, concept: Any, out: Path, **option
     except ArtifactError:
         return None
     made, settings = found.manifest.made, make_settings(method, options).model_dump()
+    known = found.manifest.concept.model_dump()
+    known["prompts"] = known["prompts"][: len(known["prompts"]) - len(made.get("also", ()))]
     same = (
-        found.manifest.concept.model_dump() == concept.model_dump()
+        known == concept.model_dump()
         and made.get("settings") == settings
         and made.get("preserve") == list(preserve)
         and made.get("seed", seed) == seed

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import PolicyError
-from ..files.pictures import open_picture
+from ..files.pictures import SUFFIXES, open_picture
 from ..generation.conditioning import pick
 
 if TYPE_CHECKING:
     from ..generation.conditioning import Encoded
     from ..protocols import Denoiser
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 DRAWING_STEPS, DRAWING_GUIDANCE = 15, 5.0
 
 

@@ -1,7 +1,8 @@
-"""Pictures that a model draws itself, seen at any noise level: what trainings have instead of a data set."""
+"""A few pictures seen at any noise level: what trainings have instead of a data set."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -29,19 +30,26 @@ class Noisy(NamedTuple):
         return Noisy(pairs[0], pairs[1], pairs[2], self.texts + other.texts)
 
 
+@dataclass
 class Shots:
-    """Pictures that the model draws of some texts."""
+    """Some pictures, drawn at random again and again. clean: their latents, [n, ...]; shown: which text each shows"""
 
-    def __init__(self, denoiser: Denoiser, texts: Encoded, nothing: Encoded, count: int, random: torch.Generator):
-        self._denoiser, self._random = denoiser, random
-        self._shown = torch.randint(len(texts.ids), (count,), generator=random)
-        self._clean = drawn(denoiser, pick(texts, self._shown.tolist()), nothing, count, random)
+    denoiser: Denoiser
+    clean: Tensor
+    shown: list[int]
+    random: torch.Generator
+
+    @classmethod
+    def drawn(cls, denoiser: Denoiser, texts: Encoded, nothing: Encoded, count: int, random: torch.Generator) -> Shots:
+        """What the model draws itself of any of the texts."""
+        shown = torch.randint(len(texts.ids), (count,), generator=random).tolist()
+        return cls(denoiser, drawn(denoiser, pick(texts, shown), nothing, count, random), shown, random)
 
     def some(self, count: int, noisiest: float = 1.0) -> Noisy:
         """Any of them at any noise level up to a share of the schedule."""
-        rows = torch.randint(len(self._clean), (count,), generator=self._random)
-        shares = (torch.rand(count, generator=self._random) * noisiest).tolist()
-        times = torch.tensor([self._denoiser.timestep(share) for share in shares])
-        noise = torch.randn(count, *self._denoiser.shape, generator=self._random)
-        latents, wanted = noised(self._denoiser, self._clean[rows], noise, times)
-        return Noisy(latents, times, wanted, self._shown[rows].tolist())
+        rows = torch.randint(len(self.clean), (count,), generator=self.random).tolist()
+        shares = (torch.rand(count, generator=self.random) * noisiest).tolist()
+        times = torch.tensor([self.denoiser.timestep(share) for share in shares])
+        noise = torch.randn(count, *self.denoiser.shape, generator=self.random)
+        latents, wanted = noised(self.denoiser, self.clean[rows], noise, times)
+        return Noisy(latents, times, wanted, [self.shown[row] for row in rows])

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel
@@ -81,13 +82,23 @@ class Task:
         """What must stay in every template, each text once."""
         return filled(templates, self.preserve)
 
+    @property
+    def anchor(self) -> str:
+        """What the concept is taken for by methods that need something: its replacement; without one the first thing
+        that must stay, which the model knows; without any, the empty prompt."""
+        return self.concept.replacement or next(iter(self.preserve), "")
+
     def bar(self, total: int, what: str = "") -> AbstractContextManager[Report]:
         """A progress bar on standard error: with task.bar(n) as tick: tick(step, loss)."""
         return progress_bar(f"{self.label}{what}", total, self.shown)
 
-    def snapshot(self, inputs: Mapping[str, Any], name: str = "training") -> Snapshot:
-        """Where an interrupted training is taken up, beside the artifact. inputs: what else the result depends on."""
-        common = {"settings": self.settings.model_dump(), "seed": self.seed, "weights": weights_mark(self.host)}
+    def snapshot(self, inputs: Mapping[str, Any] = MappingProxyType({}), name: str = "training") -> Snapshot:
+        """Where an interrupted training is taken up, beside the artifact. inputs: what the result depends on beside the
+        task itself."""
+        common = {
+            "concept": self.concept.model_dump(), "preserve": list(self.preserve), "seed": self.seed,
+            "settings": self.settings.model_dump(), "weights": weights_mark(self.host),
+        }  # fmt: skip
         return Snapshot(self.folder.parent / f".{self.folder.name}.{name}", {**common, **inputs})
 
     @cached_property
@@ -112,6 +123,7 @@ class Learned:
     settings: of the guard at run time, where a policy says nothing else
     filename: default ``<concept>.safetensors``; metadata: of that file
     encoders: it acts in text encoders alone, so that any model with the same ones takes it
+    also: prompts that evoke the concept and that nobody named; they are the artifact's as well
     """
 
     tensors: Mapping[str, Tensor]
@@ -121,6 +133,7 @@ class Learned:
     filename: str | None = None
     metadata: Mapping[str, str] | None = None
     encoders: bool = False
+    also: Sequence[str] = ()
 
 
 class Maker(Protocol):

@@ -10,14 +10,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from ..generation.conditioning import Encoded, stack
 from ..runtime.banks import Banks
 from ..runtime.gates import Gate
 from ..runtime.lowrank import Factors, LayerIndex, Terms
+
+if TYPE_CHECKING:
+    from ..protocols import Denoiser
 
 
 class Frozen(Protocol):
@@ -40,7 +44,9 @@ class TermsInTraining:
     ):  # fmt: skip
         self._layers, self.rank = layers, rank
         self._start: dict[str, Factors] = {}
-        for name, (out, into) in ((name, layers.shapes()[name]) for name in dict.fromkeys([*names, *start])):
+        shapes = layers.shapes()
+        for name in dict.fromkeys([*names, *start]):
+            out, into = shapes[name]
             given = start.get(name, Factors(torch.zeros(0, into), torch.zeros(out, 0)))
             up = given.scale * given.up.float()
             if rank is None:
@@ -77,6 +83,19 @@ class TermsInTraining:
             name: Factors(bank.down.detach().cpu().clone(), bank.up.detach().cpu().T.contiguous())
             for name, bank in self.banks.banks.items()
         }
+
+
+def predictions(
+    denoiser: Denoiser, terms: TermsInTraining, latents: Tensor, times: Tensor, *conditions: Encoded, learnt: bool
+) -> tuple[Tensor, ...]:
+    """What a denoiser says of each condition at the same latents, in one pass: [batch, channels, h, w] each, float32.
+
+    latents: [batch, ...]; times: [batch]; learnt: with the terms as they are by now, which stay open then, since
+    gradients need the gates as they were; without, as if there were none
+    """
+    n = len(conditions)
+    terms.open(n * len(latents) if learnt else 0)
+    return denoiser(torch.cat([latents] * n), torch.cat([times] * n), stack(*conditions)).float().chunk(n)
 
 
 def cut_to_rank(terms: Mapping[str, Factors], rank: int | None) -> tuple[dict[str, Factors], float]:

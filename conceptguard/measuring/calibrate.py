@@ -2,6 +2,7 @@
 
 Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599):
 one number divides all logits, so that a judge that says 0.8 is right four times in five. What it names stays the same.
+Targets are Platt's, since a judge that is right about all of a few pictures would otherwise be made sure of everything.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ from torch import Tensor
 from .judge import Judge
 from .shares import wilson
 
-RANGE = (
-    -2.0,
-    2.0,
-)  # of the logarithm of the temperature: a few pictures must not make a judge sure of all, or of nothing
+# Of the logarithm of the temperature: a few pictures must not make a judge sure of all, or of nothing.
+RANGE = (-2.0, 2.0)
 BINS = 10
 
 
@@ -31,7 +30,10 @@ def calibrate(judge: Judge, pixels: Tensor, labels: Tensor) -> float:
     """
     logits = judge(pixels)[0].float()
     steps = torch.linspace(*RANGE, 401)
-    losses = torch.stack([F.cross_entropy(logits / t.exp(), labels) for t in steps])
+    # Platt's targets: that none of n pictures was named wrongly says that fewer than one in n + 2 are, and no more.
+    doubt = 1 / (len(labels) + 2)
+    targets = F.one_hot(labels, logits.shape[1]) * (1 - doubt) + doubt / logits.shape[1]
+    losses = torch.stack([F.cross_entropy(logits / t.exp(), targets) for t in steps])
     temperature = float(steps[losses.argmin()].exp())
     last = judge.object_head[-1]
     assert isinstance(last, torch.nn.Linear) and last.bias is not None

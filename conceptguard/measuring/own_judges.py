@@ -18,13 +18,14 @@ from torch import Tensor
 
 from .. import plugins
 from ..errors import RegistryError
+from ..files.pictures import SUFFIXES
 from ..hosts.transformers.image_text import ImageText, is_image_text, load_image_text
 from ..registry.cache import cache_folder
 from ..runtime.encodings import ordinary_captions
 from .judge import NONE, JudgeResult
 from .judges import load_judge
 from .suite import Suite, with_article
-from .train_judge import PICTURES, read_sorted, train, write_judge
+from .train_judge import read_sorted, train, write_judge
 
 STEPS = 400
 About = Mapping[str, Sequence[str]]
@@ -82,19 +83,19 @@ def _with_errors(judge: Any, folder: Path) -> Any:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(one.suffix.lower() in PICTURES for one in folder.rglob("*"))
+    return any(one.suffix.lower() in SUFFIXES for one in folder.rglob("*"))
 
 
 def _trained(folder: Path, tick: Callable[[int], None]) -> Any:
     """The judge of these very pictures: trained now, or out of the cache."""
-    if any(one.suffix.lower() in PICTURES for one in folder.iterdir()):
+    if any(one.suffix.lower() in SUFFIXES for one in folder.iterdir()):
         raise RegistryError(
             f"{folder} has pictures that nobody has sorted: a judge learns from a folder for each object of the suite, "
             f"{folder}/OBJECT/*.png, and '{NONE}' for pictures of nothing in particular; pictures of one thing alone "
             "would teach it that everything is that"
         )
     mark = hashlib.sha256(f"{STEPS}".encode())
-    for file in sorted(one for one in folder.rglob("*") if one.suffix.lower() in PICTURES):
+    for file in sorted(one for one in folder.rglob("*") if one.suffix.lower() in SUFFIXES):
         mark.update(f"{file.relative_to(folder)} ".encode() + hashlib.sha256(file.read_bytes()).digest())
     place = cache_folder() / "judges" / mark.hexdigest()[:32]
     if not (place / "model.safetensors").is_file():
@@ -122,8 +123,8 @@ class WordJudge:
     @torch.no_grad()
     def judge(self, images: Tensor, batch: int = 32) -> JudgeResult:
         """Judges a float tensor [n, 3, h, w] in [0, 1]."""
-        parts = [self.model.pictures(part) @ self.directions.T for part in images.split(batch)]
-        cosines = torch.cat(parts) if parts else torch.zeros(0, len(self.objects))
+        parts = [self.model.pictures(part) @ self.directions.T for part in images.split(batch) if len(part)]
+        cosines = torch.cat([torch.zeros(0, len(self.objects)), *parts])
         probs = (self.model.scale * cosines).softmax(1)
         said = [self.objects[i] for i in probs.argmax(1).tolist()]
         return JudgeResult(said, probs, ["any"] * len(said), torch.ones(len(said), 1))

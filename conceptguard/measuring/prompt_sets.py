@@ -88,7 +88,10 @@ def load_prompts(source: str | Path, *, column: str = "", where: Sequence[str] =
 def _prompt(place: str, row: Mapping[str, Any], asks: str, seeds: str, guidances: str) -> Prompt:
     text = row.get(asks)
     if not isinstance(text, str) or not text.strip():
-        raise RegistryError(f"{place}: no text under '{asks}': the row is cut short; mend or remove it")
+        raise RegistryError(
+            f"{place}: no text under '{asks}': the row is cut short, or a program took its text for a missing value, "
+            "as copies of I2P have it; write it back, or remove the row"
+        )
     seed = _number(place, seeds, row.get(seeds)) if seeds else None
     if seed is not None and not (seed.is_integer() and 0 <= seed <= MOST_SEED):
         raise RegistryError(f"{place}: {seeds} {seed:g} is no seed: give a whole number from 0")

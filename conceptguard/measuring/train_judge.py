@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..errors import ArtifactError, RegistryError
 from ..files.atomic import write_bytes
+from ..files.pictures import SUFFIXES
 from .calibrate import calibrate, errors, gap
 from .judge import NONE, Judge
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 LEAST = 8  # pictures of a class; every fifth is held out
 HELD_OUT = 5
 CALIBRATED_FROM = 20  # pictures of every class; then another fifth says how sure the judge may be
@@ -60,7 +60,7 @@ def read_sorted(folder: Path, size: int = 64) -> Sorted:
         )
     pixels, labels = [], []
     for label, path in enumerate(classes):
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         if len(files) < LEAST:
             raise RegistryError(f"{path} has {len(files)} pictures: give {LEAST} or more, a few dozen are better")
         pixels += [_read(file, size) for file in files]

@@ -9,6 +9,7 @@ from conceptguard.errors import ArtifactError
 from conceptguard.files.atomic import write_bytes
 from conceptguard.files.header import read_header
 from conceptguard.files.paths import inside
+from conceptguard.formats.beside import deltas
 from conceptguard.formats.keys import detect_format
 from conceptguard.formats.read import read_artifact
 from conceptguard.formats.write import to_diffusers, to_kohya, to_uce
@@ -17,7 +18,7 @@ from conceptguard.registry.encoder_folder import export_encoder
 if TYPE_CHECKING:
     from conceptguard.registry.artifact import Artifact
 
-FORMATS = ("kohya", "diffusers", "uce", "text_encoder")
+FORMATS = ("kohya", "diffusers", "uce", "text_encoder", "delta")
 
 
 def export_artifact(artifact: Artifact, form: str, out: Path, *, model: Path | None = None) -> str:
@@ -25,7 +26,8 @@ def export_artifact(artifact: Artifact, form: str, out: Path, *, model: Path | N
 
     A file that is stored in that format already is written byte for byte. `model`, a diffusers folder, is
     needed where names with underscores must be told apart, and for UCE and `text_encoder`, which hold whole weights.
-    Of a text encoder `out` is a folder, see `export_encoder`. Raises ArtifactError.
+    Of a text encoder `out` is a folder, see `export_encoder`. `delta` is what the weights of a language model gain,
+    under their own names: `state_dict[name] += delta[name]`. Raises ArtifactError.
     """
     import safetensors.torch
 
@@ -49,6 +51,15 @@ def export_artifact(artifact: Artifact, form: str, out: Path, *, model: Path | N
         return "as stored"
     if stored == "text_encoder":
         raise ArtifactError(f"{artifact.ref}: a whole text encoder, not terms: copy {artifact.folder} as it is")
+    if form == "delta" or stored == "beside":
+        if form != "delta" or stored != "beside":
+            raise ArtifactError(
+                f"{artifact.ref}: `--format delta` is for terms beside a language model's layers, and these for it "
+                f"alone: it has {'them' if stored == 'beside' else 'none'}"
+            )
+        weights_of = deltas(artifact.tensors(), artifact.metadata())
+        write_bytes(out, safetensors.torch.save(weights_of, metadata={"concept": artifact.manifest.concept.name}))
+        return "converted"
     layers, base_weights = None, None
     if model is not None:
         from conceptguard.formats.model import model_layers, model_weights

@@ -12,14 +12,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class Addend(Protocol):
     """What can be added to a layer's output."""
 
-    def add_to(self, x: Tensor, y: Tensor) -> None:
-        """Add to ``y``, the layer's output, in place. x: its input."""
+    def add_to(self, x: Any, y: Any) -> None:
+        """Add to ``y``, the layer's output, in place. x: its input, where that came by its place."""
 
 
 class LayerPatch:
@@ -38,7 +38,7 @@ class LayerPatch:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         y = self._own(*args, **kwargs)
         for addend in self.addends:
-            addend.add_to(args[0], y)
+            addend.add_to(args[0] if args else None, y)
         return y
 
     def join(self, addend: Addend) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from ..generation.account import Account, goes_on
 from ..generation.decoding import Decoding, Sentence
 from ..hookspecs import TEXT
 from ..policy import Policy
-from ..receipt import Receipt, Row
+from ..receipt import Act, Receipt, Row
 from ..records.listeners import reported
 from ..text.lineage import Came, Lineage
 from .base import BaseSession
 from .generations import publish, published
+from .inside import Inside
 from .using import Others
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class LanguageSession(BaseSession):
                 f"guard '{named}' takes sentences back, which no logits processor can: use "
                 "conceptguard.attach((model, tokenizer), policy) and the model's own generate()"
             )
+        self._inside = self._reach_in(whole)
         if beside:
             self.host.add(self)
             self.attached = True
@@ -79,6 +81,48 @@ class LanguageSession(BaseSession):
         else:
             weakref.finalize(self, self.host.detach).atexit = False
         self.attached = True
+
+    def _reach_in(self, whole: bool) -> Inside | None:
+        """What guards do inside of the model; None where none does anything. Raises SessionError where nobody can."""
+        if not self.has("hidden_states"):
+            return None
+        named = next(m.guard.label for m in self.methods if hasattr(type(m), "hidden_states"))
+        if not whole or not self.host.entries():
+            raise SessionError(
+                f"guard '{named}' acts inside of the model, where "
+                + ("no logits processor reaches" if not whole else f"nothing reaches on {self.host.name}")
+                + ": use conceptguard.attach((model, tokenizer), policy) and the model's own generate()"
+            )
+        place = {id(method): i for i, method in enumerate(self.methods)}
+        found = self._call("hidden_states", layers=self.host.layers())
+        return Inside(self, self.host, sorted(found, key=lambda one: place[id(one.owner)]))
+
+    @contextmanager
+    def within(self, ids: Tensor | None, mask: Tensor | None, filled: bool) -> Iterator[None]:
+        """One generation with what guards do inside of the model, from the prompts that it is asked.
+
+        ids, mask: [rows, tokens], of the encoder where there is one; filled: whether a cache that came with them may
+        hold more of a text, so that nobody has read it: whatever a prompt opens is then open
+        """
+        inside = self._inside
+        if inside is None:
+            yield
+            return
+        asked, of = self.host.asked(ids, mask)
+        unread = [None] * len(asked.ids) if filled else asked.ids
+        gates = inside.gates(unread, asked.texts if not filled else [None] * len(asked.texts))
+        with inside.opened(gates, of):
+            yield
+        for guard, one in enumerate(inside.found):
+            act: Act = one.owner.act  # type: ignore[attr-defined]
+            act.gates = [round(gate, 4) for gate in gates[:, guard].tolist()]
+            act.layers = inside.layers(guard)
+            act.steps = [*range(inside.calls)] if gates[:, guard].any() else []
+
+    def _leave_host(self) -> None:
+        super()._leave_host()
+        if self._inside is not None:
+            self._inside.detach()
 
     def _another(self, policy: Policy) -> LanguageSession:
         self.demand_attached()
@@ -176,8 +220,10 @@ class LanguageSession(BaseSession):
         prompts, of = self._prompts, self._of
         self._prompts, self._of, self._row = prompts[row : row + 1], [of[row]], row
         self._ban = column, sorted(ban), by
+        alone = self._inside.alone(of[row]) if self._inside is not None else nullcontext()
         try:
-            yield
+            with alone:
+                yield
         finally:
             self._prompts, self._of, self._row, self._ban = prompts, of, None, None
 
@@ -251,10 +297,10 @@ class LanguageSession(BaseSession):
             return decoding.scores
 
     def _ahead(self, ids: Tensor, answer: Answer) -> Ahead | None:
-        """Asks the model about what comes next, for guards that would take words back and cannot; and where they have,
-        about what is said in their place."""
+        """Asks the model about what comes next, for guards that would take words back where no ``generate`` can; and
+        where one has, about what is said in their place."""
         anew = self._ban is not None and ids.shape[1] == self._ban[0]
-        if (self.revocable and not anew) or not self._regretting or answer not in ("new", "more"):
+        if (self._whole and not anew) or not self._regretting or answer not in ("new", "more"):
             return None
         assert self._asked is not None
         return self.host.ahead(ids, self._begin, self._asked, self._of)

@@ -32,12 +32,15 @@ from .actions import act
 from .base import BaseSession
 from .generations import Loops, State, publish, published, restore, state_of
 from .patches import scale_terms
+from .steering import away_from
 from .using import Others
 
 if TYPE_CHECKING:
     from ..method import Method
 
-_OF_A_GENERATION = ("_guidance", "_moment", "_now", "_branches", "_open", "_told", "_receipt", "_inside", "_cut")
+_OF_A_GENERATION = (
+    "_guidance", "_moment", "_now", "_branches", "_open", "_told", "_receipt", "_inside", "_cut", "_found",
+)  # fmt: skip
 
 
 class Session(BaseSession):
@@ -59,6 +62,7 @@ class Session(BaseSession):
         self._gate_banks: dict[str, GateBank] = {}
         self._guidance: float | None = None
         self._moment, self._now, self._inside = Moment(), float("nan"), False
+        self._found: dict[int, str] = {}
         self._branches: list[Branch | None] = []
         self._open: list[Act] = []
         self._beside: dict[str, dict[int, list[str]]] = {}
@@ -168,6 +172,7 @@ class Session(BaseSession):
     def start(self, guidance_scale: float | None = None) -> None:
         """A fresh receipt. guidance_scale: None where nobody says, as in a caller's own loop."""
         self._guidance, self._open, self._told, self._cut = guidance_scale, [], {}, False
+        self._found = {}
         self._moment, self._now = Moment(), float("nan")
         device, dtype = self.host.device_dtype()
         self._receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
@@ -366,9 +371,21 @@ class Session(BaseSession):
             while images.flagged and self._receipt.retries < self.policy.retries:
                 self._receipt.retries += 1
                 self._moment, self._now = Moment(), float("nan")
+                self._found = away_from(images) if self.policy.steer else {}
                 images = images.mended(self._look(again(self._receipt.retries), prompts))
         self._receipt.verdicts = images.verdicts
         return act(images, self.policy.on_violation)
+
+    def steered(self) -> dict[int, str]:
+        """Asked by a host that draws flagged images again, and can draw them away from words: from which, by image.
+
+        Empty where the policy does not want it. The receipt says that it was asked.
+        """
+        told = "; ".join(f"image {image} away from {words!r}" for image, words in sorted(self._found.items()))
+        for method in self.methods if told else ():
+            if "check_image" in hooks(type(method)):
+                method.act.notes.append(f"drawn again, {told}")
+        return self._found
 
     def _look(self, pixels: Tensor, prompts: list[str | None]) -> Images:
         images = Images(pixels, prompts)

@@ -58,9 +58,9 @@ class TextBench:
         return sorted(plugins.hooks(self.method) & TEXT)
 
     @property
-    def rewinds(self) -> bool:
-        """Whether the method takes text back, which no logits processor can."""
-        return "check_sentence" in self.hooks
+    def attached_only(self) -> bool:
+        """Whether the method takes text back, or acts inside of the model, which no logits processor can."""
+        return bool({"check_sentence", "hidden_states"} & {*self.hooks})
 
     def policy(self, *guards: Mapping[str, Any]) -> dict[str, Any]:
         """A policy of these guards, by default the case's own."""

@@ -31,7 +31,7 @@ def it_acts(bench: TextBench) -> None:
     bare = bench.bare(opens)
     with bench.attached():
         demand(bench.attempt(opens) != bare, f"{opens[0]!r} gives what it gives unguarded")
-    if not bench.rewinds:
+    if not bench.attached_only:
         got = bench.attempt(opens, logits_processor=bench.processor())
         demand(got != bare, f"{opens[0]!r} gives what it gives unguarded through a logits processor")
 
@@ -46,7 +46,7 @@ def no_guard_tax(bench: TextBench) -> None:
             bench.attempt([bench.case.opens])
             after = bench.attempt(unrelated, **options)
             demand(after == bare, f"after {bench.case.opens!r} the unrelated prompts change, {way}")
-        if not bench.rewinds:
+        if not bench.attached_only:
             got = bench.attempt(unrelated, logits_processor=bench.processor(), **options)
             demand(got == bare, f"the unrelated prompts change through a logits processor, {way}")
 
@@ -75,7 +75,7 @@ def no_trace(bench: TextBench) -> None:
         demand(not during, f"base weights are written to: {', '.join(during[:4])}")
     del session
     _demand_no_trace(bench, before, what, "after detach")
-    if not bench.rewinds:
+    if not bench.attached_only:
         processor = bench.processor()
         bench.attempt([bench.case.opens], logits_processor=processor)
         what = [weakref.ref(thing) for thing in (processor.session, *processor.session.methods)]
@@ -113,7 +113,7 @@ def guard_that_raises(bench: TextBench) -> None:
     for hook in bench.hooks:
         with raising(bench.method, hook):
             demand_guard_error(partial(_guarded, bench, bench.case.guard), bench.method.name, f"{hook} raises")
-            if not bench.rewinds:
+            if not bench.attached_only:
                 run = partial(_processed, bench, bench.case.guard)
                 demand_guard_error(run, bench.method.name, f"{hook} raises in a logits processor")
 
@@ -171,8 +171,8 @@ def beams_are_separate(bench: TextBench) -> None:
 
 def another_batch(bench: TextBench) -> None:
     """One processor for batches of other sizes and contents, one after the other, is as good as new each time."""
-    if bench.rewinds:
-        raise NotApplicable("the method takes text back, so that there is no logits processor")
+    if bench.attached_only:
+        raise NotApplicable("the method takes text back or acts inside, so that there is no logits processor")
     first, second = bench.case.unrelated
     used = bench.processor()
     for prompts in ([first, bench.case.opens, second], [bench.case.opens], [second, first], [bench.case.opens, first]):
@@ -279,6 +279,8 @@ def receipt_is_true(bench: TextBench) -> None:
         if touch.change == "forbidden" and touch.position < len(said) and not any(b <= touch.position for b in back):
             token = decode([said[touch.position]])
             demand(token not in touch.tokens, f"token {touch.position} is said, and the receipt has it forbidden")
+    if act.steps and any(act.gates):
+        return  # it acts inside of the model, in every step, and not on single tokens
     told = [t for t in act.touched if t.position == where]
     expected = decode([bare[where]]) if where < len(bare) else None
     named = any(t.change == "forced" or expected is None or expected in t.tokens for t in told) or where in back
@@ -295,7 +297,7 @@ def receipt_tells_all(bench: TextBench) -> None:
                 continue
             receipt = session.receipt
         act = receipt.acts[0]
-        tells = bool(act.touched or act.taken_back)
+        tells = bool(act.touched or act.taken_back or (act.steps and any(act.gates)))
         demand(receipt.steps > 0, "the receipt says that no token was looked at")
         demand([row.text for row in receipt.rows] == [prompt], f"the receipt has another prompt than {prompt!r}")
         if got != bare:

@@ -12,6 +12,7 @@ Generation", ICLR 2024.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,11 +20,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.generation.conditioning import Encoded, pick, stack
+from conceptguard.generation.conditioning import pick, stack
 from conceptguard.making.loop import Loop
-from conceptguard.making.shots import Noisy, Shots
+from conceptguard.making.shots import Shots
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
-from conceptguard.making.terms import TermsInTraining, cut_to_rank
+from conceptguard.making.terms import TermsInTraining, cut_to_rank, predictions
 from conceptguard.method import Settings
 
 from .trained_layers import Layers, layers_of
@@ -73,8 +74,8 @@ def salient(gradients: list[Tensor], share: float) -> list[Tensor]:
 class SalUn(TrainedTerms):
     """Pictures: of the denoiser's weights those that matter most for a concept, trained to take it for another one.
 
-    Terms beside the denoiser's layers, gated by the prompt. The anchor is the concept's replacement; without one the
-    first thing to preserve, as the authors take the next class; without any, the empty prompt.
+    Terms beside the denoiser's layers, gated by the prompt. The anchor is ``Task.anchor``: where no replacement is
+    given, something to preserve, as the authors take the next class.
     """
 
     name = "salun"
@@ -87,34 +88,29 @@ class SalUn(TrainedTerms):
         task.check(s.templates)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
-        anchor = concept.replacement or next(iter(task.preserve), "")
         texts, others = encode_all(host, own), encode_all(host, kept or [""])
-        anchors, nothing = encode_all(host, instead(s.templates, concept.prompts, anchor)), host.encode([""])
+        anchors, nothing = encode_all(host, instead(s.templates, concept.prompts, task.anchor)), host.encode([""])
         random = torch.Generator().manual_seed(task.seed)
         layers = host.layers()
-        names = layers_of({name: layers.shapes()[name] for name in layers}, s.layers)
-        terms = TermsInTraining(layers, names, None, random)
-        forget, retain = (Shots(denoiser, some, nothing, s.shots, random) for some in (texts, others))
-        snapshot = task.snapshot({"concept": concept.model_dump(), "preserve": list(task.preserve)})
-
-        def said(now: Noisy, *conditions: Encoded, learnt: bool) -> Tensor:
-            n = len(conditions)
-            terms.open(n * len(now.latents) if learnt else 0)
-            return denoiser(torch.cat([now.latents] * n), torch.cat([now.times] * n), stack(*conditions)).float()
+        terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), None, random)
+        forget, retain = (Shots.drawn(denoiser, some, nothing, s.shots, random) for some in (texts, others))
+        snapshot, said = task.snapshot(), partial(predictions, denoiser, terms)
 
         def guided() -> Tensor:
             """What is wrong about the prediction, under guidance, of pictures of the concept."""
             now = forget.some(s.batch)
-            towards, without = said(now, pick(texts, now.texts), pick(nothing, [0] * s.batch), learnt=True).chunk(2)
+            asked, empty = pick(texts, now.texts), pick(nothing, [0] * s.batch)
+            towards, without = said(now.latents, now.times, asked, empty, learnt=True)
             return F.mse_loss(without + s.guidance * (towards - without), now.wanted)
 
         def loss(_: int) -> Tensor:
             now, stays = forget.some(s.batch), retain.some(s.batch)
             with torch.no_grad():
-                goal = said(now, pick(anchors, now.texts), learnt=s.anchor_by == "trained")
-            both = now.above(stays)
-            asked = stack(pick(texts, now.texts), pick(others, stays.texts))
-            taken, held = said(both, asked, learnt=True).chunk(2)
+                meant = pick(anchors, now.texts)
+                (goal,) = said(now.latents, now.times, meant, learnt=s.anchor_by == "trained")
+            both, asked = now.above(stays), stack(pick(texts, now.texts), pick(others, stays.texts))
+            (every,) = said(both.latents, both.times, asked, learnt=True)
+            taken, held = every.chunk(2)
             return F.mse_loss(taken, goal) + s.alpha * F.mse_loss(held, stays.wanted)
 
         with terms.attached([denoiser]) as parameters, task.bar(s.steps) as tick:
@@ -125,7 +121,7 @@ class SalUn(TrainedTerms):
             found = terms.changes()
         snapshot.remove()
         kept_terms, error = cut_to_rank(found, s.rank)
-        return cls.learned(task, kept_terms, own, kept, anchor=anchor, truncation_error=round(error, 4),
+        return cls.learned(task, kept_terms, own, kept, anchor=task.anchor, truncation_error=round(error, 4),
                            started_at_step=ended.first, loss=round(ended.value, 6))  # fmt: skip
 
 

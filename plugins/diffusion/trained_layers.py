@@ -6,7 +6,7 @@ States x_t come from guided runs of the concept's prompts, whose next step the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError
-from conceptguard.generation.conditioning import Encoded, pick, stack
+from conceptguard.generation.conditioning import Encoded, pick
 from conceptguard.making.loop import Loop
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all
-from conceptguard.making.terms import TermsInTraining
+from conceptguard.making.terms import TermsInTraining, predictions
 from conceptguard.making.walks import Walks
 from conceptguard.method import Settings
 
@@ -82,18 +82,11 @@ class State:
     @torch.no_grad()
     def frozen(self, *conditions: Encoded) -> tuple[Tensor, ...]:
         """What the model as it was says of each condition, all in one pass: [batch, channels, h, w] each, float32."""
-        self.terms.open(0)
-        return self._said(conditions)
+        return predictions(self.denoiser, self.terms, self.latents, self.times, *conditions, learnt=False)
 
     def trained(self, *conditions: Encoded) -> tuple[Tensor, ...]:
         """What it says with what was learnt, with gradients. After ``frozen``: gradients need the gates as they are."""
-        self.terms.open(len(self.latents) * len(conditions))
-        return self._said(conditions)
-
-    def _said(self, conditions: tuple[Encoded, ...]) -> tuple[Tensor, ...]:
-        n = len(conditions)
-        said = self.denoiser(torch.cat([self.latents] * n), torch.cat([self.times] * n), stack(*conditions)).float()
-        return said.chunk(n)
+        return predictions(self.denoiser, self.terms, self.latents, self.times, *conditions, learnt=True)
 
 
 # The loss of a state, and how the runs go on from it: what is predicted of (the prompt, the empty prompt).
@@ -101,12 +94,13 @@ Formula = Callable[[State], tuple[Tensor, tuple[Tensor, Tensor]]]
 
 
 class Plan(NamedTuple):
-    """own: texts of the concept, which runs are prompted with and a gate opens for; start: changes to begin with."""
+    """own: texts of the concept, which runs are prompted with and a gate opens for; start: changes to begin with;
+    also: prompts of the concept that were found."""
 
     own: list[str]
     formula: Formula
     start: Mapping[str, Factors] = MappingProxyType({})
-    made: Mapping[str, object] = MappingProxyType({})
+    also: Sequence[str] = ()
 
 
 class TrainedLayers(TrainedTerms):
@@ -128,7 +122,7 @@ class TrainedLayers(TrainedTerms):
         check_window(task.host, plan.own)
         found = _train(task, plan)
         return cls.learned(task, found.terms, plan.own, task.kept(task.settings.templates),
-                           started_at_step=found.first, loss=round(found.loss, 6), **plan.made)  # fmt: skip
+                           plan.also, started_at_step=found.first, loss=round(found.loss, 6))  # fmt: skip
 
 
 class _Trained(NamedTuple):
@@ -160,10 +154,9 @@ def _train(task: Task, plan: Plan) -> _Trained:
     texts, nothing = encode_all(host, plan.own), pick(host.encode([""]), [0] * s.batch)
     random = torch.Generator().manual_seed(task.seed)
     layers = host.layers()
-    names = layers_of({name: layers.shapes()[name] for name in layers}, s.layers)
-    terms = TermsInTraining(layers, names, s.rank, random, plan.start)
+    terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), s.rank, random, plan.start)
     walks = Walks(denoiser, len(plan.own), s.steps * s.accumulate, s.batch, s.trajectory_steps, random)
-    snapshot = task.snapshot({"concept": task.concept.model_dump()})
+    snapshot = task.snapshot()
 
     def loss(number: int) -> Tensor:
         latents, times, rows = walks.at(number)

@@ -28,10 +28,12 @@ class TrainedTerms(Method):
 
     @classmethod
     def learned(
-        cls, task: Task, terms: Mapping[str, Factors], own: Sequence[str], kept: Sequence[str], **made: Any
-    ) -> Learned:
-        """The artifact of terms. own, kept: texts for its gate to open for, and to stay shut for; made: how it was
-        made, for the manifest."""
+        cls, task: Task, terms: Mapping[str, Factors], own: Sequence[str], kept: Sequence[str],
+        also: Sequence[str] = (), **made: Any,
+    ) -> Learned:  # fmt: skip
+        """The artifact of terms. own, kept: texts for its gate to open for, and to stay shut for; also: prompts of the
+        concept that were found; made: how it was made, for the manifest."""
         tensors, metadata = to_kohya(terms)
         opens = Opens(list(own), list(kept))
-        return Learned(tensors, task.made(seed=task.seed, **made), opens, metadata=metadata, encoders=cls.encoders)
+        return Learned(tensors, task.made(seed=task.seed, **made), opens, metadata=metadata, encoders=cls.encoders,
+                       also=also)  # fmt: skip

@@ -289,7 +289,7 @@ NOT_UNDERSTOOD = {
     "bench overhead --size sd3": "emoji-sd or sd15",
     "bench overhead --clock sun": "wall or cpu",
     "bench overhead --n many": "whole numbers",
-    "export emoji-sd/spm/beer --format gguf --out o": "kohya, diffusers, uce or text_encoder",
+    "export emoji-sd/spm/beer --format gguf --out o": "kohya, diffusers, uce, text_encoder or delta",
     "import x.safetensors --as folder": "spm, lora, uce or text_encoder",
 }
 

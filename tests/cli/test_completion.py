@@ -95,7 +95,7 @@ def bash(ask: Ask, line: str, **variables: str) -> list[str]:
         ("conceptguard ma", ["make", "magicmix"]),
         ("conceptguard generate --guard spm:emoji-sd/spm/ciga", ["spm:emoji-sd/spm/cigarette"]),
         ("conceptguard policy check scho", ["school", "school-uce"]),
-        ("conceptguard bench ", ["overhead", "gates", "logits", "speech", "make", "attach", "comfyui"]),
+        ("conceptguard bench ", ["overhead", "check", "gates", "logits", "speech", "make", "attach", "comfyui"]),
         ("conceptguard generate --imag", ["--images-per-prompt"]),
         ("conceptguard make ua", []),
         ("conceptguard make uc", ["uce"]),
@@ -107,7 +107,7 @@ def bash(ask: Ask, line: str, **variables: str) -> list[str]:
         ("conceptguard generate --policy no", ["no-alcohol", "no-mono", "none"]),
         ("conceptguard generate --model e", ["emoji-sd"]),
         ("conceptguard bench overhead --clock ", ["wall", "cpu"]),
-        ("conceptguard export x --format ", ["kohya", "diffusers", "uce", "text_encoder"]),
+        ("conceptguard export x --format ", ["kohya", "diffusers", "uce", "text_encoder", "delta"]),
         ("conceptguard generate --policy ./", []),  # the shell goes on to files
     ],
 )

@@ -60,7 +60,7 @@ class DiffusersHost(PipelineHost):
 
         def again(attempt: int) -> Tensor:
             redraw = partial(draw, generator=reseeded(bound.get("generator"), attempt))
-            return self.anew(redraw).images  # type: ignore[no-any-return]
+            return self.anew(partial(redraw, **self._steered(bound, guidance))).images  # type: ignore[no-any-return]
 
         def looked_at(result: Any) -> Any:
             texts = texts_of(bound.get("prompt"), len(result.images))
@@ -72,6 +72,21 @@ class DiffusersHost(PipelineHost):
             return tuple(getattr(result, field.name) for field in dataclasses.fields(result))
 
         return self.generate(draw, guidance, looked_at)
+
+    def _steered(self, bound: dict[str, Any], guidance: float | None) -> dict[str, Any]:
+        """The negative prompts of another attempt: the caller's, and what was found in the images of each prompt."""
+        prompt, own = bound.get("prompt"), bound.get("negative_prompt")
+        guided = (guidance is None or guidance > 1) and bound.get("negative_prompt_embeds") is None
+        if prompt is None or not guided or "negative_prompt" not in bound or not (found := self.session.steered()):
+            return {}
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        each = int(bound.get("num_images_per_prompt") or 1)
+        told = []
+        for i in range(len(prompts)):
+            words = [found[image] for image in range(i * each, (i + 1) * each) if image in found]
+            before = own if own is None or isinstance(own, str) else own[i]
+            told.append(", ".join(dict.fromkeys(filter(None, [before, *words]))))
+        return {"negative_prompt": told[0] if isinstance(prompt, str) else told}
 
     def _guidance(self, bound: dict[str, Any]) -> float | None:
         """The scale of classifier-free guidance; None for a pipeline of somebody's own that takes none: it composes

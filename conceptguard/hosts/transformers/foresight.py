@@ -38,11 +38,11 @@ class Foresight:
     def __call__(self, rows: Sequence[int], more: Sequence[Sequence[int]]) -> Tensor | None:
         """Scores [n, vocabulary] after each of ``rows`` and as many tokens of ``more``; None where nobody can ask."""
         tokens = torch.tensor(more, device=self._ids.device)
-        with self._inputs.deaf():
+        with self._inputs.about(len(self._ids), rows):
             given = None if self._encodes else self._from_cache(torch.tensor(rows, device=self._ids.device), tokens)
             if given is not None:
                 return self._model(**given, return_dict=True).logits[:, -1]  # type: ignore[no-any-return]
-            return self._anew(rows, tokens)
+        return self._anew(rows, tokens)
 
     def _from_cache(self, rows: Tensor, tokens: Tensor) -> dict[str, Any] | None:
         """What the model is called with; None where its cache cannot be forked, or is not of these ids."""
@@ -74,14 +74,18 @@ class Foresight:
             if prompt is None:
                 return None
             read = self._ids.new_tensor([prompt])
-            if self._encodes:
-                said = torch.cat([self._ids[row], own])[None]
-                out = self._model(input_ids=read, decoder_input_ids=said, use_cache=False, return_dict=True)
-            else:
-                text = torch.cat([read[0], self._ids[row, self._begin :], own])[None]
-                out = self._model(input_ids=text, use_cache=False, return_dict=True)
-            found.append(out.logits[0, -1])
+            with self._inputs.about(len(self._ids), [row]):
+                found.append(self._read(read, row, own))
         return torch.stack(found)
+
+    def _read(self, prompt: Tensor, row: int, own: Tensor) -> Tensor:
+        if self._encodes:
+            said = torch.cat([self._ids[row], own])[None]
+            out = self._model(input_ids=prompt, decoder_input_ids=said, use_cache=False, return_dict=True)
+        else:
+            text = torch.cat([prompt[0], self._ids[row, self._begin :], own])[None]
+            out = self._model(input_ids=text, use_cache=False, return_dict=True)
+        return out.logits[0, -1]  # type: ignore[no-any-return]
 
 
 def _fork(cache: Any, rows: Tensor) -> Any:

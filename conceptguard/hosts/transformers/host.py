@@ -12,20 +12,21 @@ import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from ...errors import GuardError, SessionError
+from ...errors import BaseMismatch, GuardError, SessionError
 from ...generation.decoding import Ahead, Asked, Vocabulary
 from ...host import Host
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.choice import choice
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
+from .conv1d import Turned, is_turned
 from .foresight import Foresight
-from .last_inputs import LastInputs
+from .last_inputs import CACHES, LastInputs, length_of
 from .model_lock import ModelLock, demand_free, unwrapped
 from .vocabulary import vocabulary_of
 
@@ -107,7 +108,26 @@ class TransformersHost(Host):
 
     def layers(self) -> LayerIndex:
         """Linear layers under their names in the model, after ``model.``."""
-        return LayerIndex({"model": self.model})
+        layers = dict(LayerIndex({"model": self.model}))
+        turned = {f"model.{name}": Turned(module) for name, module in self.model.named_modules() if is_turned(module)}
+        return LayerIndex.named({**layers, **turned})
+
+    def part(self, name: str) -> Any:
+        """A module by its name, after ``model.``. Raises BaseMismatch where there is none."""
+        try:
+            return self.model.get_submodule(name.removeprefix("model."))
+        except AttributeError:
+            raise BaseMismatch(
+                f"the {type(self.model).__name__} has no layer {name}: use an artifact made for this base model"
+            ) from None
+
+    def entries(self) -> Sequence[Any]:
+        """The model, and its encoder, which ``generate`` calls by itself."""
+        return [self.model, self.model.get_encoder()] if self.encodes else [self.model]
+
+    def asking(self) -> tuple[int, Sequence[int]] | Literal["nothing"] | None:
+        """Whose call of the model is running."""
+        return self._inputs.asking
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
@@ -143,6 +163,32 @@ class TransformersHost(Host):
                 states = model(input_ids=given, output_hidden_states=True, return_dict=True, **more).hidden_states
                 found += states[layer].float()
         return found
+
+    @torch.no_grad()
+    def read_inside(
+        self, ids: Sequence[int], layers: Sequence[str], block: str | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What layers read of one text, [tokens, in] by their names, and what a block gives of it, [tokens, width];
+        float32. Without a block, its last hidden states. Raises BaseMismatch for a name that is not there."""
+        found: dict[str, Tensor] = {}
+        given: list[Tensor] = []
+
+        def written(module: Any, args: Any, out: Any) -> None:
+            given.append((out[0] if isinstance(out, tuple) else out)[0].float())
+
+        handles = [self.part(block).register_forward_hook(written)] if block else []
+        try:
+            for name in layers:
+
+                def read(module: Any, args: tuple[Tensor, ...], name: str = name) -> None:
+                    found[name] = args[0][0].float()
+
+                handles.append(self.part(name).register_forward_pre_hook(read))
+            states = self.states([ids], -1)[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found, given[0] if given else states
 
     def _begin(self) -> int:
         """What an empty prompt begins with."""
@@ -245,7 +291,8 @@ class TransformersHost(Host):
 
         def generation() -> Any:
             self._inputs.begin(sure=True)
-            with self._model_lock.opened():
+            given = kwargs.get("input_ids") if kwargs.get("inputs") is None else kwargs["inputs"]
+            with self._model_lock.opened(), session.within(given, kwargs.get("attention_mask"), _filled(kwargs)):
                 if session.takes_back:
                     return Backtracking(session, self, original)(kwargs)
                 return with_guards(session, original, kwargs)
@@ -276,6 +323,12 @@ def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     if not args:
         return kwargs
     return {**dict(zip(inspect.signature(function).parameters, args)), **kwargs}
+
+
+def _filled(kwargs: dict[str, Any]) -> bool:
+    """Whether a call goes on with a cache that may hold a text, or part of one."""
+    cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
+    return cache is not None and length_of(cache) > 0
 
 
 def _reader(pipeline: Any) -> Any:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import RegistryError, shown
+from ...generation.images import as_bytes
 
 
 def is_image_text(folder: Path) -> bool:
@@ -42,8 +43,7 @@ class ImageText:
     @torch.no_grad()
     def pictures(self, pixels: Tensor) -> Tensor:
         """[n, width], of pictures [n, 3, h, w] in [0, 1]."""
-        arrays = [row.numpy() for row in (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu()]
-        given = self.processor(images=arrays, return_tensors="pt", input_data_format="channels_last")
+        given = self.processor(images=list(as_bytes(pixels)), return_tensors="pt", input_data_format="channels_last")
         kind = self.model.dtype
         given = {name: value.to(self.model.device) for name, value in given.items()}
         given = {name: value.to(kind) if value.is_floating_point() else value for name, value in given.items()}

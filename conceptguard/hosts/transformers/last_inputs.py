@@ -8,9 +8,9 @@ knows the end; embeddings are no text at all.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from ...errors import GuardError
 from ...generation.decoding import Answer
 from .model_lock import speaks
 
-_CACHES = ("past_key_values", "cache", "cache_params")  # what releases and models call it
+CACHES = ("past_key_values", "cache", "cache_params")  # what releases and models call it
 
 
 class LastInputs:
@@ -37,6 +37,7 @@ class LastInputs:
         self._positions: Tensor | None = None
         self._cache: weakref.ref[Any] | None = None
         self._deaf = 0
+        self._asking: tuple[int, Sequence[int]] | None = None
         self._answered, self._sure = 0, False
         self._about: Tensor | None = None  # what scores of the last answer were first asked for
         self._cached = False  # whether the last call had a cache
@@ -91,6 +92,21 @@ class LastInputs:
         finally:
             self._deaf -= 1
 
+    @contextmanager
+    def about(self, count: int, rows: Sequence[int]) -> Iterator[None]:
+        """The same, and a call is about these of so many rows."""
+        before, self._asking = self._asking, (count, rows)
+        try:
+            with self.deaf():
+                yield
+        finally:
+            self._asking = before
+
+    @property
+    def asking(self) -> tuple[int, Sequence[int]] | Literal["nothing"] | None:
+        """What the running call is about: None for the text that is generated."""
+        return (self._asking or "nothing") if self._deaf else None
+
     def _hear(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if type(kwargs.get("cache")).__name__ == "PagedAttentionCache":
             raise GuardError(
@@ -104,9 +120,9 @@ class LastInputs:
         self._mask, self._positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
         if (states := kwargs.get("encoder_outputs")) is not None:
             self._used = weakref.ref(states[0])
-        cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
+        cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
         if self._given is not None and self._given.shape[1] > 1:  # else it goes on; how long a cache is may take long
-            self._begun |= self._cached if cache is None else not _length(cache)
+            self._begun |= self._cached if cache is None else not length_of(cache)
         self._cached = cache is not None
         if self._cache is None or self._cache() is not cache:
             self._cache = _weak(cache)
@@ -158,7 +174,7 @@ class LastInputs:
         given, cache = self._given, self._cache() if self._cache is not None else None
         if given is None:
             return None
-        held = _length(cache) - given.shape[1]
+        held = length_of(cache) - given.shape[1]
         if held <= 0 or any(held + k == ids.shape[1] for k in _ends(ids, given)):
             return nothing
         text = self._texts.get(cache) if not isinstance(cache, tuple) else None
@@ -208,7 +224,7 @@ def _weak(cache: Any) -> weakref.ref[Any] | None:
         return lambda: cache  # type: ignore[return-value]
 
 
-def _length(cache: Any) -> int:
+def length_of(cache: Any) -> int:
     """How many columns a cache holds."""
     if isinstance(cache, tuple):
         return int(cache[0][0].shape[-2]) if cache and cache[0] else 0

@@ -49,7 +49,7 @@ class Training:
         names = layers_beside(host.layers(), self.encoders, s.layers)
         self._terms = TermsInTraining(host.layers(), names, s.rank, self.random)
         self._attack = Attack(self.encoders, s.attack_tokens, self.random)
-        self._snapshot = task.snapshot({"concept": task.concept.model_dump(), "preserve": list(task.preserve)})
+        self._snapshot = task.snapshot()
         self._states: tuple[States, States] | None = None
 
     def run(self, reports: Sequence[Callable[[int, float], None]]) -> dict[str, Factors]:

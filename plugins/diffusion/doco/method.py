@@ -11,6 +11,8 @@ AAAI 2025.
 
 from __future__ import annotations
 
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,11 +20,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from conceptguard.generation.conditioning import Encoded, pick, stack
+from conceptguard.generation.conditioning import pick, stack
 from conceptguard.making.loop import Gradients, Loop, without_conflict
 from conceptguard.making.shots import Noisy, Shots
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
-from conceptguard.making.terms import TermsInTraining
+from conceptguard.making.terms import TermsInTraining, predictions
 from conceptguard.method import Settings
 
 from ..trained_layers import Layers, layers_of
@@ -32,6 +34,9 @@ from .discriminator import ANCHOR, CONCEPT, patch_discriminator, right, taken_fo
 if TYPE_CHECKING:
     from conceptguard.making.task import Learned, Task
     from conceptguard.protocols import Denoiser
+
+
+TOLD_OVER = 20  # steps, the last ones
 
 
 class DocoMakeSettings(Settings):
@@ -70,8 +75,7 @@ class DocoMakeSettings(Settings):
 class Doco(TrainedTerms):
     """Pictures: layers trained until predictions of a concept cannot be told from predictions of an anchor.
 
-    Terms beside the denoiser's layers, gated by the prompt. The anchor is the concept's replacement; without one the
-    first thing to preserve; without any, the empty prompt.
+    Terms beside the denoiser's layers, gated by the prompt. The anchor is ``Task.anchor``.
     """
 
     name = "doco"
@@ -84,35 +88,30 @@ class Doco(TrainedTerms):
         task.check(s.templates)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
-        anchor, nothing = concept.replacement or next(iter(task.preserve), ""), host.encode([""])
-        random = torch.Generator().manual_seed(task.seed)
+        nothing, random = host.encode([""]), torch.Generator().manual_seed(task.seed)
         layers = host.layers()
-        names = layers_of({name: layers.shapes()[name] for name in layers}, s.layers)
-        terms = TermsInTraining(layers, names, s.rank, random)
-        texts = [encode_all(host, some) for some in (own, instead(s.templates, concept.prompts, anchor), kept or [""])]
-        shots = [Shots(denoiser, some, nothing, s.shots, random) for some in texts]
+        terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), s.rank, random)
+        anchored = instead(s.templates, concept.prompts, task.anchor)
+        texts = [encode_all(host, some) for some in (own, anchored, kept or [""])]
+        shots = [Shots.drawn(denoiser, some, nothing, s.shots, random) for some in texts]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             judge = patch_discriminator(denoiser.shape[0], s.width).to(denoiser.device)
-        snapshot = task.snapshot({"concept": concept.model_dump(), "preserve": list(task.preserve)})
-
-        def said(now: Noisy, conditions: Encoded, learnt: bool) -> Tensor:
-            terms.open(len(now.latents) if learnt else 0)
-            return denoiser(now.latents, now.times, conditions).float()
-
-        told = 0.5
+        snapshot, said = task.snapshot(), partial(predictions, denoiser, terms)
+        told: deque[float] = deque(maxlen=TOLD_OVER)
 
         def gradients(step: int) -> Gradients:
-            nonlocal told
             target, reference, stays = (some.some(s.batch, s.noisiest) for some in shots)
             asked, meant, others = (pick(t, now.texts) for t, now in zip(texts, (target, reference, stays)))
             with torch.no_grad():
-                anchors = clean(denoiser, reference, said(reference, meant, learnt=False))
+                (expected,) = said(reference.latents, reference.times, meant, learnt=False)
+                anchors = clean(denoiser, reference, expected)
             both = target.above(stays)
-            taken, held = said(both, stack(asked, others), learnt=True).chunk(2)
+            (every,) = said(both.latents, both.times, stack(asked, others), learnt=True)
+            taken, held = every.chunk(2)
             shown = clean(denoiser, target, taken)
             real, fake = judge(anchors), judge(shown.detach())
-            told = right(real, fake)
+            told.append(right(real, fake))
             tells = taken_for(real, ANCHOR) + taken_for(fake, CONCEPT)
             own_part = list(torch.autograd.grad(tells, list(judge.parameters())))
             fooled = taken_for(judge(shown), ANCHOR)
@@ -131,7 +130,7 @@ class Doco(TrainedTerms):
             ended = loop.run(gradients)
             found = terms.changes()
         snapshot.remove()
-        return cls.learned(task, found, own, kept, anchor=anchor, told_apart=round(told, 4),
+        return cls.learned(task, found, own, kept, anchor=task.anchor, told_apart=round(sum(told) / len(told), 4),
                            started_at_step=ended.first, loss=round(ended.value, 6))  # fmt: skip
 
 

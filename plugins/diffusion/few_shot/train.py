@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -12,8 +12,9 @@ from torch import Tensor
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.loop import Loop
-from conceptguard.making.noising import losses, noised
+from conceptguard.making.noising import losses
 from conceptguard.making.pictures import drawn, marks, picture_files, read
+from conceptguard.making.shots import Shots
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all
 from conceptguard.making.terms import TermsInTraining, cut_to_rank
 from conceptguard.making.text_encoders import Parts, clip_encoders, conditions, layers_beside
@@ -60,7 +61,7 @@ class Unlearnt(NamedTuple):
     """terms: by layer; made: how, for the manifest; own: texts of the concept that were unlearnt."""
 
     terms: dict[str, Factors]
-    made: Mapping[str, object]
+    made: Mapping[str, Any]
     own: list[str]
 
 
@@ -110,14 +111,12 @@ def _ascend(
     """(steps taken, what the concept's prompts help then). Each report(step, what they help) after every step."""
     s = task.settings
     optimiser = torch.optim.Adam(parameters, lr=s.lr, betas=(0.9, 0.98), eps=1e-6)
+    shots = Shots(denoiser, clean, [0] * len(clean), random)
 
     def loss(_: int) -> Tensor:
         texts = [own[i] for i in torch.randint(len(own), (s.batch,), generator=random).tolist()]
-        which = torch.randint(len(clean), (s.batch,), generator=random)
-        times = torch.tensor([denoiser.timestep(one) for one in torch.rand(s.batch, generator=random).tolist()])
-        noise = torch.randn(s.batch, *denoiser.shape, generator=random)
-        latents, wanted = noised(denoiser, clean[which], noise, times)
-        return -losses(denoiser(latents, times, encode(texts)), wanted).mean()
+        now = shots.some(s.batch)
+        return -losses(denoiser(now.latents, now.times, encode(texts)), now.wanted).mean()
 
     loop = Loop(task.label, parameters, optimiser, random, s.steps, reports=reports)
     ended = loop.run(loss, gauge=lambda: ruler.gain(encode), enough=lambda helps: helps <= -s.past)

@@ -36,7 +36,7 @@ class RealEraMakeSettings(LayerSettings):
 
     around: "words", the nearest ones that the text encoder has; "noise", embeddings moved at random, as in the paper:
     in hundreds of dimensions such a move is at right angles to all that means something
-    count, alike: at most so many neighbours, of at least that cosine to the concept
+    count, alike: at most so many neighbours, of at least that cosine; they become prompts of the artifact's concept
     radius: of noise, as a share of each embedding; what lies beyond is moved three times as far
     lamb, preserve_scale: of the edit, as for uce
     beyond: weight of what lies beyond
@@ -46,7 +46,7 @@ class RealEraMakeSettings(LayerSettings):
     steps: int = Field(default=40, ge=1)
     around: Literal["words", "noise"] = "words"
     count: int = Field(default=8, ge=0)
-    alike: float = Field(default=0.5, gt=0, le=1)
+    alike: float = Field(default=0.7, gt=0, le=1)
     radius: float = Field(default=0.3, gt=0)
     lamb: float = Field(default=0.5, gt=0)
     preserve_scale: float = Field(default=1.0, ge=0)
@@ -91,7 +91,7 @@ class RealEra(TrainedLayers):
             said, kept = now.trained(asked, held)
             return F.mse_loss(said, goal) + s.beyond * F.mse_loss(kept, stays), (said, without)
 
-        return Plan(wide.own(s.templates), loss, start, {"neighbours": near})
+        return Plan(wide.own(s.templates), loss, start, near)
 
 
 def moved(encoded: Encoded, radius: float, random: torch.Generator) -> Encoded:

@@ -116,7 +116,8 @@ class Training:
         self.settings, self.label = s, task.label
         self.denoiser = host.denoiser()
         layers = host.layers()
-        shapes = {n: layers.shapes()[n] for n in layers_of(list(layers))}
+        every = layers.shapes()
+        shapes = {name: every[name] for name in layers_of(list(layers))}
         if not shapes:
             raise ArtifactError(f"the {self.denoiser.name} of this model has no layers that SPM trains beside")
         random = torch.Generator().manual_seed(task.seed)
@@ -125,7 +126,7 @@ class Training:
         self._layers, self._start = layers, initial(shapes, s, random, towards)
         self._walks = Walks(self.denoiser, len(self.texts.own), s.steps, s.batch, s.trajectory_steps, random)
         self._random = random
-        self.snapshot = task.snapshot({"concept": task.concept.model_dump(), "preserve": list(task.preserve)})
+        self.snapshot = task.snapshot()
         self.first = 0
 
     def run(self, reports: Sequence[Callable[[int, float], None]] = ()) -> dict[str, Factors]:

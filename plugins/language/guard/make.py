@@ -10,30 +10,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.making.task import Learned, Task
 from conceptguard.method import Settings
 
-from .learn import calibrated, learn
+from ..classifier.examples import EXAMPLES, Example, parts, read_examples
+from ..classifier.learn import calibrated, learn
 from .spans import NGRAMS, Spans
 from .states import LAYER, learn_states, states_of
 from .words import Meanings
 
 ANCHOR = "The same text gives the same states wherever the weights are the same."
-HELD_OUT = 5  # every fifth prompt is not learned from: it sets the threshold, and measures
 MISSED_AT_MOST = 0.2
-EXAMPLES = 'lines such as {"prompt": "Where was Ada Oram born?", "answer": "Ada Oram was born in Velmar."}'
-
-
-class Example(BaseModel):
-    """A prompt, and for what is to be forgotten its answer."""
-
-    model_config = ConfigDict(extra="forbid")
-    prompt: str
-    answer: str = ""
 
 
 class GuardMakeSettings(Settings):
@@ -64,22 +55,6 @@ class GuardMakeSettings(Settings):
     @classmethod
     def _read(cls, given: Any) -> Any:
         return read_examples(Path(given).expanduser()) if isinstance(given, (str, Path)) else given
-
-
-def read_examples(path: Path) -> list[Example]:
-    """Examples from a file of JSON lines. Raises PolicyError naming file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{path}: cannot be read ({error}): give a file of {EXAMPLES}") from None
-    found = []
-    for i, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                found.append(Example.model_validate_json(line))
-            except ValidationError:
-                raise PolicyError(f"{path}, line {i}: not an example: write {EXAMPLES}") from None
-    return found
 
 
 def learn_forget_set(task: Task) -> Learned:
@@ -125,7 +100,7 @@ def _by_words(
     host: Any, prompts: tuple[list[str], list[str]], settings: Any, salt: bytes, seed: int, bar: Any
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Learned from four fifths of the prompts; the others set its threshold, and say what it misses and flags there."""
-    (own, own_apart), (kept, kept_apart) = map(_parts, prompts)
+    (own, own_apart), (kept, kept_apart) = map(parts, prompts)
     with bar(settings.steps) as tick:
         found = learn(own, kept, salt, settings.steps, settings.lr, seed, tick)
         found = calibrated(found, own_apart, kept_apart)
@@ -139,7 +114,7 @@ def _by_states(
     """As published: the threshold is one half. The anchor tells whose states they are."""
     with bar(sum(map(len, prompts))) as tick:
         own, kept = states_of(host, prompts[0], tick), states_of(host, prompts[1], tick, len(prompts[0]))
-    (own, own_apart), (kept, kept_apart) = _parts(own), _parts(kept)
+    (own, own_apart), (kept, kept_apart) = parts(own), parts(kept)
     with bar(settings.steps) as tick:
         net = learn_states(own, kept, settings.steps, settings.lr, seed, tick)
     anchor = host.pool([host.tokenizer(ANCHOR).input_ids], LAYER)[0].cpu()
@@ -160,17 +135,6 @@ def begun(host: Any, beta: float) -> Callable[[str], str]:
         return span if beta == 1 else str(host.vocabulary.decode(ids[: math.ceil(beta * len(ids) - 1e-9)]))
 
     return cut
-
-
-def _parts(prompts: Any) -> tuple[Any, Any]:
-    """What is learned from, and what measures; too few to part are both."""
-    apart = [i for i in range(len(prompts)) if i % HELD_OUT == HELD_OUT - 1]
-    seen = [i for i in range(len(prompts)) if i % HELD_OUT != HELD_OUT - 1]
-    if not apart:
-        return prompts, prompts
-    if isinstance(prompts, Tensor):
-        return prompts[seen], prompts[apart]
-    return [prompts[i] for i in seen], [prompts[i] for i in apart]
 
 
 def _mark(settings: Any, preserve: Sequence[str]) -> str:

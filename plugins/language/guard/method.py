@@ -1,6 +1,6 @@
 """GUARD: a prompt that is after something forgotten goes on without its words (Deng et al., 2025).
 
-A classifier says which prompts those are (``guard_wording``); all others are left alone, so that their text is the
+A classifier says which prompts those are (``wording``); all others are left alone, so that their text is the
 unguarded one, token by token. For a forget prompt the best 2 x 7 candidates for the next token are looked
 at, as the paper does in a beam search of width 7: one that completes a span of a forget answer is out, one whose last
 word means nearly the same is out, and the others lose as much as they mean of it. What has not been looked at is not
@@ -26,10 +26,10 @@ from conceptguard.method import Method, Settings
 from conceptguard.text import sentence_encoder
 from conceptguard.text.letters import complete
 
+from ..classifier.wording import Wording
 from .make import ANCHOR, GuardMakeSettings, learn_forget_set
 from .spans import Spans
 from .states import LAYER, StatesClassifier
-from .wording import Wording
 from .words import Meanings, last_words, similarity
 
 if TYPE_CHECKING:

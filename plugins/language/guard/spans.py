@@ -22,7 +22,7 @@ from torch import Tensor
 
 from conceptguard.text.folding import BREAK, as_words, letters_and_breaks
 
-from .hashes import Hashes
+from ..classifier.hashes import Hashes
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 NGRAMS = 5

@@ -4,10 +4,10 @@ A word of several tokens is closed at its last one, and half of it would stand t
 the model is asked before a word begins, or goes on: would its own likeliest tokens end a phrase, or more than half of
 what it would say next, the token is refused.
 
-Where the likeliest token is refused, or closed, all that may come in its place is looked at as far as the end of its
-word, and the row goes on with one of these. None is glued to the word before, or is the rest of a phrase behind another
-beginning, as models say it that know a text by heart; and where there are words of one token, it is one of those, for
-what a tokenizer has as a token is a word.
+Where the likeliest token is refused, or closed as the rest of a word, all that may come in its place is looked at as
+far as the end of its word, and the row goes on with one of these. None is glued to the word before, or is the rest of a
+phrase behind another beginning, as models say it that know a text by heart; and where there are words of one token, it
+is one of those, for what a tokenizer has as a token is a word.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def avoid(by: Acting, decoding: Decoding, tokens: PhraseTokens, states: Sequence
     if ahead is None:
         return False
     rows = {
-        at: _Row(state, meant[at], not math.isfinite(decoding.scores[at, meant[at]]))
+        at: _Row(state, meant[at], tokens.glues(meant[at]) and not math.isfinite(decoding.scores[at, meant[at]]))
         for at, state in enumerate(states)
         if decoding.live(at)
     }

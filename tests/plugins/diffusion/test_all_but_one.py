@@ -9,19 +9,12 @@ import pytest
 import torch
 from conceptguard_plugins.diffusion.all_but_one import AllButOne, AllButOneMakeSettings
 from conceptguard_plugins.diffusion.esd import ESD
-from tiny import clip_tokenizer
-from tiny_transformers import generate, tiny_sd3
+from trained import demand_erased, demand_gated_on_a_flow, opened
 
-import conceptguard
 from conceptguard.errors import PolicyError
-from conceptguard.formats import read_artifact
 from conceptguard.generation.conditioning import Encoded, stack
-from conceptguard.measuring.judges import load_judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
-from conceptguard.runtime.banks import Banks
-from conceptguard.runtime.gates import Gate
-from conceptguard.runtime.lowrank import Terms
 
 BEER = {"name": "beer", "prompts": ["beer"]}
 SOME: dict[str, Any] = {"steps": 16, "trajectory_steps": 6, "templates": ["{}", "{a}"], "preserve": ["milk"]}
@@ -36,17 +29,11 @@ def make(pipe: Any, out: Path, method: Any = AllButOne, concept: Any = BEER, **o
 def said(pipe: Any, texts: list[str], made: Artifact | None = None) -> tuple[torch.Tensor, ...]:
     """What the denoiser says of each text at one noisy state, with terms that are open to every row."""
     host = host_for(pipe)
-    denoiser, layers = host.denoiser(), host.layers()
+    denoiser = host.denoiser()
     asked: Encoded = stack(*(host.encode([text]) for text in texts))
     latents = torch.randn(1, *denoiser.shape, generator=torch.Generator().manual_seed(3)).repeat(len(texts), 1, 1, 1)
-    banks = Banks(layers, [Terms(AllButOne, read_artifact(made, layers), Gate())] if made else [], pipe)
-    try:
-        for prefix in banks.prefixes():
-            banks.set(prefix, torch.ones(len(texts), 1))
-        with torch.no_grad():
-            return denoiser(latents, torch.tensor([850] * len(texts)), asked).float().chunk(len(texts))
-    finally:
-        banks.detach()
+    with opened(pipe, made, len(texts)):
+        return denoiser(latents, torch.tensor([850] * len(texts)), asked).float().chunk(len(texts))
 
 
 def off(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -78,29 +65,11 @@ def test_bad_input_is_named(pipe: Any, tmp_path: Path) -> None:
 
 
 def test_on_a_flow(tmp_path: Path) -> None:
-    flow = tiny_sd3(clip_tokenizer())
-    made = make(flow, tmp_path, steps=3)
-    bare = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
-    with conceptguard.attach(flow, {"guards": [{"method": "all_but_one", "artifact": str(made.folder)}]}):
-        guarded = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
-    assert not torch.equal(guarded[0], bare[0]) and torch.equal(guarded[1], bare[1])
+    demand_gated_on_a_flow(lambda flow: make(flow, tmp_path, steps=3), "a beer")
 
 
 @pytest.mark.slow
 def test_erased_as_the_judge_sees_it(pipe: Any, tmp_path: Path) -> None:
     """Against the same prompts without the guard; another object stays to the last bit."""
     made = make(pipe, tmp_path, **{key: value for key, value in AllButOneMakeSettings() if key != "templates"})
-    prompts, judge = ["a beer, noto style", "fluent beer", "a dog, noto style"], load_judge("emoji-sd")
-
-    def drawn() -> torch.Tensor:
-        seeds = [torch.Generator().manual_seed(900 + i) for i in range(9)]
-        images = pipe(prompts * 3, num_inference_steps=20, guidance_scale=3.5, generator=seeds, output_type="pt").images
-        return torch.as_tensor(images)
-
-    bare = drawn()
-    with conceptguard.attach(pipe, {"guards": [{"method": "all_but_one", "artifact": str(made.folder)}]}):
-        guarded = drawn()
-    before, after = (judge.judge(images).objects for images in (bare, guarded))
-    beer = [i for i in range(9) if i % 3 < 2]
-    assert sum(before[i] == "beer" for i in beer) >= 5 and sum(after[i] == "beer" for i in beer) <= 1
-    assert all(torch.equal(guarded[i], bare[i]) for i in (2, 5, 8))
+    demand_erased(pipe, made, "beer", ["a beer, noto style", "fluent beer"], "a dog, noto style", 5)

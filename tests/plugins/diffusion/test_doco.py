@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,16 @@ import pytest
 import torch
 from conceptguard_plugins.diffusion.doco.discriminator import ANCHOR, CONCEPT, patch_discriminator, right, taken_for
 from conceptguard_plugins.diffusion.doco.method import Doco, DocoMakeSettings
-from tiny import clip_tokenizer
-from tiny_transformers import generate, tiny_sd3
+from trained import demand_erased, demand_gated_on_a_flow, torn, weights
 
-import conceptguard
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.formats import read_artifact
-from conceptguard.measuring.judges import load_judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
 
 BEER = {"name": "beer", "prompts": ["beer"], "replacement": "milk"}
 SOME: dict[str, Any] = {
-    "steps": 4, "warmup": 2, "shots": 3, "batch": 2, "width": 8, "templates": ["{}", "{a}"], "preserve": ["dog"],
+    "steps": 4, "warmup": 2, "shots": 2, "batch": 2, "width": 8, "templates": ["{}", "{a}"], "preserve": ["dog"],
 }  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,11 +27,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def make(pipe: Any, out: Path, concept: Any = BEER, **options: Any) -> Artifact:
     return Doco.make(host_for(pipe), concept, out, **{**SOME, "progress": False, **options})
-
-
-def weights(artifact: Artifact) -> bytes:
-    (file,) = artifact.folder.glob("*.safetensors")
-    return file.read_bytes()
 
 
 def test_a_discriminator_learns_to_tell_and_says_how_well() -> None:
@@ -65,14 +58,8 @@ def test_nothing_is_learnt_while_the_discriminator_warms_up(pipe: Any, tmp_path:
 
 def test_an_interrupted_training_ends_with_the_same_bits(pipe: Any, tmp_path: Path) -> None:
     """Discriminator included: what it had learnt is taken up too."""
-
-    def torn(step: int, loss: float) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
     whole = make(pipe, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        make(pipe, tmp_path / "torn", report=torn)
+    torn(2, partial(make, pipe, tmp_path / "torn"))
     assert weights(make(pipe, tmp_path / "torn")) == weights(whole)
 
 
@@ -86,31 +73,12 @@ def test_bad_input_is_named(pipe: Any, tmp_path: Path) -> None:
 
 
 def test_on_a_flow(tmp_path: Path) -> None:
-    flow = tiny_sd3(clip_tokenizer())
-    made = make(flow, tmp_path, steps=5, lr=0.05)
+    made = demand_gated_on_a_flow(lambda flow: make(flow, tmp_path, steps=5, lr=0.05), "a beer")
     assert made.manifest.made["anchor"] == "milk"
-    bare = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
-    with conceptguard.attach(flow, {"guards": [{"method": "doco", "artifact": str(made.folder)}]}):
-        guarded = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
-    assert not torch.equal(guarded[0], bare[0]) and torch.equal(guarded[1], bare[1])
 
 
 @pytest.mark.slow
 def test_erased_as_the_judge_sees_it(pipe: Any, tmp_path: Path) -> None:
     """Against the same prompts without the guard; another object stays to the last bit."""
     made = make(pipe, tmp_path, **{key: value for key, value in DocoMakeSettings() if key != "templates"})
-    assert made.manifest.made["told_apart"] < 0.8
-    prompts, judge = ["a beer, noto style", "fluent beer", "a dog, noto style"], load_judge("emoji-sd")
-
-    def drawn_now() -> torch.Tensor:
-        seeds = [torch.Generator().manual_seed(900 + i) for i in range(9)]
-        images = pipe(prompts * 3, num_inference_steps=20, guidance_scale=3.5, generator=seeds, output_type="pt").images
-        return torch.as_tensor(images)
-
-    bare = drawn_now()
-    with conceptguard.attach(pipe, {"guards": [{"method": "doco", "artifact": str(made.folder)}]}):
-        guarded = drawn_now()
-    before, after = (judge.judge(images).objects for images in (bare, guarded))
-    beer = [i for i in range(9) if i % 3 < 2]
-    assert sum(before[i] == "beer" for i in beer) >= 5 and sum(after[i] == "beer" for i in beer) <= 1
-    assert all(torch.equal(guarded[i], bare[i]) for i in (2, 5, 8))
+    demand_erased(pipe, made, "beer", ["a beer, noto style", "fluent beer"], "a dog, noto style", 5)

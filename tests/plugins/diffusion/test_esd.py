@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,13 @@ import torch
 from conceptguard_plugins.diffusion.esd import ESD, ESDMakeSettings, goal
 from conceptguard_plugins.diffusion.trained_layers import layers_of
 from tiny import clip_tokenizer
-from tiny_transformers import generate, tiny_sd3
+from tiny_transformers import tiny_sd3
+from trained import demand_erased, demand_gated_on_a_flow, opened, torn, weights
 
-import conceptguard
 from conceptguard.errors import ArtifactError, PolicyError
-from conceptguard.formats import read_artifact
 from conceptguard.generation.conditioning import stack
-from conceptguard.measuring.judges import load_judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
-from conceptguard.runtime.banks import Banks
-from conceptguard.runtime.gates import Gate
-from conceptguard.runtime.lowrank import Terms
 
 BEER = {"name": "beer", "prompts": ["beer"]}
 QUICK: dict[str, Any] = {"steps": 5, "batch": 2, "trajectory_steps": 3, "templates": ["{}"], "preserve": ["milk"]}
@@ -33,11 +29,6 @@ def make(pipe: Any, out: Path, **options: Any) -> Artifact:
     return ESD.make(host_for(pipe), BEER, out, **{**QUICK, "progress": False, **options})
 
 
-def weights(artifact: Artifact) -> bytes:
-    (file,) = artifact.folder.glob("*.safetensors")
-    return file.read_bytes()
-
-
 def test_the_goal_is_the_papers_and_the_newer_codes() -> None:
     towards, nothing = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     assert torch.allclose(goal(towards, nothing, 1.0), towards - 2 * (towards - nothing), atol=1e-6)
@@ -45,13 +36,12 @@ def test_the_goal_is_the_papers_and_the_newer_codes() -> None:
 
 
 def test_layers_that_read_text_and_all_others(pipe: Any) -> None:
-    shapes = {name: host_for(pipe).layers().shapes()[name] for name in host_for(pipe).layers()}
+    shapes = host_for(pipe).layers().shapes()
     x, u, strict = (set(layers_of(shapes, which)) for which in ("x", "u", "strict"))
     assert strict < x and not x & u
     assert {name.rsplit(".", 1)[1] for name in strict} == {"to_k", "to_v"} and all(".attn2." in name for name in x)
     assert any(".attn1." in name for name in u) and not any(name.startswith("text_encoder") for name in x | u)
-    flow = host_for(tiny_sd3(clip_tokenizer())).layers()
-    x = set(layers_of({name: flow.shapes()[name] for name in flow}, "x"))
+    x = set(layers_of(host_for(tiny_sd3(clip_tokenizer())).layers().shapes(), "x"))
     assert "transformer.context_embedder" in x and any(name.endswith(".add_k_proj") for name in x)
     with pytest.raises(ArtifactError, match="no layers 'x'"):
         layers_of({"text_encoder.q": (8, 8)}, "x")
@@ -60,12 +50,7 @@ def test_layers_that_read_text_and_all_others(pipe: Any) -> None:
 def test_an_interrupted_training_ends_with_the_same_bits(pipe: Any, tmp_path: Path) -> None:
     whole = make(pipe, tmp_path / "whole")
 
-    def torn(step: int, loss: float) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make(pipe, tmp_path / "torn", report=torn)
+    torn(2, partial(make, pipe, tmp_path / "torn"))
     again = make(pipe, tmp_path / "torn")
     assert weights(again) == weights(whole)
     other = make(pipe, tmp_path / "frozen", sampler="frozen")
@@ -80,14 +65,8 @@ def test_the_concept_goes_the_other_way_and_other_prompts_stay(pipe: Any, tmp_pa
     with torch.no_grad():
         towards, nothing = denoiser(latents, torch.tensor([850, 850]), asked).chunk(2)
 
-    layers = host.layers()
-    banks = Banks(layers, [Terms(ESD, read_artifact(made, layers), Gate())], ESD)
-    try:
-        banks.set("unet", torch.ones(1, 1))
-        with torch.no_grad():
-            said = denoiser(latents[:1], torch.tensor([850]), host.encode(["a beer"]))
-    finally:
-        banks.detach()
+    with opened(pipe, made, 1):
+        said = denoiser(latents[:1], torch.tensor([850]), host.encode(["a beer"]))
     before, after = ((one - goal(towards, nothing, 1.0)).pow(2).mean() for one in (towards, said))
     assert float(after) < 0.6 * float(before)
 
@@ -104,26 +83,8 @@ def test_bad_input_is_named(pipe: Any, tmp_path: Path) -> None:
 def test_erased_as_the_judge_sees_it(pipe: Any, tmp_path: Path) -> None:
     """Against the same prompts without the guard; another object stays to the last bit."""
     made = make(pipe, tmp_path, **{key: value for key, value in ESDMakeSettings() if key != "templates"})
-    prompts, judge = ["a beer, noto style", "fluent beer", "a dog, noto style"], load_judge("emoji-sd")
-
-    def drawn() -> torch.Tensor:
-        seeds = [torch.Generator().manual_seed(900 + i) for i in range(9)]
-        images = pipe(prompts * 3, num_inference_steps=20, guidance_scale=3.5, generator=seeds, output_type="pt").images
-        return torch.as_tensor(images)
-
-    bare = drawn()
-    with conceptguard.attach(pipe, {"guards": [{"method": "esd", "artifact": str(made.folder)}]}):
-        guarded = drawn()
-    before, after = (judge.judge(images).objects for images in (bare, guarded))
-    beer = [i for i in range(9) if i % 3 < 2]
-    assert sum(before[i] == "beer" for i in beer) >= 5 and sum(after[i] == "beer" for i in beer) <= 1
-    assert all(torch.equal(guarded[i], bare[i]) for i in (2, 5, 8))
+    demand_erased(pipe, made, "beer", ["a beer, noto style", "fluent beer"], "a dog, noto style", 5)
 
 
 def test_on_a_flow(tmp_path: Path) -> None:
-    flow = tiny_sd3(clip_tokenizer())
-    made = make(flow, tmp_path)
-    bare = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
-    with conceptguard.attach(flow, {"guards": [{"method": "esd", "artifact": str(made.folder)}]}):
-        guarded = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
-    assert not torch.equal(guarded[0], bare[0]) and torch.equal(guarded[1], bare[1])
+    demand_gated_on_a_flow(lambda flow: make(flow, tmp_path), "a beer")

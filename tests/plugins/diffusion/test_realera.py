@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,10 @@ import pytest
 import torch
 from conceptguard_plugins.diffusion.realera.method import RealEra, RealEraMakeSettings, moved
 from conceptguard_plugins.diffusion.realera.neighbours import neighbours
-from tiny import clip_tokenizer
-from tiny_transformers import generate, tiny_sd3
+from trained import demand_erased, demand_gated_on_a_flow, torn, weights
 
-import conceptguard
 from conceptguard.formats import read_artifact
-from conceptguard.measuring.judges import load_judge
+from conceptguard.making.maker import find_made
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
 
@@ -49,7 +48,8 @@ def test_noise_of_a_size_is_at_right_angles_to_what_it_moves(pipe: Any) -> None:
 
 def test_a_neighbour_is_read_as_its_guide_and_what_stays_is_not(pipe: Any, tmp_path: Path) -> None:
     made = make(pipe, tmp_path, **SOME)
-    assert "gun" in made.manifest.made["neighbours"]
+    assert "gun" in made.manifest.made["also"] and "gun" in made.manifest.concept.prompts
+    assert find_made(RealEra, host_for(pipe), PISTOL, tmp_path, **SOME)
     host = host_for(pipe)
     gun, nothing, knife = (host.encode([text]).embeds[0, -1].double() for text in ("a gun", "a", "a knife"))
 
@@ -67,28 +67,18 @@ def test_a_neighbour_is_read_as_its_guide_and_what_stays_is_not(pipe: Any, tmp_p
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(pipe: Any, tmp_path: Path) -> None:
-    def torn(step: int, loss: float) -> None:
-        if step == 1:
-            raise KeyboardInterrupt
-
-    def weights(made: Artifact) -> bytes:
-        (file,) = made.folder.glob("*.safetensors")
-        return file.read_bytes()
-
+    """And what was begun with something else to keep is not taken up, since what lies beyond is drawn of it."""
     whole = make(pipe, tmp_path / "whole", **SOME)
-    with pytest.raises(KeyboardInterrupt):
-        make(pipe, tmp_path / "torn", **SOME, report=torn)
+    torn(1, partial(make, pipe, tmp_path / "torn", **SOME))
     assert weights(make(pipe, tmp_path / "torn", **SOME)) == weights(whole)
     assert weights(make(pipe, tmp_path / "noise", **SOME, around="noise")) != weights(whole)
+    other = {**SOME, "preserve": ["hammer"]}
+    torn(1, partial(make, pipe, tmp_path / "other", **SOME))
+    assert weights(make(pipe, tmp_path / "other", **other)) == weights(make(pipe, tmp_path / "anew", **other))
 
 
 def test_on_a_flow(tmp_path: Path) -> None:
-    flow = tiny_sd3(clip_tokenizer())
-    made = make(flow, tmp_path, **SOME)
-    bare = generate(flow, ["a pistol", "a dog"], guidance_scale=1.0)
-    with conceptguard.attach(flow, {"guards": [{"method": "realera", "artifact": str(made.folder)}]}):
-        guarded = generate(flow, ["a pistol", "a dog"], guidance_scale=1.0)
-    assert not torch.equal(guarded[0], bare[0]) and torch.equal(guarded[1], bare[1])
+    demand_gated_on_a_flow(lambda flow: make(flow, tmp_path, **SOME), "a pistol")
 
 
 @pytest.mark.slow
@@ -96,17 +86,4 @@ def test_gun_after_pistol_as_the_judge_sees_it(pipe: Any, tmp_path: Path) -> Non
     """Told the name alone: pictures by a word that nobody named go with it, and a knife stays to the last bit."""
     given = {key: value for key, value in RealEraMakeSettings() if key != "templates"}
     made = make(pipe, tmp_path, preserve=["knife", "dog", "hammer"], **given)
-    prompts, judge = ["a gun, noto style", "fluent gun", "a knife, noto style"], load_judge("emoji-sd")
-
-    def drawn() -> torch.Tensor:
-        seeds = [torch.Generator().manual_seed(900 + i) for i in range(9)]
-        images = pipe(prompts * 3, num_inference_steps=20, guidance_scale=3.5, generator=seeds, output_type="pt").images
-        return torch.as_tensor(images)
-
-    bare = drawn()
-    with conceptguard.attach(pipe, {"guards": [{"method": "realera", "artifact": str(made.folder)}]}):
-        guarded = drawn()
-    before, after = (judge.judge(images).objects for images in (bare, guarded))
-    gun = [i for i in range(9) if i % 3 < 2]
-    assert sum(before[i] == "pistol" for i in gun) >= 4 and sum(after[i] == "pistol" for i in gun) <= 1
-    assert all(torch.equal(guarded[i], bare[i]) for i in (2, 5, 8))
+    demand_erased(pipe, made, "pistol", ["a gun, noto style", "fluent gun"], "a knife, noto style", 4)

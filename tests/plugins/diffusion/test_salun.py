@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conceptguard_plugins.diffusion.salun import SalUn, SalUnMakeSettings, salient
-from tiny import clip_tokenizer
-from tiny_transformers import generate, tiny_sd3
+from trained import demand_erased, demand_gated_on_a_flow, opened, torn, weights
 
-import conceptguard
 from conceptguard.errors import ArtifactError
 from conceptguard.formats import read_artifact
 from conceptguard.generation.conditioning import stack
 from conceptguard.making.noising import noised
 from conceptguard.making.pictures import drawn
-from conceptguard.measuring.judges import load_judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
-from conceptguard.runtime.banks import Banks
-from conceptguard.runtime.gates import Gate
-from conceptguard.runtime.lowrank import Terms
 
 BEER = {"name": "beer", "prompts": ["beer"]}
 SOME: dict[str, Any] = {"steps": 12, "shots": 4, "views": 8, "templates": ["{}", "{a}"], "preserve": ["milk"]}
@@ -48,35 +43,29 @@ def test_the_largest_gradients_of_all_layers_together() -> None:
 
 def test_nothing_else_moves(pipe: Any, tmp_path: Path) -> None:
     """A tenth of the weights of 'strict', to the bit; with all of them no weight stays."""
-    some = changes(pipe, make(pipe, tmp_path / "some", steps=3, share=0.1, layers="strict"))
+    some = changes(pipe, make(pipe, tmp_path / "some", steps=3, share=0.1, layers="strict", shots=2))
     moved = sum(int((change != 0).sum()) for change in some.values()) / sum(one.numel() for one in some.values())
     assert 0.08 < moved <= 0.101
-    every = changes(pipe, make(pipe, tmp_path / "every", steps=3, share=1.0, layers="strict"))
+    every = changes(pipe, make(pipe, tmp_path / "every", steps=3, share=1.0, layers="strict", shots=2))
     assert sum(int((one == 0).sum()) for one in every.values()) < 0.01 * sum(one.numel() for one in every.values())
 
 
 def test_the_concept_is_taken_for_its_anchor_and_the_anchor_stays(pipe: Any, tmp_path: Path) -> None:
-    made = make(pipe, tmp_path, steps=30)
+    made = make(pipe, tmp_path, steps=20)
     assert made.manifest.made["anchor"] == "milk" and made.manifest.made["truncation_error"] == 0.0
     host = host_for(pipe)
-    denoiser, layers, random = host.denoiser(), host.layers(), torch.Generator().manual_seed(9)
+    denoiser, random = host.denoiser(), torch.Generator().manual_seed(9)
     beer, milk, nothing = (host.encode([text]) for text in ("a beer", "a milk", ""))
     clean = drawn(denoiser, beer, nothing, 1, random)
     times = torch.tensor([600])
     latents, _ = noised(denoiser, clean, torch.randn(clean.shape, generator=random), times)
 
-    def said(terms: list[Terms]) -> tuple[torch.Tensor, ...]:
-        banks = Banks(layers, terms, pipe)
-        try:
-            for prefix in banks.prefixes():
-                banks.set(prefix, torch.ones(2, 1))
-            with torch.no_grad():
-                return denoiser(torch.cat([latents] * 2), times.repeat(2), stack(beer, milk)).float().chunk(2)
-        finally:
-            banks.detach()
+    def said(terms: Artifact | None) -> tuple[torch.Tensor, ...]:
+        with opened(pipe, terms, 2):
+            return denoiser(torch.cat([latents] * 2), times.repeat(2), stack(beer, milk)).float().chunk(2)
 
-    before, goal = said([])
-    after, held = said([Terms(SalUn, read_artifact(made, layers), Gate())])
+    before, goal = said(None)
+    after, held = said(made)
     apart = (before - goal).pow(2).mean()
     assert (after - goal).pow(2).mean() < 0.5 * apart
     assert (held - goal).pow(2).mean() < 0.5 * apart
@@ -90,15 +79,10 @@ def test_a_cut_change_says_what_it_lost(pipe: Any, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(pipe: Any, tmp_path: Path) -> None:
-    def torn(step: int, loss: float) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    whole = changes(pipe, make(pipe, tmp_path / "whole", steps=4, layers="strict"))
-    with pytest.raises(KeyboardInterrupt):
-        make(pipe, tmp_path / "torn", steps=4, layers="strict", report=torn)
-    again = changes(pipe, make(pipe, tmp_path / "torn", steps=4, layers="strict"))
-    assert all(torch.equal(again[name], change) for name, change in whole.items())
+    few: dict[str, Any] = {"steps": 4, "layers": "strict", "shots": 2, "views": 4}
+    whole = make(pipe, tmp_path / "whole", **few)
+    torn(2, partial(make, pipe, tmp_path / "torn", **few))
+    assert weights(make(pipe, tmp_path / "torn", **few)) == weights(whole)
 
 
 def test_bad_input_is_named(pipe: Any, tmp_path: Path) -> None:
@@ -107,30 +91,13 @@ def test_bad_input_is_named(pipe: Any, tmp_path: Path) -> None:
 
 
 def test_on_a_flow(tmp_path: Path) -> None:
-    flow = tiny_sd3(clip_tokenizer())
-    made = make(flow, tmp_path, steps=3, concept={**BEER, "replacement": "water"}, preserve=[])
+    water = {**BEER, "replacement": "water"}
+    made = demand_gated_on_a_flow(lambda flow: make(flow, tmp_path, steps=3, concept=water, preserve=[]), "a beer")
     assert made.manifest.made["anchor"] == "water"
-    bare = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
-    with conceptguard.attach(flow, {"guards": [{"method": "salun", "artifact": str(made.folder)}]}):
-        guarded = generate(flow, ["a beer", "a dog"], guidance_scale=1.0)
-    assert not torch.equal(guarded[0], bare[0]) and torch.equal(guarded[1], bare[1])
 
 
 @pytest.mark.slow
 def test_erased_as_the_judge_sees_it(pipe: Any, tmp_path: Path) -> None:
     """Against the same prompts without the guard; another object stays to the last bit."""
     made = make(pipe, tmp_path, **{key: value for key, value in SalUnMakeSettings() if key != "templates"})
-    prompts, judge = ["a beer, noto style", "fluent beer", "a dog, noto style"], load_judge("emoji-sd")
-
-    def drawn_now() -> torch.Tensor:
-        seeds = [torch.Generator().manual_seed(900 + i) for i in range(9)]
-        images = pipe(prompts * 3, num_inference_steps=20, guidance_scale=3.5, generator=seeds, output_type="pt").images
-        return torch.as_tensor(images)
-
-    bare = drawn_now()
-    with conceptguard.attach(pipe, {"guards": [{"method": "salun", "artifact": str(made.folder)}]}):
-        guarded = drawn_now()
-    before, after = (judge.judge(images).objects for images in (bare, guarded))
-    beer = [i for i in range(9) if i % 3 < 2]
-    assert sum(before[i] == "beer" for i in beer) >= 5 and sum(after[i] == "beer" for i in beer) <= 1
-    assert all(torch.equal(guarded[i], bare[i]) for i in (2, 5, 8))
+    demand_erased(pipe, made, "beer", ["a beer, noto style", "fluent beer"], "a dog, noto style", 5)

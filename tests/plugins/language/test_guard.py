@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.language.guard.learn import calibrated, learn
+from conceptguard_plugins.language.classifier.learn import calibrated, learn
+from conceptguard_plugins.language.classifier.wording import Wording, words_in
 from conceptguard_plugins.language.guard.make import begun
 from conceptguard_plugins.language.guard.method import GUARD
 from conceptguard_plugins.language.guard.spans import Spans, spans_of, words_of
-from conceptguard_plugins.language.guard.wording import Wording, words_in
 
 import conceptguard
 from conceptguard.cli import run

@@ -225,7 +225,8 @@ def test_what_it_says_instead_is_words(way: str, monkeypatch: Any) -> None:
     processor = conceptguard.logits_processor(model, tok, bank)
     blind = halves(logits_processor=processor)
     assert bare <= 3 and blind > len(asked) / 2, (bare, blind)
-    assert cut <= bare + len(asked) / 5 and taken_back <= blind / 2, (bare, cut, taken_back, blind)
+    most = len(asked) / 5 if way == "greedy" else blind / 2
+    assert cut <= bare + most and taken_back <= blind / 2, (bare, cut, taken_back, blind)
     assert "half may be said" in str(processor.receipt)
 
 

@@ -1,4 +1,4 @@
-"""Learning GUARD's prompt classifier (``guard_wording``) from prompts."""
+"""Learning GUARD's prompt classifier (``wording``) from prompts."""
 
 from __future__ import annotations
 
