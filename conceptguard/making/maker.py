@@ -11,7 +11,7 @@ from ..concept import Concept, as_concept, as_concepts
 from ..errors import ArtifactError, PolicyError
 from ..files.paths import slug
 from ..registry import Artifact, open_artifact, write_artifact
-from ..runtime.calibration import Calibration, Sight, calibrate, settled, sight
+from ..runtime.calibration import WORDS, Calibration, Sight, calibrate, settled, sight
 from ..runtime.encodings import ordinary_captions
 from ..runtime.once import meanwhile
 from ..version import __version__
@@ -75,7 +75,7 @@ def _of_several(task: Task, kept: Sequence[str]) -> Calibration:
             def see(concept: Concept = concept, own: list[str] = own) -> dict[str, Tensor]:
                 return sight(concept.prompts, task.host.read, keep=kept, own=own, known=known)._asdict()
 
-            asked = {"gate": concept.prompts, "kept": list(kept), "captions": ordinary_captions()}
+            asked = {"gate": concept.prompts, "kept": list(kept), "captions": ordinary_captions(), "words": WORDS}
             found.append(Sight(**task.pieces.get(asked, see)))
             tick(i, 0.0)
     return settled(found)

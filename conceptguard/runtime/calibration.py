@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -38,6 +40,7 @@ class Calibration:
 
 # Between what must stay shut and the floor; less where there is less room below 1, which a text that names it reaches.
 MARGIN, HIGHEST = 0.02, 0.995
+WORDS = 12  # that stand in turn for the telling word of a phrase
 
 
 def calibrate(
@@ -69,16 +72,35 @@ def _calibrate(
     return settled([sight(prompts, encode, keep=keep, own=own, captions=captions, known=known)])
 
 
+def around(prompts: Sequence[str]) -> list[str]:
+    """The phrases of a concept with an ordinary word where their telling one stands: of "someone smoking", "someone
+    carpet". To an encoder that knows few words, what surrounds the telling one may look like the concept by itself.
+
+    The telling word is the one that ordinary captions have least, each in turn where several are. What still names the
+    concept is left out.
+    """
+    having = Counter(word for caption in ordinary_captions() for word in set(re.findall(r"\w+", caption.lower())))
+    once = sorted(word for word, count in having.items() if count == 1)
+    others, found = once[:: len(once) // WORDS][:WORDS], []
+    for words in (prompt.split() for prompt in prompts):
+        rarity = [having[word.lower()] for word in words] if len(words) > 1 else []
+        for i in (i for i, count in enumerate(rarity) if count == min(rarity)):
+            found += [" ".join([*words[:i], other, *words[i + 1 :]]) for other in others if other != words[i]]
+    return unnamed(dict.fromkeys(found), prompts)
+
+
 class Sight(NamedTuple):
     """What the prompts of one concept see.
 
     kept: similarity of every text that must leave the gate shut, captions first; named: which of these captions are
     about the concept, and do not count, bool
+    beside: the same of the phrases with their telling word replaced, see ``around``
     own, unread: the same of the concept's own texts, with their words and without
     """
 
     kept: Tensor
     named: Tensor
+    beside: Tensor
     own: Tensor
     unread: Tensor
 
@@ -97,10 +119,12 @@ def sight(
     ordinary = list(captions or ordinary_captions())
     bank = GateBank([Gate(prompts=tuple(prompts))], encode, known)
     kept = bank.similarity_of_content(*known.read([*ordinary, *keep], encode)).amax(1)
+    swapped = around(prompts)
+    beside = bank.similarity_of_content(*known.read(swapped, encode)).amax(1) if swapped else kept[:0]
     mine = bank.similarity_of_content(*known.read(own or prompts, encode)).amax(1)
     left = set(unnamed(ordinary, prompts))
     named = torch.tensor([caption not in left for caption in ordinary])
-    return Sight(kept, named, mine, _unread(bank, encode, own or prompts))
+    return Sight(kept, named, beside, mine, _unread(bank, encode, own or prompts))
 
 
 def settled(sights: Sequence[Sight]) -> Calibration:
@@ -108,7 +132,8 @@ def settled(sights: Sequence[Sight]) -> Calibration:
     kept = torch.stack([one.kept for one in sights]).amax(0)
     named = torch.stack([one.named for one in sights]).any(0)
     counts = torch.cat([~named, named.new_ones(len(kept) - len(named))])
-    kept, mine = kept[counts], torch.cat([one.own for one in sights])
+    kept = torch.cat([kept[counts], *(one.beside for one in sights)])
+    mine = torch.cat([one.own for one in sights])
     unread = float(torch.cat([one.unread for one in sights]).min())
     floor, full = between(float(kept.max()), unread)
     weakest = round(unread - MARGIN, 4)

@@ -18,7 +18,7 @@ from conceptguard.errors import PolicyError
 from conceptguard.hosts.diffusers.host import DiffusersHost
 from conceptguard.measuring.suite import load_suite
 from conceptguard.runtime import encodings
-from conceptguard.runtime.calibration import calibrate
+from conceptguard.runtime.calibration import WORDS, around, calibrate
 from conceptguard.runtime.encodings import EncodingCache, content, encoding_cache_of, ordinary_captions
 from conceptguard.runtime.gates import Gate, GateBank
 
@@ -198,19 +198,33 @@ def test_gates_of_words_that_nobody_calibrated_together(pipe: Any, encode: Any) 
 
 def test_what_a_policy_preserves_leaves_a_gate_shut(pipe: Any) -> None:
     """Words alone open a gate at a few unrelated ones, too; a policy that says so shuts it there and nowhere else."""
-    suite = load_suite("emoji-sd")
-    guard = {"method": "sld", "concept": {"name": "pistol", "prompts": suite.words("pistol")}}
-    asked, near = ["a drawing of a pistol", "mono style: someone with a gun"], ["rose", "ice cream"]
+    guard = {"method": "sld", "concept": {"name": "cigarette", "prompts": ["cigarette", "smoking"]}}
+    asked, near = ["a drawing of a cigarette", "a man who is smoking"], "someone sketched a dog"
 
     def gates(**more: Any) -> list[float]:
         with attach(pipe, {"guards": [{**guard, **more}]}) as session:
-            pipe([*asked, *near], num_inference_steps=1, output_type="latent")
-            return session.receipt.acts[0].gates[-4:]
+            pipe([*asked, near], num_inference_steps=1, output_type="latent")
+            return session.receipt.acts[0].gates[-3:]
 
     assert all(gate > 0 for gate in gates())
-    assert gates(preserve=["rose", "ice cream"]) == [1, 1, 0, 0]
-    with pytest.raises(PolicyError, match="preserve 'a gun dog' contains 'gun'"):
-        gates(preserve=["a gun dog"])
+    assert gates(preserve=[near]) == [1, 1, 0]
+    with pytest.raises(PolicyError, match="preserve 'a cigarette case' contains 'cigarette'"):
+        gates(preserve=["a cigarette case"])
+
+
+def test_what_surrounds_the_telling_word_of_a_phrase_opens_no_gate(encode: Any) -> None:
+    """In phrases of several words the telling one must be there; where it is named otherwise, its name is enough."""
+    words = ("cigarette", "someone smoking", "a rusty cigarette")
+    beside = around(words)
+    # Both words of "rusty cigarette" are rare, but what still names the concept says nothing about its surroundings.
+    assert [text.split()[:-1] for text in beside] == [["someone"]] * WORDS + [["a", "rusty"]] * WORDS
+    assert not any(word in text for text in beside for word in ("smoking", "cigarette"))
+    measured = calibrate(words, encode)
+    bank = GateBank([Gate(words, 1.0, measured.floor, measured.full, measured.unread)], encode)
+    shut = encode(["someone sketched a dog in fluent style", "someone sketched a banana", "someone with a kite"])
+    assert (bank(shut.embeds, shut.ids) == 0).all()
+    opened = encode(["look, a cigarette right there", "someone in a hat is smoking"])
+    assert (bank(opened.embeds, opened.ids) == 1).all()
 
 
 def test_the_captions_ship(tmp_path: Path) -> None:
