@@ -77,16 +77,18 @@ def around(prompts: Sequence[str]) -> list[str]:
     carpet". To an encoder that knows few words, what surrounds the telling one may look like the concept by itself.
 
     The telling word is the one that ordinary captions have least, each in turn where several are. What still names the
-    concept is left out.
+    concept, by a prompt or by the one telling word of a prompt, is left out.
     """
     having = Counter(word for caption in ordinary_captions() for word in set(re.findall(r"\w+", caption.lower())))
     once = sorted(word for word, count in having.items() if count == 1)
-    others, found = once[:: len(once) // WORDS][:WORDS], []
-    for words in (prompt.split() for prompt in prompts):
-        rarity = [having[word.lower()] for word in words] if len(words) > 1 else []
-        for i in (i for i, count in enumerate(rarity) if count == min(rarity)):
-            found += [" ".join([*words[:i], other, *words[i + 1 :]]) for other in others if other != words[i]]
-    return unnamed(dict.fromkeys(found), prompts)
+    others, names, found = once[:: len(once) // WORDS][:WORDS], list(prompts), []
+    for words in map(str.split, prompts):
+        rarity = [having[word.lower()] for word in words]
+        telling = [i for i, count in enumerate(rarity) if count == min(rarity)]
+        names += [words[telling[0]]] if len(telling) == 1 else []
+        if len(words) > 1:
+            found += [" ".join([*words[:i], other, *words[i + 1 :]]) for i in telling for other in others]
+    return unnamed(dict.fromkeys(found), names)
 
 
 class Sight(NamedTuple):

@@ -12,6 +12,7 @@ from torch import Tensor
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.making.task import Learned, Task
 from conceptguard.making.templates import check_window, fill
+from conceptguard.runtime.calibration import around
 from conceptguard.runtime.encodings import ordinary_captions
 
 from .concept import RATIO, TOP, Dictionary, encoders_of, features_of, threshold_of, wordings
@@ -38,7 +39,7 @@ def learn(task: Task) -> Learned:
     if both := set(s.templates) & set(s.calibration):
         raise PolicyError(f"calibration: '{both.pop()}' is among the templates too: the threshold would be too sure")
     words = list(dict.fromkeys([*concept.prompts, *task.preserve]))
-    captions = ordinary_captions()
+    captions = [*ordinary_captions(), *around(concept.prompts)]
     texts = list(dict.fromkeys([*(fill(t, w) for t in s.templates for w in words), *captions[::2]]))
     apart = [fill(s.calibration[i % len(s.calibration)], w) for i, w in enumerate(words)] + captions[1::2]
     check_window(task.host, [*texts, *apart])
