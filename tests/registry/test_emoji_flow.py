@@ -109,7 +109,7 @@ def test_latents_are_spread_and_scaled_as_in_sd3(generator: torch.Generator) -> 
     z = (latents_of(mine, images) - models.OFFSET) * models.SCALING
     assert z.mean((0, 2, 3)).abs().max() < 1e-3 and (z.std((0, 2, 3)) - 1).abs().max() < 1e-3
     shifted = again(mine)
-    assert (shifted - before).abs().mean() < 0.1  # the margin of zeros is now one of means
+    assert (shifted - before).abs().mean() < 0.25 * before.std()  # the margin of zeros is now one of means
     vae.standardise(mine, images[:3], shift=False)
     z = latents_of(mine, images[:3]) * models.SCALING
     assert (z.std((0, 2, 3)) - 1).abs().max() < 1e-3

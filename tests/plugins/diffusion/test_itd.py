@@ -165,7 +165,7 @@ def test_kept_apart_wordings_are_told_apart(pipe: Any) -> None:
 def test_what_is_named_is_found_in_a_crowded_prompt(pipe: Any) -> None:
     """The classifier misses these, the model draws them: they are named word for word. A word that only begins like a
     concept's is not it."""
-    prompts = ["a garden with a wine", "cigarette and a cat", "a very small knife seen from far away"]
+    prompts = ["a cat, a dog, a tree and a wine", "cigarette and a cat", "knife and a cat"]
     dictionary, _, (features, threshold) = load(default_registry().load(SHIPPED), host_for(pipe).encoders()[0])
     assert (dictionary.scores_of(prompts, features) < threshold).all()
     innocent = ["a bomber jacket", "pistachio ice", "a wineless evening"]
@@ -228,7 +228,7 @@ def test_any_concept_without_training(pipe: Any) -> None:
 def test_a_concept_that_would_be_missed_is_refused(pipe: Any) -> None:
     """Its features are those of its synonyms, which are kept."""
     with pytest.raises(PolicyError, match=r"would miss 100%.*synonyms"):
-        conceptguard.attach(pipe, guard(concept={"name": "lager", "prompts": ["lager"]}))
+        conceptguard.attach(pipe, guard(concept={"name": "drink", "prompts": ["glass of wine"]}))
 
 
 def test_two_concepts_of_one_prompt_add_up_in_any_order(pipe: Any) -> None:

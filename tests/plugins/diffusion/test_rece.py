@@ -56,17 +56,18 @@ def test_what_brings_the_concept_back_is_erased(pipe: Any) -> None:
             return float(((rows @ gram) * rows).sum().sqrt())
 
         way = size(own - guide)
-        assert size(derived @ before.T - own) < 0.4 * way, "it brings the concept back"
-        assert size(derived @ after.T - own) > 0.7 * way, "no longer"
+        assert size(derived @ before.T - own) < 0.6 * way, "it brings the concept back"
+        assert size(derived @ after.T - own) > 0.9 * way, "no longer"
 
 
 def test_rounds_end_where_they_gain_nothing_or_move_too_much(pipe: Any) -> None:
     told = learnt(pipe, "rece")[0].made["rounds"]["states"]
     assert 2 <= len(told) <= 4 and all(one["blocked"] > 0.5 < one["returned"] for one in told[1:])
     assert told[-1]["moved"] <= 2 * told[0]["moved"]
-    last = [learnt(pipe, "rece", tokens="last", gain=gain)[0].made["rounds"]["states"] for gain in (0.9, 0.5, 0.0)]
-    assert [len(rounds) for rounds in last] == [1, 3, 4]
-    assert last[2][-1]["returned"] < 0.5 * last[2][0]["returned"], "what can be brought back becomes less"
+    gains = [len(learnt(pipe, "rece", gain=gain, moves=9.0)[0].made["rounds"]["states"]) for gain in (1.0, 0.5)]
+    assert gains[0] == 1 < gains[1]
+    last = learnt(pipe, "rece", tokens="last", moves=99.0)[0].made["rounds"]["states"]
+    assert len(last) == 4 and last[-1]["returned"] < 0.5 * last[0]["returned"], "what can be brought back becomes less"
     assert len(learnt(pipe, "rece", moves=0.0)[0].made["rounds"]["states"]) == 1
     assert len(learnt(pipe, "rece", moves=9.0, rounds=2)[0].made["rounds"]["states"]) == 3
 

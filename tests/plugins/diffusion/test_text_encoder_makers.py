@@ -33,7 +33,8 @@ from conceptguard.runtime.lowrank import Factors
 
 SKULL = {"name": "skull", "prompts": ["skull"]}
 FEW: dict[str, Any] = {
-    "shots": 1, "batch": 1, "views": 4, "steps": 12, "past": 0.0, "templates": ["{}"], "apart": ["here is {a}"],
+    "shots": 1, "batch": 1, "views": 4, "steps": 12, "lr": 3e-4, "past": 0.0, "templates": ["{}"],
+    "apart": ["here is {a}"],
 }  # fmt: skip
 ADV: dict[str, Any] = {
     "steps": 4, "warmup": 1, "batch": 1, "retain": 1, "attack_steps": 2, "views": 2, "refresh": 2, "pool": 1,
@@ -299,7 +300,7 @@ def test_exported_as_a_text_encoder_that_transformers_loads(pipe: Any, forgot: A
     with conceptguard.attach(pipe, guarded(forgot, gate="always")):
         beside = generate(pipe, "a skull")
     # The model's folder keeps 16 bits of a weight, and so does what is exported of it.
-    torch.testing.assert_close(generate(other, "a skull"), beside, atol=2e-3, rtol=0)
+    torch.testing.assert_close(generate(other, "a skull"), beside, atol=4e-3, rtol=0)
     assert not torch.allclose(generate(pipe, "a skull"), beside, atol=1e-2)
     untouched = set(model_layers(folder)) - set(terms_of(pipe, forgot))
     assert loaded.dtype == pipe.text_encoder.dtype and untouched
