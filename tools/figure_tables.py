@@ -250,6 +250,26 @@ def redirection_table(results: list[Result]) -> str:
     return markdown(["", *names.values()], table)
 
 
+def unlearned_table(results: list[Result]) -> str:
+    """What was trained away, and what went with it."""
+    rows = [row for result in results for row in result["rows"]]
+    names = {"none": "as it is", "retain": "a model that never knew"}
+    table = [
+        [names.get(row["method"], row["method"]), *(f"{row[f'{group}_after']:.2f}" for group in _GROUPS),
+         f"{row['identical']:.2f}", f"{row['rouge_erased']:.2f}", f"{row['rouge_kept']:.2f}",
+         f"{row['make_seconds']:,.0f}" if "make_seconds" in row else ""]
+        for row in rows
+    ]  # fmt: skip
+    told = (
+        f"Share of {rows[0]['n']} questions that are answered, over all forms of asking and ways around, in wordings "
+        "that no maker saw; then the share of answers about others and places that are token for token as they were, "
+        "and ROUGE-L of answers against the true ones."
+    )
+    head = ["", "about forgotten authors", "about others", "about places", "same tokens", "ROUGE-L, forgotten",
+            "ROUGE-L, others and places", "made in, s"]  # fmt: skip
+    return f"{told}\n\n{markdown(head, table)}"
+
+
 def faults_table(results: list[Result]) -> str:
     """Faults that were tried, and what they did: of a kind whose test failed, none counts as survived."""
     rows = [row for result in results for row in result["rows"]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +19,9 @@ from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import Factors, Terms
 
-from ..classifier.examples import Example, parts, read_examples
-from ..classifier.learn import calibrated, learn
+from ..classifier.examples import Example, read_examples
+from ..classifier.gate import learn_gate
+from ..terms_beside import turned
 from .read import FORMS, placed, second_moments, tokens_of
 from .solve import null_space, redirect
 
@@ -103,9 +102,13 @@ def learn_redirection(task: Task) -> Learned:
         "ranks": {name: len(term.down) for name, term in terms.items()}, "retain_texts": len(retain), "seed": task.seed,
     }  # fmt: skip
     if s.forget:
-        classifier, measured = _classified(task, [one.prompt for one in s.retain] + list(task.preserve))
-        tensors |= {f"classifier.{name}": tensor for name, tensor in classifier.items()}
-        made |= {"forget_prompts": len(s.forget), **measured}
+        kept = [one.prompt for one in s.retain] + list(task.preserve)
+        if not kept:
+            raise PolicyError(
+                "making rocr: retain: give prompts that are to be answered as before, or all open its terms"
+            )
+        classifier, measured = learn_gate(task, [one.prompt for one in s.forget], kept, s.steps, s.lr)
+        tensors, made = {**tensors, **classifier}, {**made, **measured}
     return Learned(tensors, made, metadata=metadata)
 
 
@@ -124,12 +127,6 @@ def layers_of(host: Any, wanted: Sequence[int]) -> dict[int, str]:
         if number not in there:
             raise PolicyError(f"making rocr: there is no layer {number}: {host.name} has 0 to {depth - 1}")
     return {number: there[number] for number in sorted(numbers)}
-
-
-def turned(host: Any, name: str) -> bool:
-    """Whether a layer's weight is kept as [in, out] in the model's own files."""
-    layer = host.layers()[name]
-    return tuple(getattr(layer, "whole", layer).weight.shape) != (layer.out_features, layer.in_features)
 
 
 def _solved(task: Task, chosen: dict[int, str], target: str, moments: dict[str, Tensor]) -> dict[str, Factors]:
@@ -178,18 +175,3 @@ def _pairs(host: Any, name: str, target: str, s: Any) -> list[tuple[_Name, _Name
                 read = [_Name(ids, [*range(own[0], len(ids))]) for ids, own in read]
             found.append((read[0], read[1]))
     return found
-
-
-def _classified(task: Task, retain: list[str]) -> tuple[dict[str, Tensor], dict[str, float]]:
-    s = task.settings
-    forget = [one.prompt for one in s.forget]
-    if not retain:
-        raise PolicyError("making rocr: retain: give prompts that are to be answered as before, or all open its terms")
-    salt = hashlib.sha256(json.dumps([task.seed, task.concept.name, forget]).encode()).digest()[:16]
-    (own, own_apart), (kept, kept_apart) = parts(forget), parts(retain)
-    with task.bar(s.steps, ", prompts") as tick:
-        found = calibrated(learn(own, kept, salt, s.steps, s.lr, task.seed, tick), own_apart, kept_apart)
-    missed, flagged = ([found.logit(text) >= 0 for text in some] for some in (own_apart, kept_apart))
-    return found.tensors(), {
-        "missed": round(1 - sum(missed) / len(missed), 4), "flagged": round(sum(flagged) / len(flagged), 4),
-    }  # fmt: skip
