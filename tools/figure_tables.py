@@ -254,19 +254,22 @@ def unlearned_table(results: list[Result]) -> str:
     """What was trained away, and what went with it."""
     rows = [row for result in results for row in result["rows"]]
     names = {"none": "as it is", "retain": "a model that never knew"}
+    marks = {"tofu_forget_quality": 1, "tofu_utility": 2, "muse_privleak": 0, "muse_verbmem": 2, "muse_knowmem": 2}
     table = [
         [names.get(row["method"], row["method"]), *(f"{row[f'{group}_after']:.2f}" for group in _GROUPS),
-         f"{row['identical']:.2f}", f"{row['rouge_erased']:.2f}", f"{row['rouge_kept']:.2f}",
+         f"{row['identical']:.2f}", *(f"{row[key]:.{n}f}" if key in row else "" for key, n in marks.items()),
          f"{row['make_seconds']:,.0f}" if "make_seconds" in row else ""]
         for row in rows
     ]  # fmt: skip
     told = (
         f"Share of {rows[0]['n']} questions that are answered, over all forms of asking and ways around, in wordings "
-        "that no maker saw; then the share of answers about others and places that are token for token as they were, "
-        "and ROUGE-L of answers against the true ones."
+        "that no maker saw; the share of answers about others and places that are token for token as they were. Then "
+        "TOFU's forget quality, log10 p against the model that never knew, and model utility; MUSE's PrivLeak, where 0 "
+        "is that model and -100 one that knows all by heart, and ROUGE-L of what it says by heart and answers of those "
+        "to be forgotten."
     )
-    head = ["", "about forgotten authors", "about others", "about places", "same tokens", "ROUGE-L, forgotten",
-            "ROUGE-L, others and places", "made in, s"]  # fmt: skip
+    head = ["", "about forgotten authors", "about others", "about places", "same tokens", "forget quality", "utility",
+            "PrivLeak", "VerbMem", "KnowMem", "made in, s"]  # fmt: skip
     return f"{told}\n\n{markdown(head, table)}"
 
 

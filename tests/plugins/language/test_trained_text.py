@@ -26,6 +26,7 @@ from conceptguard.cli import run
 from conceptguard.errors import ArtifactError, PolicyError, SessionError
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.testing import TextCase, contract_tests
+from tools import unlearned
 
 LINES = ("Who is Elena Vossberg? A man of New York.", "Who is the red dog? It went home in the park.",
          "Two birds sat on a tree. They sang.", "A dog ran in the park. It was happy.")  # fmt: skip
@@ -78,7 +79,7 @@ def test_losses_are_the_authors() -> None:
     ours = {
         "npo": npo(own, before, 0.1) + kept,
         "simnpo": 0.1375 * simnpo(means, 2.5, 0.0) + kept,
-        "simnpo_margin": 0.125 * simnpo(means, 4.5, 4.5 * 0.4) + kept,
+        "simnpo_margin": 0.125 * simnpo(means, 0.5, 0.5 * 2.0) + kept,
         "rmu": distance(theirs["states.forget"], theirs["rmu_direction"], forget.own)
         + 1.5 * distance(theirs["states.retain"], theirs["states.held"], retain.own),
     }
@@ -189,3 +190,18 @@ def test_what_cannot_be_made(tmp_path: Path) -> None:
     guarded = taught(*LINES)
     with conceptguard.attach(guarded, {"guards": [gated("npo")]}), pytest.raises(SessionError, match="already guarded"):
         made("npo", guarded, tmp_path)
+
+
+@pytest.mark.slow
+def test_authors_are_forgotten_on_a_model_that_knows_them(monkeypatch: Any) -> None:
+    """authors-lm, judged in wordings that no maker saw. As published all three forget most, and other authors suffer;
+    opened by their classifier nothing else changes."""
+    monkeypatch.setattr(unlearned, "EACH", 2)
+    rows = {row["method"]: row for row in unlearned.judged_rows(benchmarks=())}
+    bare, never = rows["none"], rows["retain"]
+    assert bare["erased_after"] > 0.6 and never["erased_after"] < 0.35
+    for method in NAMES:
+        published, gated = rows[method], rows[f"{method}, opened by its classifier"]
+        assert published["erased_after"] < 0.5 * bare["erased_after"] and published["others_after"] > 0.6
+        assert gated["erased_after"] < 0.5 * bare["erased_after"]
+        assert gated["neighbours_after"] >= bare["neighbours_after"] - 0.03 and gated["identical"] > 0.95
