@@ -273,6 +273,13 @@ def unlearned_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
+def neurons_table(results: list[Result]) -> str:
+    """What taking neurons away leaves of the answers about one author."""
+    names = {"erased_after": "answered about the author", "neighbours_after": "other authors", "others_after": "places"}
+    rows = [row for result in results for row in result["rows"]]
+    return markdown(["", *names.values()], [[row["method"], *(f"{row[key]:.2f}" for key in names)] for row in rows])
+
+
 def faults_table(results: list[Result]) -> str:
     """Faults that were tried, and what they did: of a kind whose test failed, none counts as survived."""
     rows = [row for result in results for row in result["rows"]]

@@ -27,6 +27,7 @@ from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
 from .conv1d import Turned, is_turned
 from .foresight import Foresight
+from .head import through_head
 from .last_inputs import CACHES, LastInputs, length_of
 from .model_lock import ModelLock, demand_free, unwrapped
 from .speaker import Speaker
@@ -203,6 +204,11 @@ class TransformersHost(Host):
         """The model is called, and for no generation."""
         with self._model_lock.opened(), self._inputs.deaf():
             yield
+
+    @torch.no_grad()
+    def through_head(self, vectors: Tensor, normed: bool = True) -> Tensor:
+        """Vectors read as tokens, [n, vocabulary]: see ``head.through_head``. Raises BaseMismatch."""
+        return through_head(self.model, vectors, normed)
 
     def _begin(self) -> int:
         """What an empty prompt begins with."""

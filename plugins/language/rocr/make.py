@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,13 +20,13 @@ from conceptguard.runtime.lowrank import Factors, Terms
 
 from ..classifier.examples import Example, read_examples
 from ..classifier.gate import learn_gate
+from ..neurons.blocks import feed_forward_of
 from ..terms_beside import turned
 from .read import FORMS, placed, second_moments, tokens_of
 from .solve import null_space, redirect
 
 TEMPLATES = ["Who is {}?", "Question: Who is {}?\nAnswer:", "Tell me about {}.", "What do you know of {}?", "{} was",
              "I have read about {}."]  # fmt: skip
-_DOWN = re.compile(r"\.(\d+)\.mlp\.(?:down_proj|c_proj)$")
 
 
 class ROCRMakeSettings(Settings):
@@ -114,19 +113,11 @@ def learn_redirection(task: Task) -> Learned:
 
 def layers_of(host: Any, wanted: Sequence[int]) -> dict[int, str]:
     """Number -> name of the layers that write what a feed-forward block found. Raises PolicyError."""
-    there = {int(found[1]): name for name in host.layers() if (found := _DOWN.search(name))}
-    if not there:
-        raise PolicyError(
-            f"{host.name} has no mlp.down_proj (as Llama-type models) nor mlp.c_proj (as GPT-2) that could be edited: "
-            "rocr is for these"
-        )
-    depth = max(there) + 1
+    there = feed_forward_of(host, wanted, "rocr")
+    depth = there[-1].number + 1
     first = depth // 8
-    numbers = list(wanted) or [n for n in range(first, first + 3) if n < max(depth - 1, 1)]
-    for number in numbers:
-        if number not in there:
-            raise PolicyError(f"making rocr: there is no layer {number}: {host.name} has 0 to {depth - 1}")
-    return {number: there[number] for number in sorted(numbers)}
+    numbers = wanted or [n for n in range(first, first + 3) if n < max(depth - 1, 1)]
+    return {block.number: block.down for block in there if block.number in numbers}
 
 
 def _solved(task: Task, chosen: dict[int, str], target: str, moments: dict[str, Tensor]) -> dict[str, Factors]:
@@ -134,7 +125,7 @@ def _solved(task: Task, chosen: dict[int, str], target: str, moments: dict[str, 
     s = task.settings
     host: Any = task.host
     pairs = [(one, other) for prompt in task.concept.prompts for one, other in _pairs(host, prompt, target, s)]
-    block, terms = _DOWN.sub(r".\1", chosen[max(chosen)]), dict[str, Factors]()
+    block, terms = chosen[max(chosen)].rsplit(".mlp.", 1)[0], dict[str, Factors]()
     with torch.no_grad(), task.bar(len(chosen) * len(pairs)) as tick:
         wanted = [host.read_inside(other.ids, [], block)[1][other.own] for _, other in pairs]
         for i, name in enumerate(chosen.values()):
