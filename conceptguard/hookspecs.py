@@ -13,6 +13,7 @@ from .markers import hookspec
 if TYPE_CHECKING:
     import typer
 
+    from .finder import Finder
     from .generation.conditioning import Prompts
     from .generation.decoding import Asked, Decoding, Sentence
     from .generation.denoising import Conditions, Step
@@ -43,8 +44,8 @@ class SetUp:
         """Offer attacks by class: what tries to bring an erased concept back."""
 
     @hookspec
-    def finders(self) -> list[type[Named]]:  # type: ignore[empty-body]
-        """Offer finders by class: what names the concepts in pictures or in a model."""
+    def finders(self) -> list[type[Finder]]:  # type: ignore[empty-body]
+        """Offer finders by class: what names the concepts in pictures or in a model, see ``finder``."""
 
     @hookspec
     def measures(self) -> list[type[Named]]:  # type: ignore[empty-body]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .generation.conditioning import Encoded
     from .generation.decoding import Ahead, Answer, Asked, Vocabulary
-    from .protocols import Denoiser, NoiseLevels, TextEncoder
+    from .protocols import Denoiser, NoiseLevels, Speaker, TextEncoder
     from .registry import Artifact
     from .runtime.encodings import EncodingCache
     from .runtime.lowrank import LayerIndex
@@ -204,6 +204,10 @@ class Host:
     def denoiser(self) -> Denoiser:
         """The denoiser as a plain function with its noise schedule, for methods that learn."""
         raise self._lacks("denoiser")
+
+    def speaker(self) -> Speaker:
+        """The language model as a plain function of ids, for methods that learn."""
+        raise self._lacks("language model to be trained beside")
 
     def noise_levels(self) -> NoiseLevels:
         """How much picture and how much noise latents hold at a timestep."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .concept import Concept
+    from .finder import Found, Search
     from .host import Host, TextHost
     from .making.task import Learned, Report
     from .policy import Guard
@@ -55,6 +56,7 @@ class Method:
     any_concept: ClassVar[bool] = False  # whether an artifact serves whatever concept the policy names beside it
     Settings: ClassVar[type[BaseModel]] = Settings
     MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults
+    FindSettings: ClassVar[type[BaseModel]] = Settings  # the same of ``find``
     settings: Any  # an instance of the method's own Settings
     host: Any  # hosts.Host, or hosts.TextHost where text is generated
     act: Act
@@ -75,6 +77,12 @@ class Method:
     def methods(cls) -> list[type[Method]]:
         """A class named in an entry point offers itself."""
         return [cls]
+
+    @hookimpl
+    @classmethod
+    def finders(cls) -> list[type[Method]]:
+        """One that finds as well is a finder by the same name."""
+        return [cls] if cls.find.__func__ is not Method.find.__func__ else []  # type: ignore[attr-defined]
 
     @classmethod
     def make(
@@ -155,6 +163,11 @@ class Method:
     def learn(cls, task: Task) -> Learned:
         """The method's own part of ``make``: from a checked task to tensors, and what opens their gate."""
         raise PolicyError(f"method '{cls.name}' makes no artifacts: name it in a policy as it is")
+
+    @classmethod
+    def find(cls, search: Search) -> Found:
+        """Where a concept is in a model, or which ones a model has. Raises PolicyError, BaseMismatch."""
+        raise PolicyError(f"method '{cls.name}' finds nothing: `conceptguard plugins` lists finders")
 
     @classmethod
     def peers(cls) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:

@@ -147,6 +147,24 @@ class Denoiser(Protocol):
         """Every state of a guided DDIM run, [steps, rows, channels, h, w]."""
 
 
+class Speaker(Protocol):
+    """A language model as trainings ask it: ids [rows, tokens], padded on the right, and their mask, 0 where padding
+    is -> scores of the next tokens [rows, tokens, vocabulary], float32, with gradients towards terms beside layers.
+    """
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor: ...
+
+    def states(self, ids: Tensor, mask: Tensor, block: str) -> Tensor:
+        """What a block gives, [rows, tokens, width], float32, with gradients. Raises BaseMismatch where there is no
+        module of that name."""
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """No gradients for the model's own weights and no dropout meanwhile."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+
 class NoiseLevels(Protocol):
     """latents = signal · clean + noise · ε, in the units of the denoiser's input.
 

@@ -274,6 +274,36 @@ def redirection_table(results: list[Result]) -> str:
     return markdown(["", *names.values()], table)
 
 
+def unlearned_table(results: list[Result]) -> str:
+    """What was trained away, and what went with it."""
+    rows = [row for result in results for row in result["rows"]]
+    names = {"none": "as it is", "retain": "a model that never knew"}
+    marks = {"tofu_forget_quality": 1, "tofu_utility": 2, "muse_privleak": 0, "muse_verbmem": 2, "muse_knowmem": 2}
+    table = [
+        [names.get(row["method"], row["method"]), *(f"{row[f'{group}_after']:.2f}" for group in _GROUPS),
+         f"{row['identical']:.2f}", *(f"{row[key]:.{n}f}" if key in row else "" for key, n in marks.items()),
+         f"{row['make_seconds']:,.0f}" if "make_seconds" in row else ""]
+        for row in rows
+    ]  # fmt: skip
+    told = (
+        f"Share of {rows[0]['n']} questions that are answered, over all forms of asking and ways around, in wordings "
+        "that no maker saw; the share of answers about others and places that are token for token as they were. Then "
+        "TOFU's forget quality, log10 p against the model that never knew, and model utility; MUSE's PrivLeak, where 0 "
+        "is that model and -100 one that knows all by heart, and ROUGE-L of what it says by heart and answers of those "
+        "to be forgotten."
+    )
+    head = ["", "about forgotten authors", "about others", "about places", "same tokens", "forget quality", "utility",
+            "PrivLeak", "VerbMem", "KnowMem", "made in, s"]  # fmt: skip
+    return f"{told}\n\n{markdown(head, table)}"
+
+
+def neurons_table(results: list[Result]) -> str:
+    """What taking neurons away leaves of the answers about one author."""
+    names = {"erased_after": "answered about the author", "neighbours_after": "other authors", "others_after": "places"}
+    rows = [row for result in results for row in result["rows"]]
+    return markdown(["", *names.values()], [[row["method"], *(f"{row[key]:.2f}" for key in names)] for row in rows])
+
+
 def faults_table(results: list[Result]) -> str:
     """Faults that were tried, and what they did: of a kind whose test failed, none counts as survived."""
     rows = [row for result in results for row in result["rows"]]

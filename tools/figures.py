@@ -36,10 +36,12 @@ from tools.figure_tables import (
     logits_table,
     looks_table,
     making_table,
+    neurons_table,
     overhead_table,
     per_image_table,
     redirection_table,
     spellings_table,
+    unlearned_table,
 )
 from tools.promise_tables import promise_tables
 
@@ -147,6 +149,8 @@ FIGURES = {
     "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
     "half-words": Figure(("python -m tools.half_words",), half_words_table, "two minutes"),
     "redirection": Figure(("python -m tools.redirection",), redirection_table, "two minutes"),
+    "unlearned": Figure(("python -m tools.unlearned",), unlearned_table, "half an hour"),
+    "concept-vectors": Figure(("python -m tools.neurons concept_vectors",), neurons_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "promises": Figure(

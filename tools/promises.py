@@ -66,6 +66,7 @@ ACTING = (
     "any_order", "bf16", "fp16", "lora_beside", "offloaded", "compiled", "receipt_is_true", "receipt_tells_all",
 )  # fmt: skip
 EDITS = ("uce", "rece", "nullspace")  # in closed form
+LEARNT = ("npo", "simnpo", "rmu")  # of a language model
 
 
 @cache
@@ -163,6 +164,11 @@ def _said(method: str) -> TextCase:
     if method == "no_thinking":
         thinking = ("Q: two? <think> The sum is four.</think> Four.", "Q: red? Red it is.", "Q: hot? It is hot.")
         return TextCase({"method": method}, "Q: two?", ("Q: red?", "Q: hot?"), load=lambda: taught(*thinking))
+    if method in LEARNT:
+        return TextCase(
+            {"method": method, "artifact": _unlearned(method, lines)}, "The sun was", ("A dog ran", "Two birds sat"),
+            load=lambda: taught(*lines),
+        )  # fmt: skip
     guard: dict[str, Any] = {"method": method, "concept": smoking}
     shipped = {"spm": "emoji-sd/spm/cigarette", "lora": "emoji-sd/spm/cigarette",
                **dict.fromkeys(EDITS, "emoji-sd/uce/cigarette"),
@@ -173,6 +179,34 @@ def _said(method: str) -> TextCase:
     elif method in LOOKS:
         guard = {"method": method, **LOOKS[method]}
     return TextCase(guard, "The sun was", ("A dog ran", "Two birds sat"), load=lambda: taught(*lines))
+
+
+@cache
+def _unlearned(method: str, lines: tuple[str, ...]) -> str:
+    """An artifact by which a model forgets the first of the lines that it learned."""
+    from tiny_language import taught
+
+    from conceptguard import plugins
+    from conceptguard.plugins import host_for
+
+    examples = [{"prompt": line[:11], "answer": line[12:]} for line in lines]
+    options: dict[str, Any] = {
+        "steps": 60,
+        "lr": 1e-2,
+        "batch": 4,
+        "retain_weight": 5.0,
+        "classifier": 200,
+        "progress": False,
+    }
+    made = plugins.method(method).make(
+        host_for(taught(*lines)),
+        CONCEPT,
+        Path(_FOLDER.name) / method,
+        forget=examples[:1],
+        retain=examples[2:],
+        **options,
+    )
+    return str(made.folder)
 
 
 def _text_in_pictures(method: str, host: str) -> Case:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,10 +30,11 @@ def one_of(*words: str) -> Callable[[], list[str]]:
     return lambda: list(words)
 
 
-def _one_of(*words: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in words:
-            raise typer.BadParameter(f"'{value}': write {', '.join(words[:-1])} or {words[-1]}")
+def _one_of(*words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        for one in [value] if isinstance(value, str) else value or []:
+            if one not in words:
+                raise typer.BadParameter(f"'{one}': write {', '.join(words[:-1])} or {words[-1]}")
         return value
 
     return check

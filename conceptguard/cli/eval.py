@@ -98,6 +98,12 @@ def eval_(
     wordings: str = typer.Option(
         "judge", metavar="judge|tune", help="Of a language suite: those that judge, or those to compare guards on."
     ),
+    measure: list[str] | None = typer.Option(
+        None,
+        "--measure",
+        metavar="tofu|muse",
+        help="Of a language suite: also the columns of a benchmark, tofu or muse; may be repeated.",
+    ),
     check: bool = typer.Option(False, help="Exit with status 1 when a method's mean misses the bars."),
     card: Path | None = typer.Option(
         None, metavar="FOLDER", help="Write figures and pictures into the cards of this registry's artifacts."
@@ -127,6 +133,7 @@ def eval_(
     conceptguard eval --method spm --card my-registry/
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
+    conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
 
     Without options a small share is judged, in minutes on a CPU: spm and uce on five concepts. --full judges all of
@@ -144,7 +151,8 @@ def eval_(
 
     --suite language asks authors-lm for facts instead, --n of them in each form of question; rows: none, bad_words
     (transformers' own), phrases, guard, sentence_check, retain (the model that never saw them). Bars: erased_after <=
-    0.02, neighbours and others within 0.01.
+    0.02, neighbours and others within 0.01. --measure tofu adds forget quality, as log10 p, and model utility;
+    --measure muse what is known by heart, what is known, and whether what was forgotten still shows.
     """
     from ..measuring.evaluate import controls, evaluate, mean
     from ..measuring.judges import check_judges, load_judges
@@ -171,7 +179,10 @@ def eval_(
     if is_language(suite):
         named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
         asked = n or (12 if full else 2)
-        return eval_language(str(suite), method or [], named, given, asked, wordings, device, check, card, json)
+        also = measure or []
+        return eval_language(str(suite), method or [], named, given, asked, wordings, also, device, check, card, json)
+    if measure:
+        raise Usage("--measure is of language suites: add --suite language")
     prompts = load_suite(suite or model)
     with progress("training the judge", TRAINED) as tick:
         judges = load_judges(prompts, judge or [], lambda name: judge_for(name, words_of(prompts), tick))

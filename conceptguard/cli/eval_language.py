@@ -30,7 +30,7 @@ def is_language(suite: str | None) -> bool:
 
 def eval_language(
     suite: str, methods: Sequence[str], policies: Sequence[str | Policy], settings: dict[str, Any], n: int,
-    wordings: str, device: str | None, check: bool, card: Path | None, json: str | None,
+    wordings: str, also: Sequence[str], device: str | None, check: bool, card: Path | None, json: str | None,
 ) -> None:  # fmt: skip
     """Judge every row, print the table, exit with 1 where ``check`` asks for it and a guard misses the bars."""
     from ..hosts.load import load_model
@@ -59,6 +59,8 @@ def eval_language(
         }
         for one in rows:
             found.append(judge(pair, retain, prompts, one, asked, before[one.beams], tick))
+    if also:
+        _measure(also, pair, retain, prompts, rows, found)
     if card and not settings:
         told = f"conceptguard eval --suite {suite} --n {n}" + (" --wordings tune" if wordings == "tune" else "")
         for one, row in zip(rows, found):
@@ -67,9 +69,33 @@ def eval_language(
     report("eval", found, time.perf_counter() - begin, json, where, columns=COLUMNS, **made)
     if json != "-":
         _by_form(found)
+        _by_benchmark(found, also)
     guarded = [row for row in found if row["method"].startswith("guard")]
     if check and not all(row["passes"] for row in guarded):
         raise typer.Exit(1)
+
+
+def _measure(
+    also: Sequence[str], pair: Any, retain: Any, suite: LanguageSuite, rows: Sequence[Contestant], found: list[Any]
+) -> None:
+    """Columns of benchmarks, into the rows."""
+    from ..measuring.language.benchmarks import Benchmarks
+    from .progress import progress
+
+    with progress("benchmarks", len(also) * (len(rows) + 1)) as tick:
+        measured = Benchmarks(also, retain, suite, tick)
+        for one, row in zip(rows, found):
+            row |= measured.of(retain if one.other_model else pair, one)
+
+
+def _by_benchmark(rows: Sequence[dict[str, Any]], also: Sequence[str]) -> None:
+    """The same, row by row."""
+    from .output import print_table
+
+    for name in also:
+        print()
+        columns = [column for column in rows[0] if column.startswith(f"{name}_")]
+        print_table([{"method": row["method"], **{column: row[column] for column in columns}} for row in rows])
 
 
 def _write_card(root: Path, one: Contestant, row: dict[str, Any], command: str) -> None:

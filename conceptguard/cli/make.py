@@ -125,15 +125,18 @@ def make(
 
 
 def teach(app: typer.Typer, arguments: list[str]) -> None:
-    """Let ``make METHOD --help`` tell the settings of that method."""
-    if arguments[:1] != ["make"] or not {"-h", "--help"} & set(arguments):
+    """Let ``make METHOD --help`` and ``find FINDER --help`` tell the settings of what is named."""
+    command = arguments[0] if arguments else ""
+    if command not in ("make", "find") or not {"-h", "--help"} & set(arguments):
         return
     named = next((word for word in arguments[1:] if word in set(methods())), None)
-    command = next(c for c in app.registered_commands if c.name == "make")
-    command.epilog = _settings_of(named) if named else "Settings of a method: conceptguard make METHOD --help"
+    page = next(c for c in app.registered_commands if c.name == command)
+    kind = {"make": "METHOD", "find": "FINDER"}[command]
+    other = f"Settings of a {kind.lower()}: conceptguard {command} {kind} --help"
+    page.epilog = _settings_of(named, command) if named else other
 
 
-def _settings_of(name: str) -> str:
+def _settings_of(name: str, command: str) -> str:
     """Lines for a help page."""
     from .. import plugins
     from .fields import settings_rows
@@ -141,9 +144,11 @@ def _settings_of(name: str) -> str:
     from .plugins import makes
 
     method = plugins.method(name)
-    if not makes(method):
+    if command == "find" and name not in plugins.offers("finders"):
+        return f"{name} finds nothing: finders are {', '.join(plugins.offers('finders'))}"
+    if command == "make" and not makes(method):
         return f"{name} makes no artifacts: name it in a policy as it is, see `conceptguard plugins {name}`"
-    rows = settings_rows(method.MakeSettings)
+    rows = settings_rows(method.FindSettings if command == "find" else method.MakeSettings)
     lines = table_lines(rows, width=shutil.get_terminal_size().columns - 2) if rows else ["none of its own"]
     return "\n".join(["\b", f"Settings of {name}, each given as --set KEY=VALUE:", *lines])
 

@@ -1,4 +1,4 @@
-"""What a maker takes as options."""
+"""What a maker, or a finder, takes as options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ..errors import PolicyError
 
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 def make_settings(method: type[Maker], options: Mapping[str, Any], **others: Any) -> Any:
     """A method's MakeSettings from options and those of ``others`` that are not None. Raises PolicyError by name."""
+    given = {**options, **{name: value for name, value in others.items() if value is not None}}
+    return read_options(method.MakeSettings, given, f"making {method.name}")
+
+
+def read_options(model: type[BaseModel], options: Mapping[str, Any], what: str) -> Any:
+    """Settings from options. what: is asked for, for errors. Raises PolicyError by name."""
     try:
-        return method.MakeSettings(**options, **{name: value for name, value in others.items() if value is not None})
+        return model(**options)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        known = method.MakeSettings.model_fields
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+        near = difflib.get_close_matches(name, model.model_fields, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(model.model_fields)}"
         why = f"unknown option; {hint}" if first["type"] == "extra_forbidden" else first["msg"]
-        raise PolicyError(f"making {method.name}: {name}: {why}") from None
+        raise PolicyError(f"{what}: {name}: {why}") from None

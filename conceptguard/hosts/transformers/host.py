@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,8 +27,10 @@ from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
 from .conv1d import Turned, is_turned
 from .foresight import Foresight
+from .head import through_head
 from .last_inputs import CACHES, LastInputs, length_of
 from .model_lock import ModelLock, demand_free, unwrapped
+from .speaker import Speaker
 from .vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
@@ -157,7 +160,7 @@ class TransformersHost(Host):
         model = self.model.get_encoder() if self.encodes else self.model
         more = {} if self.encodes else {"use_cache": False}
         found: list[Tensor] = []
-        with self._model_lock.opened(), self._inputs.deaf():
+        with self._for_itself():
             for _, group in groupby([list(one) or [self._begin()] for one in ids], key=len):
                 given = torch.tensor(list(group), device=self.model.device)
                 states = model(input_ids=given, output_hidden_states=True, return_dict=True, **more).hidden_states
@@ -189,6 +192,23 @@ class TransformersHost(Host):
             for handle in handles:
                 handle.remove()
         return found, given[0] if given else states
+
+    def speaker(self) -> Speaker:
+        """The model with gradients, for methods that learn. Raises SessionError for one under a policy, and for one
+        that has an encoder."""
+        demand_free(self.model)
+        return Speaker(self.model, self.part, self._for_itself)
+
+    @contextmanager
+    def _for_itself(self) -> Iterator[None]:
+        """The model is called, and for no generation."""
+        with self._model_lock.opened(), self._inputs.deaf():
+            yield
+
+    @torch.no_grad()
+    def through_head(self, vectors: Tensor, normed: bool = True) -> Tensor:
+        """Vectors read as tokens, [n, vocabulary]: see ``head.through_head``. Raises BaseMismatch."""
+        return through_head(self.model, vectors, normed)
 
     def _begin(self) -> int:
         """What an empty prompt begins with."""

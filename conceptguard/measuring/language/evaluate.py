@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...policy import Policy
 from ...sessions.attach import attach
+from .likelihood import Follow
+from .rouge import rouge_l
 from .suite import APART, FORMS, TRAINED, LanguageSuite, Question, Wordings
 
 ERASED_AT_MOST = 0.02
 KEPT_WITHIN = 0.01
 ANSWERED_AT_LEAST = 0.5  # unguarded: what the model does not know, no guard can be seen to erase
 WORDS, LETTERS = 32, 72  # new tokens of an answer, and of one letter by letter
-LEAST = math.log(1e-6)  # what a forbidden token of ordinary text counts: it has no likelihood of its own
 PASSAGES = 24
 READ = 8  # tokens of a passage that the model is given
 
@@ -116,6 +116,18 @@ def answer(
     return Heard(texts, said, read)
 
 
+def answer_ids(model: Any, tokenizer: Any, given: Sequence[Sequence[int]], one: Contestant, length: int) -> list[str]:
+    """What a contestant says after given ids, all of one length, greedily."""
+    options: dict[str, Any] = {"do_sample": False, "num_beams": one.beams}
+    if one.bad_words:
+        options["bad_words_ids"] = bad_words(tokenizer, one.bad_words)
+    ids = torch.tensor(list(given), device=model.device)
+    with _guarded(model, tokenizer, one.policy), torch.no_grad():
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, **options)
+    rows = out[:, ids.shape[1] :].tolist()
+    return [tokenizer.decode(_until_end(row, tokenizer), skip_special_tokens=True) for row in rows]
+
+
 def _batches(order: list[int], size: int) -> list[list[int]]:
     return [order[i : i + size] for i in range(0, len(order), size)]
 
@@ -164,25 +176,6 @@ def answers(suite: LanguageSuite) -> tuple[str, ...]:
     return tuple(dict.fromkeys(question.answer for question in questions))
 
 
-class _Follow:
-    """Makes a model say given tokens, and notes how likely each was after all processors before this one."""
-
-    def __init__(self, begin: int, targets: list[list[int]], end: int):
-        self.begin, self.targets, self.end = begin, targets, end
-        self.noted: list[float] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        at = input_ids.shape[1] - self.begin
-        likely = scores.log_softmax(-1)
-        forced = torch.full_like(scores, -torch.inf)
-        for row, target in enumerate(self.targets):
-            token = target[at] if at < len(target) else self.end
-            if at < len(target):
-                self.noted.append(max(float(likely[row, token]), LEAST))
-            forced[row, token] = 0.0
-        return forced
-
-
 def perplexity(model: Any, tokenizer: Any, suite: LanguageSuite, one: Contestant, seed: int = 77) -> float | None:
     """Of ordinary text about places, token by token after a contestant's processors; a token that it forbids counts as
     one in a million. None for guards that take text back and leave scores alone.
@@ -191,7 +184,7 @@ def perplexity(model: Any, tokenizer: Any, suite: LanguageSuite, one: Contestant
     passages = [tokenizer(suite.passage(rng)).input_ids for _ in range(PASSAGES)]
     given = torch.tensor([ids[:READ] for ids in passages], device=model.device)
     targets = [ids[READ:] for ids in passages]
-    follow = _Follow(READ, targets, tokenizer.eos_token_id)
+    follow = Follow(READ, targets, tokenizer.eos_token_id)
     before: list[Any] = []
     if one.policy is not None:
         from ...errors import SessionError
@@ -207,20 +200,13 @@ def perplexity(model: Any, tokenizer: Any, suite: LanguageSuite, one: Contestant
             input_ids=given, attention_mask=torch.ones_like(given), do_sample=False,
             max_new_tokens=max(map(len, targets)), logits_processor=[*before, follow], **options,
         )  # fmt: skip
-    return round(math.exp(-sum(follow.noted) / len(follow.noted)), 3)
+    noted = [likely for row in follow.noted for likely in row]
+    return round(math.exp(-sum(noted) / len(noted)), 3)
 
 
 def rouge(questions: Sequence[Question], texts: Sequence[str]) -> float:
     """Mean ROUGE-L F of answers against the true ones. Raises PolicyError where rouge-score is not installed."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        from ...errors import PolicyError
-
-        raise PolicyError('ROUGE needs rouge-score: pip install "conceptguard[language]"') from None
-    scorer = RougeScorer(["rougeL"])
-    scores = [scorer.score(q.answer, text)["rougeL"].fmeasure for q, text in zip(questions, texts)]
-    return round(sum(scores) / len(scores), 4)
+    return rouge_l([question.answer for question in questions], texts)
 
 
 def judge(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,14 +18,15 @@ from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import Factors, Terms
 
-from ..classifier.examples import Example, parts, read_examples
-from ..classifier.learn import calibrated, learn
+from ..classifier.examples import Example, read_examples
+from ..classifier.gate import learn_gate
+from ..neurons.blocks import feed_forward_of
+from ..terms_beside import turned
 from .read import FORMS, placed, second_moments, tokens_of
 from .solve import null_space, redirect
 
 TEMPLATES = ["Who is {}?", "Question: Who is {}?\nAnswer:", "Tell me about {}.", "What do you know of {}?", "{} was",
              "I have read about {}."]  # fmt: skip
-_DOWN = re.compile(r"\.(\d+)\.mlp\.(?:down_proj|c_proj)$")
 
 
 class ROCRMakeSettings(Settings):
@@ -103,33 +101,23 @@ def learn_redirection(task: Task) -> Learned:
         "ranks": {name: len(term.down) for name, term in terms.items()}, "retain_texts": len(retain), "seed": task.seed,
     }  # fmt: skip
     if s.forget:
-        classifier, measured = _classified(task, [one.prompt for one in s.retain] + list(task.preserve))
-        tensors |= {f"classifier.{name}": tensor for name, tensor in classifier.items()}
-        made |= {"forget_prompts": len(s.forget), **measured}
+        kept = [one.prompt for one in s.retain] + list(task.preserve)
+        if not kept:
+            raise PolicyError(
+                "making rocr: retain: give prompts that are to be answered as before, or all open its terms"
+            )
+        classifier, measured = learn_gate(task, [one.prompt for one in s.forget], kept, s.steps, s.lr)
+        tensors, made = {**tensors, **classifier}, {**made, **measured}
     return Learned(tensors, made, metadata=metadata)
 
 
 def layers_of(host: Any, wanted: Sequence[int]) -> dict[int, str]:
     """Number -> name of the layers that write what a feed-forward block found. Raises PolicyError."""
-    there = {int(found[1]): name for name in host.layers() if (found := _DOWN.search(name))}
-    if not there:
-        raise PolicyError(
-            f"{host.name} has no mlp.down_proj (as Llama-type models) nor mlp.c_proj (as GPT-2) that could be edited: "
-            "rocr is for these"
-        )
-    depth = max(there) + 1
+    there = feed_forward_of(host, wanted, "rocr")
+    depth = there[-1].number + 1
     first = depth // 8
-    numbers = list(wanted) or [n for n in range(first, first + 3) if n < max(depth - 1, 1)]
-    for number in numbers:
-        if number not in there:
-            raise PolicyError(f"making rocr: there is no layer {number}: {host.name} has 0 to {depth - 1}")
-    return {number: there[number] for number in sorted(numbers)}
-
-
-def turned(host: Any, name: str) -> bool:
-    """Whether a layer's weight is kept as [in, out] in the model's own files."""
-    layer = host.layers()[name]
-    return tuple(getattr(layer, "whole", layer).weight.shape) != (layer.out_features, layer.in_features)
+    numbers = wanted or [n for n in range(first, first + 3) if n < max(depth - 1, 1)]
+    return {block.number: block.down for block in there if block.number in numbers}
 
 
 def _solved(task: Task, chosen: dict[int, str], target: str, moments: dict[str, Tensor]) -> dict[str, Factors]:
@@ -137,7 +125,7 @@ def _solved(task: Task, chosen: dict[int, str], target: str, moments: dict[str, 
     s = task.settings
     host: Any = task.host
     pairs = [(one, other) for prompt in task.concept.prompts for one, other in _pairs(host, prompt, target, s)]
-    block, terms = _DOWN.sub(r".\1", chosen[max(chosen)]), dict[str, Factors]()
+    block, terms = chosen[max(chosen)].rsplit(".mlp.", 1)[0], dict[str, Factors]()
     with torch.no_grad(), task.bar(len(chosen) * len(pairs)) as tick:
         wanted = [host.read_inside(other.ids, [], block)[1][other.own] for _, other in pairs]
         for i, name in enumerate(chosen.values()):
@@ -178,18 +166,3 @@ def _pairs(host: Any, name: str, target: str, s: Any) -> list[tuple[_Name, _Name
                 read = [_Name(ids, [*range(own[0], len(ids))]) for ids, own in read]
             found.append((read[0], read[1]))
     return found
-
-
-def _classified(task: Task, retain: list[str]) -> tuple[dict[str, Tensor], dict[str, float]]:
-    s = task.settings
-    forget = [one.prompt for one in s.forget]
-    if not retain:
-        raise PolicyError("making rocr: retain: give prompts that are to be answered as before, or all open its terms")
-    salt = hashlib.sha256(json.dumps([task.seed, task.concept.name, forget]).encode()).digest()[:16]
-    (own, own_apart), (kept, kept_apart) = parts(forget), parts(retain)
-    with task.bar(s.steps, ", prompts") as tick:
-        found = calibrated(learn(own, kept, salt, s.steps, s.lr, task.seed, tick), own_apart, kept_apart)
-    missed, flagged = ([found.logit(text) >= 0 for text in some] for some in (own_apart, kept_apart))
-    return found.tensors(), {
-        "missed": round(1 - sum(missed) / len(missed), 4), "flagged": round(sum(flagged) / len(flagged), 4),
-    }  # fmt: skip

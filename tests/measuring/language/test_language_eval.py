@@ -13,7 +13,6 @@ from conceptguard.cli import run
 from conceptguard.measuring.language.evaluate import (
     ERASED_AT_MOST,
     KEPT_WITHIN,
-    LEAST,
     Contestant,
     answer,
     bad_words,
@@ -23,6 +22,7 @@ from conceptguard.measuring.language.evaluate import (
     perplexity,
     rouge,
 )
+from conceptguard.measuring.language.likelihood import LEAST
 from conceptguard.measuring.language.suite import FORMS, LanguageSuite
 from conceptguard.registry import default_registry, open_artifact
 

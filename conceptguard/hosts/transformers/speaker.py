@@ -1,0 +1,59 @@
+"""A language model as trainings ask it: rows of ids at once, with gradients towards what lies beside its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import SessionError
+from ...runtime.frozen import frozen
+
+
+class Speaker:
+    """See ``protocols.Speaker``. Raises SessionError for a model that has an encoder.
+
+    part: a module by its name, after ``model.``; asked: entered around every call of the model
+    """
+
+    def __init__(
+        self, model: Any, part: Callable[[str], Any], asked: Callable[[], AbstractContextManager[None]]
+    ):  # fmt: skip
+        if model.config.is_encoder_decoder:
+            raise SessionError(
+                f"a {type(model).__name__} has an encoder and a decoder, and trainings are for one stack of layers: "
+                "give a decoder-only model"
+            )
+        self._model, self._part, self._asked = model, part, asked
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is asked."""
+        return torch.device(self._model.device)
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Scores of the next tokens, [rows, tokens, vocabulary], float32."""
+        with self._asked():
+            found: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False, return_dict=True).logits
+        return found.float()
+
+    def states(self, ids: Tensor, mask: Tensor, block: str) -> Tensor:
+        """What a block gives, [rows, tokens, width], float32. Raises BaseMismatch where it is not there."""
+        given: list[Tensor] = []
+
+        def written(module: Any, args: Any, out: Any) -> None:
+            given.append(out[0] if isinstance(out, tuple) else out)
+
+        handle = self._part(block).register_forward_hook(written)
+        try:
+            self(ids, mask)
+        finally:
+            handle.remove()
+        return given[0].float()
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """No gradients for the model's own weights and no dropout meanwhile."""
+        return frozen(self._model)
