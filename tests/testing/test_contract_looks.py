@@ -18,6 +18,6 @@ test_probe = contract_tests(
         {"method": "probe", "artifact": str(strawberry_probe().folder)},
         opens="fluent style picture, strawberry",
         unrelated=("fluent style picture, bicycle", "noto style: a penguin"),
-        steps=8,
+        steps=12,
     )
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.diffusion.itd.concept import Own, features_of, threshold_of
+from conceptguard_plugins.diffusion.itd.concept import RATIO, TOP, Own, features_of, threshold_of
 from conceptguard_plugins.diffusion.itd.files import load
 from conceptguard_plugins.diffusion.itd.sae import SAE, Codes
 from conceptguard_plugins.diffusion.itd.train import ItDMakeSettings, Training
@@ -243,8 +244,9 @@ def test_two_concepts_of_one_prompt_add_up_in_any_order(pipe: Any) -> None:
         with conceptguard.attach(pipe, {"guards": guards}) as session:
             results.append(latents(pipe, prompt))
             assert all(act.steps == [0, 1] and len(act.notes) == 1 for act in session.receipt.acts)
-    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
-    assert all(float((results[0] - single).abs().max()) > 1e-2 for single in results[2:])
+    # Sums of another order round otherwise, and two steps carry that into latents of some fifty.
+    apart = float((results[0] - results[1]).abs().max())
+    assert all(float((results[0] - single).abs().max()) > 100 * apart for single in results[2:])
 
 
 def test_strength_and_reconstruction(pipe: Any) -> None:
@@ -266,7 +268,6 @@ def test_strength_and_reconstruction(pipe: Any) -> None:
         ({"deactivate": False, "classify": False}, "nothing would be guarded"),
         ({"classify": False, "refuse": True}, "refuse needs the classifier"),
         ({"concept": {"name": "x", "prompts": []}}, "needs prompts"),
-        ({"concept": {"name": "x", "prompts": ["gun"]}}, "to this autoencoder 'gun' is like .* kept"),
         ({"multiplier": 2}, "multiplier"),
         ({"multiplyer": 2}, "did you mean 'multiplier'"),
     ],
@@ -274,6 +275,14 @@ def test_strength_and_reconstruction(pipe: Any) -> None:
 def test_bad_policies(pipe: Any, settings: dict[str, Any], why: str) -> None:
     with pytest.raises(PolicyError, match=why):
         conceptguard.attach(pipe, guard(**settings))
+
+
+def test_a_phrase_without_a_feature_of_its_own(pipe: Any) -> None:
+    """Whatever is active in it is twice as active in something that is kept."""
+    dictionary, *_ = load(default_registry().load(SHIPPED), host_for(pipe).encoders()[0])
+    like = replace(dictionary, kept=["firearm"], peaks=2 * dictionary.peaks_of(["a gun"]).amax(0, keepdim=True))
+    with pytest.raises(PolicyError, match="guard 'x': to this autoencoder 'gun' is like 'firearm', which is kept"):
+        features_of(like, ["gun"], ["a {}"], TOP, RATIO, "x")
 
 
 def test_a_concept_beside_an_artifact_that_has_its_own_is_not_ignored(pipe: Any) -> None:
