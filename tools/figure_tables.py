@@ -257,7 +257,8 @@ def unlearned_table(results: list[Result]) -> str:
     marks = {"tofu_forget_quality": 1, "tofu_utility": 2, "muse_privleak": 0, "muse_verbmem": 2, "muse_knowmem": 2}
     table = [
         [names.get(row["method"], row["method"]), *(f"{row[f'{group}_after']:.2f}" for group in _GROUPS),
-         f"{row['identical']:.2f}", *(f"{round(row[key], n) + 0.0:.{n}f}" if key in row else "" for key, n in marks.items())]
+         f"{row['identical']:.2f}",
+         *(f"{round(row[key], n) + 0.0:.{n}f}" if key in row else "" for key, n in marks.items())]
         for row in rows
     ]  # fmt: skip
     told = (
