@@ -281,8 +281,8 @@ def unlearned_table(results: list[Result]) -> str:
     marks = {"tofu_forget_quality": 1, "tofu_utility": 2, "muse_privleak": 0, "muse_verbmem": 2, "muse_knowmem": 2}
     table = [
         [names.get(row["method"], row["method"]), *(f"{row[f'{group}_after']:.2f}" for group in _GROUPS),
-         f"{row['identical']:.2f}", *(f"{row[key]:.{n}f}" if key in row else "" for key, n in marks.items()),
-         f"{row['make_seconds']:,.0f}" if "make_seconds" in row else ""]
+         f"{row['identical']:.2f}",
+         *(f"{round(row[key], n) + 0.0:.{n}f}" if key in row else "" for key, n in marks.items())]
         for row in rows
     ]  # fmt: skip
     told = (
@@ -293,7 +293,7 @@ def unlearned_table(results: list[Result]) -> str:
         "to be forgotten."
     )
     head = ["", "about forgotten authors", "about others", "about places", "same tokens", "forget quality", "utility",
-            "PrivLeak", "VerbMem", "KnowMem", "made in, s"]  # fmt: skip
+            "PrivLeak", "VerbMem", "KnowMem"]  # fmt: skip
     return f"{told}\n\n{markdown(head, table)}"
 
 

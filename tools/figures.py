@@ -151,6 +151,7 @@ FIGURES = {
     "redirection": Figure(("python -m tools.redirection",), redirection_table, "two minutes"),
     "unlearned": Figure(("python -m tools.unlearned",), unlearned_table, "half an hour"),
     "concept-vectors": Figure(("python -m tools.neurons concept_vectors",), neurons_table, "two minutes"),
+    "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "promises": Figure(

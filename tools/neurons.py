@@ -46,6 +46,13 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "32, by what answers owe to them": {"count": 32},
         "128, by what answers owe to them": {"count": 128},
     },
+    "feature_neurons": {
+        "one, silenced": {"count": 1},
+        "one, held at 100": {"count": 1, "clamp": 100.0},
+        "16, silenced, read without the final norm": {"count": 16, "normed": False},
+        "16, silenced": {"count": 16},
+        "128, silenced": {"count": 128},
+    },
 }
 RANDOM = "as many at random, of the same layers"
 
@@ -122,7 +129,8 @@ def _at_random(host: Any, artifact: Any, folder: Path) -> Any:
     """An artifact of as many others of the same layers."""
     blocks = feed_forward_of(host, [], "a control")
     widths = {block.number: host.layers()[block.down].in_features for block in blocks}
-    neurons = [Neuron(*one) for one in artifact.manifest.made["vectors"]]
+    made = artifact.manifest.made
+    neurons = [Neuron(*one) for one in made.get("vectors", made.get("neurons"))]
     tensors, metadata = write_beside(removed(host, blocks, drawn(widths, neurons, 0)))
     fields = artifact.manifest.model_dump(by_alias=True, exclude={"files", "binds"})
     return write_artifact(folder, fields, tensors, metadata=metadata)

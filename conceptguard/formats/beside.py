@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from conceptguard.runtime.lowrank import Factors
 
-_DOWN, _UP = ".beside.down", ".beside.up"
+_DOWN, _UP, _CONSTANT = ".beside.down", ".beside.up", ".beside.constant"
 TURNED = "turned"  # metadata: layers whose weight the model keeps as [in, out]
 
 
@@ -22,13 +22,16 @@ def is_beside(keys: Iterable[str]) -> bool:
 
 
 def write_beside(
-    terms: Mapping[str, Factors], turned: Collection[str] = ()
+    terms: Mapping[str, Factors], turned: Collection[str] = (), constants: Mapping[str, Tensor] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata. turned: names of layers that keep their weight as [in, out], as GPT-2's do."""
+    """Tensors and metadata. turned: names of layers that keep their weight as [in, out], as GPT-2's do; constants: what
+    is added to all that a module gives, [width] by its name."""
     tensors = {}
     for name, (down, up, scale) in terms.items():
         tensors[f"{name}{_DOWN}"] = down.float().cpu().contiguous()
         tensors[f"{name}{_UP}"] = (scale * up).float().cpu().contiguous()
+    for name, constant in (constants or {}).items():
+        tensors[f"{name}{_CONSTANT}"] = constant.float().cpu().contiguous()
     return tensors, {TURNED: " ".join(sorted(turned))}
 
 
@@ -57,8 +60,22 @@ def read_beside(tensors: Mapping[str, Tensor], layers: Collection[str] | None = 
     return found
 
 
+def read_constants(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Constants [width] by the names of modules. Raises ArtifactError for a damaged file."""
+    found = {key.removesuffix(_CONSTANT): one for key, one in tensors.items() if key.endswith(_CONSTANT)}
+    for name, constant in found.items():
+        if constant.ndim != 1 or not bool(constant.isfinite().all()):
+            raise ArtifactError(f"the constant of {name[:160]} is not a row of numbers: make the artifact again")
+    return found
+
+
 def deltas(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """What each weight gains, in its own shape, under the name that the model's own files have for it."""
+    """What each weight gains, in its own shape, under the name that the model's own files have for it. Raises
+    ArtifactError for what is more than a change of weights."""
+    if held := read_constants(tensors):
+        raise ArtifactError(
+            f"it adds a constant to what {min(held)[:160]} gives, which no change of weights does: clamp at 0 to export"
+        )
     turned = metadata.get(TURNED, "").split()
     found = {}
     for name, (down, up, scale) in read_beside(tensors).items():

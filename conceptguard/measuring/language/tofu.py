@@ -110,7 +110,7 @@ def forget_quality(own: Sequence[float], retain: Sequence[float]) -> tuple[float
 
         raise PolicyError('forget quality needs scipy: pip install "conceptguard[language]"') from None
     found = ks_2samp(own, retain)
-    return math.log10(max(float(found.pvalue), LEAST_P)), float(found.statistic)
+    return math.log10(max(float(found.pvalue), LEAST_P)) + 0.0, float(found.statistic)  # never -0
 
 
 def near_one(ratios: Sequence[float]) -> float:

@@ -25,28 +25,27 @@ class Read(NamedTuple):
 def through_head(host: Any, vectors: Tensor, weights: Tensor | None, normed: bool, k: int = PEAK) -> Read:
     """Vectors [n, width] as tokens.
 
-    weights: [vocabulary], how much each token is of the concept: a vector's score is the mean of its tokens' scores so
+    weights: [tokens], how much each token is of the concept: a vector's score is the mean of its tokens' scores so
     weighed, in standard deviations over the vocabulary; None: the mean of its k loudest. Raises BaseMismatch for a
     model without a head.
     """
-    known = host.vocabulary_size if weights is None else len(weights)
     scores, tokens = [], []
     for begin in range(0, len(vectors), CHUNK):
-        found = host.through_head(vectors[begin : begin + CHUNK], normed)[:, :known]
+        found = host.through_head(vectors[begin : begin + CHUNK], normed)
         found = (found - found.mean(1, keepdim=True)) / found.std(1, keepdim=True).clamp(min=1e-12)
-        loud = found.topk(min(k, known), dim=1)
+        loud = found.topk(min(k, found.shape[1]), dim=1)
         scores.append(loud.values.mean(1) if weights is None else found @ weights.to(found) / weights.sum())
         tokens.append(loud.indices)
     return Read(torch.cat(scores).cpu(), torch.cat(tokens).cpu())
 
 
 def tokens_of_concept(host: Any, concept: Concept, own: Sequence[str], others: Sequence[str]) -> Tensor:
-    """How much each token is of a concept, [vocabulary].
+    """How much each token of the tokenizer is of a concept, [tokens].
 
     By texts about it, and others: as much as it is likelier in its own. Without such texts, or where they tell nothing:
     the tokens of its prompts, each as much, after a space or without one, as they are fewer.
     """
-    size = host.vocabulary_size
+    size = min(host.vocabulary_size, len(host.tokenizer))
     if own:
         mine, theirs = _shares(host, own, size), _shares(host, others, size)
         found = mine * ((mine + _RARE) / (theirs + _RARE)).log().clamp(min=0)

@@ -104,6 +104,22 @@ def test_an_effect_is_the_slope_of_the_odds(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_vectors_are_read_as_the_models_own_states_are(family: str) -> None:
+    tok = tokenizer()
+    model = FAMILIES[family][0](tok)
+    ids = tok("A dog ran in the park.").input_ids
+    with torch.no_grad():
+        for parameter in model.get_decoder().parameters():
+            parameter.mul_(1 + 0.3 * torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        told = model(torch.tensor([ids])).logits[0, :, : len(tok)]
+    host = TransformersHost((model, tok))
+    block = f"model.{FAMILIES[family][1].format(1).rsplit('.mlp.', 1)[0]}"
+    states = host.read_inside(ids, [], block)[1]
+    assert torch.allclose(host.through_head(states), told, atol=1e-4)
+    assert not torch.allclose(host.through_head(states, normed=False), told, atol=1e-1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_planted_vector_is_read_through_the_head(family: str, capsys: Any) -> None:
     """A column that says one token is found by that token's word, and as the loudest where nobody names a word."""
     tok = tokenizer()
