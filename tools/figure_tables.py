@@ -301,7 +301,13 @@ def neurons_table(results: list[Result]) -> str:
     """What taking neurons away leaves of the answers about one author."""
     names = {"erased_after": "answered about the author", "neighbours_after": "other authors", "others_after": "places"}
     rows = [row for result in results for row in result["rows"]]
-    return markdown(["", *names.values()], [[row["method"], *(f"{row[key]:.2f}" for key in names)] for row in rows])
+    judged = [[row["method"], *(f"{row[key]:.2f}" for key in names)] for row in rows if "erased_after" in row]
+    told = [
+        f"Of {row['authors']} authors, {row['with_one']} have a vector without which alone an answer loses a nat or "
+        f"more; {row['tried']} of each were tried, and the most that one took was {row['most']:.2f}."
+        for row in rows if "with_one" in row
+    ]  # fmt: skip
+    return "\n\n".join([markdown(["", *names.values()], judged), *told])
 
 
 def faults_table(results: list[Result]) -> str:

@@ -150,7 +150,9 @@ FIGURES = {
     "half-words": Figure(("python -m tools.half_words",), half_words_table, "two minutes"),
     "redirection": Figure(("python -m tools.redirection",), redirection_table, "two minutes"),
     "unlearned": Figure(("python -m tools.unlearned",), unlearned_table, "half an hour"),
-    "concept-vectors": Figure(("python -m tools.neurons concept_vectors",), neurons_table, "two minutes"),
+    "concept-vectors": Figure(
+        ("python -m tools.neurons concept_vectors", "python -m tools.neurons coverage"), neurons_table, "five minutes"
+    ),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),

@@ -2,9 +2,11 @@
 
 Artifacts of one author each are made of authors-lm, from questions in wordings that trained it; each is open for every
 prompt, as new weights would be, and judged in wordings that no maker saw: what is still answered about the author,
-about other authors and about places. Beside them as many neurons at random, of the same layers.
+about other authors and about places. Beside them as many neurons at random, of the same layers. And how many of all
+authors to forget have a single vector that matters to answers about them at all.
 
     python -m tools.neurons concept_vectors --json FILE
+    python -m tools.neurons coverage --json FILE
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from conceptguard_plugins.language.concept_vectors.select import Choosing, Vectors
 from conceptguard_plugins.language.neurons.blocks import feed_forward_of
 from conceptguard_plugins.language.neurons.judged import drawn
 from conceptguard_plugins.language.neurons.terms import Neuron, removed
@@ -25,6 +29,7 @@ from conceptguard_plugins.language.neurons.terms import Neuron, removed
 import conceptguard
 from conceptguard import plugins
 from conceptguard.cli.output import result, write_json
+from conceptguard.concept import as_concept
 from conceptguard.formats.beside import write_beside
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import Contestant, answer
@@ -33,6 +38,7 @@ from conceptguard.policy_file import load_policy
 from conceptguard.registry import write_artifact
 
 AUTHORS = 3  # of those to forget, one artifact each
+TRIED = 32  # vectors of each author, one by one
 BESIDE = 30  # questions about other authors, and about places
 FORMS = ("question", "cloze", "paraphrase", "completion", "template")
 HEAD: dict[str, Any] = {"ranked": "head", "candidates": 32}
@@ -59,10 +65,10 @@ RANDOM = "as many at random, of the same layers"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=list(ROWS))
+    parser.add_argument("method", choices=[*ROWS, "coverage"])
     parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
     begin, given, rows = time.perf_counter(), parser.parse_args(), []
-    for row in judged_rows(given.method):
+    for row in [coverage()] if given.method == "coverage" else judged_rows(given.method):
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
     write_json(result("neurons", rows, time.perf_counter() - begin), given.json)
@@ -101,6 +107,28 @@ def judged_rows(which: str, last: bool = False, authors: int = AUTHORS) -> Itera
             yield {"method": label, **judged({name: _policy(one) for name, one in made.items()})}
         control = {name: _policy(_at_random(host, one, Path(folder) / "random" / name)) for name, one in made.items()}
         yield {"method": RANDOM, **judged(control)}
+
+
+def coverage() -> dict[str, Any]:
+    """Of all authors to forget, how many have a vector without which alone an answer loses a nat: of those that the
+    head names first and those that answers owe most to."""
+    suite = load_language_suite()
+    host: Any = TransformersHost(conceptguard.load_model("authors-lm"))
+    forget, retain = suite.world.subjects("forget"), dict(list(suite.world.subjects("retain").items())[:12])
+    most = []
+    for name in forget:
+        examples = {"forget": _examples(suite, {name: forget[name]}, 4), "retain": _examples(suite, retain, 1)}
+        vectors = Vectors(host, as_concept(name), Choosing(**examples, count=TRIED // 2, rounds=1), "coverage")
+        neurons, scores, _ = vectors.by_head(1)
+        by_head = sorted(neurons, key=dict(zip(neurons, scores)).__getitem__, reverse=True)[: TRIED // 2]
+        by_effect = vectors.chosen(lambda *_: nullcontext(_quietly))
+        most.append(max(vectors.lost([*by_head, *by_effect], _quietly)))
+    found = {"authors": len(most), "tried": TRIED, "with_one": sum(lost >= 1.0 for lost in most)}
+    return {"method": "coverage", **found, "most": round(max(most), 3)}
+
+
+def _quietly(step: int, value: float) -> None:
+    """A bar that nobody watches."""
 
 
 def _asked(suite: Any, subjects: Any, wordings: Any, seed: int = 0) -> list[Question]:

@@ -67,6 +67,9 @@ ACTING = (
 )  # fmt: skip
 EDITS = ("uce", "rece", "nullspace")  # in closed form
 LEARNT = ("npo", "simnpo", "rmu")  # of a language model
+HELD: dict[str, dict[str, Any]] = {  # its neurons
+    "concept_vectors": {"spare": 0.0, "verify": False}, "feature_neurons": {"clamp": 3.0},
+}  # fmt: skip
 
 
 @cache
@@ -164,7 +167,7 @@ def _said(method: str) -> TextCase:
     if method == "no_thinking":
         thinking = ("Q: two? <think> The sum is four.</think> Four.", "Q: red? Red it is.", "Q: hot? It is hot.")
         return TextCase({"method": method}, "Q: two?", ("Q: red?", "Q: hot?"), load=lambda: taught(*thinking))
-    if method in LEARNT:
+    if method in (*LEARNT, *HELD):
         return TextCase(
             {"method": method, "artifact": _unlearned(method, lines)}, "The sun was", ("A dog ran", "Two birds sat"),
             load=lambda: taught(*lines),
@@ -190,14 +193,11 @@ def _unlearned(method: str, lines: tuple[str, ...]) -> str:
     from conceptguard.plugins import host_for
 
     examples = [{"prompt": line[:11], "answer": line[12:]} for line in lines]
-    options: dict[str, Any] = {
-        "steps": 60,
-        "lr": 1e-2,
-        "batch": 4,
-        "retain_weight": 5.0,
-        "classifier": 200,
-        "progress": False,
-    }
+    options: dict[str, Any] = {"progress": False, "steps": 60}
+    if method in HELD:
+        options |= {"count": 80, "classifier": True, "steps": 200, **HELD[method]}
+    else:
+        options |= {"lr": 1e-2, "batch": 4, "retain_weight": 5.0, "classifier": 200}
     made = plugins.method(method).make(
         host_for(taught(*lines)),
         CONCEPT,

@@ -297,7 +297,7 @@ def _in_one(parts: list[Tensor], own: bool, device: torch.device, dtype: torch.d
 def _home(layer: nn.Module | Part) -> tuple[torch.device, torch.dtype]:
     """Where the factors live: beside the weight, unless it is on no device (offloaded) or quantised."""
     weight = getattr(layer, "weight", None)
-    if weight is None:
+    if not isinstance(weight, Tensor):  # of torch's own quantised layers it is a function
         return torch.device("cpu"), torch.float32
     device = weight.device if weight.device.type != "meta" else torch.device("cpu")
     return device, weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else torch.float32

@@ -93,7 +93,10 @@ class TransformersHost(Host):
     def _scores(self) -> int:
         head = self.model.get_output_embeddings()
         weight = getattr(head, "weight", None)
-        return int(self.model.config.get_text_config().vocab_size if weight is None else weight.shape[0])
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            return int(weight.shape[0])
+        # Absent, or packed by a quantiser: its weight may be a function, or of another shape.
+        return int(getattr(head, "out_features", None) or self.model.config.get_text_config().vocab_size)
 
     @property
     def ends(self) -> frozenset[int]:

@@ -47,11 +47,9 @@ def weight_of(host: Any, name: str) -> Tensor:
         raise PolicyError(f"{host.name} has no layer {name}, which a block of its kind begins with: give another model")
     layer = host.layers()[name]
     weight = getattr(layer, "weight", None)
-    if (
-        weight is None
-        or not weight.is_floating_point()
-        or tuple(weight.shape) != (layer.out_features, layer.in_features)
-    ):
+    shape = (layer.out_features, layer.in_features)
+    # Of packed ones the weight may be a function.
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or tuple(weight.shape) != shape:
         kept = f"{type(layer).__name__}, {getattr(weight, 'dtype', 'packed')}"
         raise PolicyError(
             f"layer {name} is quantised ({kept}), and its neurons cannot be read: use the model in 16 or 32 bits here; "

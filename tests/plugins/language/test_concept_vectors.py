@@ -202,16 +202,23 @@ def test_what_holds_nothing_is_not_written(tmp_path: Path, monkeypatch: Any) -> 
     assert made(taught(*LINES), tmp_path, verify=False).manifest.made["judged"]["lost_random"] == 0.2
 
 
-class Packed(nn.Module):
-    """A layer as quantisers leave it: its sizes, and a weight of bytes."""
+def test_quantised_layers_are_not_read_and_are_guarded(tmp_path: Path) -> None:
+    """By torch's own quantiser, whose layers' weight is no tensor, that of the head included."""
+    model, tok = taught(*LINES)
+    artifact = made((model, tok), tmp_path)
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(PolicyError, match=r"down_proj is quantised \(Linear, packed\).*also acts beside"):
+        made((quantised, tok), tmp_path / "none")
+    given = tok("Who is Elena Vossberg?", return_tensors="pt", return_token_type_ids=False)
 
-    def __init__(self, layer: Any):
-        super().__init__()
-        self.in_features, self.out_features, self.inner = layer.in_features, layer.out_features, layer
-        self.register_buffer("weight", torch.zeros(len(layer.weight), dtype=torch.uint8))
+    def said(one: Any) -> str:
+        return str(tok.decode(one.generate(**given, max_new_tokens=10, do_sample=False)[0], skip_special_tokens=True))
 
-    def forward(self, x: Any) -> Any:
-        return self.inner(x)
+    assert said(quantised) == said(model) == LINES[0]
+    guard = {"method": "concept_vectors", "artifact": str(artifact.folder)}
+    with conceptguard.attach((quantised, tok), {"guards": [guard]}):
+        assert "New York" not in said(quantised)
+    assert said(quantised) == LINES[0]
 
 
 def test_what_cannot_be_looked_into(tmp_path: Path, monkeypatch: Any) -> None:
@@ -227,10 +234,6 @@ def test_what_cannot_be_looked_into(tmp_path: Path, monkeypatch: Any) -> None:
             made(pair, tmp_path, verify=False, **options)
     with pytest.raises(PolicyError, match=r"no mlp\.down_proj .* nor mlp\.c_proj .*: concept_vectors is for these"):
         made((tiny_t5(), tokenizer("sentencepiece")), tmp_path)
-    quantised = tiny_llama(tokenizer())
-    quantised.model.layers[1].mlp.down_proj = Packed(quantised.model.layers[1].mlp.down_proj)
-    with pytest.raises(PolicyError, match=r"layers\.1\.mlp\.down_proj is quantised \(Packed, torch\.uint8\)"):
-        made((quantised, tokenizer()), tmp_path)
     search = conceptguard.finder.Search(TransformersHost(pair), None, ConceptVectors.FindSettings(), shown=False)
     monkeypatch.setattr(pair[0], "get_output_embeddings", lambda: None)
     with pytest.raises(BaseMismatch, match="no language-model head"):
