@@ -118,16 +118,16 @@ def test_a_zeroed_negative_beside_a_long_prompt(parts: Any, conds: Any) -> None:
 
 
 def test_a_long_prompt_judged(parts: Any) -> None:
-    """Named in both of its windows, the concept is drawn, and under a guard of prompts it is not."""
+    """Named in both of its windows, the concept is drawn, and under a guard of the encoder it is not."""
     from conceptguard.measuring.judges import load_judge
 
-    text = "a cigarette, noto style, " * 12
+    text = "a cigarette, noto style, " + "plain background, soft light, " * 12 + "a cigarette"
     with torch.inference_mode():
         towards, away = encode(parts.clip, text), encode(parts.clip, "")
     assert towards[0][0].shape[1] == 154
     session = attach(
         (parts.model, parts.clip),
-        {"guards": [{"method": "safree", "artifact": "emoji-sd/safree/cigarette", "strength": 1.3}]},
+        {"guards": [{"method": "itd", "artifact": "emoji-sd/itd/ten-objects"}]},
     )
     session.host.candidates = lambda: [text, ""]
 
