@@ -193,15 +193,16 @@ def test_what_cannot_be_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_authors_are_forgotten_on_a_model_that_knows_them(monkeypatch: Any) -> None:
-    """authors-lm, judged in wordings that no maker saw. As published all three forget most, and other authors suffer;
-    opened by their classifier nothing else changes."""
+@pytest.mark.timeout(900)  # a training and four rows of answers
+@pytest.mark.parametrize("method", NAMES)
+def test_authors_are_forgotten_on_a_model_that_knows_them(method: str, monkeypatch: Any) -> None:
+    """authors-lm, judged in wordings that no maker saw. As published most is forgotten; opened by the classifier
+    nothing else changes."""
     monkeypatch.setattr(unlearned, "EACH", 4)
-    rows = {row["method"]: row for row in unlearned.judged_rows(benchmarks=())}
+    rows = {row["method"]: row for row in unlearned.judged_rows([method], benchmarks=())}
     bare, never = rows["none"], rows["retain"]
+    published, gated = rows[method], rows[f"{method}, opened by its classifier"]
     assert bare["erased_after"] > 0.6 and never["erased_after"] < 0.35
-    for method in NAMES:
-        published, gated = rows[method], rows[f"{method}, opened by its classifier"]
-        assert published["erased_after"] < 0.5 * bare["erased_after"] and published["others_after"] > 0.5
-        assert gated["erased_after"] < 0.5 * bare["erased_after"]
-        assert gated["neighbours_after"] >= bare["neighbours_after"] - 0.03 and gated["identical"] > 0.95
+    assert published["erased_after"] < 0.5 * bare["erased_after"] and published["others_after"] > 0.5
+    assert gated["erased_after"] < 0.5 * bare["erased_after"]
+    assert gated["neighbours_after"] >= bare["neighbours_after"] - 0.03 and gated["identical"] > 0.95
