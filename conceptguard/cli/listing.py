@@ -54,6 +54,8 @@ def list_(
     rows = [{**entry.row(), "signed": registry.standing(entry)} for entry in islice(fitting, most or None)]
     head = ["ref", "bytes", "signed", "erased_before", "erased_after", "identical", "n", "concept", "base", "method"]
     figures = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in {*head, *_NOT_FIGURES}]
+    # What a second judge says is in --json, and in `show`.
+    figures = [key for key in figures if not key.startswith("second_") and key != "agree"]
     report("list", rows, time.perf_counter() - begin, json, columns=[*head, *figures])
     more = sum(1 for _ in fitting)
     if more and json != "-":
