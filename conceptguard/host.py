@@ -6,7 +6,7 @@ A host of your own is a subclass of ``Host`` and one entry point in the group ``
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -211,6 +211,28 @@ class Host:
 
     def noise_levels(self) -> NoiseLevels:
         """How much picture and how much noise latents hold at a timestep."""
+        raise self._lacks("denoiser")
+
+    def predict(
+        self, text: str, latents: Tensor, timestep: int, step: int = 0, vectors: Tensor | None = None,
+        guarded: bool = True,
+    ) -> Tensor:  # fmt: skip
+        """What the denoiser predicts for one prompt on ``latents`` [rows, channels, h, w], as ``latents``, under the
+        attached policy, as in step ``step`` of a generation, and with gradients: through guards and their gates.
+
+        vectors: input vectors [n, hidden] that the text encoder reads in place of the text's own tokens; guards read
+        the text. guarded: without the policy. Raises what guards raise, and SessionError where it cannot be asked
+        """
+        raise self._lacks("denoiser")
+
+    def knowing(self, words: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Meanwhile the model has learnt words, each with its input vector [hidden], as by textual inversion. Raises
+        SessionError where it cannot."""
+        raise self._lacks("text encoder")
+
+    def compose(self, texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int) -> Tensor:
+        """One picture [1, 3, h, w] in [0, 1] under the attached policy, of several prompts at once:
+        ε = ε_∅ + Σ w_i (ε(c_i) - ε_∅) in every step. Raises what guards raise."""
         raise self._lacks("denoiser")
 
     def attends(self) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class TextEncoder(Protocol):
     """One text encoder of what draws.
 
-    number: which of the prompts it reads
+    number: which of the prompts it reads; tokenizer: its own, transformers'
     begins: whether a begin token stands before the text's own, as in CLIP; T5 has none
     tokens, width: which part of an embedding [rows, tokens, width] is its states; None where it gives none
     pooled: which part of a pooled embedding [rows, width] is of it; None where it gives none
@@ -37,6 +37,7 @@ class TextEncoder(Protocol):
     name: str
     number: int
     module: nn.Module
+    tokenizer: Any
     begins: bool
     tokens: slice
     width: slice | None
@@ -90,6 +91,9 @@ class TextEncoder(Protocol):
     ) -> tuple[Tensor | None, Tensor | None]:
         """As ``encode`` for CLIP, padded to the whole window and with gradients: towards terms beside its layers, and
         towards ``prefix`` [k, hidden], input vectors that stand before every text."""
+
+    def reading(self, text: str, vectors: Tensor) -> AbstractContextManager[None]:
+        """Meanwhile it reads input vectors [n, hidden] wherever it is given this text, with gradients."""
 
     @property
     def vocabulary(self) -> Tensor:
@@ -227,6 +231,9 @@ class DrawingSession(Protocol):
 
     def run(self, generate: Callable[[], Any], guidance_scale: float | None = None) -> Any:
         """One whole generation under this session."""
+
+    def probe(self, predict: Callable[[], Any], step: int = 0) -> Any:
+        """One call of the denoiser from without, as in a step of a generation, with gradients."""
 
     def demand_attached(self) -> None:
         """Raises SessionError after the policy was detached."""

@@ -62,6 +62,7 @@ class Session(BaseSession):
         self._gate_banks: dict[str, GateBank] = {}
         self._guidance: float | None = None
         self._moment, self._now, self._inside = Moment(), float("nan"), False
+        self._first = 0  # which step of a generation its first call is
         self._found: dict[int, str] = {}
         self._branches: list[Branch | None] = []
         self._open: list[Act] = []
@@ -157,6 +158,21 @@ class Session(BaseSession):
                     own.seconds = time.perf_counter() - started
                     if outer is not None:
                         restore(outer)
+
+    def probe(self, predict: Callable[[], Any], step: int = 0) -> Any:
+        """One call of the denoiser as in step ``step`` of a generation, from without: guards act, gradients pass, and
+        afterwards nobody remembers it. What guards gather from step to step (a momentum) begins with nothing.
+
+        The caller composes predictions as it likes, so that every prompt is guarded. Raises as ``run``.
+        """
+        with self._lock:
+            kept = self._state()
+            self._first = step
+            try:
+                return self.run(predict)
+            finally:
+                self._first = 0
+                restore(kept)
 
     def visit(self) -> bool:
         """A denoiser call of a caller's own loop, in its turn. Gives whether the call before was somebody else's."""
@@ -317,7 +333,7 @@ class Session(BaseSession):
         """Which call of which step this is. A caller's own loop that goes back to more noise begins anew."""
         last, before, call = self._moment, self._now, self._receipt.steps
         if before != before or (now > before and self._guidance is None):
-            self._moment = Moment(call)
+            self._moment = Moment(call, self._first)
         elif now == before:
             self._moment = Moment(call, last.step, last.within + 1)
         else:

@@ -200,6 +200,32 @@ class TextEncoder:
             if handle is not None:
                 handle.remove()
 
+    @contextmanager
+    def reading(self, text: str, vectors: Tensor) -> Iterator[None]:
+        """Meanwhile, wherever the encoder is given this text and whoever asks, it reads these input vectors [n, hidden]
+        in place of the text's tokens, with gradients. For CLIP. ValueError for more than the window holds.
+        """
+        if not 0 < len(vectors) <= self.window:
+            raise ValueError(f"{len(vectors)} vectors do not fit into {self.name}'s window of {self.window}")
+        own = self.ids([text])[0]
+        end, pad = (getattr(self.tokenizer, f"{n}_token_id") for n in ("eos", "pad"))
+
+        def insert(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+            wanted = torch.tensor([*own, end], device=args[0].device)
+            here = (args[0][:, 1 : 2 + len(own)] == wanted).all(1)
+            if not here.any():
+                return None
+            after = torch.tensor([end, *[pad] * (output.shape[1] - len(vectors) - 2)])
+            rest = self.vocabulary[after.to(output.device)].to(output)
+            row = torch.cat([output[0, :1], vectors.to(output), rest])
+            return torch.where(here[:, None, None], row, output)
+
+        handle = self._words().register_forward_hook(insert)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     @property
     def vocabulary(self) -> Tensor:
         """The input vectors of all its tokens, [tokens, hidden]."""

@@ -89,15 +89,21 @@ class DenoiserHooks:
         self._rows.clear()
         self._under = None
 
-    def forget(self) -> None:
+    def forget(self, look: bool = True) -> None:
         """A pipeline call begins or ended: the next conditioning is new, even if it is the same tensor, and nothing in
-        a cache is of it."""
+        a cache is of it.
+
+        look: whether a cache may have been enabled since, which takes a walk through the model
+        """
         self._leave_skips()
         self._last.clear()
         if (side := self._sides.at_work()) is not None:
             side.callers.forget()
             side.adapters[self._family.denoiser].begin()
-        self._caches.forget()
+        if look:
+            self._caches.forget()
+        else:
+            self._caches.empty()
 
     def check(self) -> None:
         """Raises SessionError for a denoiser whose rows some cache leaves out."""

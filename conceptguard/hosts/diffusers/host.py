@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from ...errors import GuardError
 from ...runtime.bank import running
 from ..denoising.families import family_of, unguarded
 from .pipeline import PipelineHost, as_asked, is_diffusers, is_modular, reseeded
+from .probing import composed
 from .prompts import texts_of
 
 
@@ -72,6 +74,10 @@ class DiffusersHost(PipelineHost):
             return tuple(getattr(result, field.name) for field in dataclasses.fields(result))
 
         return self.generate(draw, guidance, looked_at)
+
+    def compose(self, texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int) -> Tensor:
+        """See ``Host.compose``."""
+        return composed(self, self.call, texts, weights, generator, steps)
 
     def _steered(self, bound: dict[str, Any], guidance: float | None) -> dict[str, Any]:
         """The negative prompts of another attempt: the caller's, and what was found in the images of each prompt."""

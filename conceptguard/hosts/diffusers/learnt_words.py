@@ -3,15 +3,19 @@ learnt: loaded into tokenizer and encoder by textual inversion, so that their le
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ...errors import SessionError
 from ...generation.unlisted import Unlisted
+from .quiet import quiet
 
 NEAR = 0.8  # cosine of input vectors from which a learnt word is taken for an ordinary one
 
@@ -39,6 +43,35 @@ def learnt_ids(tokenizer: Any) -> frozenset[int]:
     named = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")}
     own = int(tokenizer.vocab_size)
     return frozenset(int(i) for i, token in added.items() if i not in named and (i >= own or not token.special))
+
+
+@contextmanager
+def knowing(pipe: Any, words: Mapping[str, Tensor]) -> Iterator[None]:
+    """Meanwhile the pipeline has learnt words, each with its input vector [hidden], as ``load_textual_inversion`` loads
+    them. Raises SessionError for a pipeline that cannot.
+
+    Afterwards it has the very tokenizer and vectors that it had. Unloading as diffusers does leaves a tokenizer that
+    writes texts otherwise; so does a copy of one, which is therefore only read with.
+    """
+    if not words:
+        yield
+        return
+    if not hasattr(pipe, "load_textual_inversion"):
+        raise SessionError(f"{type(pipe).__name__} loads no learnt words (textual inversion)")
+    tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
+    table, size = encoder.get_input_embeddings(), encoder.config.vocab_size
+    vectors, count = table.weight.data, table.num_embeddings
+    pipe.tokenizer = copy.deepcopy(tokenizer)
+    try:
+        with quiet():
+            for word, vector in words.items():
+                pipe.load_textual_inversion({word: vector.detach().cpu()[None]}, token=word)
+        yield
+    finally:
+        pipe.tokenizer = tokenizer
+        table.weight.data, table.num_embeddings = vectors, count  # resized in place
+        encoder.set_input_embeddings(table)
+        encoder.config.vocab_size = size
 
 
 class LearntWords:

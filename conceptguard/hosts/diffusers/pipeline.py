@@ -8,7 +8,7 @@ say is read on the way, see ``prompts``, and what the denoiser receives is guard
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,17 @@ from .denoiser import Denoiser, denoiser_of
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
 from .encoding_options import options_of, read_otherwise
+from .learnt_words import knowing
 from .perturbed import Perturbed
+from .probing import predicted
 from .reading import ENCODERS, ReadingHost
 from .side_networks import Networks
 from .sides import Side, Sides
 from .step_proof import proved
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ...protocols import DrawingSession
     from ...registry import Artifact
 
@@ -99,6 +103,27 @@ class PipelineHost(ReadingHost):
     def attends(self) -> bool:
         """Whether the denoiser's attention to text can be read, token by token: a UNet's can."""
         return self._denoiser_hooks.attends
+
+    def predict(
+        self, text: str, latents: Tensor, timestep: int, step: int = 0, vectors: Tensor | None = None,
+        guarded: bool = True,
+    ) -> Tensor:  # fmt: skip
+        """See ``Host.predict``."""
+
+        def encode(text: str) -> Any:
+            own, given = self._encode_prompt, {"prompt": [text], "device": self.device_dtype()[0], **self._plainly}
+            if not guarded:
+                return own(**given)
+            # What an earlier call left in the denoiser's hooks is not of this one.
+            self._denoiser_hooks.forget(look=False)
+            self._memory.begin()
+            return self._encoded(own, **given)
+
+        return predicted(self, encode, text, latents, timestep, step, vectors, guarded)
+
+    def knowing(self, words: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """See ``Host.knowing``."""
+        return knowing(self.pipe, words)
 
     # Routing.
 

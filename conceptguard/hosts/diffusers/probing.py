@@ -1,0 +1,112 @@
+"""A guarded pipeline asked from without: one prediction with gradients, and one picture of several prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...errors import SessionError
+from ...generation.conditioning import Encoded
+from ...runtime.bank import running
+
+if TYPE_CHECKING:
+    from ...protocols import DrawingSession
+    from ..denoising.families import Family
+    from ..denoising.text_encoders import TextEncoder
+    from .denoiser import Denoiser
+
+
+class _Host(Protocol):
+    pipe: Any
+    family: Family
+    name: str
+
+    @property
+    def asked(self) -> DrawingSession: ...
+
+    def denoiser(self) -> Denoiser: ...
+
+    def device_dtype(self) -> tuple[torch.device, torch.dtype]: ...
+
+    def encoders(self) -> list[TextEncoder]: ...
+
+
+def predicted(
+    host: _Host, encode: Callable[[str], Sequence[Any]], text: str, latents: Tensor, timestep: int, step: int,
+    vectors: Tensor | None, guarded: bool,
+) -> Tensor:  # fmt: skip
+    """See ``Host.predict``. encode: the pipeline's own, guarded where a session generates, and with gradients."""
+    denoiser = host.denoiser()
+
+    def predict() -> Tensor:
+        with torch.enable_grad(), _reading(host, text, vectors):
+            by_role = dict(zip(host.family.encoded, encode(text)))
+            # One row of conditions for each of the latents: guards know every one of them by its embedding.
+            embeds = by_role["embeds"].expand(len(latents), -1, -1)
+            pooled = by_role.get("pooled")
+            pooled = None if pooled is None else pooled.expand(len(latents), -1)
+            return denoiser(latents, torch.full((len(latents),), timestep), Encoded(embeds, [], pooled))
+
+    if guarded:
+        return host.asked.probe(predict, step)  # type: ignore[no-any-return]
+    token = running.set(host)  # no session acts on what is asked in its host's name
+    try:
+        return predict()
+    finally:
+        running.reset(token)
+
+
+def _reading(host: _Host, text: str, vectors: Tensor | None) -> Any:
+    if vectors is None:
+        return nullcontext()
+    encoders = host.encoders()
+    if len(encoders) != 1 or not encoders[0].begins or encoders[0].width is None:
+        raise SessionError(
+            f"{host.name} reads prompts with {len(encoders)} encoders, and input vectors are searched for one CLIP: "
+            "use an attack that needs texts alone, such as random or ring_a_bell"
+        )
+    return encoders[0].reading(text, vectors)
+
+
+def composed(
+    host: _Host, call: Callable[..., Any], texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int
+) -> Tensor:
+    """See ``Host.compose``. call: a guarded ``pipe(...)``, of a function in place of the pipeline's own.
+
+    So it goes the way of every guarded call: prompts are encoded by the pipeline, predictions are made by its denoiser,
+    and the picture is looked at.
+    """
+    pipe = host.pipe
+
+    @torch.no_grad()
+    def draw(prompt: str, generator: Any, output_type: str = "pt", return_dict: bool = True) -> Any:
+        device, dtype = host.device_dtype()
+        rows = ["", *texts]
+        embeds = torch.cat([
+            pipe.encode_prompt(
+                prompt=[text], device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
+            for text in rows
+        ])  # fmt: skip
+        scheduler = pipe.scheduler
+        scheduler.set_timesteps(steps, device=device)
+        latents = torch.randn(1, *host.denoiser().shape, generator=generator).to(device, dtype)
+        latents = latents * scheduler.init_noise_sigma
+        shares = torch.tensor(weights, device=device, dtype=dtype).view(-1, 1, 1, 1)
+        for t in scheduler.timesteps:
+            given = scheduler.scale_model_input(latents.expand(len(rows), -1, -1, -1), t)
+            made = pipe.unet(given, t, encoder_hidden_states=embeds, return_dict=False)[0]
+            noise = made[:1] + (shares * (made[1:] - made[:1])).sum(0, keepdim=True)
+            latents = scheduler.step(noise, t, latents, return_dict=False)[0]
+        decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+        return SimpleNamespace(images=(decoded / 2 + 0.5).clamp(0, 1))
+
+    if host.family.denoiser != "unet" or len(host.encoders()) != 1:
+        raise SessionError(
+            f"several prompts at once are drawn with Stable Diffusion 1.x and 2.x, and not by {host.name}"
+        )
+    return call(draw, ", ".join(texts), generator=generator).images  # type: ignore[no-any-return]
