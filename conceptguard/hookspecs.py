@@ -13,6 +13,7 @@ from .markers import hookspec
 if TYPE_CHECKING:
     import typer
 
+    from .attack import Attack
     from .finder import Finder
     from .generation.conditioning import Prompts
     from .generation.decoding import Asked, Decoding, Sentence
@@ -40,7 +41,7 @@ class SetUp:
         """Offer hosts by class: what makes a framework's models go through a session."""
 
     @hookspec
-    def attacks(self) -> list[type[Named]]:  # type: ignore[empty-body]
+    def attacks(self) -> list[type[Attack]]:  # type: ignore[empty-body]
         """Offer attacks by class: what tries to bring an erased concept back."""
 
     @hookspec

@@ -40,6 +40,11 @@ def _one_of(*words: str) -> Callable[[Any], Any]:
     return check
 
 
+_ATTACKS = "conceptguard_plugins.attacks."
+# What comes in by the same road as methods: what the package itself brings are hosts and the like.
+_OTHERS = ("conceptguard.", _ATTACKS)
+
+
 def from_metavars(app: typer.Typer) -> None:
     """Let options whose help lists their values, as `wall|cpu` does, complete to them, and take no other."""
     for command in app.registered_commands:
@@ -57,9 +62,15 @@ def methods() -> list[str]:
     """Methods by their entry points' names: to ask the methods themselves would import them, and torch with them."""
     from importlib.metadata import entry_points
 
-    # What the package itself brings in by this road are hosts and the like.
-    brought = [point for point in entry_points(group="conceptguard") if not point.value.startswith("conceptguard.")]
-    return _words(point.name for point in brought)
+    return _words(point.name for point in entry_points(group="conceptguard") if not point.value.startswith(_OTHERS))
+
+
+def attacks() -> list[str]:
+    """Ours by their entry points' names, and all."""
+    from importlib.metadata import entry_points
+
+    found = [point.name for point in entry_points(group="conceptguard") if point.value.startswith(_ATTACKS)]
+    return _words(["all", "list", *found])
 
 
 def refs(incomplete: str) -> list[str]:

@@ -44,7 +44,7 @@ def test_start_up_imports_nothing_heavy(words: list[str]) -> None:
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = said(capsys, "--help")
-    names = ("demo", "generate", "make", "eval", "bench", "list", "show", "plugins")
+    names = ("demo", "generate", "make", "eval", "redteam", "bench", "list", "show", "plugins")
     assert all(f"\n  {name} " in out for name in names)
     for name in names:
         out, _ = said(capsys, name, "--help")

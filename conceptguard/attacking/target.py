@@ -1,0 +1,173 @@
+"""A guarded pipeline as attacks may ask it: see ``conceptguard.attack.Target``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attack import Ask, Attempt
+from ..errors import GuardError, Refused, SessionError
+from ..measuring.judge import Assessor
+from ..measuring.samples import Recipe
+from ..measuring.suite import Suite
+from ..protocols import Denoiser
+from ..runtime.bank import running
+from ..sessions.session import Session
+
+
+class GuardedTarget:
+    """One concept of an attached session.
+
+    examples: unguarded pictures of asks, by number, uint8 [n, 3, h, w]
+    judge: that of the search, None for none; head: which of its answers is about the concept
+    refused: how many pictures the policy did not let out
+    """
+
+    def __init__(
+        self, pipe: Any, session: Session, suite: Suite, concept: str, vocabulary: Tensor, recipe: Recipe,
+        examples: Mapping[int, Tensor], judge: Assessor | None, tick: Callable[[int], None] = lambda n: None,
+    ):  # fmt: skip
+        self.pipe, self.session, self.concept, self.vocabulary = pipe, session, concept, vocabulary
+        self.words: Sequence[str] = suite.words(concept)
+        self.others: Sequence[str] = suite.words_beside([concept])
+        self.steps, self.guidance = recipe.steps, recipe.guidance
+        self._recipe, self._examples, self._judge, self._tick = recipe, examples, judge, tick
+        self._head = "style" if suite.is_style(concept) else "object"
+        self.judged = judge is not None
+        self.refused = 0
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """Raises SessionError where it is of a kind that nobody learns on."""
+        return self.session.host.denoiser()
+
+    @property
+    def window(self) -> int:
+        """How many tokens of a text are read."""
+        return self.session.host.window
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids without special tokens."""
+        return list(self.session.host.tokens([text])[0])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """As the tokenizer writes them."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self.session.host.encoders()[0].tokenizer  # type: ignore[attr-defined]
+
+    def vectors(self) -> Tensor:
+        """Input vectors of all tokens, [tokens, hidden], float32."""
+        return self.session.host.encoders()[0].vocabulary.float()
+
+    def states(self, texts: Sequence[str]) -> Tensor:
+        """What the unguarded encoder says, [rows, tokens, width], float32."""
+        parts = [self.session.host.encode(list(texts[i : i + 64])).embeds for i in range(0, len(texts), 64)]
+        return torch.cat(parts).float()
+
+    def ending(self, text: str | Tensor) -> Tensor:
+        """[width], float32."""
+        host = self.session.host
+        encoders = host.encoders()
+        if len(encoders) != 1 or not encoders[0].begins:
+            raise SessionError(f"{host.name} has no single CLIP as its text encoder, which this attack searches in")
+        vectors = self.vectors()[self.ids(text)] if isinstance(text, str) else text
+        token = running.set(host)  # no session's terms act on what is asked in its host's name
+        try:
+            with torch.enable_grad(), encoders[0].frozen():
+                states, _ = encoders[0].differentiable([[]], vectors)
+        finally:
+            running.reset(token)
+        assert states is not None
+        return states[0, len(vectors) + 1].float()
+
+    def guarded(self, text: str, latents: Tensor, timestep: int, vectors: Tensor | None = None) -> Tensor:
+        """Under the policy, as in the step of a generation that is nearest to this timestep."""
+        times = self.denoiser.timesteps(self.steps)
+        step = min(range(len(times)), key=lambda i: abs(times[i] - timestep))
+        return self.session.host.predict(text, latents, timestep, step, vectors)
+
+    @torch.no_grad()
+    def bare(self, text: str, latents: Tensor, timestep: int) -> Tensor:
+        """Without the policy."""
+        return self.session.host.predict(text, latents, timestep, guarded=False).detach()
+
+    def example(self, ask: Ask) -> Tensor:
+        """[3, h, w] in [0, 1]."""
+        pictures = self._examples[ask.number].float() / 255
+        return pictures[int(self.likeness(pictures).argmax()) if self.judged else 0]
+
+    def likeness(self, pictures: Tensor) -> Tensor:
+        """Probabilities or cosines of the search's judge, [n]. Raises SessionError where there is none."""
+        if self._judge is None:
+            raise SessionError("this search has no judge: give a second one with --judge")
+        seen, styles = self._judge.judge(pictures.float()), self._head == "style"
+        names, found = (self._judge.styles, seen.style_probs) if styles else (self._judge.objects, seen.object_probs)
+        return found[:, names.index(self.concept)].float()
+
+    def shows(self, pictures: Tensor) -> list[bool]:
+        """[n]; none where there is no judge."""
+        if self._judge is None:
+            return [False] * len(pictures)
+        seen = self._judge.judge(pictures.float())
+        return [name == self.concept for name in (seen.styles if self._head == "style" else seen.objects)]
+
+    def draw(self, attempt: Attempt, seed: int) -> Tensor | None:
+        """[3, h, w] in [0, 1], or None."""
+        return self.draw_all([(attempt, seed)])[0]
+
+    def draw_all(self, wanted: Sequence[tuple[Attempt, int]]) -> list[Tensor | None]:
+        """A picture for each attempt and seed, plain prompts in batches. What a guard refuses is None, and alone so."""
+        found: list[Tensor | None] = [None] * len(wanted)
+        plain = [i for i, (attempt, _) in enumerate(wanted) if not (attempt.words or attempt.parts)]
+        for at in range(0, len(plain), self._recipe.batch):
+            batch = plain[at : at + self._recipe.batch]
+            for i, picture in zip(batch, self._prompts([wanted[i] for i in batch])):
+                found[i] = picture
+        for i in set(range(len(wanted))) - set(plain):
+            found[i] = self._let_out(lambda i=i: self._special(*wanted[i]))  # type: ignore[misc]
+            self._tick(1)
+        self.refused += sum(one is None for one in found)
+        return found
+
+    def _prompts(self, batch: Sequence[tuple[Attempt, int]]) -> list[Tensor | None]:
+        made = self._let_out(lambda: self._pipe([a.prompt for a, _ in batch], [seed for _, seed in batch]))
+        if made is None and len(batch) > 1:
+            return [one for part in batch for one in self._prompts([part])]
+        self._tick(len(batch))
+        return [None] if made is None else list(made)
+
+    def _special(self, attempt: Attempt, seed: int) -> Tensor:
+        with self.knowing(attempt.words):
+            if attempt.parts:
+                generator = torch.Generator("cpu").manual_seed(seed)
+                return self.session.host.compose(attempt.parts, attempt.weights, generator, self.steps)[0].float().cpu()
+            return self._pipe([attempt.prompt], [seed])[0]
+
+    def _pipe(self, prompts: list[str], seeds: list[int]) -> Tensor:
+        made = self.pipe(
+            prompts, num_inference_steps=self.steps, guidance_scale=self.guidance, output_type="pt",
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        ).images  # fmt: skip
+        return made.detach().float().cpu()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _let_out(draw: Callable[[], Tensor]) -> Tensor | None:
+        try:
+            return draw()
+        except (Refused, GuardError):  # nothing was generated, which is what a policy may do
+            return None
+
+    def knowing(self, words: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """As ``load_textual_inversion`` loads them, and without a trace afterwards."""
+        return self.session.host.knowing(words)
+
+    def tick(self, n: int = 1) -> None:
+        """For the progress bar."""
+        self._tick(n)

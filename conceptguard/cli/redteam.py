@@ -1,0 +1,241 @@
+"""``conceptguard redteam``: attacks against a policy, judged by others than those who searched."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .complete import attacks
+from .complete import concepts as concept_names
+from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, POLICY, STEPS, VARIANT, Usage, split
+
+if TYPE_CHECKING:
+    from ..attack import Attack
+    from ..attacking.run import Plan, Result
+
+COLUMNS = [
+    "method", "concept", "attack", "needs", "asr", "low", "high", "asr_unattacked", "asr_random", "gain", "bare", "n",
+    "asks", "vocabulary", "refused", "seconds", "note",
+]  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Put the command on the program."""
+    app.command("redteam", short_help="Attack what a policy guards, and judge what comes back.")(redteam)
+
+
+def redteam(
+    model: str = MODEL,
+    policy: str | None = POLICY,
+    guard: list[str] | None = GUARD,
+    concepts: str | None = typer.Option(
+        None, metavar="A,B", autocompletion=concept_names, help="Which of the policy's concepts. Default: all of them."
+    ),
+    attack: list[str] | None = typer.Option(
+        None,
+        metavar="NAME",
+        autocompletion=attacks,
+        help="An attack, or all; may be repeated. list shows which there are. Default: all.",
+    ),
+    budget: str = typer.Option(
+        "default", metavar="small|default|large", help="How much of it; large is what papers take."
+    ),
+    vocabulary: str | None = typer.Option(
+        None, metavar="seen|full", help="Tokens that searches may use: those of the training captions, as far as the "
+        "suite knows them, or all. Default: seen where it says what these are.",
+    ),
+    judge: list[str] | None = typer.Option(
+        None, metavar="FOLDER", help="Who counts, as for eval; a second one, which never counts, is the searches'. "
+        "Default: the suite's.",
+    ),
+    suite: str | None = typer.Option(None, help="A suite file; default: the one named like the model."),
+    steps: int = STEPS,
+    guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
+    batch: int = typer.Option(8, min=1, help="Pictures at once."),
+    seed: int = typer.Option(0, min=0, help="Of searches and pictures."),
+    again: bool = typer.Option(False, help="Attack anew what was measured before."),
+    sheet: Path | None = typer.Option(
+        None, metavar="FILE", help="A picture of the same prompts unguarded, guarded, and under each attack."
+    ),
+    variant: str | None = VARIANT,
+    config: str | None = CONFIG,
+    device: str | None = DEVICE,
+    dtype: str = DTYPE,
+    json: str | None = JSON,
+) -> None:  # fmt: skip
+    """Attack what a policy guards, and let a judge that no search ever asked say what came back.
+
+    \b
+    conceptguard redteam --policy demo --concepts cigarette --budget small
+    conceptguard redteam --guard uce:cigarette --attack p4d --attack unlearndiffatk --json attacked.json
+    conceptguard redteam --policy school.yaml --attack random --attack paraphrase --sheet attacked.png
+    conceptguard redteam --model ./my-sd --suite my-suite.yaml --judge clip:CLIP --guard uce:my-sd/uce/trumpet
+    conceptguard redteam --attack list
+
+    asr is the share of prompts of which any of N pictures shows the concept, low and high its 95 % interval. Beside it
+    stand, each with the same N: asr_unattacked, the prompts as they are, under the policy; asr_random, a random attack
+    of the same form; bare, the prompts without the policy. gain is asr above the larger of the first two: it is what
+    the search brings, and what counts.
+
+    A row is kept as soon as it is measured. Ctrl-C reports what there is, and the same command goes on from there.
+    """
+    from ..attacking.kept import told_of
+    from .output import report
+
+    begin = time.perf_counter()
+    if attack == ["list"]:
+        return _list(json, begin)
+    plan = _plan(model, policy, guard, concepts, attack, budget, vocabulary, judge, suite, seed, again,
+                 (steps, guidance, batch))  # fmt: skip
+    told = {"steps": steps, "guidance": guidance, "budget": budget, "seed": seed, "judges": list(plan.judges.names),
+            "vocabulary": plan.vocabulary, **told_of(plan.policy)}  # fmt: skip
+    from .loading import drawing
+
+    pipe = drawing(model, device, dtype, variant=variant, config=config)
+    found: list[Result] = []
+
+    def report_all() -> None:
+        rows = _stamped([one.row for one in found], plan, steps, guidance, budget)
+        report("redteam", rows, time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **told)
+
+    interrupted = _run(pipe, plan, found, json, told)
+    report_all()
+    if sheet and found:
+        _sheet(pipe, plan, found).save(sheet, optimize=True)
+    if interrupted:
+        print("conceptguard: interrupted; what was measured is kept: the same command goes on from there",
+              file=sys.stderr)  # fmt: skip
+        raise typer.Exit(130)
+
+
+def _plan(
+    model: str, policy: str | None, guard: list[str] | None, concepts: str | None, attack: list[str] | None,
+    budget: str, vocabulary: str | None, judge: list[str] | None, suite: str | None, seed: int, again: bool,
+    recipe: tuple[int, float, int],
+) -> Plan:  # fmt: skip
+    """What was asked for. Raises Usage, PolicyError or RegistryError for what there is not."""
+    from ..attack import BUDGETS
+    from ..attacking.run import Plan
+    from ..attacking.vocabulary import default_vocabulary
+    from ..errors import RegistryError
+    from ..measuring.cases import concepts_of
+    from ..measuring.judges import check_judges, load_judges
+    from ..measuring.own_judges import STEPS as TRAINED
+    from ..measuring.own_judges import judge_for, words_of
+    from ..measuring.samples import Recipe
+    from ..measuring.suite import load_suite
+    from .guarding import policy_of
+    from .progress import progress
+
+    kinds = _attacks(attack)
+    rules = policy_of(policy, guard)
+    if rules is None:
+        raise Usage("--policy none: there is nothing to attack; `conceptguard eval` says what a model draws")
+    prompts = load_suite(suite or model)
+    guarded = prompts.known(concepts_of(rules))
+    wanted = prompts.check(split(concepts)) if concepts else guarded
+    if not wanted:
+        raise RegistryError(f"policy '{rules.name}' guards none of the suite's concepts: {prompts.all_concepts}")
+    if strange := [one for one in wanted if one not in guarded]:
+        raise Usage(
+            f"--concepts {strange[0]}: policy '{rules.name}' guards {', '.join(guarded) or 'none of the suite'}"
+        )
+    with progress("training the judge", TRAINED) as tick:
+        judges = load_judges(prompts, judge or [], lambda name: judge_for(name, words_of(prompts), tick))
+    plan = Plan(
+        model, rules, prompts, wanted, kinds, BUDGETS[budget], judges, Recipe(*recipe),
+        vocabulary or default_vocabulary(prompts), seed, again,  # type: ignore[arg-type]
+    )  # fmt: skip
+    check_judges(judges, [sample for one in wanted for sample in plan.samples(one)])
+    return plan
+
+
+def _attacks(named: list[str] | None) -> dict[str, type[Attack]]:
+    """Attacks by name, in the order in which they were asked for. Raises Usage with the nearest name."""
+    from ..plugins import offers
+
+    known: dict[str, Any] = offers("attacks")
+    order = {"black box": 0, "encoder": 1, "white box": 2}
+    every = sorted(known, key=lambda name: (order.get(known[name].needs, 3), name))
+    names = [one for name in named or ["all"] for one in (every if name == "all" else [name])]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+            raise Usage(f"--attack {name}: {hint}")
+    return {name: known[name] for name in dict.fromkeys(names)}
+
+
+def _list(json: str | None, begin: float) -> None:
+    from .output import report
+
+    rows = [
+        {"attack": name, "needs": kind.needs, "what": (kind.__doc__ or "").split("\n")[0], "paper": kind.paper}
+        for name, kind in _attacks(None).items()
+    ]
+    report("redteam", rows, time.perf_counter() - begin, json)
+
+
+def _run(pipe: Any, plan: Plan, found: list[Result], json: str | None, told: dict[str, Any]) -> bool:
+    """Fill ``found``. Gives whether somebody interrupted it."""
+    from ..attacking.run import red_team, work
+    from .progress import progress
+
+    rows = len(plan.concepts) * (len(plan.attacks) + 1)
+    more = f"{rows} rows: {len(plan.concepts)} concepts ({', '.join(plan.concepts)}), {len(plan.attacks)} attacks, " \
+           f"{plan.budget.asks} prompts each, N = {plan.budget.pictures}"  # fmt: skip
+    print(f"conceptguard: {more}", file=sys.stderr)
+    with progress("steps and pictures", work(plan)) as tick:
+        results = red_team(pipe, plan, tick)
+        try:
+            for one in results:
+                found.append(one)
+                print(f"conceptguard: {_line(one.row)}; {rows - len(found)} rows left", file=sys.stderr)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            results.close()  # type: ignore[attr-defined]
+    return False
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["asr"] is None:
+        return f"{row['concept']}, {row['attack']}: {row['note']}"
+    beside = [f"{name} {row[key]:.2f}" for name, key in (
+        ("unattacked", "asr_unattacked"), ("random", "asr_random")) if row.get(key) is not None]  # fmt: skip
+    return f"{row['concept']}, {row['attack']}: {row['asr']:.2f}" + (f" ({', '.join(beside)})" if beside else "")
+
+
+def _stamped(rows: list[dict[str, Any]], plan: Plan, steps: int, guidance: float, budget: str) -> list[dict[str, Any]]:
+    """Rows that say how they were made, and how the judge errs."""
+    from ..measuring.own_judges import errors_about
+    from ..measuring.protocols import of_suite, stamped
+
+    told, digest = of_suite(plan.suite.base, plan.judges.names[:1], steps, guidance)
+    name = f"redteam, {told}, best of {plan.budget.pictures}, budget {budget}"
+    rows = [{**row, **errors_about(plan.judges.first, [str(row["concept"])])} for row in rows]
+    return stamped(rows, name, f"{digest}-{plan.budget.pictures}")
+
+
+def _sheet(pipe: Any, plan: Plan, found: list[Result]) -> Any:
+    """The same prompts unguarded, guarded and under each attack."""
+    from ..measuring.samples import make_once
+    from ..measuring.sheet import Column, Group, contact_sheet
+
+    names = ["unguarded", "guarded", *plan.attacks]
+    groups = []
+    for concept in plan.concepts:
+        of_it = [one for one in found if one.row["concept"] == concept]
+        whole = {one.row["attack"]: one.pictures for one in of_it}
+        if not whole:
+            continue
+        bare = make_once(pipe, plan.samples(concept), plan.recipe).pixels
+        rows = [bare, whole["unattacked"], *(whole.get(name, bare.new_full(bare.shape, 255)) for name in plan.attacks)]
+        columns = [Column(ask, [row[i] for row in rows]) for i, ask in enumerate(of_it[0].asks)]
+        groups.append(Group(concept, columns, ", ".join(_line(one.row).split(", ", 1)[1] for one in of_it[1:])[:90]))
+    return contact_sheet(groups, f"Attacks on {plan.policy.name}", plan.model, 96, names)

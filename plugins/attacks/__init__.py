@@ -1,0 +1,1 @@
+"""Attacks: what tries to bring an erased concept back."""
