@@ -237,5 +237,5 @@ def _sheet(pipe: Any, plan: Plan, found: list[Result]) -> Any:
         bare = make_once(pipe, plan.samples(concept), plan.recipe).pixels
         rows = [bare, whole["unattacked"], *(whole.get(name, bare.new_full(bare.shape, 255)) for name in plan.attacks)]
         columns = [Column(ask, [row[i] for row in rows]) for i, ask in enumerate(of_it[0].asks)]
-        groups.append(Group(concept, columns, ", ".join(_line(one.row).split(", ", 1)[1] for one in of_it[1:])[:90]))
+        groups.append(Group(concept, columns))
     return contact_sheet(groups, f"Attacks on {plan.policy.name}", plan.model, 96, names)
