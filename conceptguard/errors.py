@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 def printable(text: object) -> str:
@@ -15,6 +16,13 @@ def shown(text: object, most: int = 200) -> str:
     ``most`` letters of it."""
     line = " ".join(printable(text).split())
     return line if len(line) <= most else f"{line[:most].rstrip()} …"
+
+
+def meant(word: str, known: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:
+    """The hint about a word that nothing is called by: the nearest of those that are known, where one is near enough
+    (``cutoff``, 0 to 1: how alike two words must be), and otherwise what there is."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"did you mean '{near[0]}'?" if near else otherwise
 
 
 class ConceptGuardError(Exception):

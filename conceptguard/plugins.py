@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from .errors import ConceptGuardError, PolicyError, SessionError, shown
+from .errors import ConceptGuardError, PolicyError, SessionError, meant, shown
 from .hookspecs import GENERATION, Generation, SetUp
 
 if TYPE_CHECKING:
@@ -118,8 +117,7 @@ def _check_hooks(method: type[Method]) -> None:
     known = GENERATION | {name for name in vars(SetUp) if not name.startswith("_")}
     for name in set(vars(method)) - known:
         if getattr(getattr(method, name), "conceptguard_impl", None):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the hooks are {', '.join(sorted(GENERATION))}"
+            hint = meant(name, known, f"the hooks are {', '.join(sorted(GENERATION))}")
             raise ConceptGuardError(f"method '{method.name}' implements '{name}', which no host calls: {hint}")
 
 
@@ -132,7 +130,6 @@ def method(name: str) -> type[Method]:
     """One method by name. Raises PolicyError with the nearest name."""
     known = methods()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known methods: {', '.join(known)}"
+        hint = meant(name, known, f"known methods: {', '.join(known)}")
         raise PolicyError(f"unknown method '{shown(name)}': {hint}")
     return known[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from . import plugins
 from .concept import Concept
-from .errors import PolicyError, shown
+from .errors import PolicyError, meant, shown
 from .policy import Guard, Policy
 
 if TYPE_CHECKING:
@@ -100,8 +99,7 @@ def shipped_policy(name: str) -> Path:
         from .registry.signed.beside import shipped
 
         return shipped(f"policies/{known[name].name}", PolicyError)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"shipped policies: {', '.join(known) or 'none'}"
+    hint = meant(name, known, f"shipped policies: {', '.join(known) or 'none'}")
     raise PolicyError(f"no policy file or shipped policy '{shown(name)}': {hint}")
 
 
@@ -155,8 +153,7 @@ def _error(
     if first["type"] == "extra_forbidden":
         key = str(place[-1])
         known = _known_keys(place, method)
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys are {', '.join(known)}"
+        hint = meant(key, known, f"known keys are {', '.join(known)}")
         text = f"unknown key '{shown(key)}': {hint}"
     elif first["type"] == "literal_error":
         text = f"{_dotted(place)}: '{shown(first['input'])}' is not one of {first['ctx']['expected']}"

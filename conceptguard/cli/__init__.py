@@ -5,7 +5,6 @@ Whatever goes wrong is one line on standard error; the exit status says of which
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import textwrap
@@ -15,7 +14,7 @@ from typing import Any
 
 import typer
 
-from ..errors import ConceptGuardError
+from ..errors import ConceptGuardError, meant
 from .complete import from_metavars
 from .make import teach
 from .options import Usage
@@ -178,6 +177,5 @@ def _ask_plugins(app: typer.Typer, arguments: list[str]) -> None:
         why = why or f" ({error})"  # it may be what was to bring the command
     known = commands(app)
     if word not in known:
-        near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(known)}"
+        hint = meant(word, known, f"commands are {', '.join(known)}", cutoff=0.5)
         raise Usage(f"unknown command '{word}': {hint}{why}")

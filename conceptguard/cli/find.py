@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from typing import Any
 
@@ -55,7 +54,7 @@ def find(
     `conceptguard make` makes with the same settings.
     """
     from ..concept import as_concept
-    from ..errors import PolicyError
+    from ..errors import PolicyError, meant
     from ..finder import Search
     from ..making.settings import read_options
     from ..plugins import host_for, offers
@@ -66,8 +65,7 @@ def find(
     begin = time.perf_counter()
     known = offers("finders")
     if finder not in known:
-        near = difflib.get_close_matches(finder, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"finders are {', '.join(known) or 'none'}"
+        hint = meant(finder, known, f"finders are {', '.join(known) or 'none'}")
         raise PolicyError(f"unknown finder '{finder}': {hint}")
     # Everything that can be wrong is found before the model is loaded.
     chosen = read_options(known[finder].FindSettings, settings_of(settings), f"finding with {finder}")

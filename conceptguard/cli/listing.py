@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import typer
 
+from ..errors import meant
 from .complete import concepts, families, listed_methods
 from .options import JSON
 
@@ -73,8 +73,7 @@ def _nothing_fits(registry: Registry, method: str | None, base: str | None, conc
     for option, word in (("method", method), ("base", base), ("concept", concept)):
         if word is not None and next(registry.search(**{option: word}), None) is None:
             there = registry.words_like(option, word)
-            near = difflib.get_close_matches(word, sorted(there), n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(there)[:12]) or 'none'}"
+            hint = meant(word, sorted(there), f"there are {', '.join(sorted(there)[:12]) or 'none'}", cutoff=0.5)
             return f"no artifact has --{option} {word}: {hint}"
     given = {"--method": method, "--base": base, "--concept": concept}
     words = " ".join(f"{option} {word}" for option, word in given.items() if word is not None)

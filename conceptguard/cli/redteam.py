@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..errors import meant
 from .complete import attacks
 from .complete import concepts as concept_names
 from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, POLICY, STEPS, VARIANT, Usage, split
@@ -165,8 +165,7 @@ def _attacks(named: list[str] | None) -> dict[str, type[Attack]]:
     names = [one for name in named or ["all"] for one in (every if name == "all" else [name])]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+            hint = meant(name, known, f"there are {', '.join(known)}")
             raise Usage(f"--attack {name}: {hint}")
     return {name: known[name] for name in dict.fromkeys(names)}
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..concept import Concept, as_concept, as_concepts
-from ..errors import ArtifactError, PolicyError
+from ..errors import ArtifactError, PolicyError, meant
 from ..files.paths import slug
 from ..registry import Artifact, open_artifact, write_artifact
 from ..runtime.calibration import WORDS, Calibration, Sight, calibrate, settled, sight
@@ -89,8 +88,7 @@ def without(artifact: Artifact, names: Sequence[str]) -> list[Concept]:
     known = {slug(one.name): one for one in as_concepts(listed)}
     for name in names:
         if known.pop(slug(name), None) is None:
-            near = difflib.get_close_matches(slug(name), known, n=1)
-            hint = f"did you mean '{known[near[0]].name}'?" if near else "`conceptguard show` lists what it has"
+            hint = meant(slug(name), known, "`conceptguard show` lists what it has")
             raise PolicyError(f"{artifact.ref} has no concept '{name}': {hint}")
     if not known:
         raise PolicyError(f"nothing would be left of {artifact.ref}: delete it, with `conceptguard remove`")

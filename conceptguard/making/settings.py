@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import PolicyError
+from ..errors import PolicyError, meant
 
 if TYPE_CHECKING:
     from .task import Maker
@@ -27,7 +26,6 @@ def read_options(model: type[BaseModel], options: Mapping[str, Any], what: str) 
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        near = difflib.get_close_matches(name, model.model_fields, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(model.model_fields)}"
+        hint = meant(name, model.model_fields, f"known are {', '.join(model.model_fields)}")
         why = f"unknown option; {hint}" if first["type"] == "extra_forbidden" else first["msg"]
         raise PolicyError(f"{what}: {name}: {why}") from None

@@ -6,7 +6,6 @@ score on, at how many pictures. A row says under which protocol it was made, and
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConceptGuardError, PolicyError, RegistryError, shown
+from ..errors import ConceptGuardError, PolicyError, RegistryError, meant, shown
 from ..files import yaml
 
 Figure = Literal["pre_asr", "asr", "count"]
@@ -116,8 +115,7 @@ def load_protocol(name: str | Path) -> Protocol:
         return found[0]
     known = protocols()
     if str(name) not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}; or give a .yaml of your own"
+        hint = meant(str(name), known, f"there are {', '.join(known)}; or give a .yaml of your own")
         raise PolicyError(f"unknown protocol '{shown(name)}': {hint}")
     return known[str(name)]
 

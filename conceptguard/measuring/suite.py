@@ -6,7 +6,6 @@ phrases. Every choice is a function of the suite and a count, so the same figure
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import RegistryError
+from ..errors import RegistryError, meant
 from ..files import yaml
 from ..registry import shipped_folder
 from ..registry.signed.beside import shipped
@@ -152,8 +151,7 @@ class Suite(_Strict):
         known = [*self.all_concepts, *self.styles, *(it.name for it in self.objects)]
         for concept in concepts:
             if not self.known([concept]):
-                near = difflib.get_close_matches(concept, known, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"the suite has {', '.join(self.all_concepts)}"
+                hint = meant(concept, known, f"the suite has {', '.join(self.all_concepts)}")
                 raise RegistryError(f"unknown concept '{concept}': {hint}")
         return list(concepts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError
+from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError, meant
 from conceptguard.files.paths import INDEX, MANIFEST, PICKLES, is_ref
 from conceptguard.registry.index import Entry
 from conceptguard.registry.listing import Entries, Few, Listing, nearest, searched
@@ -181,9 +180,8 @@ class Registry:
             if folder is not None:
                 return folder
         known = sorted({model for source in self.sources for model in source.models()})
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'};"
-        raise RegistryError(f"no embedded model {name!r}: {meant} or give a model's folder or Hub id")
+        hint = meant(name, known, f"there are {', '.join(known) or 'none'};")
+        raise RegistryError(f"no embedded model {name!r}: {hint} or give a model's folder or Hub id")
 
     def add(self, artifact: Artifact | Path | str, into: Source | Path | str | None = None) -> Artifact:
         """Copy an artifact (or its folder) into a local source: `into`, or the first writable one. Replaces

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections import Counter
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from conceptguard.errors import ArtifactError
+from conceptguard.errors import ArtifactError, meant
 from conceptguard.files import yaml
 from conceptguard.files.paths import MANIFEST, MAX_FILE, MAX_MANIFEST, check_relative, is_name
 
@@ -198,8 +197,7 @@ def _explain(cause: ValidationError, lines: yaml.Lines) -> str:
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = _known_fields(place)
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
-        problem = f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; known are {', '.join(known)}"
+        problem = "unknown key; " + meant(str(place[-1]), known, f"known are {', '.join(known)}")
     elif first["type"] == "missing":
         problem = "missing: add it"
     return f"{at}: {field}: {problem}"

@@ -6,14 +6,12 @@ names another one.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conceptguard.errors import RegistryError
+from conceptguard.errors import RegistryError, meant
 
 # By key of the file: the variable, and what both mean.
 MEANINGS = {
@@ -117,14 +115,10 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
     for key, value in fields.items():
         where = f"{path}, line {lines[(key,)]}"
         if key not in _KINDS:
-            raise RegistryError(f"{where}: unknown key {key!r}: {_meant(key, list(_KINDS))}")
+            hint = meant(key, _KINDS, f"known are {', '.join(_KINDS)}")
+            raise RegistryError(f"{where}: unknown key {key!r}: {hint}")
         kind, told = _KINDS[key]
         plain = not isinstance(value, list) or all(isinstance(one, str) and one for one in value)
         if type(value) is not kind or not plain:
             raise RegistryError(f"{where}: {key} is {told}: correct it")
     return fields
-
-
-def _meant(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
