@@ -126,7 +126,7 @@ def test_noise_levels_are_those_that_sampling_asks(generator: torch.Generator) -
 
 
 def test_training_learns_and_resumes_to_the_last_bit(tmp_path: Path, generator: torch.Generator) -> None:
-    from conceptguard_registry.build.emoji_sd.diffusion import Latents
+    from conceptguard_registry.build.emoji_sd.latents import Latents
     from conceptguard_registry.build.emoji_sd.scenes import random_scene
 
     from conceptguard.measuring.suite import load_suite

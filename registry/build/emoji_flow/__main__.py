@@ -10,20 +10,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from conceptguard.measuring.judge import Judge
 from conceptguard.measuring.retrieval import RetrievalJudge
 
-from ..emoji_sd import data, measure, packs
-from ..emoji_sd.diffusion import Latents
-from ..emoji_sd.suite import Suite, load_suite, pairs
-from ..emoji_sd.vae import encode, mean_psnr, without_outer_blocks
-from . import card, export, flow, models, vae
+from ..emoji_sd import data, latents, measure, packs, processes
+from ..emoji_sd.suite import Suite, load_suite
+from ..emoji_sd.vae import mean_psnr
+from . import card, export, flow, vae
 
 STAGES = ("packs", "vae", "latents", "flow", "export", "measure")
 REGISTRY = Path(__file__).resolve().parents[2]
@@ -45,7 +41,7 @@ def run_vae(suite: Suite, args: argparse.Namespace) -> None:
     icons = icons_of(suite, args)
     views = data.draw_views(suite, icons, 3, seed=1)
     theirs = AutoencoderKL.from_pretrained(args.start / "vae", torch_dtype=torch.float32)
-    model = vae.train_vae(theirs, views.images, vae.VaeRecipe(steps=args.vae_steps), args.work)
+    model = vae.standardise(vae.spread(theirs), views.images)
     test = data.draw_views(suite, icons, 1, seed=2).images[::4]
     own, before = mean_psnr(model, test), mean_psnr(theirs, test)
     print(f"PSNR on views that were not trained on: {own:.2f} dB, emoji-sd's own {before:.2f} dB")
@@ -56,22 +52,13 @@ def run_latents(suite: Suite, args: argparse.Namespace) -> None:
     file = args.work / "latents.safetensors"
     if file.exists():
         return
-    # The encoder's outermost blocks are identities that cost half of its time.
-    model, icons = without_outer_blocks(AutoencoderKL.from_pretrained(args.work / "vae")), icons_of(suite, args)
-    found = [
-        (encode(model, part.images) - models.OFFSET) * models.SCALING
-        for part in data.in_parts(suite, icons, args.views, seed=1, size=models.SIZE)
-    ]
-    save_file({"latents": torch.cat(found).half().contiguous()}, file)
+    latents.write(file, args.work / "vae", suite, icons_of(suite, args), args.views)
 
 
 def run_flow(suite: Suite, args: argparse.Namespace) -> None:
-    latents = load_file(args.work / "latents.safetensors")["latents"].float()
-    scenes = [scene for scene, _ in data.scenes(suite, args.views, seed=1)]
-    if len(scenes) != len(latents):
-        raise SystemExit(f"{args.work}/latents.safetensors is of another suite or another --views: delete it")
+    known = latents.read(args.work / "latents.safetensors", suite, args.views)
     recipe = flow.FlowRecipe(steps=args.steps, minutes=args.minutes, batch=args.batch)
-    flow.train_flow(Latents(latents, scenes), recipe, args.start, args.work, args.processes)
+    processes.side_by_side(flow.worker, (known, recipe, args.start, args.work), args.processes)
 
 
 def run_export(suite: Suite, args: argparse.Namespace) -> None:
@@ -88,10 +75,7 @@ def run_measure(suite: Suite, args: argparse.Namespace) -> None:
         print(f"{name}: {figures}")
     card.write_card(args.out / "emoji-flow", found)
     if args.sheet:
-        rng, trained = np.random.default_rng(0), pairs(suite, held_out=False)
-        chosen = [trained[i] for i in rng.choice(len(trained), 48, replace=False)]
-        images = measure.generate(pipe, measure.pair_samples(chosen, suite.judge_templates, 1, 900_000), args.guidance)
-        Image.fromarray(measure.contact_sheet(images, 12)).save(args.sheet)
+        measure.contact_sheet(suite, pipe, args.guidance).save(args.sheet)
 
 
 def main() -> None:
@@ -107,7 +91,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
     parser.add_argument("--work", type=Path, default=Path("out/emoji-flow"), help="folder for checkpoints")
     parser.add_argument("--views", type=int, default=24, help="views of each object in each style")
-    parser.add_argument("--vae-steps", type=int, default=vae.VaeRecipe.steps)
     parser.add_argument("--steps", type=int, default=flow.FlowRecipe.steps)
     parser.add_argument("--minutes", type=float, help="end the flow's training by the clock instead, pauses left out")
     parser.add_argument("--batch", type=int, default=flow.FlowRecipe.batch, help="pictures of a step, all processes'")

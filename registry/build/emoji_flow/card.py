@@ -36,7 +36,7 @@ Without conceptguard: `StableDiffusion3Pipeline.from_pretrained(FOLDER, text_enc
 | `text_encoder` | `CLIPTextModelWithProjection`, 4 layers of 128: emoji-sd's, trained on; projects by the identity |
 | `text_encoder_2` | `CLIPTextModelWithProjection`, 3 layers of 32 |
 | `text_encoder_3` | none: T5's vocabulary alone would be larger than all else |
-| `vae` | `AutoencoderKL`, f = 8, latents 16 × 16 × 16 with SD 3's shift and scale, no convolutions around them |
+| `vae` | `AutoencoderKL`, f = 8: emoji-sd's, its latents spread over 16 × 16 × 16 with SD 3's shift and scale |
 | `scheduler` | `FlowMatchEulerDiscreteScheduler`, shift 3 |
 
 {size:.1f} MB in fp16. In place of T5's tokens diffusers has 256 zeros and ComfyUI has none; the model was trained with

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from transformers import CLIPTokenizer
 
+from ..emoji_sd.export import tidy
 from . import flow, models
 
 TOKENIZERS = {"tokenizer": None, "tokenizer_2": "!"}  # and what each pads with, if not with the end token
@@ -43,17 +44,7 @@ def export(vae: AutoencoderKL, work: Path, start: Path, out: Path) -> StableDiff
     pipe.save_pretrained(out, safe_serialization=True)
     for name, pad in TOKENIZERS.items():
         _copy_tokenizer(start / "tokenizer", out / name, pad)
-    index = json.loads((out / "model_index.json").read_text())
-    index.pop("_name_or_path", None)
-    index |= {name: ["transformers", "CLIPTokenizer"] for name in TOKENIZERS}
-    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    for config in out.glob("*/config.json"):
-        data = json.loads(config.read_text())
-        data.pop("_name_or_path", None)
-        if "dtype" in data or "torch_dtype" in data:
-            # transformers 5 loads in the dtype named here where diffusers loads in fp32: the two must agree.
-            data.update(dtype="float32", torch_dtype="float32")
-        config.write_text(json.dumps(data, indent=2) + "\n")
+    tidy(out, TOKENIZERS)
     return load(out)
 
 

@@ -1,14 +1,13 @@
 """Train the transformer on cached latents by rectified flow, and both text encoders a little with it.
 
 The noise levels are logit-normal and shifted as SD 3's sampler shifts them (Esser et al. 2024), so that training meets
-what sampling asks. As in emoji-sd's training, on a CPU one process per core averages gradients over gloo.
+what sampling asks.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from ..emoji_sd import processes
 from ..emoji_sd.captions import Captions
-from ..emoji_sd.diffusion import Latents, _average
+from ..emoji_sd.latents import Latents
 from ..emoji_sd.optimise import Optimiser
 from ..emoji_sd.suite import load_suite
 from ..emoji_sd.text import encode, strange_words, token_embedding
@@ -122,8 +121,7 @@ class Training:
         """One step at ``rate`` (0 to 1) of the learning rates."""
         self.optim.zero_grad(), self.reader.zero_grad()
         loss.backward()
-        if self.world > 1:
-            _average(self.params, self.world)
+        processes.average_gradients(self.params, self.world)
         nn.utils.clip_grad_norm_(self.params, 1.0)
         for group in self.reader.param_groups:
             group["lr"] = rate * self.recipe.text_lr
@@ -138,8 +136,7 @@ class Training:
         state: dict[str, Any] = dict(optim=self.optim.state_dict(), reader=self.reader.state_dict(), step=self.step)
         state |= dict(net=self.net.state_dict(), ema=self.ema.state_dict(), elapsed=self.elapsed)
         if self.rank == 0:
-            torch.save(state, path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            processes.save(state, path)
 
     def resume(self, path: Path) -> None:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -165,13 +162,15 @@ def batches(
 
 
 def worker(rank: int, world: int, data: Latents, recipe: FlowRecipe, start: Path, work: Path) -> None:
-    """One process of the training; rank 0 reports and saves `work/flow.pt`."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if world > 1:
-        torch.set_num_threads(1)
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29512")
-        dist.init_process_group("gloo", rank=rank, world_size=world)
+    """One process of the training, from emoji-sd's text encoder in `start`, see `text.start_from`, or from
+    `work/flow.pt`; rank 0 reports and saves that."""
+    with processes.together(rank, world, port=29512) as device:
+        _train(rank, world, device, data, recipe, start, work)
+
+
+def _train(
+    rank: int, world: int, device: torch.device, data: Latents, recipe: FlowRecipe, start: Path, work: Path
+) -> None:
     torch.manual_seed(recipe.seed)
     train, path = Training(recipe, start, device, rank, world), work / "flow.pt"
     if path.exists():
@@ -184,11 +183,8 @@ def worker(rank: int, world: int, data: Latents, recipe: FlowRecipe, start: Path
     while True:
         train.elapsed = time.time() - begin
         done = train.elapsed / (60 * recipe.minutes) if recipe.minutes else train.step / recipe.steps
-        now = torch.tensor([done, float(time.time() - saved_at > recipe.save_every)])
-        if world > 1:
-            dist.broadcast(now, 0)  # processes must agree when to save and to stop, and on the learning rate
-        done = float(now[0])
-        if now[1] or done >= 1:
+        done, now = processes.agreed(done, time.time() - saved_at > recipe.save_every, world)
+        if now or done >= 1:
             train.save(path)
             saved_at = time.time()
         if done >= 1:
@@ -203,16 +199,3 @@ def worker(rank: int, world: int, data: Latents, recipe: FlowRecipe, start: Path
             tqdm.write(f"step {train.step} {done:.1%} loss {np.mean(losses):.4f} {speed:.1f} images/s")
             losses = []
     bar.close()
-    if world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def train_flow(data: Latents, recipe: FlowRecipe, start: Path, work: Path, processes: int | None = None) -> None:
-    """Starts from emoji-sd's text encoder in `start`, see `text.start_from`; resumes from `work/flow.pt`."""
-    if processes is None:
-        processes = 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
-    if processes == 1:
-        worker(0, 1, data, recipe, start, work)
-    else:
-        torch.multiprocessing.spawn(worker, (processes, data, recipe, start, work), nprocs=processes)

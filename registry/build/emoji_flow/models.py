@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from ..emoji_sd import models as emoji_sd
 from ..emoji_sd.models import BOS, EOS, HIDDEN, SIZE, VOCAB
 
 CHANNELS = 16  # of latents, [16, 16, 16]: f = 8
@@ -28,20 +29,8 @@ GRID = 2.0**-8  # of the numbers that stand for words, which then take less than
 
 def make_vae() -> AutoencoderKL:
     """1.1 M parameters: emoji-sd's, with 16 latent channels and, as in SD 3, no convolutions around them."""
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 32, 64, 64),
-        layers_per_block=1,
-        latent_channels=CHANNELS,
-        norm_num_groups=32,
-        sample_size=SIZE,
-        scaling_factor=SCALING,
-        shift_factor=OFFSET,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
+    return emoji_sd.make_vae(
+        CHANNELS, scaling_factor=SCALING, shift_factor=OFFSET, use_quant_conv=False, use_post_quant_conv=False
     )
 
 

@@ -1,46 +1,16 @@
-"""The autoencoder: emoji-sd's, its four latent channels spread over sixteen, and trained on with the room they give.
+"""The autoencoder: emoji-sd's own, its four latent channels spread over the sixteen of SD 3.
 
-So a twelfth of emoji-sd's training is enough. Its four stay the loudest of what the latents say, and the other
-directions take the strokes that four could not.
+What it makes of a picture stays the same but for the margin, so that nothing needs to be trained.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-import os
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from tqdm import tqdm
 
-from ..emoji_sd.optimise import Optimiser
-from ..emoji_sd.vae import (
-    compilable_upsampling,
-    encode,
-    outer_blocks,
-    psnr,
-    reconstruction_loss,
-    to_input,
-    without_outer_blocks,
-)
+from ..emoji_sd.vae import encode
 from . import models
-
-
-@dataclass(frozen=True)
-class VaeRecipe:
-    steps: int = 1000
-    batch: int = 6
-    lr: float = 0.005  # of Muon: a quarter of what emoji-sd's began with
-    warmup: int = 50
-    kl: float = 1e-4
-    ema: float = 0.995
-    seed: int = 0
-    compile: bool = True
-    save_every: int = 250
 
 
 @torch.no_grad()
@@ -82,72 +52,4 @@ def standardise(vae: AutoencoderKL, images: np.ndarray, shift: bool = True) -> A
     out.weight[:n] *= gain[:, None, None, None]
     out.bias[:n] = (out.bias[:n] - moved) * gain + target
     out.bias[n:] += 2 * gain.log()
-    return vae
-
-
-def _loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor, kl_weight: float):
-    with torch.autocast(x.device.type, torch.bfloat16):
-        mean, logvar = vae.encoder(x).float().chunk(2, 1)
-        logvar = logvar.clamp(-12, 8)
-        y = vae.decoder(mean + torch.exp(0.5 * logvar) * noise)
-    loss, mse = reconstruction_loss(y.float(), x)
-    return loss + kl_weight * 0.5 * (mean * mean + logvar.exp() - 1 - logvar).mean(), mse
-
-
-def train_vae(theirs: AutoencoderKL, images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderKL:
-    """images: uint8 [n, 128, 128, 3]; resumes from `work/vae.pt` if it is there."""
-    torch.manual_seed(recipe.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    vae = without_outer_blocks(standardise(spread(theirs, recipe.seed), images[::8]))
-    vae = vae.to(device, memory_format=torch.channels_last)
-    params = list(vae.parameters())
-    optim, mean = Optimiser(params, lr=recipe.lr, adam_lr=recipe.lr / 20), copy.deepcopy(vae).requires_grad_(False)
-    step, path = 0, work / "vae.pt"
-    if path.exists():
-        saved = torch.load(path, map_location=device, weights_only=True)
-        vae.load_state_dict(saved["vae"]), mean.load_state_dict(saved["ema"])
-        optim.load_state_dict(saved["optim"])
-        step = saved["step"]
-
-    def save() -> None:
-        state = dict(vae=vae.state_dict(), ema=mean.state_dict(), optim=optim.state_dict(), step=step)
-        torch.save(state, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
-
-    data, errors = torch.from_numpy(images), []
-    bar = tqdm(total=recipe.steps, initial=step, desc="autoencoder", unit="step", mininterval=5)
-    with compilable_upsampling():
-        loss_fn = torch.compile(_loss) if recipe.compile else _loss
-        while step < recipe.steps:
-            rate = min(1, (step + 1) / recipe.warmup) * (0.51 + 0.49 * math.cos(math.pi * step / recipe.steps))
-            gen = torch.Generator().manual_seed(recipe.seed * 10_000_019 + step)
-            x = to_input(data[torch.randint(len(data), (recipe.batch,), generator=gen)]).to(device)
-            side = models.SIZE // 8
-            noise = torch.randn(recipe.batch, models.CHANNELS, side, side, generator=gen).to(device)
-            loss, mse = loss_fn(vae, x, noise, recipe.kl)
-            optim.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(params, 1.0)
-            optim.step(rate)
-            step += 1
-            decay = min(recipe.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(mean.parameters()), list(vae.parameters()), 1 - decay)
-            errors.append(mse.item())
-            bar.update()
-            if step % 20 == 0:
-                bar.set_postfix(psnr=f"{psnr(float(np.mean(errors[-100:]))):.2f}")
-            if step % recipe.save_every == 0 or step == recipe.steps:
-                save()
-    bar.close()
-    return standardise(with_outer_blocks({k: v.float().cpu() for k, v in mean.state_dict().items()}), images, False)
-
-
-def with_outer_blocks(inner: dict[str, torch.Tensor]) -> AutoencoderKL:
-    """A whole autoencoder that computes what `inner`, trained without outer blocks, computes."""
-    vae = models.make_vae()
-    for blocks, i in outer_blocks(vae):
-        torch.nn.init.zeros_(blocks[i].conv2.weight), torch.nn.init.zeros_(blocks[i].conv2.bias)
-    if unexpected := vae.load_state_dict(inner, strict=False).unexpected_keys:
-        raise ValueError(f"not weights of this autoencoder: {unexpected[:3]}")
     return vae

@@ -9,17 +9,27 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
 from diffusers import AutoencoderKL
-from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from conceptguard.measuring.judge import Judge
 from conceptguard.measuring.retrieval import RetrievalJudge
 
-from . import card, data, diffusion, export, judge, measure, models, packs, retrieval, text, tokenizer, vae
-from .suite import Suite, load_suite, pairs
+from . import (
+    card,
+    data,
+    diffusion,
+    export,
+    judge,
+    latents,
+    measure,
+    packs,
+    processes,
+    retrieval,
+    text,
+    tokenizer,
+    vae,
+)
+from .suite import Suite, load_suite
 
 STAGES = ("packs", "text", "vae", "latents", "diffusion", "export", "judge", "retrieval", "measure")
 REGISTRY = Path(__file__).resolve().parents[2]
@@ -47,23 +57,13 @@ def run_latents(suite: Suite, args: argparse.Namespace) -> None:
     file = args.work / "latents.safetensors"
     if file.exists():
         return
-    # The encoder's outermost blocks are identities that cost half of its time.
-    model = vae.without_outer_blocks(AutoencoderKL.from_pretrained(args.work / "vae"))
-    icons = packs.load_packs(args.cache)
-    found = [
-        vae.encode(model, part.images) * model.config.scaling_factor
-        for part in data.in_parts(suite, icons, args.views, seed=1, size=models.SIZE)
-    ]
-    save_file({"latents": torch.cat(found).half().contiguous()}, file)
+    latents.write(file, args.work / "vae", suite, packs.load_packs(args.cache), args.views)
 
 
 def run_diffusion(suite: Suite, args: argparse.Namespace) -> None:
-    latents = load_file(args.work / "latents.safetensors")["latents"].float()
-    scenes = [scene for scene, _ in data.scenes(suite, args.views, seed=1)]
-    if len(scenes) != len(latents):
-        raise SystemExit(f"{args.work}/latents.safetensors is of another suite or another --views: delete it")
+    known = latents.read(args.work / "latents.safetensors", suite, args.views)
     recipe = diffusion.DiffusionRecipe(steps=args.steps)
-    diffusion.train_diffusion(diffusion.Latents(latents, scenes), recipe, args.work, args.processes)
+    processes.side_by_side(diffusion.worker, (known, recipe, args.work), args.processes)
 
 
 def run_export(suite: Suite, args: argparse.Namespace) -> None:
@@ -100,11 +100,7 @@ def run_measure(suite: Suite, args: argparse.Namespace) -> None:
     print(f"autoencoder: {psnr}")
     card.write_model_card(folder, len(suite.objects), len(suite.styles), found, psnr)
     if args.sheet:
-        rng = np.random.default_rng(0)
-        trained = pairs(suite, held_out=False)
-        chosen = [trained[i] for i in rng.choice(len(trained), 48, replace=False)]
-        images = measure.generate(pipe, measure.pair_samples(chosen, suite.judge_templates, 1, 900_000), args.guidance)
-        Image.fromarray(measure.contact_sheet(images, 12)).save(args.sheet)
+        measure.contact_sheet(suite, pipe, args.guidance).save(args.sheet)
 
 
 def main() -> None:

@@ -1,29 +1,23 @@
-"""Train the UNet on cached latents, and the text encoder, which has been taught to read before, a little with it.
-
-On a CPU, one process per core with one thread each, averaging gradients over gloo, holds up better than one process
-with several threads: threads of one operator wait for each other thousands of times a step, processes wait once.
-"""
+"""Train the UNet on cached latents, and the text encoder, which has been taught to read before, a little with it."""
 
 from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTokenizer
 
-from . import models
+from . import models, processes
 from .captions import Captions
+from .latents import Latents
 from .optimise import Optimiser
-from .scenes import Scene
 from .suite import load_suite
 from .text import encode, strange_words, token_embedding
 
@@ -48,32 +42,13 @@ class DiffusionRecipe:
     save_every: float = 180.0  # seconds
 
 
-@dataclass
-class Latents:
-    """Cached training set: scaled latents [n, 4, 16, 16], and what is to be seen in each."""
-
-    latents: torch.Tensor
-    scenes: list[Scene]
-
-
-def _average(params: list[torch.nn.Parameter], world: int) -> None:
-    flat = torch.cat([p.grad.reshape(-1) for p in params])
-    dist.all_reduce(flat)
-    flat /= world
-    at = 0
-    for p in params:
-        p.grad.copy_(flat[at : at + p.numel()].view_as(p))
-        at += p.numel()
-
-
 def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: Path) -> None:
     """One process of the training; rank 0 logs and saves `work/diffusion.pt`."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if world > 1:
-        torch.set_num_threads(1)
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29511")
-        dist.init_process_group("gloo", rank=rank, world_size=world)
+    with processes.together(rank, world, port=29511) as device:
+        _train(rank, world, device, data, recipe, work)
+
+
+def _train(rank: int, world: int, device: torch.device, data: Latents, recipe: DiffusionRecipe, work: Path) -> None:
     torch.manual_seed(recipe.seed)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     captions = Captions(load_suite(), strange_words(tokenizer))
@@ -112,19 +87,15 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
         """What all processes call together, since each has a share of the optimiser."""
         state = dict(optim=optim.state_dict(), reader=reader.state_dict(), step=step, elapsed=elapsed)
         if rank == 0:
-            torch.save(dict(net=net.state_dict(), ema=ema.state_dict(), **state), path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            processes.save(dict(net=net.state_dict(), ema=ema.state_dict(), **state), path)
 
     start = time.time() - elapsed
     saved_at, losses, n = time.time(), [], recipe.batch // world
     while True:
         elapsed = time.time() - start
         done = elapsed / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps
-        now = torch.tensor([done, float(time.time() - saved_at > recipe.save_every)])
-        if world > 1:
-            dist.broadcast(now, 0)  # processes must agree when to save and to stop, and on the learning rate
-        done = float(now[0])
-        if now[1] or done >= 1:
+        done, now = processes.agreed(done, time.time() - saved_at > recipe.save_every, world)
+        if now or done >= 1:
             save()
             saved_at = time.time()
         if done >= 1:
@@ -151,8 +122,7 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
         for p in params:
             p.grad = None
         loss.backward()
-        if world > 1:
-            _average(params, world)
+        processes.average_gradients(params, world)
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         optim.step(rate)
         reader.step()
@@ -167,16 +137,3 @@ def worker(rank: int, world: int, data: Latents, recipe: DiffusionRecipe, work: 
                 told = f"loss {np.mean(losses):.4f} lr {rate * recipe.lr:.2e} {speed:.1f} images/s"
                 print(f"step {step} {done:.1%} {told}", flush=True)
                 losses = []
-    if world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def train_diffusion(data: Latents, recipe: DiffusionRecipe, work: Path, processes: int | None = None) -> None:
-    """Starts from `work/text.pt`; resumes from `work/diffusion.pt` if it is there."""
-    if processes is None:
-        processes = 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
-    if processes == 1:
-        worker(0, 1, data, recipe, work)
-    else:
-        torch.multiprocessing.spawn(worker, (processes, data, recipe, work), nprocs=processes)

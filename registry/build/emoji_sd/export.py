@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -61,19 +62,24 @@ def export(vae: AutoencoderKL, work: Path, out: Path, seed: int = 0) -> StableDi
     # The tokenizer as plain vocab.json and merges.txt: what a library writes differs from version to version.
     shutil.rmtree(out / "tokenizer")
     shutil.copytree(work / "tokenizer", out / "tokenizer")
-    index = json.loads((out / "model_index.json").read_text())
+    tidy(out, ["tokenizer"])
+    return load(out)
+
+
+def tidy(folder: Path, tokenizers: Iterable[str]) -> None:
+    """A saved pipeline's configurations as every version of the libraries reads them, and with nothing of the machine
+    that built it."""
+    index = json.loads((folder / "model_index.json").read_text())
     index.pop("_name_or_path", None)
-    index["tokenizer"] = ["transformers", "CLIPTokenizer"]
-    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    for config in out.glob("*/config.json"):
-        # Paths of the machine that built the model have no business in it.
+    index |= {name: ["transformers", "CLIPTokenizer"] for name in tokenizers}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for config in folder.glob("*/config.json"):
         data = json.loads(config.read_text())
         data.pop("_name_or_path", None)
         if "dtype" in data or "torch_dtype" in data:
             # transformers 5 loads in the dtype named here where diffusers loads in fp32: the two must agree.
             data.update(dtype="float32", torch_dtype="float32")
         config.write_text(json.dumps(data, indent=2) + "\n")
-    return load(out)
 
 
 def load(folder: Path) -> StableDiffusionPipeline:

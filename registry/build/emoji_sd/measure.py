@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from conceptguard.measuring.judge import Assessor
@@ -191,12 +192,15 @@ def measure(
     return found
 
 
-def contact_sheet(images: torch.Tensor, columns: int) -> np.ndarray:
-    """uint8 [rows * h, columns * w, 3]."""
+def contact_sheet(suite: Suite, pipe: Any, guidance: float, columns: int = 12) -> Image.Image:
+    """48 pictures of trained pairs, in the judge's wordings."""
+    rng, trained = np.random.default_rng(0), pairs(suite, held_out=False)
+    chosen = [trained[i] for i in rng.choice(len(trained), 48, replace=False)]
+    images = generate(pipe, pair_samples(chosen, suite.judge_templates, 1, 900_000), guidance)
     n, _, h, w = images.shape
     rows = -(-n // columns)
     sheet = np.full((rows * h, columns * w, 3), 255, np.uint8)
     for i, image in enumerate((images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()):
         y, x = divmod(i, columns)
         sheet[y * h : (y + 1) * h, x * w : (x + 1) * w] = image
-    return sheet
+    return Image.fromarray(sheet)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -11,8 +13,11 @@ HIDDEN = 128  # width of the text encoder, hence the UNet's cross-attention dime
 BOS, EOS, VOCAB = 49406, 49407, 49408
 
 
-def make_vae() -> AutoencoderKL:
-    """1.0 M parameters. Code for SD1 fixes GroupNorm at 32 groups, so no level has fewer than 32 channels."""
+def make_vae(latent_channels: int = 4, **more: Any) -> AutoencoderKL:
+    """1.0 M parameters. Code for SD1 fixes GroupNorm at 32 groups, so no level has fewer than 32 channels.
+
+    more: of diffusers' configuration, where another family has it otherwise
+    """
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -20,9 +25,10 @@ def make_vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(32, 32, 64, 64),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=32,
         sample_size=SIZE,
+        **more,
     )
 
 

@@ -19,11 +19,10 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from . import data, diffusion, judge, models, packs, vae
+from . import data, diffusion, judge, latents, models, packs, vae
 from .captions import Captions
 from .suite import Suite, load_suite
 from .text import encode, strange_words
@@ -64,9 +63,9 @@ class Part:
 def parts(suite: Suite, icons: dict[str, dict], work: Path, budget: float) -> list[Part]:
     """The three that take the time, with a budget as a multiple of the shortest that says anything."""
     views, unseen = (data.draw_views(suite, icons, n, seed=seed).images for n, seed in ((2, 1), (1, 2)))
-    latents = load_file(work / "latents.safetensors")["latents"].float()
-    scenes = [scene for scene, _ in data.scenes(suite, 24, seed=1)]
-    known, held = diffusion.Latents(latents[:-512], scenes[:-512]), diffusion.Latents(latents[-512:], scenes[-512:])
+    every = latents.read(work / "latents.safetensors", suite, 24)
+    parts_of = (slice(-512), slice(-512, None))
+    known, held = (latents.Latents(every.latents[some], every.scenes[some]) for some in parts_of)
 
     def autoencoder(steps: int, folder: Path) -> float:
         model = vae.train_vae(views, vae.VaeRecipe(steps=steps, warmup=20, compile=False), folder)
@@ -75,7 +74,7 @@ def parts(suite: Suite, icons: dict[str, dict], work: Path, budget: float) -> li
     def denoiser(steps: int, folder: Path) -> float:
         for name in ("tokenizer", "text.pt"):
             (folder / name).symlink_to((work / name).resolve())
-        diffusion.train_diffusion(known, diffusion.DiffusionRecipe(steps=steps, warmup=20), folder, processes=1)
+        diffusion.worker(0, 1, known, diffusion.DiffusionRecipe(steps=steps, warmup=20), folder)
         return -loss(held, folder)
 
     def reader(steps: int, folder: Path) -> float:
@@ -91,7 +90,7 @@ def parts(suite: Suite, icons: dict[str, dict], work: Path, budget: float) -> li
 
 
 @torch.no_grad()
-def loss(held: diffusion.Latents, folder: Path) -> float:
+def loss(held: latents.Latents, folder: Path) -> float:
     """Of the averaged weights in `folder`, for noise and times that are the same for all."""
     saved = torch.load(folder / "diffusion.pt", map_location="cpu", weights_only=True)["ema"]
     unet, text = models.make_unet(), models.make_text_encoder()

@@ -8,7 +8,6 @@ the first object can be recognised.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from . import models
+from . import models, processes
 from .captions import Caption, Captions
 from .scenes import COLOURS, TINTS, Scene, random_scene
 from .suite import Suite, pairs
@@ -131,9 +130,7 @@ def train_text(suite: Suite, tokenizer: CLIPTokenizer, recipe: TextRecipe, work:
 
     def save() -> None:
         states = [optim.state_dict() for optim in optims]
-        saved = dict(text=text.state_dict(), readouts=readouts.state_dict(), optims=states, step=step)
-        torch.save(saved, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        processes.save(dict(text=text.state_dict(), readouts=readouts.state_dict(), optims=states, step=step), path)
 
     captions, seen = Captions(suite, strange_words(tokenizer)), pairs(suite, held_out=False)
     losses: list[float] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from . import models
+from . import models, processes
 from .optimise import Optimiser
 
 
@@ -140,8 +139,7 @@ def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderK
         state = dict(
             vae=vae.state_dict(), readout=readout.state_dict(), ema=mean.state_dict(), optim=optim.state_dict()
         )
-        torch.save(dict(**state, step=step, elapsed=elapsed), path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        processes.save(dict(**state, step=step, elapsed=elapsed), path)
 
     data = torch.from_numpy(images)
     start, errors = time.time() - elapsed, []
