@@ -9,11 +9,8 @@ by a logits processor that cannot ask the model ahead, and by one that can.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import re
-import sys
-import time
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -22,40 +19,32 @@ import torch
 from conceptguard_registry.build.authors_lm.corpus import Corpus
 
 import conceptguard
-from conceptguard.cli.output import result, write_json
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import keys
 from conceptguard.measuring.language.suite import load_language_suite
+
+from .rows import parser_of, write_rows
 
 DOCUMENTS = 6000  # of its corpus, which has every word of it
 TOKENS = 24
 _WORD = re.compile(r"[^\W\d_]+")
 _ENDED = re.compile(r"[^\W\d_]+(?=[\W\d_])")  # but for a word at the very end, which may be cut off
+FORBIDDEN = ("the value alone", "all values at once")
 WAYS = ("unguarded", "cannot ask", "asks")
 DECODINGS = {"greedy": {"do_sample": False}, "sampled": {"do_sample": True}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
-    begin, rows = time.perf_counter(), []
-    given = parser.parse_args()
-    for forbidden in ("the value alone", "all values at once"):
-        for decoding in DECODINGS:
-            for way in WAYS:
-                rows.append(
-                    {"forbidden": forbidden, "decoding": decoding, "way": way, **counted(forbidden, decoding, way)}
-                )
-                print(rows[-1], file=sys.stderr)
-    write_json(result("half_words", rows, time.perf_counter() - begin), given.json)
+    given = parser_of(__doc__).parse_args()
+    write_rows("half_words", (counted(*one) for one in itertools.product(FORBIDDEN, DECODINGS, WAYS)), given.json)
 
 
-def counted(forbidden: str, decoding: str, way: str) -> dict[str, int]:
+def counted(forbidden: str, decoding: str, way: str) -> dict[str, Any]:
     """answers: how many; half: those with a word that nobody taught the model."""
     suite, model, tok, known = _loaded()
     forget = suite.world.subjects("forget")
     asked = [q for form in ("question", "cloze") for q in suite.questions(forget, form) if " " not in q.key][::2]
-    each = [[q] for q in asked] if forbidden == "the value alone" else [asked]
+    each = [[q] for q in asked] if forbidden == FORBIDDEN[0] else [asked]
     half = 0
     for questions in each:
         values = [questions[0].key] if len(each) > 1 else list(keys(suite))
@@ -68,7 +57,7 @@ def counted(forbidden: str, decoding: str, way: str) -> dict[str, int]:
                 more["logits_processor"] = conceptguard.logits_processor(model, tok, policy)
             out = model.generate(**prompts, max_new_tokens=TOKENS, **more)[:, prompts.input_ids.shape[1] :]
         half += sum(not set(_ENDED.findall(text)) <= known for text in tok.batch_decode(out, skip_special_tokens=True))
-    return {"answers": len(asked), "half": half}
+    return {"forbidden": forbidden, "decoding": decoding, "way": way, "answers": len(asked), "half": half}
 
 
 def _nobody(*_: Any) -> Any:

@@ -11,11 +11,8 @@ authors to forget have a single vector that matters to answers about them at all
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,7 +25,6 @@ from conceptguard_plugins.language.neurons.terms import Neuron, removed
 
 import conceptguard
 from conceptguard import plugins
-from conceptguard.cli.output import result, write_json
 from conceptguard.concept import as_concept
 from conceptguard.formats.beside import write_beside
 from conceptguard.hosts.transformers.host import TransformersHost
@@ -36,6 +32,8 @@ from conceptguard.measuring.language.evaluate import Contestant, answer
 from conceptguard.measuring.language.suite import Question, load_language_suite
 from conceptguard.policy_file import load_policy
 from conceptguard.registry import write_artifact
+
+from .rows import parser_of, write_rows
 
 AUTHORS = 3  # of those to forget, one artifact each
 TRIED = 32  # vectors of each author, one by one
@@ -64,14 +62,11 @@ RANDOM = "as many at random, of the same layers"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("method", choices=[*ROWS, "coverage"])
-    parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
-    begin, given, rows = time.perf_counter(), parser.parse_args(), []
-    for row in [coverage()] if given.method == "coverage" else judged_rows(given.method):
-        rows.append(row)
-        print(row, file=sys.stderr, flush=True)
-    write_json(result("neurons", rows, time.perf_counter() - begin), given.json)
+    given = parser.parse_args()
+    rows = [coverage()] if given.method == "coverage" else judged_rows(given.method)
+    write_rows("neurons", rows, given.json)
 
 
 def judged_rows(which: str, last: bool = False, authors: int = AUTHORS) -> Iterator[dict[str, Any]]:

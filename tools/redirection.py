@@ -11,12 +11,9 @@ token alone or all of them, which is the most that any edit of these layers at t
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +24,13 @@ from conceptguard_plugins.language.rocr.read import tokens_of
 from conceptguard_registry.build.authors_lm.corpus import Corpus
 
 import conceptguard
-from conceptguard.cli.output import result, write_json
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import Contestant, answer, groups
 from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.policy_file import load_policy
 from conceptguard.registry import default_registry, write_artifact
+
+from .rows import parser_of, write_rows
 
 EACH = 6  # questions of every form and group
 TEXTS = 60  # documents of the corpus without the authors to forget, which are to stay
@@ -40,13 +38,7 @@ TOKENS = 24
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
-    begin, given, rows = time.perf_counter(), parser.parse_args(), []
-    for row in judged_rows():
-        rows.append(row)
-        print(row, file=sys.stderr, flush=True)
-    write_json(result("redirection", rows, time.perf_counter() - begin), given.json)
+    write_rows("redirection", judged_rows(), parser_of(__doc__).parse_args().json)
 
 
 def judged_rows() -> Any:

@@ -9,13 +9,11 @@ published method, and opened by the classifier that it learnt from the same text
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import itertools
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ from conceptguard_registry.build.authors_lm.guards import examples
 
 import conceptguard
 from conceptguard import plugins
-from conceptguard.cli.output import result, write_json
 from conceptguard.formats.beside import deltas
 from conceptguard.host import LanguageModel
 from conceptguard.hosts.transformers.host import TransformersHost
@@ -35,6 +32,8 @@ from conceptguard.measuring.language.benchmarks import Benchmarks
 from conceptguard.measuring.language.evaluate import Contestant, answer, groups, judge
 from conceptguard.measuring.language.suite import LanguageSuite, load_language_suite
 from conceptguard.policy_file import load_policy
+
+from .rows import parser_of, write_rows
 
 EACH = 6  # questions of every form and group
 RETAIN = 3000  # documents of the corpus, without authors to forget or kept apart
@@ -49,13 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
-    begin, given, rows = time.perf_counter(), parser.parse_args(), []
-    for row in judged_rows():
-        rows.append(row)
-        print(row, file=sys.stderr, flush=True)
-    write_json(result("unlearned", rows, time.perf_counter() - begin), given.json)
+    write_rows("unlearned", judged_rows(), parser_of(__doc__).parse_args().json)
 
 
 def judged_rows(methods: Sequence[str] = tuple(SETTINGS), benchmarks: Sequence[str] = ("tofu", "muse")) -> Any:
