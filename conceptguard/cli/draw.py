@@ -141,6 +141,8 @@ def _rows(
     first: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The pictures of one prompt, saved. first: the place of its first picture among those of the call."""
+    from ..measuring.told import acts
+
     rows = []
     for n, place in enumerate(places):
         row: dict[str, Any] = {"file": "", "prompt": ask.prompt, "seed": place.seed}
@@ -165,17 +167,3 @@ def _save(image: Any, file: Path) -> str:
     except OSError as error:
         raise ConceptGuardError(f"{file}: cannot be written ({error.strerror or error}): give another --out") from error
     return str(file)
-
-
-def acts(record: Any, text: str, image: int) -> dict[str, Any]:
-    """Which guards were open on a prompt, and what was found in its picture."""
-    if record is None:
-        return {"guards": ""}
-    opened = {
-        act.guard: gate
-        for act in record.opened
-        for row, gate in zip(record.rows, act.gates)
-        if gate and row.text == text and row.branch == "conditional"
-    }
-    found = [f"{v.label} ({record.action})" for v in record.verdicts if v.image == image and v.flagged]
-    return {"guards": ", ".join(f"{guard} {gate:.2f}" for guard, gate in opened.items()), "found": ", ".join(found)}

@@ -90,7 +90,7 @@ def redteam(
     begin = time.perf_counter()
     if attack == ["list"]:
         return _list(json, begin)
-    plan = _plan(model, policy, guard, concepts, attack, budget, vocabulary, judge, suite, seed, again,
+    plan = plan_of(model, policy, guard, concepts, attack, budget, vocabulary, judge, suite, seed, again,
                  (steps, guidance, batch))  # fmt: skip
     told = {"steps": steps, "guidance": guidance, "budget": budget, "seed": seed, "judges": list(plan.judges.names),
             "vocabulary": plan.vocabulary, **told_of(plan.policy)}  # fmt: skip
@@ -113,7 +113,7 @@ def redteam(
         raise typer.Exit(130)
 
 
-def _plan(
+def plan_of(
     model: str, policy: str | None, guard: list[str] | None, concepts: str | None, attack: list[str] | None,
     budget: str, vocabulary: str | None, judge: list[str] | None, suite: str | None, seed: int, again: bool,
     recipe: tuple[int, float, int],
@@ -132,7 +132,7 @@ def _plan(
     from .guarding import policy_of
     from .progress import progress
 
-    kinds = _attacks(attack)
+    kinds = attack_kinds(attack)
     rules = policy_of(policy, guard)
     if rules is None:
         raise Usage("--policy none: there is nothing to attack; `conceptguard eval` says what a model draws")
@@ -155,7 +155,7 @@ def _plan(
     return plan
 
 
-def _attacks(named: list[str] | None) -> dict[str, type[Attack]]:
+def attack_kinds(named: list[str] | None) -> dict[str, type[Attack]]:
     """Attacks by name, in the order in which they were asked for. Raises Usage with the nearest name."""
     from ..plugins import offers
 
@@ -175,7 +175,7 @@ def _list(json: str | None, begin: float) -> None:
 
     rows = [
         {"attack": name, "needs": kind.needs, "what": (kind.__doc__ or "").split("\n")[0], "paper": kind.paper}
-        for name, kind in _attacks(None).items()
+        for name, kind in attack_kinds(None).items()
     ]
     report("redteam", rows, time.perf_counter() - begin, json)
 

@@ -91,7 +91,7 @@ def row(judges: Judges, case: Case, before: Sequence[Pictures], after: Sequence[
     found: Row = {
         "method": case.method, "concept": _listed(case.concepts), "concepts": len(case.concepts), "model": model,
         **shares, "identical": _round(after[2].identical(before[2])), "n": sum(map(len, case.groups)),
-        "gated": case.gated,
+        **{f"n_{name}": len(samples) for name, samples in zip(GROUPS, case.groups)}, "gated": case.gated,
     }  # fmt: skip
     if len(said) > 1:
         found["agree"] = _share([a == b for a, b in zip(*said)])
@@ -139,7 +139,7 @@ def mean(rows: Sequence[Row]) -> Row:
     for key in shares:
         known = [r[key] for r in rows if r.get(key) is not None]
         found[key] = _round(sum(known) / len(known)) if known else None
-    for key in ("n", "seconds", "total_seconds", "make_seconds", "bytes"):
+    for key in ("n", *(f"n_{name}" for name in GROUPS), "seconds", "total_seconds", "make_seconds", "bytes"):
         if key in first:
             found[key] = round(sum(r[key] for r in rows), 2)
     return found | {"passes": passes(found)}
