@@ -32,7 +32,9 @@ class Host:
 
     name: the framework and the kind of model, for receipts and errors; target: what was given to ``attach``
     about: what it takes, for the error about something that no host takes; "" for what users do not give
-    generates: "images", which includes video, or "text": which hooks a session calls
+    generates: "images", which includes video, "text", or "tensors", by a module that nobody prompts: which hooks a
+    session calls
+    rest: whether it takes what no other host takes, and is asked last
     denoiser_name: the component that predicts noise, a prefix of the names of its layers
 
     A subclass without a model, or with one that nothing can reach into, has neither layers nor encoders: guards that
@@ -40,7 +42,8 @@ class Host:
     """
 
     about: ClassVar[str]
-    generates: ClassVar[Literal["images", "text"]] = "images"
+    generates: ClassVar[Literal["images", "text", "tensors"]] = "images"
+    rest: ClassVar[bool] = False
     name: str
     target: Any
     denoiser_name: str = "denoiser"

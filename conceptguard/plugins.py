@@ -56,9 +56,9 @@ def offers(kind: str) -> dict[str, Any]:
 
 
 def hosts() -> list[type[Host]]:
-    """All hosts, those of other packages before our own, which they may take objects from."""
+    """All hosts, those of other packages before our own, which they may take objects from; last what takes the rest."""
     found = [host for offered in plugin_manager().hook.hosts() for host in offered]
-    return sorted(found, key=lambda host: host.__module__.startswith(f"{GROUP}."))
+    return sorted(found, key=lambda host: (host.rest, host.__module__.startswith(f"{GROUP}.")))
 
 
 def host_for(target: Any) -> Any:

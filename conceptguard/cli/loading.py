@@ -36,7 +36,7 @@ def either(model: str, device: str | None, dtype: str = "fp32", **options: Any) 
 
     place, kind = pick_device(device), pick_dtype(dtype)
     loaded = load_model(model, torch_dtype=kind, **options).to(place)
-    if not is_text(loaded):
+    if hasattr(loaded, "set_progress_bar_config"):
         loaded.set_progress_bar_config(disable=True)
     return loaded
 

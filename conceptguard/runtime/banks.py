@@ -38,6 +38,11 @@ class Banks:
         by_layer: dict[str, dict[int, Factors]] = {}
         alike: dict[tuple[int, torch.dtype], dict[int, Alike]] = {}
         for guard, terms in enumerate(self.terms):
+            if terms.whole:
+                raise BaseMismatch(
+                    f"a guard changes whole tensors ({next(iter(terms.whole))}), which is for plain modules: this "
+                    "model takes terms beside linear and convolution layers"
+                )
             if isinstance(terms.factors, Alike):
                 alike.setdefault((id(terms.factors.layout), terms.factors.flat.dtype), {})[guard] = terms.factors
                 continue

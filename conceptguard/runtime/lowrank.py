@@ -6,7 +6,7 @@ Membranes (rank 1), LoRAs and closed-form edits are all terms. ``banks`` runs th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -32,6 +32,8 @@ class Terms:
 
     coupled: the guards of one session that set this are summed factor by factor before the product, with cross terms
     and squared gates, as the official SPM inference does.
+    whole: changes of whole parameters and buffers by their names, for hosts of plain modules, which fold what is always
+    open into the weights: what low-rank terms do not reach
     towards: open only on rows that a picture is drawn towards, never on a negative prompt of a guided generation
 
     Without factors a guard still has its gates, in ``act.gates``: for guards that act on predictions or conditions and
@@ -43,6 +45,7 @@ class Terms:
     gate: Gate
     coupled: bool = False
     towards: bool = False
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def in_encoders(self) -> bool:

@@ -15,6 +15,7 @@ from ..runtime.uncollected import uncollected
 from .base import BaseSession
 from .claims import Claim
 from .language import LanguageSession
+from .module import ModuleSession
 from .session import Session
 
 
@@ -28,9 +29,11 @@ def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> Sess
 
 def attach(target: Any, policy: str | Path | Mapping[str, Any] | Policy) -> BaseSession:
     """Attach a policy to a diffusers pipeline, classic or modular, to a language model (its transformers pipeline, or a
-    pair (model, tokenizer)), in ComfyUI to a (MODEL, CLIP) pair, or to whatever else an installed host takes.
+    pair (model, tokenizer)), in ComfyUI to a (MODEL, CLIP) pair, to a plain torch module, such as a classifier, or to
+    whatever else an installed host takes.
 
-    Gives a ``Session``, or a ``LanguageSession`` for text. Use it as a context manager, or call ``detach`` yourself.
+    Gives a ``Session``, a ``LanguageSession`` for text, or a ``ModuleSession`` for a plain module. Use it as a context
+    manager, or call ``detach`` yourself.
     Raises PolicyError, RegistryError, ArtifactError or BaseMismatch when a guard cannot be loaded or does not fit:
     nothing is attached then. Raises SessionError for another kind of target, and for one that is already guarded, or is
     being attached in another thread.
@@ -48,7 +51,7 @@ def _attached(target: Any, loaded: Policy) -> BaseSession:
             session: BaseSession = LanguageSession(host, loaded, whole=True)
         else:
             with host.turn(), meanwhile():
-                session = Session(host, loaded)
+                session = ModuleSession(host, loaded) if host.generates == "tensors" else Session(host, loaded)
     except BaseException:
         claim.release()
         raise
