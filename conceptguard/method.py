@@ -53,6 +53,7 @@ class Method:
     regrets: ClassVar[bool] = False  # whether it calls ``Decoding.regret``
     family: ClassVar[str | None] = None  # of its artifacts, where they belong to no base model
     several: ClassVar[bool] = False  # whether one artifact can be made of many concepts: see ``Task.each``
+    modules: ClassVar[bool] = False  # whether it guards plain torch modules, into whose weights it is folded
     any_concept: ClassVar[bool] = False  # whether an artifact serves whatever concept the policy names beside it
     Settings: ClassVar[type[BaseModel]] = Settings
     MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults

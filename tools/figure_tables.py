@@ -297,6 +297,30 @@ def unlearned_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
+def classifier_table(results: list[Result]) -> str:
+    """What classifiers forgot, beside models that never saw it."""
+    rows = [row for result in results for row in result["rows"]]
+    names = {"none": "as it is", "relabel": "random labels", "retrained": "another retrained model"}
+
+    def pair(row: Row, key: str) -> str:
+        return f"{row[key]:.3f} ({row[f're_{key}']:.3f})" if key in row else ""
+
+    table = [
+        [row["concept"], names.get(row["method"], f"`{row['method']}`"), *(pair(row, key) for key in _OF_CLASSIFIER),
+         f"{row['gap']:.3f}", f"{row['membership']:.3f}", pair(row, "probe"), f"{row['margins']:.2f}",
+         f"{row['ratio']:.3f}" if "ratio" in row else "", "yes" if row["passes"] else "no"]
+        for row in rows if "refused" not in row
+    ]  # fmt: skip
+    refused = [f"`{row['method']}` refuses {row['concept']}." for row in rows if "refused" in row]
+    took = "; ".join(f"{result['net']}: {result['retrain_seconds']:.0f} s" for result in results)
+    head = ["forget set", "", "forget", "retain", "test", "gap", "membership", "probe", "margins", "time", "passes"]
+    told = f"In brackets: models trained without it. Training one from scratch, which `time` is a share of: {took}."
+    return "\n\n".join([told, markdown(head, table), *([" ".join(refused)] if refused else [])])
+
+
+_OF_CLASSIFIER = ("forget", "retain", "test")
+
+
 def neurons_table(results: list[Result]) -> str:
     """What taking neurons away leaves of the answers about one author."""
     names = {"erased_after": "answered about the author", "neighbours_after": "other authors", "others_after": "places"}

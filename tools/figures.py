@@ -26,6 +26,7 @@ from typing import Any
 
 from tools.figure_tables import (
     attaching_table,
+    classifier_table,
     disguises_table,
     eval_table,
     faults_table,
@@ -50,6 +51,7 @@ FOLDER = ROOT / "docs" / "figures"
 _BLOCK = re.compile(r"(<!-- figure: ([\w-]+) -->\n).*?(<!-- /figure -->)", re.DOTALL)
 
 Result = dict[str, Any]
+CLASSIFIER = "registry/making/emoji-classifier"
 TEN = "cigarette,pistol,bomb,beer,wine,skull,knife,syringe,pill,dagger"
 
 
@@ -152,6 +154,10 @@ FIGURES = {
     "unlearned": Figure(("python -m tools.unlearned",), unlearned_table, "half an hour"),
     "concept-vectors": Figure(
         ("python -m tools.neurons concept_vectors", "python -m tools.neurons coverage"), neurons_table, "five minutes"
+    ),
+    "classifier": Figure(
+        (f"conceptguard eval --suite classifier --model {CLASSIFIER} --method ssd --method damp",),
+        classifier_table, "two minutes",
     ),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),

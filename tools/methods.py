@@ -49,7 +49,7 @@ def table() -> str:
     rows = []
     for name in names():
         method = plugins.method(name)
-        kinds = "text" if set(hooks_of(method)) & TEXT else "pictures"
+        kinds = "modules" if method.modules else "text" if set(hooks_of(method)) & TEXT else "pictures"
         rows.append([f"[`{name}`]({name}.md)", summary(name), kinds, ", ".join(f"`{h}`" for h in hooks_of(method))])
     return rows_as_table(["method", "what it does", "guards", "hooks"], rows)
 

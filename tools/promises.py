@@ -220,11 +220,13 @@ def _text_in_pictures(method: str, host: str) -> Case:
 
 
 def cells() -> Iterator[Cell]:
-    """Every shipped method in every host."""
+    """Every shipped method for pictures or text in every host that draws or speaks."""
     from conceptguard import plugins
     from conceptguard.hookspecs import TEXT
 
     for method in names():
+        if plugins.method(method).modules:
+            continue  # folded into the weights of plain modules: tests/hosts/modules
         speaks = bool(plugins.hooks(plugins.method(method)) & TEXT)
         for host in PIPELINES:
             without = dict.fromkeys(ACTING, NO_PICTURES) if method in LOOKS else {}

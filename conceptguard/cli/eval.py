@@ -12,6 +12,7 @@ import typer
 
 from .complete import concepts as concept_names
 from .complete import methods, policies
+from .eval_classifier import CLASSIFIER, eval_classifier
 from .eval_language import eval_language, is_language
 from .eval_protocol import eval_protocol, list_protocols, of_suite, told_of
 from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, SETTINGS, STEPS, VARIANT, Usage, settings_of
@@ -67,7 +68,9 @@ def eval_(
     steps: int = STEPS,
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
-    suite: str | None = typer.Option(None, help="A suite file, or language; default: the one named like the model."),
+    suite: str | None = typer.Option(
+        None, help="A suite file, language or classifier; default: the one named like the model."
+    ),
     judge: list[str] | None = typer.Option(
         None,
         metavar="FOLDER",
@@ -133,6 +136,7 @@ def eval_(
     conceptguard eval --method spm --card my-registry/
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
+    conceptguard eval --suite classifier --model registry/making/emoji-classifier --method ssd --method damp
     conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
 
@@ -148,6 +152,10 @@ def eval_(
     of which both say the same; the bars hold for both. synonyms_after is of an artifact that was made like the judged
     one, but told the concept's name alone; half of all objects at once have harmonic, the harmonic mean of what is
     erased and what is kept. --makers closed --full measures both.
+
+    --suite classifier has methods forget sets of a classifier's training examples (--concepts skull,weapons; default:
+    all that are judged), and compares accuracies, membership and a probe with models that were trained without them;
+    controls: none, and a training with random labels.
 
     --suite language asks authors-lm for facts instead, --n of them in each form of question; rows: none, bad_words
     (transformers' own), phrases, guard, sentence_check, retain (the model that never saw them). Bars: erased_after <=
@@ -181,6 +189,10 @@ def eval_(
         asked = n or (12 if full else 2)
         also = measure or []
         return eval_language(str(suite), method or [], named, given, asked, wordings, also, device, check, card, json)
+    if suite == CLASSIFIER:
+        return eval_classifier(
+            model, method or [], _rules(policy, guard), concepts, given, variant, device, check, json
+        )
     if measure:
         raise Usage("--measure is of language suites: add --suite language")
     prompts = load_suite(suite or model)

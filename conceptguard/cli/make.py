@@ -69,6 +69,7 @@ def make(
     conceptguard make trce --concepts hundred.yaml --name hundred --out my-registry
     conceptguard make spm --concept pistol --prompts pistol,gun --set rank=1 --steps 300 --out my-registry
     conceptguard make spm --model ./my-sd --concept "van gogh" --preserve @painters.txt --out my-registry
+    conceptguard make ssd --model registry/making/emoji-classifier --concept skull --out my-registry
     conceptguard make guard --model authors-lm --concept authors --set forget=forget.jsonl --set retain=retain.jsonl \\
       --out my-registry
 
@@ -100,10 +101,12 @@ def make(
         options["name"] = name
     if steps is not None:
         options["steps"] = steps
-    artifact = chosen.make(host_for(loaded), what, out.expanduser(), **options)
+    host = host_for(loaded)
+    artifact = chosen.make(host, what, out.expanduser(), **options)
     default_registry().add(artifact, out.expanduser())  # lists it there, so that the folder can be served as it is
     made = time.perf_counter() - begin
-    trial = tried(loaded, model, method, artifact, keep, checked, trials, judge) if trials else None
+    plain = chosen.modules
+    trial = tried(loaded, model, method, artifact, keep, checked, trials, judge) if trials and not plain else None
     sheet = out.expanduser() / f"{artifact.ref.replace('/', '-')}.png" if trial and trial.sheet else None
     if trial and trial.sheet and sheet:
         trial.sheet.save(sheet, optimize=True)
@@ -112,7 +115,7 @@ def make(
                "folder": str(artifact.folder), "make_seconds": round(made, 3), "bytes": artifact.size,
                "picture": str(sheet or ""),
                "trial": trial.figures if trial else None, "manifest": artifact.manifest.model_dump()}  # fmt: skip
-        write_json(result("make", [row], time.perf_counter() - begin, str(loaded.device)), json)
+        write_json(result("make", [row], time.perf_counter() - begin, str(host.device_dtype()[0])), json)
     if json == "-":
         return
     print(f"{artifact.ref}: {artifact.size:,} bytes in {artifact.folder}, made in {made:.1f} s")
@@ -120,6 +123,9 @@ def make(
         print(wrapped(trial.told))
     if sheet:
         print(f"{sheet} shows it")
+    if plain:
+        print(f"use it: conceptguard eval --suite classifier --model {model} --guard {method}:{artifact.folder}")
+        return
     command = "say" if is_text(loaded) else "generate"
     print(f"use it: conceptguard {command} --model {model} --guard {method}:{artifact.folder} --prompt TEXT")
 

@@ -104,10 +104,12 @@ def _row(name: str, method: Any) -> dict[str, Any]:
 
 
 def acts_on(method: Any) -> str:
-    """ "pictures" or "text"."""
+    """ "pictures", "text" or "modules"."""
     from .. import plugins
     from ..hookspecs import TEXT
 
+    if method.modules:
+        return "modules"
     return "text" if plugins.hooks(method) & TEXT else "pictures"
 
 

@@ -1,0 +1,49 @@
+"""The embedded classifiers: a net's settings, its weights, and the examples that it was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ...errors import RegistryError
+from ...files.atomic import read_limited
+from ...making.examples import MARK
+from .nets import NETS
+
+
+def is_classifier(folder: Path) -> bool:
+    """Whether a folder is of an embedded classifier."""
+    return (folder / MARK).is_file() and (folder / "config.json").is_file()
+
+
+def load_classifier(name: str, folder: Path, options: dict[str, Any]) -> nn.Module:
+    """The net of a folder, in evaluation mode, with ``name``, ``folder`` and ``classes`` as attributes.
+
+    options: ``variant`` names another of its nets, such as "vit"; ``torch_dtype``. Raises RegistryError for a variant
+    that is not there, and for damaged weights.
+    """
+    said = json.loads(read_limited(folder / "config.json", 64 * 1024))
+    variant = options.get("variant") or said["default"]
+    if variant not in said["nets"]:
+        raise RegistryError(f"model '{name}' has no net '{variant}': give one of {', '.join(said['nets'])}")
+    own = said["nets"][variant]
+    net = NETS[own["architecture"]](len(said["classes"]))
+    path = folder / own["weights"]
+    try:
+        net.load_state_dict(
+            {key: one.float() if one.is_floating_point() else one for key, one in load_file(path).items()}
+        )
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RegistryError(
+            f"{path}: not the weights of this net ({str(error).splitlines()[0]}): pull it again"
+        ) from None
+    net = net.to(options.get("torch_dtype") or torch.float32).eval().requires_grad_(False)
+    suffix = "" if variant == said["default"] else f"-{variant}"
+    net.name, net.folder, net.classes = f"{folder.name}{suffix}", folder, said["classes"]  # type: ignore[assignment]
+    return net

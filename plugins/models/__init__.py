@@ -1,0 +1,1 @@
+"""Makers of forgetting in plain torch modules: classifiers, nets over graphs."""

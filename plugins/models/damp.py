@@ -1,0 +1,111 @@
+"""DAMP: at every layer the directions that tell what is to be forgotten from the rest are projected out of the weights.
+
+W_l ← W_l (I − γ_l D_l D_lᵀ)        b_l ← b_l + γ_l W_l D_l D_lᵀ μ_l
+
+D_l: an orthonormal basis of μ_f − μ_l for every forgotten class, μ being means of what layer l reads of its examples
+and of those to retain (of a convolution, over its places). γ_l: how well a forgotten class stands apart there, which
+grows with depth: (2·AUC − 1)^p of its examples against the rest, along their own direction. Solved from one pass.
+
+Hatami, Aalishah and Monosov, "Class Unlearning via Depth-Aware Removal of Forget-Specific Directions" (arXiv
+2604.15166). The second line is ours: without it what is retained moves as well wherever its own mean has a part in D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from conceptguard.errors import PolicyError
+
+from .forgetting import ForgetSettings, Forgetting, Lesson
+
+
+class DAMPMakeSettings(ForgetSettings):
+    """How much is projected out.
+
+    power: of how well a class stands apart at a layer; more spares the early layers more
+    scale: of all projections together
+    """
+
+    power: float = Field(default=16.0, ge=0)
+    scale: float = Field(default=1.0, gt=0, le=2)
+
+
+class DAMP(Forgetting):
+    """Modules: directions that tell what is to be forgotten are projected out of every layer; solved in a second."""
+
+    name = "damp"
+    MakeSettings = DAMPMakeSettings
+
+    @classmethod
+    def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
+        """As above, in the copy."""
+        layers = {name: one for name, one in lesson.net.named_modules() if isinstance(one, (nn.Linear, nn.Conv2d))}
+        read = means_read(lesson, layers)
+        classes = lesson.labels[lesson.forget].unique()
+        if bool(torch.isin(lesson.labels[lesson.retain], classes).any()):
+            raise PolicyError(f"{lesson.task.label}: it takes whole classes out, and some of theirs are to be retained")
+        shares: dict[str, float] = {}
+        with lesson.task.bar(len(layers)) as tick, torch.no_grad():
+            for number, (name, layer) in enumerate(layers.items()):
+                if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+                    continue
+                basis, middle, apart = directions(read[name], lesson, classes)
+                gamma = settings.scale * apart**settings.power
+                shares[name] = round(gamma, 4)
+                project(layer, basis, middle, gamma)
+                tick(number, gamma)
+        return {"gamma": shares}
+
+
+def project(layer: nn.Linear | nn.Conv2d, basis: Tensor, middle: Tensor, gamma: float) -> None:
+    """The two lines above, in place. basis [in, k], middle [in]"""
+    weight = layer.weight.flatten(2).sum(2) if layer.weight.ndim == 4 else layer.weight
+    constant = gamma * weight @ (basis @ (basis.T @ middle))
+    along = torch.einsum("oi...,ik->ok...", layer.weight, basis)
+    layer.weight -= gamma * torch.einsum("ok...,ik->oi...", along, basis)
+    if layer.bias is not None:
+        layer.bias += constant
+
+
+@torch.no_grad()
+def means_read(lesson: Lesson, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """What each layer reads of every example, a mean over places or tokens: [n, in]."""
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    handles = []
+    for name, layer in layers.items():
+
+        def read(module: Any, given: tuple[Tensor, ...], name: str = name) -> None:
+            x = given[0]
+            found[name].append(x.mean((2, 3)) if x.ndim == 4 else x.flatten(1, -2).mean(1) if x.ndim > 2 else x)
+
+        handles.append(layer.register_forward_pre_hook(read))
+    try:
+        for part in lesson.inputs.split(256):
+            lesson.net(part)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def directions(read: Tensor, lesson: Lesson, classes: Tensor) -> tuple[Tensor, Tensor, float]:
+    """An orthonormal basis [in, k], the middle of what is retained [in], and how well classes stand apart, 0 to 1."""
+    labels, middle = lesson.labels, read[lesson.retain].mean(0)
+    found, apart = [], []
+    for label in classes.tolist():
+        own = read[lesson.forget[labels[lesson.forget] == label]]
+        way = own.mean(0) - middle
+        found.append(way)
+        apart.append(max(0.0, 2 * auc(own @ way, read[lesson.retain] @ way) - 1))
+    basis, values, _ = torch.linalg.svd(torch.stack(found, 1), full_matrices=False)
+    return basis[:, values > 1e-4 * values[0]], middle, sum(apart) / len(apart)
+
+
+def auc(higher: Tensor, lower: Tensor) -> float:
+    """How probably one of ``higher`` is above one of ``lower``."""
+    return float((higher[:, None] > lower[None]).double().mean())

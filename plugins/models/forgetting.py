@@ -1,0 +1,161 @@
+"""What forgets in a classifier: all of a maker but its formula, and the guard that any of them becomes.
+
+A formula is handed a copy of the model, what it is to forget and what it is to retain, and changes the copy. The
+artifact is how the copy differs from the model; attached, that is folded into the model's weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from conceptguard.errors import ArtifactError, PolicyError
+from conceptguard.formats.beside import is_beside, read_beside
+from conceptguard.making.examples import Examples, load_examples
+from conceptguard.making.loop import Ended, Loop
+from conceptguard.making.task import Learned
+from conceptguard.markers import hookimpl
+from conceptguard.method import Method, Settings
+from conceptguard.runtime.folded import places
+from conceptguard.runtime.gates import Gate
+from conceptguard.runtime.lowrank import Terms
+
+if TYPE_CHECKING:
+    from conceptguard.making.task import Task
+    from conceptguard.runtime.lowrank import LayerIndex
+
+_WHOLE = ".whole"
+
+
+class ForgetSettings(Settings):
+    """data: the examples that the model was trained on, a .safetensors file with inputs and labels; by default those
+    that an embedded model comes with"""
+
+    data: str | None = None
+
+
+@dataclass
+class Lesson:
+    """What a formula is handed.
+
+    net: a copy of the model, in evaluation mode, whose parameters take gradients; before: the model itself
+    inputs [n, ...], labels [n]: of all training examples; forget, retain: places in them
+    random: the same draws for the same seed
+    """
+
+    task: Task
+    net: nn.Module
+    before: nn.Module
+    examples: Examples
+    inputs: Tensor
+    labels: Tensor
+    forget: Tensor
+    retain: Tensor
+    random: torch.Generator
+
+    def some(self, places: Tensor, n: int) -> Tensor:
+        """``n`` of some places, drawn anew each time; all where there are fewer."""
+        return places[torch.randperm(len(places), generator=self.random)[:n]]
+
+    def tune(
+        self, loss: Callable[[int], Tensor], steps: int, lr: float, parameters: Sequence[Tensor] | None = None
+    ) -> Ended:
+        """Train the copy, or some of its parameters, by Adam, with its norms' statistics as they are."""
+        own = list(self.net.parameters()) if parameters is None else list(parameters)
+        optimiser = torch.optim.Adam(own, lr=lr)
+        with self.task.bar(steps) as tick:
+            return Loop(self.task.label, own, optimiser, self.random, steps, reports=[tick, *self.task.reports]).run(
+                loss
+            )
+
+
+class Forgetting(Method):
+    """A change of a module's tensors that makes it forget. Subclass, forget."""
+
+    modules = True
+    MakeSettings = ForgetSettings
+
+    @hookimpl
+    def cross_attention(self, layers: LayerIndex) -> Terms:
+        """The change; it is always open, as far as its strength says."""
+        assert self.artifact is not None
+        tensors = self.artifact.tensors()
+        whole = {name.removesuffix(_WHOLE): one for name, one in tensors.items() if name.endswith(_WHOLE)}
+        for name, change in whole.items():
+            if not bool(change.isfinite().all()):
+                raise ArtifactError(f"the change of {name[:160]} is no number: make the artifact again")
+        low = read_beside(tensors, layers) if is_beside(tensors) else {}
+        if not whole and not low:
+            raise ArtifactError("the file changes nothing: make the artifact again")
+        gate = self.guard.gate if isinstance(self.guard.gate, float) else 1.0
+        return Terms(self, low, Gate(strength=self.guard.strength * gate), whole=whole)
+
+    @classmethod
+    def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
+        """Change ``lesson.net``. Gives what the manifest says about it, beside the settings."""
+        raise NotImplementedError
+
+    @classmethod
+    def learn(cls, task: Task) -> Learned:
+        """Forget in a copy, and tell how it differs.
+
+        Raises PolicyError for what is no classifier, a model in training mode, a class or label that it does not have,
+        and a forget set that is empty or everything; ArtifactError where nothing changed.
+        """
+        lesson = lesson_of(task)
+        made = cls.forget(lesson, task.settings)
+        tensors = changed(lesson.before, lesson.net)
+        if not tensors:
+            raise ArtifactError(f"{task.label}: nothing was changed: give other settings")
+        return Learned(tensors, told(task, lesson, **made))
+
+
+def told(task: Task, lesson: Lesson, **made: Any) -> dict[str, Any]:
+    """How it was made, for the manifest."""
+    return task.made(seed=task.seed, forgotten=len(lesson.forget), retained=len(lesson.retain), **made)
+
+
+def changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
+    """What was added to each parameter and buffer of ``before`` that differs in ``after``, as an artifact keeps it."""
+    old, new = places(before), places(after)
+    found = {name: (new[name].tensor.detach() - place.tensor.detach()).float().cpu() for name, place in old.items()}
+    return {f"{name}{_WHOLE}": change.contiguous() for name, change in found.items() if bool(change.any())}
+
+
+def lesson_of(task: Task) -> Lesson:
+    """The task as a formula sees it. Raises PolicyError, see ``Forgetting.learn``."""
+    host: Any = task.host
+    if getattr(host, "generates", "") != "tensors":
+        raise PolicyError(f"{task.label}: it is for classifiers and other plain modules, not for {host.name}")
+    model: nn.Module = host.model
+    if model.training:
+        raise PolicyError(f"{host.name} is in training mode, in which every call changes it: call eval() on it first")
+    place = task.settings.data or getattr(model, "folder", None)
+    if place is None:
+        raise PolicyError(f"{task.label}: on which examples was {host.name} trained? Give data, a .safetensors file")
+    examples = load_examples(place)
+    own = examples.of("train")
+    forget = examples.matching(task.concept.prompts)
+    device, dtype = host.device_dtype()
+    inputs, labels = examples.inputs[own].to(device, dtype), examples.labels[own].to(device)
+    with torch.no_grad():
+        given = model(inputs[:2])
+    if not isinstance(given, Tensor) or given.ndim != 2:
+        raise PolicyError(f"{task.label}: {host.name} gives no logits [n, classes], so that it is no classifier")
+    if int(labels.max()) >= given.shape[1]:
+        raise PolicyError(
+            f"{task.label}: a label is {int(labels.max())}, and the model has {given.shape[1]} classes, from 0 to "
+            f"{given.shape[1] - 1}: give the examples that it was trained on"
+        )
+    is_forgotten = torch.isin(own, forget)
+    net = copy.deepcopy(model).requires_grad_(True)
+    random = torch.Generator().manual_seed(task.seed)
+    everywhere = torch.arange(len(own))
+    return Lesson(
+        task, net, model, examples, inputs, labels, everywhere[is_forgotten], everywhere[~is_forgotten], random
+    )

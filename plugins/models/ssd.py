@@ -1,0 +1,63 @@
+"""SSD: weights that matter more to what is to be forgotten than to everything together are dampened, without training.
+
+θ_i ← min(λ F_D,i / F_f,i, 1) θ_i    where    F_f,i > α F_D,i
+
+F: the diagonal of the Fisher information, over all training examples (D) and over those to forget (f).
+
+Foster, Schoepf and Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening", AAAI
+2024. Their code squares the mean gradient of a batch, which is no Fisher information: ``compat: official`` does too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from .fisher import of_batches, per_sample
+from .forgetting import ForgetSettings, Forgetting, Lesson
+
+
+class SSDMakeSettings(ForgetSettings):
+    """How weights are chosen and dampened.
+
+    alpha: a weight is dampened where it matters so many times as much to what is to be forgotten
+    lam: λ above, how little is left of it
+    compat: "official" squares mean gradients of batches, as the authors' code does; "paper", those of single examples
+    batch: how many examples are in such a batch
+    """
+
+    alpha: float = Field(default=10.0, gt=0)
+    lam: float = Field(default=1.0, gt=0)
+    compat: Literal["paper", "official"] = "paper"
+    batch: int = Field(default=64, ge=1)
+
+
+class SSD(Forgetting):
+    """Modules: weights that matter most to what is to be forgotten are dampened; nothing is trained."""
+
+    name = "ssd"
+    MakeSettings = SSDMakeSettings
+
+    @classmethod
+    def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
+        """As above."""
+        with lesson.task.bar(2) as tick:
+            found = []
+            for number, places in enumerate((torch.cat([lesson.forget, lesson.retain]).sort().values, lesson.forget)):
+                some = lesson.inputs[places], lesson.labels[places]
+                if settings.compat == "official":
+                    found.append(of_batches(lesson.net, *some, batch=settings.batch))
+                else:
+                    found.append(per_sample(lesson.net, *some))
+                tick(number, 0.0)
+        every, own = found
+        dampened = 0
+        with torch.no_grad():
+            for name, parameter in lesson.net.named_parameters():
+                chosen = own[name] > settings.alpha * every[name]
+                factor = (settings.lam * every[name] / own[name].clamp_min(1e-38)).clamp_max(1)
+                parameter.mul_(torch.where(chosen, factor, torch.ones_like(factor)))
+                dampened += int(chosen.sum())
+        return {"dampened": dampened, "of": sum(one.numel() for one in lesson.net.parameters())}

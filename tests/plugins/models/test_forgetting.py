@@ -1,0 +1,146 @@
+"""Methods that forget in classifiers, on the embedded one, beside models that were trained without."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptguard_plugins.models.fisher import of_batches, per_sample
+from emoji_classifier import bench, classifier, made
+from safetensors.torch import save_file
+from torch import nn
+
+import conceptguard
+from conceptguard import ArtifactError, PolicyError, RegistryError
+from conceptguard.hosts.modules.nets import NETS
+from conceptguard.plugins import host_for, methods
+
+WITHIN = {"ssd": ("skull", "weapons"), "damp": ("skull",)}  # forget sets on which a method is within the bar
+
+
+def test_every_method_for_modules_is_tested_here() -> None:
+    assert {name for name, method in methods().items() if method.modules} == set(WITHIN)
+
+
+@pytest.mark.parametrize(("method", "concept"), [(m, c) for m, sets in WITHIN.items() for c in sets])
+def test_it_is_within_the_bar_of_retraining(method: str, concept: str, tmp_path: Path) -> None:
+    """Forget, retain and test accuracy at once, where doing nothing and random labels are not."""
+    own = bench().made(method, concept, tmp_path, {})
+    assert own["passes"] and own["gap"] <= 0.03, own
+    assert not bench().bare(concept)["passes"]
+    assert bench().retrained(concept)["passes"], "a retrained model must be within the bar of its like"
+
+
+@pytest.mark.parametrize("method", WITHIN)
+def test_it_acts_comes_off_and_is_made_the_same_again(method: str, tmp_path: Path) -> None:
+    net = classifier()
+    x = bench().examples.inputs[:8]
+    before = {name: one.clone() for name, one in net.state_dict().items()}
+    bare = net(x)
+    one, other = (made(method, "skull", tmp_path / name) for name in "ab")
+    assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+    with conceptguard.attach(net, {"name": "p", "guards": [{"method": method, "artifact": str(one.folder)}]}) as guard:
+        assert not torch.equal(net(x), bare)
+        assert guard.receipt.opened and guard.receipt.opened[0].layers > 0
+    assert torch.equal(net(x), bare)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("method", WITHIN)
+def test_bad_input_is_told_and_changes_nothing(method: str, tmp_path: Path) -> None:
+    net = bench().net
+    before = {name: one.clone() for name, one in net.state_dict().items()}
+
+    def refused(prompts: list[str], match: str, target: Any = net, **options: Any) -> None:
+        with pytest.raises((PolicyError, RegistryError), match=match):
+            methods()[method].make(
+                host_for(target), {"name": "x", "prompts": prompts}, tmp_path, progress=False, **options
+            )
+
+    refused(["zeppelin"], "no class 'zeppelin'")
+    refused(["skull/nowhere/*"], "forget set is empty")
+    refused(["*"], "forget set is everything")
+    training = classifier().train()
+    refused(["skull"], "training mode", training)
+    refused(["0"], "on which examples", NETS["resnet"](60).eval())
+    refused(["0"], "not examples", data=str(tmp_path / "none.safetensors"))
+    own = tmp_path / "own.safetensors"
+    save_file({"inputs": torch.rand(4, 3, 32, 32), "labels": torch.tensor([0, 1, 2, 60])}, own)
+    refused(["0"], "a label is 60, and the model has 60 classes", data=str(own))
+    save_file({"inputs": torch.rand(4, 3, 32, 32), "labels": torch.tensor([0, 1, 2])}, own)
+    refused(["0"], "one label for each input", data=str(own))
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert not list(tmp_path.rglob("artifact.yaml"))
+
+
+def test_examples_of_ones_own_and_a_model_of_ones_own(tmp_path: Path) -> None:
+    """A net of vectors, which nobody shipped."""
+    torch.manual_seed(0)
+    centres = torch.randn(4, 6) * 3
+    labels = torch.arange(200) % 4
+    inputs = centres[labels] + torch.randn(200, 6)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    optimiser = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(inputs), labels).backward()
+        optimiser.step()
+    net.eval()
+    save_file({"inputs": inputs, "labels": labels}, tmp_path / "own.safetensors")
+    options = {"data": str(tmp_path / "own.safetensors"), "power": 2.0}
+    one = conceptguard.make(net, "damp", {"name": "third", "prompts": ["2"]}, tmp_path / "registry", **options)
+
+    def right(places: torch.Tensor) -> float:
+        return float((net(inputs[places]).argmax(1) == labels[places]).float().mean())
+
+    assert right(labels == 2) > 0.95
+    with conceptguard.attach(net, {"name": "p", "guards": [{"method": "damp", "artifact": str(one.folder)}]}):
+        assert right(labels == 2) < 0.1 and right(labels != 2) > 0.9
+    with pytest.raises(conceptguard.errors.BaseMismatch):
+        conceptguard.attach(classifier(), {"name": "p", "guards": [{"method": "damp", "artifact": str(one.folder)}]})
+
+
+def test_the_fisher_information_is_that_of_single_examples() -> None:
+    """By torch.func, as a loop of backward passes has it; and the authors' is another thing where batches have two."""
+    net, examples = copy.deepcopy(bench().net).requires_grad_(True), bench().examples
+    x, y = examples.inputs[:40:3], examples.labels[:40:3]
+    by_hand = of_batches(net, x, y, batch=1)
+    found = per_sample(net, x, y, chunk=5)
+    for name, one in found.items():
+        assert torch.allclose(one, by_hand[name], rtol=1e-3, atol=1e-3 * float(by_hand[name].max())), name
+    two = of_batches(net, x, y, batch=2)
+    assert not torch.allclose(two["head.weight"], by_hand["head.weight"], rtol=0.1)
+
+
+def test_ssd_dampens_what_the_formula_says(tmp_path: Path) -> None:
+    """Its change, weight by weight, from information that was computed apart."""
+    one = made("ssd", "skull", tmp_path, alpha=5.0, lam=0.5)
+    net, examples = copy.deepcopy(bench().net).requires_grad_(True), bench().examples
+    train = examples.of("train")
+    own = examples.matching(["skull"])
+    every, forgot = (of_batches(net, examples.inputs[i], examples.labels[i], batch=1) for i in (train, own))
+    weight = net.head.weight.detach()
+    ratio = every["head.weight"] / forgot["head.weight"].clamp_min(1e-38)
+    wanted = torch.where(ratio * 5 < 1, (0.5 * ratio).clamp_max(1) - 1, torch.zeros(())) * weight
+    assert torch.allclose(one.tensors()["model.head.weight.whole"], wanted, atol=2e-4) and bool(wanted.any())
+
+
+def test_damp_is_a_projection_of_low_rank(tmp_path: Path) -> None:
+    """The rank of each change is that of the classes, and a style, which is no class, is refused."""
+    change = made("damp", "weapons", tmp_path).tensors()["model.blocks.2.conv2.weight.whole"]
+    assert torch.linalg.matrix_rank(change.permute(0, 2, 3, 1).flatten(0, 2), rtol=1e-4) == 5
+    with pytest.raises(PolicyError, match="whole classes"):
+        made("damp", "mono", tmp_path)
+
+
+def test_a_file_that_was_damaged_is_refused(tmp_path: Path) -> None:
+    one = made("damp", "skull", tmp_path)
+    path = next(one.folder.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError):
+        conceptguard.attach(classifier(), {"name": "p", "guards": [{"method": "damp", "artifact": str(one.folder)}]})
