@@ -54,6 +54,7 @@ class Method:
     family: ClassVar[str | None] = None  # of its artifacts, where they belong to no base model
     several: ClassVar[bool] = False  # whether one artifact can be made of many concepts: see ``Task.each``
     modules: ClassVar[bool] = False  # whether it guards plain torch modules, into whose weights it is folded
+    previews: ClassVar[bool] = False  # whether its training shows pictures: see ``making.preview``
     any_concept: ClassVar[bool] = False  # whether an artifact serves whatever concept the policy names beside it
     Settings: ClassVar[type[BaseModel]] = Settings
     MakeSettings: ClassVar[type[BaseModel]] = Settings  # what ``make`` takes as options, with types and defaults
@@ -96,6 +97,7 @@ class Method:
         preserve: Sequence[str] = (),
         seed: int = 0,
         steps: int | None = None,
+        preview: int = 0,
         progress: bool = True,
         report: Report | None = None,
         **options: Any,
@@ -106,15 +108,20 @@ class Method:
         concept: or a list of several, where ``several`` says so: they are solved together, and any of them can be
         withdrawn again; name: of such a list, by default "concepts"
         preserve: what stands near the concept and must stay; seed: the same one gives the same artifact; steps: of a
-        training; report: called with (step, loss) after each; options: the method's ``MakeSettings``. An interrupted
-        training is taken up where it was when the same is asked for again. Raises PolicyError for what cannot be made,
-        ArtifactError when making fails.
+        training; preview: after so many of them, again and again, pictures of how it goes, in one PNG in ``out``, see
+        ``making.preview``; report: called with (step, loss) after each; options: the method's ``MakeSettings``. An
+        interrupted training is taken up where it was when the same is asked for again. Raises PolicyError for what
+        cannot be made, ArtifactError when making fails.
         """
         settings = make_settings(cls, options, steps=steps)
+        if preview and not cls.previews:
+            raise PolicyError(f"method '{cls.name}' has no pictures to show while it makes: leave preview out")
         concept, many = cls.wanted(concept, name)
         label, folder = f"{cls.name} {concept.name}", place(cls, host, concept, out)
         reports = [report] if report else []
-        task = Task(host, concept, preserve, settings, seed, folder, label, progress, reports, several=many)
+        task = Task(
+            host, concept, preserve, settings, seed, folder, label, progress, reports, several=many, preview=preview
+        )
         with meanwhile():
             return write(cls, task, cls.learn(task))
 

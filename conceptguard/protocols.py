@@ -132,6 +132,9 @@ class Denoiser(Protocol):
     def latents(self, pictures: Tensor) -> Tensor:
         """Pictures [n, 3, height, width] in [0, 1] as latents."""
 
+    def pictures(self, latents: Tensor) -> Tensor:
+        """The other way round."""
+
     def frozen(self) -> AbstractContextManager[None]:
         """No gradients for the model's own weights and no dropout meanwhile."""
 

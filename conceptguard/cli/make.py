@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,9 @@ def make(
     model: str = MODEL,
     seed: int = typer.Option(0, help="The same seed gives the same artifact."),
     steps: int | None = typer.Option(None, min=1, help="Training steps; default: the method's own."),
+    preview: int = typer.Option(
+        0, min=0, metavar="STEPS", help="After so many steps, again and again, pictures of how it goes; 0: none."
+    ),
     settings: list[str] | None = SETTINGS,
     trials: int = typer.Option(
         3, "--try", min=0, help="At the end, so many pictures (or answers) of each kind, without and with it; 0: none."
@@ -68,6 +72,7 @@ def make(
     conceptguard make uce --concept "pistol: pistol,gun" --concept knife --name weapons --out my-registry
     conceptguard make trce --concepts hundred.yaml --name hundred --out my-registry
     conceptguard make spm --concept pistol --prompts pistol,gun --set rank=1 --steps 300 --out my-registry
+    conceptguard make esd --concept pistol --steps 200 --preview 20 --out my-registry
     conceptguard make spm --model ./my-sd --concept "van gogh" --preserve @painters.txt --out my-registry
     conceptguard make ssd --model registry/making/emoji-classifier --concept skull --out my-registry
     conceptguard make guard --model authors-lm --concept authors --set forget=forget.jsonl --set retain=retain.jsonl \\
@@ -80,6 +85,8 @@ def make(
     reach it. --json has the whole manifest.
     """
     from .. import plugins
+    from ..making.maker import place
+    from ..making.preview import preview_file
     from ..making.settings import make_settings
     from ..plugins import host_for
     from ..registry import default_registry
@@ -96,12 +103,15 @@ def make(
     chosen.wanted(what, name)
     keep = _preserve(preserve)
     loaded = either(model, device, variant=variant, config=config)
-    options: dict[str, Any] = {**given, "preserve": keep, "seed": seed}
+    options: dict[str, Any] = {**given, "preserve": keep, "seed": seed, "preview": preview}
     if name:
         options["name"] = name
     if steps is not None:
         options["steps"] = steps
     host = host_for(loaded)
+    if preview:
+        shows = preview_file(place(chosen, host, chosen.wanted(what, name)[0], out.expanduser()))
+        print(f"conceptguard: {shows} shows how it goes", file=sys.stderr)
     artifact = chosen.make(host, what, out.expanduser(), **options)
     default_registry().add(artifact, out.expanduser())  # lists it there, so that the folder can be served as it is
     made = time.perf_counter() - begin

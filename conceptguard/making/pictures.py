@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,13 +50,18 @@ def read(files: Sequence[Path], size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def drawn(denoiser: Denoiser, concept: Encoded, nothing: Encoded, count: int, random: torch.Generator) -> Tensor:
+def drawn(
+    denoiser: Denoiser, concept: Encoded, nothing: Encoded, count: int, random: torch.Generator,
+    opened: Callable[[Sequence[float]], None] = lambda gates: None,
+) -> Tensor:  # fmt: skip
     """Latents [count, ...] of pictures that the model itself draws of the concept. concept: some texts that ask for
-    it; nothing: the empty one."""
+    it; nothing: the empty one; opened: told before calls how far each of their rows asks for it, 0 or 1"""
     rows = [i % len(concept.ids) for i in range(count)]
     noise = torch.randn(count, *denoiser.shape, generator=random)
     asked = pick(concept, rows)
+    opened([0.0] * count + [1.0] * count)
     last = denoiser.trajectories(noise, asked, pick(nothing, [0] * count), DRAWING_STEPS, DRAWING_GUIDANCE)[-1]
     timestep = denoiser.timesteps(DRAWING_STEPS)[-1]
+    opened([1.0] * count)
     said = denoiser(last, torch.full((count,), timestep), asked)
     return denoiser.noise_levels.parts(last, said, timestep)[0]

@@ -47,7 +47,8 @@ class Task:
     host: where the model is asked; None where a method's artifacts serve every model and nobody named one
     preserve: what must stay; settings: of the method's ``MakeSettings``
     folder: where the artifact will be; label: for progress bars and errors
-    reports: told (step, loss) after every step; started: by ``time.perf_counter``
+    reports: told (step, loss) after every step; preview: so many steps lie between pictures, see ``previews``, 0: none
+    started: by ``time.perf_counter``
     """
 
     host: Host | Any
@@ -61,6 +62,7 @@ class Task:
     reports: Sequence[Report] = ()
     started: float = field(default_factory=time.perf_counter)
     several: Sequence[Concept] = ()
+    preview: int = 0
 
     @property
     def each(self) -> Sequence[Concept]:

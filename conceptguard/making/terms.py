@@ -72,10 +72,11 @@ class TermsInTraining:
             learnt = [(bank.up,) if self.rank is None else (bank.down, bank.up) for bank in self.banks.banks.values()]
             yield [factor.requires_grad_() for pair in learnt for factor in pair]
 
-    def open(self, rows: int) -> None:
-        """For the next call of what they lie beside, which has so many rows; 0 shuts them."""
+    def open(self, rows: int | Sequence[float]) -> None:
+        """For the next call of what they lie beside, which has so many rows; 0 shuts them. Or how far, row by row."""
+        gates = torch.ones(rows, 1) if isinstance(rows, int) else torch.tensor(rows)[:, None]
         for prefix in self.banks.prefixes():
-            self.banks.set(prefix, torch.ones(rows, 1) if rows else None)
+            self.banks.set(prefix, gates if len(gates) else None)
 
     def changes(self) -> dict[str, Factors]:
         """What was learnt so far, on the CPU. Before they are detached."""

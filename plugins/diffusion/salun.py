@@ -22,6 +22,7 @@ from torch import Tensor
 
 from conceptguard.generation.conditioning import pick, stack
 from conceptguard.making.loop import Loop
+from conceptguard.making.preview import previews
 from conceptguard.making.shots import Shots
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
 from conceptguard.making.terms import TermsInTraining, cut_to_rank, predictions
@@ -80,6 +81,7 @@ class SalUn(TrainedTerms):
 
     name = "salun"
     MakeSettings = SalUnMakeSettings
+    previews = True
 
     @classmethod
     def learn(cls, task: Task) -> Learned:
@@ -116,7 +118,7 @@ class SalUn(TrainedTerms):
         with terms.attached([denoiser]) as parameters, task.bar(s.steps) as tick:
             masks = salient(_gradients(parameters, guided, -(-s.views // s.batch)), s.share)
             loop = Loop(task.label, parameters, torch.optim.Adam(parameters, lr=s.lr), random, s.steps, snapshot,
-                        masks=masks, reports=[tick, *task.reports])  # fmt: skip
+                        masks=masks, reports=[tick, *task.reports, *previews(task, denoiser, terms.open)])  # fmt: skip
             ended = loop.run(loss)
             found = terms.changes()
         snapshot.remove()

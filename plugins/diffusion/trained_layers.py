@@ -19,6 +19,7 @@ from torch import Tensor
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded, pick
 from conceptguard.making.loop import Loop
+from conceptguard.making.preview import previews
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all
 from conceptguard.making.terms import TermsInTraining, predictions
 from conceptguard.making.walks import Walks
@@ -107,6 +108,7 @@ class TrainedLayers(TrainedTerms):
     """Terms beside the denoiser's layers, trained by a formula. Subclass, plan."""
 
     MakeSettings = LayerSettings
+    previews = True
 
     @classmethod
     def plan(cls, task: Task) -> Plan:
@@ -171,8 +173,9 @@ def _train(task: Task, plan: Plan) -> _Trained:
         parameters = meanwhile.enter_context(terms.attached([denoiser]))
         tick = meanwhile.enter_context(task.bar(s.steps))
         optimiser = torch.optim.Adam(parameters, lr=s.lr)
+        reports = [tick, *task.reports, *previews(task, denoiser, terms.open)]
         loop = Loop(task.label, parameters, optimiser, random, s.steps, snapshot, also=[walks.latents],
-                    reports=[tick, *task.reports], accumulate=s.accumulate)  # fmt: skip
+                    reports=reports, accumulate=s.accumulate)  # fmt: skip
         ended = loop.run(loss)
         found = terms.changes()
     snapshot.remove()

@@ -95,8 +95,18 @@ class Denoiser:
         """Pictures [n, 3, h, w] in [0, 1], of the size that the model draws, as latents [n, channels, h, w]."""
         weight = next(self._vae.parameters())
         found = self._vae.encode(pictures.to(weight) * 2 - 1).latent_dist.mean
-        shift = getattr(self._vae.config, "shift_factor", None) or 0.0
-        return ((found - shift) * self._vae.config.scaling_factor).to(self.device, self.dtype)
+        return ((found - self._shift) * self._vae.config.scaling_factor).to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Latents [n, channels, h, w] as pictures [n, 3, h, w] in [0, 1]."""
+        weight = next(self._vae.parameters())
+        given = latents.to(weight) / self._vae.config.scaling_factor + self._shift
+        return (self._vae.decode(given).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self._vae.config, "shift_factor", None) or 0.0
 
     @property
     def picture_size(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ Zhang et al., "Defensive Unlearning with Adversarial Training for Robust Concept
 
 from __future__ import annotations
 
+from conceptguard.making.preview import previews
 from conceptguard.making.task import Learned, Task
 
 from ..trained_terms import TrainedTerms
@@ -22,6 +23,7 @@ class AdvUnlearn(TrainedTerms):
     name = "advunlearn"
     encoders = True
     MakeSettings = AdvUnlearnMakeSettings
+    previews = True
 
     @classmethod
     def learn(cls, task: Task) -> Learned:
@@ -29,5 +31,5 @@ class AdvUnlearn(TrainedTerms):
         task.check(task.settings.templates)
         training = Training(task)
         with task.bar(task.settings.steps) as tick:
-            terms = training.run([tick, *task.reports])
+            terms = training.run([tick, *task.reports, *previews(task, training.denoiser, encode=training.encoded)])
         return cls.learned(task, terms, training.own, training.kept, truncation_error=0.0)

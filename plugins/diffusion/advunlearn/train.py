@@ -84,7 +84,7 @@ class Training:
 
         def distance(vectors: Sequence[Tensor]) -> Tensor:
             some = own.some(self.task.settings.batch, self.random)
-            texts = self._encoded([self.own[i] for i in some.which], vectors)
+            texts = self.encoded([self.own[i] for i in some.which], vectors)
             return losses(self.denoiser(some.latents, some.times, texts), some.towards).mean()
 
         return distance
@@ -94,14 +94,15 @@ class Training:
         some, held = own.some(s.batch, self.random), rest.some(s.retain, self.random)
         goal = some.nothing - s.eta * (some.towards - some.nothing)
         texts = stack(
-            self._encoded([self.own[i] for i in some.which], self._attack.vectors if attacked else None),
-            self._encoded([self._retained[i] for i in held.which]),
+            self.encoded([self.own[i] for i in some.which], self._attack.vectors if attacked else None),
+            self.encoded([self._retained[i] for i in held.which]),
         )
         said = self.denoiser(torch.cat([some.latents, held.latents]), torch.cat([some.times, held.times]), texts)
         forgotten, kept = losses(said[: s.batch], goal).mean(), losses(said[s.batch :], held.towards).mean()
         return forgotten + s.retain_weight * kept
 
-    def _encoded(self, texts: Sequence[str], vectors: Sequence[Tensor] | None = None) -> Encoded:
+    def encoded(self, texts: Sequence[str], vectors: Sequence[Tensor] | None = None) -> Encoded:
+        """Texts as the encoder has them by now. vectors: that stand before each."""
         self._terms.open(len(texts))
         return conditions(self.encoders, texts, self._nothing, vectors)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from conceptguard.generation.conditioning import pick, stack
 from conceptguard.making.loop import Gradients, Loop, without_conflict
+from conceptguard.making.preview import previews
 from conceptguard.making.shots import Noisy, Shots
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
 from conceptguard.making.terms import TermsInTraining, predictions
@@ -80,6 +81,7 @@ class Doco(TrainedTerms):
 
     name = "doco"
     MakeSettings = DocoMakeSettings
+    previews = True
 
     @classmethod
     def learn(cls, task: Task) -> Learned:
@@ -126,7 +128,7 @@ class Doco(TrainedTerms):
             groups = [{"params": learnt}, {"params": list(judge.parameters()), "lr": s.discriminator_lr}]
             optimiser = torch.optim.Adam(groups, lr=s.lr, betas=(0.5, 0.999))
             loop = Loop(task.label, [*learnt, *judge.parameters()], optimiser, random, s.steps, snapshot,
-                        reports=[tick, *task.reports])  # fmt: skip
+                        reports=[tick, *task.reports, *previews(task, denoiser, terms.open)])  # fmt: skip
             ended = loop.run(gradients)
             found = terms.changes()
         snapshot.remove()

@@ -20,6 +20,7 @@ class FewShot(TrainedTerms):
     name = "few_shot"
     encoders = True
     MakeSettings = FewShotMakeSettings
+    previews = True
 
     @classmethod
     def learn(cls, task: Task) -> Learned:

@@ -14,6 +14,7 @@ from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses
 from conceptguard.making.pictures import drawn, marks, picture_files, read
+from conceptguard.making.preview import previews
 from conceptguard.making.shots import Shots
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all
 from conceptguard.making.terms import TermsInTraining, cut_to_rank
@@ -94,7 +95,8 @@ def unlearn(task: Task) -> Unlearnt:
                 f"'{prompts[0]}' does not help this model to denoise the {len(clean)} pictures, so there is nothing to "
                 "unlearn from them: give pictures that show the concept, or other prompts"
             )
-        taken, helps = _ascend(task, denoiser, clean, own, now, ruler, parameters, random, [tick, *task.reports])
+        taken, helps = _ascend(task, denoiser, clean, own, now, ruler, parameters, random,
+                                [tick, *task.reports, *previews(task, denoiser, encode=now)])  # fmt: skip
         whole = training.changes()
     terms, error = cut_to_rank(whole, s.rank)
     made = {

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from conceptguard.formats import read_artifact, to_kohya
+from conceptguard.making.preview import previews
 from conceptguard.making.task import Learned, Opens, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
@@ -33,6 +34,7 @@ class SPM(Method):
     name = "spm"
     Settings = SPMSettings
     MakeSettings = SPMMakeSettings
+    previews = True
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
@@ -53,7 +55,7 @@ class SPM(Method):
         task.check(s.templates)
         training = Training(task)
         with task.bar(s.steps) as tick:
-            factors = training.run([tick, *task.reports])
+            factors = training.run([tick, *task.reports, *previews(task, training.denoiser, training.open)])
         tensors, _ = to_kohya(factors)
         # The format splits its prompts at commas and knows no escape.
         prompts = ",".join(p.replace(",", " ") for p in task.concept.prompts)

@@ -128,6 +128,7 @@ class Training:
         self._random = random
         self.snapshot = task.snapshot()
         self.first = 0
+        self._banks = Banks(layers, [], self)
 
     def run(self, reports: Sequence[Callable[[int, float], None]] = ()) -> dict[str, Factors]:
         """Train to the end, from the last snapshot where there is one. Each report(step, loss) after every step.
@@ -150,9 +151,13 @@ class Training:
         self.snapshot.remove()
         return found
 
+    def open(self, gates: Sequence[float]) -> None:
+        """The membrane as it is by now, for each row of the denoiser's next call. While it runs."""
+        self._banks.set(self.denoiser.name, torch.tensor(gates)[:, None])
+
     @contextmanager
     def _attached(self) -> Iterator[Banks]:
-        banks = Banks(self._layers, [Terms(cast(Any, self), self._start, Gate())], self)
+        banks = self._banks = Banks(self._layers, [Terms(cast(Any, self), self._start, Gate())], self)
         try:
             for bank in banks.banks.values():
                 # In fp32 whatever the model computes in: small steps vanish in half precision.
