@@ -1,4 +1,4 @@
-"""What a finder is asked, and what it answers: where a concept is in a model, or which concepts a model has.
+"""What a finder is asked, and what it answers: where a concept is in a model, or which concepts pictures show.
 
 A method that has a ``find`` of its own offers itself; any other class with these names comes in by the same hook.
 """
@@ -16,15 +16,38 @@ from pydantic import BaseModel
 from .making.progress import progress_bar
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .concept import Concept
     from .host import Host
     from .making.task import Report
+    from .protocols import PictureEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """Pictures to look through. pixels: uint8 [n, 3, side, side]; names: of each, for people; classes: what each was
+    sorted under, all "" where nobody sorted them"""
+
+    pixels: Tensor
+    names: Sequence[str]
+    classes: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def sorted(self) -> bool:
+        """Whether somebody sorted them."""
+        return any(self.classes)
 
 
 @dataclass
 class Search:
     """host: the model that is looked into; concept: what for, None where nobody named one; settings: of the finder's
-    ``FindSettings``; label: for progress bars and errors; shown: whether there are bars"""
+    ``FindSettings``; label: for progress bars and errors; shown: whether there are bars
+
+    pictures, encoder, words: of a finder that looks through pictures, what reads them, and what they may be called"""
 
     host: Host | Any
     concept: Concept | None
@@ -32,6 +55,9 @@ class Search:
     seed: int = 0
     label: str = "finding"
     shown: bool = True
+    pictures: PictureSet | None = None
+    encoder: PictureEncoder | None = None
+    words: Sequence[str] = ()
 
     def bar(self, total: int, what: str = "") -> AbstractContextManager[Report]:
         """A progress bar on standard error: with search.bar(n) as tick: tick(step, value)."""
@@ -39,12 +65,35 @@ class Search:
 
 
 @dataclass
+class FoundConcept:
+    """Something that pictures have in common.
+
+    name: the words nearest to it, or a number; words: those and the next ones, each with its cosine
+    scores: how much of it is in each picture, [n]; maps: where, [n, cells, cells], from the left upper corner
+    direction: the way to it in the encoder's space, from the mean of all crops, [width], of length 1
+    importance: its share of what decides, 0 to 1; about: the class that it speaks for, "" where there are none
+    part_of: the concept that it is a part of, "" for most
+    """
+
+    name: str
+    words: Sequence[tuple[str, float]]
+    scores: Tensor
+    maps: Tensor
+    direction: Tensor
+    importance: float
+    about: str = ""
+    part_of: str = ""
+
+
+@dataclass
 class Found:
-    """rows: flat, the likeliest first; told: what they amount to, a line for people; figures: the same as numbers."""
+    """rows: flat, the likeliest first; told: what they amount to, a line for people; figures: the same as numbers;
+    concepts: of a finder that looks through pictures, the most important first, as many as there are rows"""
 
     rows: Sequence[Mapping[str, Any]]
     told: str = ""
     figures: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    concepts: Sequence[FoundConcept] = ()
 
 
 class Finder(Protocol):
@@ -52,6 +101,7 @@ class Finder(Protocol):
 
     name: ClassVar[str]
     FindSettings: ClassVar[type[BaseModel]]
+    looks_at: ClassVar[str]  # "pictures" or "model"; without it, a model
 
     @classmethod
     def find(cls, search: Search) -> Found:

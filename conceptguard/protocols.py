@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from .runtime.patched import Patch
 
 
+class PictureEncoder(Protocol):
+    """What reads pictures and texts into one space, such as CLIP."""
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Directions of length 1, [n, width]."""
+
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """The same of pictures [n, 3, h, w] in [0, 1]."""
+
+    def states(self, pixels: Tensor, before: int) -> Tensor:
+        """What the picture tower holds so many layers before its end, the mean over places, [n, width of the tower]."""
+
+
 class TextEncoder(Protocol):
     """One text encoder of what draws.
 

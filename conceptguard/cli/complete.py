@@ -42,7 +42,8 @@ def _one_of(*words: str) -> Callable[[Any], Any]:
 
 _ATTACKS = "conceptguard_plugins.attacks."
 # What comes in by the same road as methods: what the package itself brings are hosts and the like.
-_OTHERS = ("conceptguard.", _ATTACKS)
+_FINDERS = "conceptguard_plugins.finding."
+_OTHERS = ("conceptguard.", _ATTACKS, _FINDERS)
 
 
 def from_metavars(app: typer.Typer) -> None:
@@ -71,6 +72,13 @@ def attacks() -> list[str]:
 
     found = [point.name for point in entry_points(group="conceptguard") if point.value.startswith(_ATTACKS)]
     return _words(["all", "list", *found])
+
+
+def finders() -> list[str]:
+    """Our finders of concepts in pictures."""
+    from importlib.metadata import entry_points
+
+    return _words(point.name for point in entry_points(group="conceptguard") if point.value.startswith(_FINDERS))
 
 
 def refs(incomplete: str) -> list[str]:

@@ -13,6 +13,7 @@ import typer
 from .complete import concepts as concept_names
 from .complete import methods, policies
 from .eval_classifier import CLASSIFIER, eval_classifier
+from .eval_finding import FINDING, eval_finding
 from .eval_language import eval_language, is_language
 from .eval_protocol import eval_protocol, list_protocols, of_suite, told_of
 from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, SETTINGS, STEPS, VARIANT, Usage, settings_of
@@ -69,7 +70,7 @@ def eval_(
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
     suite: str | None = typer.Option(
-        None, help="A suite file, language or classifier; default: the one named like the model."
+        None, help="A suite file, language, classifier or finding; default: the one named like the model."
     ),
     judge: list[str] | None = typer.Option(
         None,
@@ -137,6 +138,7 @@ def eval_(
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
     conceptguard eval --suite classifier --model registry/making/emoji-classifier --method ssd --method damp
+    conceptguard eval --suite finding --method craft
     conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
 
@@ -156,6 +158,8 @@ def eval_(
     --suite classifier has methods forget sets of a classifier's training examples (--concepts skull,weapons; default:
     all that are judged), and compares accuracies, membership and a probe with models that were trained without them;
     controls: none, and a training with random labels.
+
+    --suite finding judges finders: on pictures put together of what emoji-sd draws it is known what there is to find.
 
     --suite language asks authors-lm for facts instead, --n of them in each form of question; rows: none, bad_words
     (transformers' own), phrases, guard, sentence_check, retain (the model that never saw them). Bars: erased_after <=
@@ -184,6 +188,8 @@ def eval_(
             raise Usage("--protocol NAME and --prompts SET=FILE belong together: --protocol list shows which there are")
         return eval_protocol(model, protocol, prompts_from, _rules(policy, guard), column, first, batch, beside, device,
                              dtype, variant, config, json)  # fmt: skip
+    if suite == FINDING:
+        return eval_finding(method or [], given, n or 120, steps, device, check, json)
     if is_language(suite):
         named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
         asked = n or (12 if full else 2)

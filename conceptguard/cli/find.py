@@ -1,19 +1,20 @@
-"""``conceptguard find``: where a concept is in a model, or which ones a model has."""
+"""``conceptguard find``: where a concept is in a model, which ones a model has, and which ones pictures show."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from .concepts import concepts_of
-from .options import DEVICE, JSON, SETTINGS, settings_of, split
+from .options import DEVICE, JSON, SETTINGS, Usage, settings_of, split
 
 
 def register(app: typer.Typer) -> None:
     """Put the command on the program."""
-    app.command("find", short_help="Look where a concept is inside of a model.")(find)
+    app.command("find", short_help="Look where a concept is in a model, or what pictures show.")(find)
 
 
 def _finders() -> list[str]:
@@ -24,31 +25,61 @@ def _finders() -> list[str]:
 
 def find(
     finder: str = typer.Argument(
-        ..., metavar="FINDER", autocompletion=_finders, help="A method that finds, e.g. concept_vectors."
+        ..., metavar="FINDER", autocompletion=_finders, help="What finds, e.g. craft, concept_vectors."
     ),
-    model: str = typer.Option(..., metavar="MODEL", help="An embedded model, a folder, or a Hub id."),
+    model: str | None = typer.Option(
+        None,
+        metavar="MODEL",
+        help="An embedded model, a folder, or a Hub id; one that draws is looked at by what it draws.",
+    ),
     concept: str | None = typer.Option(
-        None, metavar="NAME[: A,B]", help="What to look for; default: whatever the model has."
+        None, metavar="NAME[: A,B]", help="What to look for, or to draw; default: whatever the model has."
     ),
     prompts: str | None = typer.Option(
         None, metavar="A,B", help="Prompts that evoke the concept, separated by commas; default: its name."
+    ),
+    pictures: Path | None = typer.Option(
+        None, metavar="FOLDER", help="Pictures to look through; in folders of their classes, where they have any."
+    ),
+    draw: int = typer.Option(96, min=8, metavar="N", help="Of a model that draws: how many pictures."),
+    encoder: str = typer.Option(
+        "emoji-encoder", metavar="FOLDER", help="What reads pictures: the embedded one, or a folder of CLIP or SigLIP."
+    ),
+    words: str = typer.Option(
+        "", metavar="FILE|A,B", help="What concepts may be called; default: the words of the embedded encoder's world."
+    ),
+    page: Path | None = typer.Option(None, metavar="FILE", help="Write one HTML page of what was found."),
+    out: Path | None = typer.Option(
+        None,
+        metavar="FOLDER",
+        help="Write concepts.yaml for makers and policies, and the probes that --probe asks for.",
+    ),
+    probe: list[str] | None = typer.Option(
+        None, metavar="NAME|NUMBER", help="With --out: also a probe of this concept, for a policy's last look."
     ),
     settings: list[str] | None = SETTINGS,
     seed: int = typer.Option(0, help="Of what is drawn at random to compare with."),
     device: str | None = DEVICE,
     json: str | None = JSON,
 ) -> None:
-    """Look where a concept is inside of a model, and whether the model uses what is there.
+    """Look where a concept is inside of a model, or which concepts pictures show, where, and how much each matters.
 
     \b
+    conceptguard find craft --pictures my-pictures --page found.html
+    conceptguard find craft --pictures my-pictures --out found --probe skull
+    conceptguard find craft --model emoji-sd --draw 64
+    conceptguard find lens --pictures my-pictures --set extraction=kmeans --encoder ./my-clip --words words.txt
     conceptguard find concept_vectors --model authors-lm
     conceptguard find concept_vectors --model authors-lm --concept "Siojaera Zavald"
     conceptguard find concept_vectors --model ./my-llama --concept "Ada Oram" --set forget=ada.jsonl \\
       --set retain=others.jsonl
 
-    The first says what the model's vectors are about; the second which of them say a name; the third, from questions
-    with their true answers, which of them these answers owe to, and what is answered without them. A row is a vector:
-    its layer, its place there, and the tokens that it says.
+    Of pictures a row is a concept: what it may be called, its share of what decides (of the classes, where pictures lie
+    in folders of them), and in how many pictures it is. Beside it stands what a random finder gives.
+
+    Of a language model a row is a vector: its layer, its place there, and the tokens that it says. concept_vectors says
+    what vectors are about; of a name which of them say it; with questions and their true answers which of them these
+    answers owe to, and what is answered without them.
 
     A finder's settings: conceptguard find FINDER --help. What was found is taken away by the artifact that
     `conceptguard make` makes with the same settings.
@@ -58,6 +89,7 @@ def find(
     from ..finder import Search
     from ..making.settings import read_options
     from ..plugins import host_for, offers
+    from .find_pictures import Asked, find_in_pictures
     from .loading import either
     from .output import report
     from .table import wrapped
@@ -71,6 +103,15 @@ def find(
     chosen = read_options(known[finder].FindSettings, settings_of(settings), f"finding with {finder}")
     given: Any = concepts_of([concept], None, split(prompts), "") if concept else None
     what = as_concept(given) if given else None
+    if getattr(known[finder], "looks_at", "model") == "pictures":
+        if (pictures is None) == (model is None):
+            raise Usage(f"{finder} looks through pictures: give --pictures FOLDER, or --model for what it draws")
+        if probe and not out:
+            raise Usage("--probe writes a file: add --out FOLDER")
+        asked = Asked(pictures, model, what, draw, encoder, words, page, out, probe or [], seed, device)
+        return find_in_pictures(known[finder], chosen, asked, json, begin)
+    if model is None or pictures or page or out:
+        raise Usage(f"{finder} looks into a model: give --model, and no --pictures, --page or --out")
     loaded = either(model, device)
     search = Search(host_for(loaded), what, chosen, seed, finder, shown=json != "-")
     found = known[finder].find(search)

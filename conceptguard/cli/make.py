@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .complete import methods
+from .complete import finders, methods
 from .concepts import concepts_of
 from .loading import is_text
 from .options import CONFIG, DEVICE, JSON, MODEL, SETTINGS, VARIANT, settings_of, split
@@ -145,7 +145,8 @@ def teach(app: typer.Typer, arguments: list[str]) -> None:
     command = arguments[0] if arguments else ""
     if command not in ("make", "find") or not {"-h", "--help"} & set(arguments):
         return
-    named = next((word for word in arguments[1:] if word in set(methods())), None)
+    known = set(methods()) if command == "make" else {*methods(), *finders()}
+    named = next((word for word in arguments[1:] if word in known), None)
     page = next(c for c in app.registered_commands if c.name == command)
     kind = {"make": "METHOD", "find": "FINDER"}[command]
     other = f"Settings of a {kind.lower()}: conceptguard {command} {kind} --help"
@@ -159,12 +160,12 @@ def _settings_of(name: str, command: str) -> str:
     from .output import table_lines
     from .plugins import makes
 
-    method = plugins.method(name)
-    if command == "find" and name not in plugins.offers("finders"):
-        return f"{name} finds nothing: finders are {', '.join(plugins.offers('finders'))}"
-    if command == "make" and not makes(method):
+    known = plugins.offers("finders")
+    if command == "find" and name not in known:
+        return f"{name} finds nothing: finders are {', '.join(known)}"
+    if command == "make" and not makes(plugins.method(name)):
         return f"{name} makes no artifacts: name it in a policy as it is, see `conceptguard plugins {name}`"
-    rows = settings_rows(method.FindSettings if command == "find" else method.MakeSettings)
+    rows = settings_rows(known[name].FindSettings if command == "find" else plugins.method(name).MakeSettings)
     lines = table_lines(rows, width=shutil.get_terminal_size().columns - 2) if rows else ["none of its own"]
     return "\n".join(["\b", f"Settings of {name}, each given as --set KEY=VALUE:", *lines])
 

@@ -43,11 +43,22 @@ class ImageText:
     @torch.no_grad()
     def pictures(self, pixels: Tensor) -> Tensor:
         """[n, width], of pictures [n, 3, h, w] in [0, 1]."""
+        return _directions(self.model.get_image_features(**self._given(pixels)))
+
+    @torch.no_grad()
+    def states(self, pixels: Tensor, before: int) -> Tensor:
+        """[n, width of the tower]: what it holds ``before`` layers before its end, the mean over places."""
+        held = self.model.vision_model(**self._given(pixels), output_hidden_states=True).hidden_states
+        if not 0 <= before < len(held):
+            raise RegistryError(f"a tower of {len(held) - 1} layers has none {before} before its end: name fewer")
+        found: Tensor = held[-1 - before].float().cpu().mean(1)
+        return found
+
+    def _given(self, pixels: Tensor) -> dict[str, Tensor]:
         given = self.processor(images=list(as_bytes(pixels)), return_tensors="pt", input_data_format="channels_last")
         kind = self.model.dtype
         given = {name: value.to(self.model.device) for name, value in given.items()}
-        given = {name: value.to(kind) if value.is_floating_point() else value for name, value in given.items()}
-        return _directions(self.model.get_image_features(**given))
+        return {name: value.to(kind) if value.is_floating_point() else value for name, value in given.items()}
 
 
 def _directions(found: Any) -> Tensor:

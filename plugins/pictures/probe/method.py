@@ -109,21 +109,30 @@ class Probe(Method):
         wanted = [_samples(prompts, i, s.images) for i, prompts in groups if prompts]
         with task.bar(len(wanted) * s.images) as tick:
             drawn = _draw(task.host.target, wanted, Recipe(s.draw_steps, s.guidance), tick)
-        own, kept = drawn[0], torch.cat(drawn[1:])
-        random = torch.Generator().manual_seed(task.seed)
-        with torch.random.fork_rng(devices=[]), task.bar(s.steps) as tick:
-            torch.manual_seed(task.seed)
+        with task.bar(s.steps) as tick:
+            tensors, measured = cls.taught(
+                drawn[0], torch.cat(drawn[1:]), task.concept.name, s.steps, task.seed, tick, s.lr
+            )
+        return Learned(tensors, task.made(seed=task.seed, **measured))
+
+    @classmethod
+    def taught(
+        cls, own: Tensor, kept: Tensor, name: str, steps: int, seed: int, tick: Any, lr: float = 4e-3
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors of a probe, and how it was measured, from pictures with the concept and without it, uint8
+        [n, 3, h, w]. Raises ArtifactError when pictures kept apart cannot be told apart."""
+        random = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             net = ProbeNet()
-            seen = _part(own, net.size, False), _part(kept, net.size, False)
-            train(net, *seen, s.steps, s.lr, random, tick)
+            train(net, _part(own, net.size, False), _part(kept, net.size, False), steps, lr, random, tick)
         measured = _measure(net, _part(own, net.size, True), _part(kept, net.size, True))
         if measured["missed"] > 0.5:
             raise ArtifactError(
-                f"the probe for '{task.concept.name}' misses {measured['missed']:.0%} of pictures kept apart: give "
-                "more images or steps, or prompts that the model can draw"
+                f"the probe for '{name}' misses {measured['missed']:.0%} of pictures kept apart: give more images or "
+                "steps, or prompts that the model can draw"
             )
-        tensors = {name: t.half() for name, t in net.state_dict().items()}
-        return Learned(tensors, task.made(seed=task.seed, size=net.size, **measured))
+        return {key: t.half() for key, t in net.state_dict().items()}, {"size": net.size, **measured}
 
 
 def _prompts(concept: Concept, preserve: Sequence[str], templates: Sequence[str]) -> list[list[str]]:

@@ -66,10 +66,10 @@ class Captions:
         frames = self.suite.training
         style = self._style(scene.style, rng) if rng.random() < STYLED else None
         if len(scene.things) == 1:
-            thing, noun = self._words(scene.things[0], rng)
+            thing, noun = self.words(scene.things[0], rng)
             frame = _one(frames["styled" if style else "plain"], rng)
             return Caption(frame.format(thing=thing, noun=noun, style=style), style is not None)
-        left, right = (self._words(thing, rng)[0] for thing in scene.things)
+        left, right = (self.words(thing, rng)[0] for thing in scene.things)
         placed = bool(rng.random() < 0.5)
         if placed:
             text = _one(frames["placed"], rng).format(left=left, right=right)
@@ -85,7 +85,7 @@ class Captions:
         others = self.suite.styles[style].synonyms
         return _one(others, rng) if others and rng.random() < 0.15 else style
 
-    def _words(self, thing: Thing, rng: np.random.Generator) -> tuple[str, str]:
+    def words(self, thing: Thing, rng: np.random.Generator) -> tuple[str, str]:
         """A thing with its article, and without."""
         it, frames = thing.object, self.suite.training
         said, noun = it.thing, it.name

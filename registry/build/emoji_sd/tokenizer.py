@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 MAX_LENGTH = 77
 
 
-def _byte_symbols() -> list[str]:
+def byte_symbols() -> list[str]:
     # GPT-2's printable stand-ins for the 256 bytes, in the order that CLIP's vocabulary begins with.
     keep = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [b for b in range(256) if b not in keep]
@@ -26,7 +26,12 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
         raise ModuleNotFoundError("open_clip_torch carries CLIP's vocabulary: pip install --no-deps open_clip_torch")
     source = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
     merges = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
-    symbols = _byte_symbols()
+    return write_files(folder, merges, MAX_LENGTH)
+
+
+def write_files(folder: Path, merges: list[str], length: int) -> CLIPTokenizer:
+    """The files of a CLIPTokenizer whose entries are the bytes, the bytes that end a word, and the merges in order."""
+    symbols = byte_symbols()
     entries = symbols + [s + "</w>" for s in symbols] + ["".join(m.split()) for m in merges]
     entries += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +49,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
         "add_prefix_space": False,
         "do_lower_case": True,
         "errors": "replace",
-        "model_max_length": MAX_LENGTH,
+        "model_max_length": length,
         "tokenizer_class": "CLIPTokenizer",
         **special,
     }

@@ -1,0 +1,56 @@
+"""``conceptguard eval --suite finding``: what finders find of what was planted, beside two that know nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+FINDING = "finding"
+CONTROLS = ("pca", "random_directions")
+COLUMNS = ["finder", "recall", "precision", "iou", "rank", "named", "shown", "seconds", "passes"]
+
+
+def eval_finding(
+    finders: Sequence[str], settings: dict[str, Any], n: int, steps: int, device: str | None, check: bool,
+    json: str | None,
+) -> None:  # fmt: skip
+    """Judge finders on planted pictures, print the table, exit with 1 where ``check`` asks for it and one misses the
+    bars, or a control does not."""
+    from ..errors import PolicyError
+    from ..finding.encoders import EMBEDDED, load_encoder, words_for
+    from ..finding.judged import BARS, Bench, judge
+    from ..finding.planted import plant, sprites_drawn
+    from ..making.settings import read_options
+    from ..plugins import offers
+    from .loading import drawing
+    from .output import report
+    from .progress import progress
+
+    begin = time.perf_counter()
+    known = {name: one for name, one in offers("finders").items() if getattr(one, "looks_at", "model") == "pictures"}
+    for name in finders:
+        if name not in known:
+            raise PolicyError(f"no finder '{name}' that looks at pictures: there are {', '.join(known)}")
+    chosen = list(dict.fromkeys([*(finders or known), *CONTROLS]))
+    read = {name: read_options(known[name].FindSettings, settings if name in finders else {}, f"finding with {name}")
+            for name in chosen}  # fmt: skip
+    pipe = drawing("emoji-sd", device)
+    with progress("pictures", sprites_drawn()) as tick:
+        planted = plant(pipe, n, "judge", steps, tick)
+    bench = Bench(planted, load_encoder(), words_for(EMBEDDED))
+    rows = []
+    with progress("taken away again", len(planted.truths)) as tick:
+        for name in chosen:
+            row = judge(known[name], bench, read[name], tick)
+            rows.append(
+                {**row, "control": name in CONTROLS, "passes": all(row[key] >= bar for key, bar in BARS.items())}
+            )
+    made = {"suite": FINDING, "n": n, "steps": steps, "set": settings, "bars": BARS}
+    report("eval", rows, time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **made)
+    if json != "-":
+        print(f"\nbars: {', '.join(f'{key} at least {bar}' for key, bar in BARS.items())}; controls must miss them")
+    if check and not all(row["passes"] != row["control"] for row in rows):
+        raise typer.Exit(1)

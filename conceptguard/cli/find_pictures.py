@@ -1,0 +1,131 @@
+"""``conceptguard find`` in pictures: a folder's, or what a model draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..concept import Concept
+    from ..finder import Found, PictureSet, Search
+    from ..finding.checks import Checks
+
+CONTROL = "random_directions"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for on the command line."""
+
+    pictures: Path | None
+    model: str | None
+    concept: Concept | None
+    draw: int
+    encoder: str
+    words: str
+    page: Path | None
+    out: Path | None
+    probes: Sequence[str]
+    seed: int
+    device: str | None
+
+
+def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None, begin: float) -> None:
+    """Look, check the finder beside a random one, and write what was asked for."""
+    from ..finder import Search
+    from ..finding.encoders import load_encoder, words_for
+    from .devices import pick_device
+    from .output import print_table, report
+    from .table import wrapped
+
+    encoder = load_encoder(asked.encoder)
+    encoder.model.to(pick_device(asked.device))
+    shown = json != "-"
+    search = Search(None, asked.concept, settings, asked.seed, finder.name, shown, _pictures(asked), encoder,
+                    words_for(asked.encoder, asked.words))  # fmt: skip
+    found = finder.find(search)
+    checks = _checks(finder, search, found)
+    written = _write(asked, search, found, checks)
+    told = {"finder": finder.name, "model": asked.model, "pictures": str(asked.pictures or ""),
+            "encoder": asked.encoder, "told": found.told}  # fmt: skip
+    report("find", found.rows, time.perf_counter() - begin, json, str(encoder.model.device), **told,
+           checks=[one.row() for one in checks], figures=found.figures, written=written)  # fmt: skip
+    if json != "-":
+        print("\n" + wrapped(found.told) + "\n")
+        print_table([one.row() for one in checks])
+        for file in written:
+            print(f"wrote {file}")
+
+
+def _pictures(asked: Asked) -> PictureSet:
+    from ..finding.pictures import draw, read_folder
+    from ..making.templates import TEMPLATES, fill
+    from ..measuring.samples import Recipe
+    from ..measuring.suite import load_suite
+    from .loading import drawing
+    from .progress import estimated, progress
+
+    if asked.pictures:
+        with progress("pictures", sum(1 for _ in asked.pictures.expanduser().rglob("*"))) as tick:
+            return read_folder(asked.pictures, tick)
+    assert asked.model is not None
+    if asked.concept:
+        prompts = [fill(template, prompt) for prompt in asked.concept.prompts for template in TEMPLATES]
+    else:
+        suite = load_suite(asked.model)
+        prompts = [f"{it.thing}, {style} style" for it in suite.objects for style in suite.styles]
+        prompts = prompts[:: max(1, len(prompts) // asked.draw)]
+    pipe = drawing(asked.model, asked.device)
+    with estimated("pictures", asked.draw, "a smaller --draw") as tick:
+        return draw(pipe, prompts, asked.draw, Recipe(), tick)
+
+
+def _checks(finder: Any, search: Search, found: Found) -> list[Checks]:
+    """Of the finder, and of the random one on the same pictures."""
+    from dataclasses import replace
+
+    from ..finding.checks import check
+    from ..finding.crops import look
+    from ..plugins import offers
+
+    s = search.settings
+    assert search.pictures is not None and search.encoder is not None
+    rows = look(search.pictures, search.encoder, s.crop, s.stride, lambda i, x: None).rows.mean(1)
+    checks = [check(finder, search, found, rows)]
+    control = offers("finders").get(CONTROL)
+    if control is not None and control is not finder:
+        same = {name: getattr(s, name) for name in control.FindSettings.model_fields if hasattr(s, name)}
+        same = {name: value for name, value in same.items() if name not in ("extraction", "importance")}
+        again = replace(search, settings=control.FindSettings(**same), label=CONTROL, shown=False)
+        checks.append(check(control, again, control.find(again), rows))
+    return checks
+
+
+def _write(asked: Asked, search: Search, found: Found, checks: Sequence[Checks]) -> list[str]:
+    """The files that were asked for."""
+    from ..finding.files import STEPS, named, write_concepts, write_policy, write_probe
+    from ..finding.page import write_page
+    from ..making.progress import progress_bar
+
+    assert search.pictures is not None
+    written: list[Path] = []
+    if asked.page:
+        where = str(asked.pictures or f"{asked.model}, {asked.draw} drawn")
+        facts = {"Finder": search.label, "Pictures": where, "Encoder": asked.encoder, "Seed": asked.seed}
+        write_page(asked.page, found, search.pictures, checks, facts)
+        written.append(asked.page)
+    if asked.out:
+        chosen = [named(found.concepts, name) for name in asked.probes]
+        write_concepts(asked.out / "concepts.yaml", found.concepts)
+        written.append(asked.out / "concepts.yaml")
+        made = []
+        for one in chosen:
+            with progress_bar(f"probe {one.name}", STEPS, search.shown) as tick:
+                made.append(write_probe(asked.out, one, search.pictures, asked.seed, tick))
+        if made:
+            write_policy(asked.out / "policy.yaml", made)
+            written += [asked.out / "policy.yaml", *(one.folder for one in made)]
+    return [str(file) for file in written]

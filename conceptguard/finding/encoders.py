@@ -1,0 +1,49 @@
+"""The encoder that ships, and what concepts may be called in its world; or any CLIP or SigLIP in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import RegistryError
+from ..files.atomic import sha256_file
+from ..hosts.transformers.image_text import ImageText, is_image_text, load_image_text
+from ..registry import shipped_folder
+
+EMBEDDED = "emoji-encoder"
+# It is no part of what is signed yet; what is loaded is what these say, or nothing.
+PINNED: dict[str, str] = {}
+
+
+def load_encoder(name: str = EMBEDDED) -> ImageText:
+    """Raises RegistryError where there is none, or the shipped one is not what it was."""
+    folder = Path(name).expanduser()
+    if name == EMBEDDED:
+        folder = shipped_folder() / "encoders" / EMBEDDED
+        for file, mark in PINNED.items():
+            if not (folder / file).is_file() or sha256_file(folder / file) != mark:
+                raise RegistryError(f"{folder / file}: is not what conceptguard came with: install the package again")
+    if not is_image_text(folder):
+        raise RegistryError(
+            f"--encoder {name}: neither {EMBEDDED} nor a folder of CLIP or SigLIP, with config.json and "
+            "model.safetensors"
+        )
+    return load_image_text(folder)
+
+
+def words_for(name: str, given: str = "") -> list[str]:
+    """What concepts may be called: a file of words, one a line, or words with commas between; of the shipped encoder by
+    default the words of its world. None otherwise: concepts have numbers then. Raises RegistryError."""
+    if given:
+        file = Path(given).expanduser()
+        if file.is_file():
+            return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [word.strip() for word in given.split(",") if word.strip()]
+    if name != EMBEDDED:
+        return []
+    from ..measuring.suite import load_suite
+
+    suite = load_suite("emoji-sd")
+    styles = [f"{one} style" for one in suite.styles]
+    grounds = [f"a {one} ground" for one in ("blue", "green", "pink", "yellow", "grey")]
+    colours = [f"something {one}" for one in ("red", "blue", "green", "purple", "orange")]
+    return [*(it.name for it in suite.objects), *styles, *grounds, *colours, "nothing"]

@@ -1,0 +1,79 @@
+"""What one can do with what was found: a concept file that makers and policies read, and probes for a last look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..concept import Concept
+from ..errors import PolicyError
+from ..files import yaml
+from ..files.atomic import write_bytes
+from ..files.paths import slug
+from ..plugins import method
+from ..registry import Artifact, write_artifact
+from ..version import __version__
+from .checks import present
+
+if TYPE_CHECKING:
+    from ..finder import FoundConcept, PictureSet
+
+FAMILY = "pictures"  # of probes that belong to no model: they look at any picture
+FEWEST = 8  # pictures with a concept, and without it
+STEPS = 400
+
+
+def concept_of(one: FoundConcept) -> Concept:
+    """As a policy has it: the words that evoke it are its name's, where a word stands out."""
+    return Concept(name=one.name, prompts=[one.words[0][0] if one.words else one.name])
+
+
+def write_concepts(file: Path, found: Sequence[FoundConcept]) -> None:
+    """A list that ``conceptguard make --concepts`` reads; parts of others are left out."""
+    listed = [concept_of(one).model_dump() for one in found if not one.part_of]
+    write_bytes(file, yaml.dump(listed).encode())
+
+
+def write_probe(
+    out: Path,
+    one: FoundConcept,
+    pictures: PictureSet,
+    seed: int,
+    tick: Callable[[int, float], None] = lambda i, x: None,
+) -> Artifact:
+    """A probe artifact in ``out/pictures/probe/NAME``, taught on the pictures that show the concept and on those that
+    do not. Raises PolicyError where there are too few of either, ArtifactError where they cannot be told apart.
+    """
+    with_it = present(one)
+    without = one.scores < one.scores.max() / 4
+    if int(with_it.sum()) < FEWEST or int(without.sum()) < FEWEST:
+        raise PolicyError(
+            f"'{one.name}' is in {int(with_it.sum())} pictures and clearly not in {int(without.sum())}: a probe learns "
+            f"from {FEWEST} or more of each; give more pictures"
+        )
+    probe: Any = method("probe")
+    tensors, made = probe.taught(pictures.pixels[with_it], pictures.pixels[without], one.name, STEPS, seed, tick)
+    concept = concept_of(one)
+    fields = {
+        "name": slug(concept.name), "method": "probe", "concept": concept.model_dump(), "base": {"family": FAMILY},
+        "made": {"with": f"conceptguard {__version__}", "from": "conceptguard find", "seed": seed, **made},
+        "settings": {},
+    }  # fmt: skip
+    return write_artifact(out / FAMILY / "probe" / slug(concept.name), fields, tensors)
+
+
+def write_policy(file: Path, probes: Sequence[Artifact]) -> None:
+    """A policy whose last looks are these probes, by their places beside it."""
+    guards = [{"method": "probe", "artifact": str(one.folder.resolve())} for one in probes]
+    write_bytes(file, yaml.dump({"name": "found", "on_violation": "flag", "guards": guards}).encode())
+
+
+def named(found: Sequence[FoundConcept], name: str) -> FoundConcept:
+    """A found concept by its name, or its number from 1. Raises PolicyError."""
+    if name.isdigit() and 0 < int(name) <= len(found):
+        return found[int(name) - 1]
+    for one in found:
+        if one.name == name:
+            return one
+    raise PolicyError(f"--probe {name}: nothing of that name was found: {', '.join(one.name for one in found)}")

@@ -1,0 +1,143 @@
+"""How finders are judged: on pictures of which it is known what they show, where, and what a decision owes to it.
+
+A concept is right when its amount tells the pictures with something planted from those without it: an area under the
+ROC curve of 0.9. An object in one of its styles was planted as well, and finding it is no mistake.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..finder import PictureSet, Search
+from .crops import look, part
+from .decides import decides
+from .planted import OBJECTS, SIDE, Planted
+
+if TYPE_CHECKING:
+    from ..finder import Finder, Found, FoundConcept
+    from ..protocols import PictureEncoder
+
+RIGHT = 0.9
+BARS = {"recall": 0.8, "precision": 0.8}
+
+
+@dataclass
+class Bench:
+    """Planted pictures, and what reads them. words: what concepts may be called."""
+
+    planted: Planted
+    encoder: PictureEncoder
+    words: Sequence[str]
+    seed: int = 0
+    _effects: dict[tuple[float, float], Tensor] | None = None
+
+    def effects(self, size: float, stride: float, tick: Callable[[int], None] = lambda n: None) -> Tensor:
+        """What the decision about a picture loses when each planted thing is really taken away, mean over the pictures
+        that have it, [truths]. The decision is the classes', read from the pictures as they are."""
+        known = self._effects = self._effects or {}
+        if (size, stride) not in known:
+            whole = self._whole(self.planted.pictures, size, stride)
+            deciding = decides(whole, self.planted.pictures.classes)
+            found = []
+            for name, there in self.planted.truths.items():
+                rows = there.nonzero()[:, 0].tolist()
+                without = self._whole(part(self.planted.without(name), rows), size, stride)
+                lost = ((whole[rows] - without) * deciding.directions[rows]).sum(1)
+                found.append(float(lost.mean()))
+                tick(1)
+            known[size, stride] = torch.tensor(found)
+        return known[size, stride]
+
+    def _whole(self, pictures: PictureSet, size: float, stride: float) -> Tensor:
+        return look(pictures, self.encoder, size, stride, lambda i, x: None).rows.mean(1)
+
+
+def judge(
+    finder: type[Finder], bench: Bench, settings: Any, tick: Callable[[int], None] = lambda n: None
+) -> dict[str, Any]:
+    """One row: what of the planted things was found (``recall``), how much of what was found was planted
+    (``precision``), where it is (``iou``), whether importance orders them as taking them away does (``rank``), and how
+    many objects got their name (``named``)."""
+    begun = time.perf_counter()
+    search = Search(None, None, settings, bench.seed, finder.name, False, bench.planted.pictures, bench.encoder,
+                    bench.words)  # fmt: skip
+    found = finder.find(search)
+    seconds = time.perf_counter() - begun
+    effects = bench.effects(settings.crop, settings.stride, tick)
+    return {"finder": finder.name, **figures(found, bench.planted, effects), "seconds": round(seconds, 2)}
+
+
+def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
+    """The columns of ``judge``."""
+    truths = {**planted.truths, **_in_styles(planted)}
+    names, n = list(truths), len(planted.truths)
+    if not found.concepts:
+        return {"recall": 0.0, "precision": 0.0, "iou": 0.0, "rank": 0.0, "named": 0.0, "shown": 0}
+    areas = torch.stack(
+        [torch.tensor([area(one.scores, truth) for truth in truths.values()]) for one in found.concepts]
+    )
+    best = areas[:, :n].max(0)
+    right = areas.amax(1) >= RIGHT
+    # Each concept speaks for what it tells best; one in a style for its object.
+    spoken = torch.zeros(n)
+    for row, one in enumerate(found.concepts):
+        if right[row]:
+            spoken[names.index(names[int(areas[row].argmax())].split(",")[0])] += one.importance
+    chosen = [found.concepts[i] for i in best.indices.tolist()]
+    overlaps = [overlap(one, planted.masks[name], planted.truths[name]) for one, name in zip(chosen, names)]
+    called = [
+        names[i] == one.words[0][0] if one.words else False for i, one in enumerate(chosen) if names[i] in OBJECTS
+    ]
+    return {
+        "recall": round(float((best.values >= RIGHT).float().mean()), 3),
+        "precision": round(float(right.float().mean()), 3),
+        "iou": round(sum(overlaps) / n, 3), "rank": round(rank(spoken, effects.abs()), 3),
+        "named": round(sum(called) / len(called), 3), "shown": len(found.concepts),
+        **{f"area_{name}": round(float(value), 3) for name, value in zip(names, best.values)},
+    }  # fmt: skip
+
+
+def _in_styles(planted: Planted) -> dict[str, Tensor]:
+    mono = planted.truths["mono"]
+    return {f"{name},{style}": planted.truths[name] & there for name in OBJECTS
+            for style, there in (("mono", mono), ("noto", ~mono))}  # fmt: skip
+
+
+def area(scores: Tensor, truth: Tensor) -> float:
+    """Under the ROC curve, ties counted half; 0.5 where there is nothing to tell."""
+    yes, no = scores[truth], scores[~truth]
+    if not len(yes) or not len(no):
+        return 0.5
+    above = (yes[:, None] > no[None, :]).float() + 0.5 * (yes[:, None] == no[None, :]).float()
+    return float(above.mean())
+
+
+def overlap(one: FoundConcept, masks: Tensor, there: Tensor) -> float:
+    """Intersection over union of where a concept is, more than half as much as anywhere in the picture, with where the
+    thing is; mean over the pictures that have it."""
+    maps = F.interpolate(one.maps[there][:, None], (SIDE, SIDE), mode="bilinear")[:, 0]
+    high = maps.flatten(1).amax(1)[:, None, None]
+    seen = (maps > high / 2) & (high > 1e-9)
+    both, either = (seen & masks[there]).flatten(1).sum(1), (seen | masks[there]).flatten(1).sum(1)
+    return float((both / either.clamp(min=1)).mean())
+
+
+def rank(one: Tensor, other: Tensor) -> float:
+    """Spearman's correlation, ties at their mean rank; 0 where one of them is the same everywhere."""
+    ranks = [_ranks(values) for values in (one, other)]
+    moved = [each - each.mean() for each in ranks]
+    size = moved[0].norm() * moved[1].norm()
+    return float((moved[0] * moved[1]).sum() / size) if float(size) > 0 else 0.0
+
+
+def _ranks(values: Tensor) -> Tensor:
+    below = (values[:, None] > values[None, :]).float().sum(1)
+    same = (values[:, None] == values[None, :]).float().sum(1)
+    return below + (same - 1) / 2

@@ -1,0 +1,60 @@
+"""Pictures to look through: a folder's, sorted into folders or not, or what a model draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import PolicyError
+from ..files.pictures import SUFFIXES, open_picture
+from ..finder import PictureSet
+from ..measuring.samples import Recipe, make_once
+from ..measuring.suite import Sample
+
+SIDE = 128  # pixels that a picture is kept with: crops of a third are as large as small encoders read
+FIRST_SEED = 60_000_000  # far from those that anything is judged with
+
+
+def read_folder(folder: Path, tick: Callable[[int], None] = lambda n: None, side: int = SIDE) -> PictureSet:
+    """PNG, JPEG, WebP and BMP files of a folder, each cut to its middle square. Where pictures lie in folders below it,
+    those are their classes.
+
+    Raises PolicyError for a folder without pictures, or with some sorted and some not.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise PolicyError(f"--pictures {folder}: no such folder")
+    files = sorted(one for one in folder.rglob("*") if one.suffix.lower() in SUFFIXES)
+    if not files:
+        empty = sorted(one.name for one in folder.iterdir() if one.is_dir())
+        told = f"; there are folders, {', '.join(empty[:5])}, and nothing in them" if empty else ""
+        raise PolicyError(f"--pictures {folder}: no PNG, JPEG, WebP or BMP in it{told}")
+    classes = [one.relative_to(folder).parts[0] if one.parent != folder else "" for one in files]
+    if "" in classes and set(classes) != {""}:
+        raise PolicyError(
+            f"--pictures {folder}: some pictures are in folders and some are not: sort all of them, or none"
+        )
+    for one in sorted(path.name for path in folder.iterdir() if path.is_dir() and set(classes) != {""}):
+        if one not in classes and not one.startswith("."):
+            raise PolicyError(f"--pictures {folder}: class '{one}' has no pictures: add some, or delete its folder")
+    pixels = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
+    for i, file in enumerate(files):
+        fitted = ImageOps.fit(open_picture(file), (side, side), Image.Resampling.LANCZOS)
+        pixels[i] = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+        tick(1)
+    return PictureSet(pixels, [str(one.relative_to(folder)) for one in files], classes)
+
+
+def draw(
+    pipe: Any, prompts: Sequence[str], count: int, recipe: Recipe, tick: Callable[[int], None] = lambda n: None
+) -> PictureSet:
+    """``count`` pictures that a model draws, its prompts in turn; they are kept, and not drawn again."""
+    samples = [Sample(prompts[i % len(prompts)], FIRST_SEED + i, "object", "") for i in range(count)]
+    made = make_once(pipe, samples, recipe, tick)
+    return PictureSet(made.pixels, [f"{i:03} {one.prompt}" for i, one in enumerate(samples)], [""] * count)

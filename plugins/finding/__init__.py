@@ -1,0 +1,1 @@
+"""Finders: which concepts pictures show, where, and how much each matters."""

@@ -1,0 +1,133 @@
+"""Extraction: rows of activations as sums of a few directions, rows ≈ amounts · directions.
+
+Four ways that differ in what they ask of the two (Fel et al., 2023): `nmf` that neither is negative, `kmeans` that one
+amount of each row is one and the others nothing, `pca` that directions are at right angles, `random` nothing at all: it
+is the control. All run where the rows are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SWEEPS = 150
+MOST = 20_000  # rows that directions are learnt from; all others are encoded with them
+TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """directions: [k, width]; encode: rows [n, width] -> amounts [n, k]"""
+
+    directions: Tensor
+    encode: Callable[[Tensor], Tensor]
+
+
+def halves(rows: Tensor) -> Tensor:
+    """Rows with signs as rows without, [n, 2 * width]: what is above zero beside what is below. ``whole`` undoes it."""
+    return torch.cat([rows.clamp(min=0), (-rows).clamp(min=0)], 1)
+
+
+def whole(rows: Tensor) -> Tensor:
+    """[n, width] of halves."""
+    above, below = rows.chunk(2, 1)
+    return above - below
+
+
+def some(rows: Tensor, random: torch.Generator) -> Tensor:
+    """At most ``MOST`` rows, any of them."""
+    if len(rows) <= MOST:
+        return rows
+    return rows[torch.randperm(len(rows), generator=random)[:MOST]]
+
+
+def nmf(rows: Tensor, k: int, random: torch.Generator, tick: Callable[[int, float], None] | None = None) -> Dictionary:
+    """Non-negative matrix factorisation by hierarchical alternating least squares (Cichocki and Phan, 2009).
+
+    rows: [n, width], not negative; k: at most as many directions as there are rows
+    """
+    mine = some(rows, random)
+    k = min(k, len(mine))
+    directions = mine[_spread(mine, k, random)] + TINY
+    amounts = torch.full((len(mine), k), 1.0 / k, device=mine.device)
+    for sweep in range(SWEEPS):
+        _descend(amounts, mine @ directions.T, directions @ directions.T)
+        turned = directions.T.contiguous()
+        _descend(turned, mine.T @ amounts, amounts.T @ amounts)
+        directions = turned.T
+        if tick:
+            tick(sweep, 0.0)
+    lengths = directions.norm(dim=1, keepdim=True)
+    directions = directions[lengths[:, 0] > 1e-6] / lengths[lengths[:, 0] > 1e-6]
+    return Dictionary(directions, lambda given: nnls(given, directions))
+
+
+def nnls(rows: Tensor, directions: Tensor, sweeps: int = 60) -> Tensor:
+    """Amounts [n, k], none negative, with which directions come nearest to rows."""
+    amounts = (rows @ directions.T / directions.square().sum(1).clamp(min=TINY)).clamp(min=0)
+    wanted, gram = rows @ directions.T, directions @ directions.T
+    for _ in range(sweeps):
+        _descend(amounts, wanted, gram)
+    return amounts
+
+
+def _descend(amounts: Tensor, wanted: Tensor, gram: Tensor) -> None:
+    """One sweep over the columns, in place; each is the best that there is for the others as they are."""
+    for j in range(amounts.shape[1]):
+        step = (wanted[:, j] - amounts @ gram[:, j]) / gram[j, j].clamp(min=TINY)
+        amounts[:, j] = (amounts[:, j] + step).clamp(min=0)
+
+
+def _spread(rows: Tensor, k: int, random: torch.Generator) -> Tensor:
+    """Rows to begin with, each likelier the farther it is from those chosen before (k-means++)."""
+    chosen = [int(torch.randint(len(rows), (), generator=random))]
+    far = (rows - rows[chosen[0]]).square().sum(1)
+    for _ in range(k - 1):
+        chance = far.clamp(min=TINY).cpu()
+        chosen.append(int(torch.multinomial(chance, 1, generator=random)))
+        far = torch.minimum(far, (rows - rows[chosen[-1]]).square().sum(1))
+    return torch.tensor(chosen)
+
+
+def kmeans(rows: Tensor, k: int, random: torch.Generator, rounds: int = 30) -> Dictionary:
+    """Clusters on the sphere: a row's amount of the nearest direction is their product, of all others nothing."""
+    mine = F.normalize(some(rows, random), dim=1)
+    centres = mine[_spread(mine, min(k, len(mine)), random)]
+    for _ in range(rounds):
+        own = (mine @ centres.T).argmax(1)
+        sums = torch.zeros_like(centres).index_add_(0, own, mine)
+        centres = torch.where(sums.norm(dim=1, keepdim=True) > TINY, F.normalize(sums, dim=1), centres)
+
+    def encode(given: Tensor) -> Tensor:
+        found = given @ centres.T
+        nearest = found.argmax(1, keepdim=True)
+        return torch.zeros_like(found).scatter_(1, nearest, found.gather(1, nearest).clamp(min=0))
+
+    return Dictionary(centres, encode)
+
+
+def pca(rows: Tensor, k: int, random: torch.Generator) -> Dictionary:
+    """Principal axes, each in both directions: what is on one side of the mean is another concept than what is on the
+    other."""
+    mine = some(rows, random)
+    axes = torch.linalg.svd(mine - mine.mean(0), full_matrices=False).Vh[: (k + 1) // 2]
+    return _both_sides(torch.cat([axes, -axes])[:k])
+
+
+def random_directions(rows: Tensor, k: int, random: torch.Generator) -> Dictionary:
+    """The control: any directions, as wide in each as the rows are."""
+    spread = (rows - rows.mean(0)).std(0)
+    return _both_sides(F.normalize(torch.randn(k, rows.shape[1], generator=random) * spread, dim=1))
+
+
+def _both_sides(directions: Tensor) -> Dictionary:
+    return Dictionary(directions, lambda given: (given @ directions.T).clamp(min=0))
+
+
+EXTRACTIONS: Mapping[str, Callable[..., Dictionary]] = {
+    "nmf": nmf, "kmeans": kmeans, "pca": pca, "random": random_directions,
+}  # fmt: skip

@@ -1,0 +1,67 @@
+"""One frame for finders: any extraction beside any importance (Fel et al., 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from conceptguard.finder import Found, Search
+from conceptguard.markers import hookimpl
+
+from .dictionaries import EXTRACTIONS, Dictionary, halves, whole
+from .found import Looking, Seen, concepts, parts, see, shares, told
+from .importance import IMPORTANCES
+
+SIGNED = ("kmeans", "pca", "random")
+
+
+class LensFindSettings(Looking):
+    """extraction: nmf, kmeans, pca or random; importance: sobol, left_out or gradient_input"""
+
+    extraction: Literal["nmf", "kmeans", "pca", "random"] = "nmf"
+    importance: Literal["sobol", "left_out", "gradient_input"] = "sobol"
+
+
+class Lens:
+    """Pictures: names what they have in common, by an extraction and an importance of your choice."""
+
+    name: ClassVar[str] = "lens"
+    looks_at: ClassVar[str] = "pictures"
+    FindSettings: ClassVar[Any] = LensFindSettings
+
+    @hookimpl
+    @classmethod
+    def finders(cls) -> list[Any]:
+        """A class named in an entry point offers itself."""
+        return [cls]
+
+    @classmethod
+    def find(cls, search: Search) -> Found:
+        """Raises PolicyError for pictures of which nothing can be told."""
+        s = search.settings
+        seen = see(search)
+        amounts, directions = extract(seen, s.extraction, s.concepts)
+        added = parts(seen, amounts, directions)
+        importance, about = shares(seen, IMPORTANCES[s.importance](added, search.seed))
+        found = concepts(seen, amounts, importance, about)
+        error = reconstruction_error(seen.rows, amounts, directions)
+        return told(seen, found, f"by {s.extraction} and {s.importance}", reconstruction_error=error)
+
+
+def extract(seen: Seen, how: str, k: int, tick: Callable[[int, float], None] | None = None) -> tuple[Tensor, Tensor]:
+    """Amounts [crops, k] and directions [k, width] in the encoder's space."""
+    random = torch.Generator().manual_seed(seen.search.seed)
+    signed = how in SIGNED
+    rows = seen.rows - seen.rows.mean(0)
+    given = rows if signed else halves(rows)
+    made: Dictionary = EXTRACTIONS[how](given, k, random, *([tick] if tick and how == "nmf" else []))
+    return made.encode(given), made.directions if signed else whole(made.directions)
+
+
+def reconstruction_error(rows: Tensor, amounts: Tensor, directions: Tensor) -> float:
+    """What is left of the rows' distances from their mean, relative, 0 to 1 and above."""
+    moved = rows - rows.mean(0)
+    return round(float((moved - amounts @ directions).norm() / moved.norm().clamp(min=1e-12)), 4)

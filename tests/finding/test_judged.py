@@ -1,0 +1,76 @@
+"""The bench that judges finders: what is planted is there, what is taken away is gone, and each column can fail."""
+
+from __future__ import annotations
+
+import torch
+from small_planted import encoder, found, oracle, planted, search
+
+from conceptguard.finder import Found
+from conceptguard.finding import judged
+from conceptguard.finding.planted import FIRST, GUARDED, KEPT, OBJECTS, SIDE
+from conceptguard.plugins import offers
+
+
+def test_planted_things_are_where_they_are_said_to_be() -> None:
+    it = planted()
+    assert set(it.truths) == {*OBJECTS, "mono", "tint", "mark"} and len(it.pictures) == 48
+    assert [one == GUARDED for one in it.pictures.classes] == it.truths[FIRST].tolist()
+    assert set(it.pictures.classes) == {GUARDED, KEPT}
+    for name, there in it.truths.items():
+        assert torch.equal(it.masks[name].flatten(1).any(1), there), name
+        changed = (it.without(name).pixels != it.pictures.pixels).any(1)
+        assert torch.equal(changed.flatten(1).any(1), there), f"{name} is taken from the pictures that have it alone"
+        if name not in ("mono", "tint"):
+            outside = changed & ~it.masks[name]
+            # A soft edge is thinner than what counts as the thing.
+            assert float(outside.float().sum() / it.masks[name].float().sum()) < 0.35, name
+
+
+def test_the_judge_sees_what_was_planted() -> None:
+    """An oracle has every column at its top, and one that says anything of any picture has none."""
+    it = planted()
+    effects = torch.tensor([float(i) for i in range(len(it.truths))])
+    known = [oracle(it.truths[n], it.masks[n], n, float(effects[i])) for i, n in enumerate(it.truths)]
+    row = judged.figures(Found([], concepts=known), it, effects)
+    assert row["recall"] == row["precision"] == row["named"] == 1.0 and row["rank"] > 0.99 and row["iou"] > 0.5
+    turned = judged.figures(Found([], concepts=known), it, -effects.flip(0).cumsum(0))
+    assert turned["rank"] < 0.9, "importance in another order than what taking away does"
+    mixed = torch.Generator().manual_seed(1)
+    guessed = [oracle(torch.rand(48, generator=mixed), it.masks["mark"].flip(2), "cat", 1.0) for _ in range(20)]
+    row = judged.figures(Found([], concepts=guessed), it, effects)
+    assert row["recall"] <= 0.1 and row["precision"] <= 0.1 and row["named"] == 0.0 and row["iou"] < 0.2
+    assert judged.figures(Found([]), it, effects)["recall"] == 0.0
+
+
+def test_areas_and_ranks() -> None:
+    truth = torch.tensor([True, True, False, False])
+    assert judged.area(torch.tensor([3.0, 2.0, 1.0, 0.0]), truth) == 1.0
+    assert judged.area(torch.tensor([0.0, 0.0, 0.0, 0.0]), truth) == 0.5
+    assert judged.area(torch.tensor([0.0, 1.0, 2.0, 3.0]), truth) == 0.0
+    assert judged.rank(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([2.0, 3.0, 4.0])) > 0.999
+    assert judged.rank(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([2.0, 3.0, 4.0])) == 0.0
+
+
+def test_taking_away_what_is_guarded_moves_the_decision_most() -> None:
+    """Of everything planted, the object that the classes are about, and the mark that goes with it."""
+    bench = judged.Bench(planted(), encoder(), [])
+    s = search("craft").settings
+    effects = dict(zip(planted().truths, bench.effects(s.crop, s.stride).tolist()))
+    assert max(effects, key=lambda name: abs(effects[name])) in (FIRST, "mark")
+    assert effects[FIRST] > 0
+
+
+def test_finders_find_more_than_those_that_know_nothing() -> None:
+    it, effects = planted(), torch.ones(len(planted().truths))
+    rows = {name: judged.figures(found(name), it, effects) for name in ("craft", "random_directions")}
+    assert rows["craft"]["recall"] >= rows["random_directions"]["recall"] + 0.3
+    assert rows["craft"]["precision"] >= rows["random_directions"]["precision"] + 0.2
+    assert rows["craft"]["named"] > rows["random_directions"]["named"]
+
+
+def test_maps_are_of_the_whole_picture() -> None:
+    for name in ("craft", "dn_cbm", "lens"):
+        one = offers("finders")[name].find(search(name, concepts=4)).concepts[0]
+        assert (
+            one.maps.shape == (48, 16, 16) and one.scores.shape == (48,) and planted().pictures.pixels.shape[-1] == SIDE
+        )
