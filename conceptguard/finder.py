@@ -102,6 +102,7 @@ class Finder(Protocol):
     name: ClassVar[str]
     FindSettings: ClassVar[type[BaseModel]]
     looks_at: ClassVar[str]  # "pictures" or "model"; without it, a model
+    compares: ClassVar[bool]  # two sets of pictures, and finds nothing that both show alike; by default not
 
     @classmethod
     def find(cls, search: Search) -> Found:

@@ -334,6 +334,22 @@ def neurons_table(results: list[Result]) -> str:
     return "\n\n".join([markdown(["", *names.values()], judged), *told])
 
 
+def finding_table(results: list[Result]) -> str:
+    """What finders find of what was planted."""
+    columns = {
+        "recall": "planted things found", "styles": "objects found in a style",
+        "precision": "concepts that were planted",
+        "iou": "where", "rank": "importance", "named": "objects named",
+    }  # fmt: skip
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [f"control: `{row['finder']}`" if row["control"] else f"`{row['finder']}`",
+         *(f"{row[key]:.2f}" for key in columns), str(row["shown"]), f"{row['seconds']:.1f}"]
+        for row in sorted(rows, key=lambda row: row["control"])
+    ]  # fmt: skip
+    return markdown(["", *columns.values(), "shown", "seconds"], table)
+
+
 def faults_table(results: list[Result]) -> str:
     """Faults that were tried, and what they did: of a kind whose test failed, none counts as survived."""
     rows = [row for result in results for row in result["rows"]]

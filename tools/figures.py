@@ -30,6 +30,7 @@ from tools.figure_tables import (
     disguises_table,
     eval_table,
     faults_table,
+    finding_table,
     fuzz_table,
     gates_table,
     half_words_table,
@@ -160,6 +161,7 @@ FIGURES = {
         classifier_table, "two minutes",
     ),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),
+    "finding": Figure(("conceptguard eval --suite finding",), finding_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "promises": Figure(

@@ -10,7 +10,7 @@ import typer
 
 FINDING = "finding"
 CONTROLS = ("pca", "random_directions")
-COLUMNS = ["finder", "recall", "precision", "iou", "rank", "named", "shown", "seconds", "passes"]
+COLUMNS = ["finder", "recall", "styles", "precision", "iou", "rank", "named", "shown", "seconds", "passes"]
 
 
 def eval_finding(
@@ -34,7 +34,8 @@ def eval_finding(
     for name in finders:
         if name not in known:
             raise PolicyError(f"no finder '{name}' that looks at pictures: there are {', '.join(known)}")
-    chosen = list(dict.fromkeys([*(finders or known), *CONTROLS]))
+    finding = [name for name, one in known.items() if not getattr(one, "compares", False)]
+    chosen = list(dict.fromkeys([*(finders or finding), *CONTROLS]))
     read = {name: read_options(known[name].FindSettings, settings if name in finders else {}, f"finding with {name}")
             for name in chosen}  # fmt: skip
     pipe = drawing("emoji-sd", device)

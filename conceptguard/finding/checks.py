@@ -60,8 +60,18 @@ def check(finder: type[Finder], search: Search, found: Found, rows: Tensor) -> C
 
 
 def present(concept: FoundConcept) -> Tensor:
-    """In which pictures it is: more than half as much of it as anywhere, [n] of bool."""
-    return concept.scores > concept.scores.max() / 2
+    """In which pictures it is, [n] of bool."""
+    return concept.scores > split(concept.scores)
+
+
+def split(scores: Tensor) -> float:
+    """Where scores [n] fall into two groups that differ most, each even within itself (Otsu, 1979)."""
+    ordered = scores.sort().values.double()
+    n = torch.arange(1, len(ordered))
+    low = ordered.cumsum(0)[:-1] / n
+    high = (ordered.sum() - ordered.cumsum(0)[:-1]) / (len(ordered) - n)
+    at = int((n * (len(ordered) - n) * (high - low).square()).argmax())
+    return float((ordered[at] + ordered[at + 1]) / 2)
 
 
 def _agreement(finder: type[Finder], search: Search, pictures: PictureSet) -> float | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LEAST = 8  # pictures; of fewer, what they have in common is what any of them shows
 CELLS = 16  # a side of a map
 AT_ONCE = 16  # pictures
+FLAT = 12  # of 255: a picture that varies less in every colour shows nothing
 
 # What was read of pictures, for as long as they are there: finders that are compared look at the same.
 _read: WeakKeyDictionary[PictureSet, dict[tuple[int, float, float], Crops]] = WeakKeyDictionary()
@@ -63,6 +64,13 @@ def look(
     A crop is held as one row of the encoder's width; pixels of ``AT_ONCE`` pictures at a time.
     """
     check(pictures)
+    return read(pictures, encoder, size, stride, tick)
+
+
+def read(
+    pictures: PictureSet, encoder: PictureEncoder, size: float, stride: float, tick: Callable[[int, float], None]
+) -> Crops:
+    """The same of pictures that nothing need be told of."""
     known, key = _read.setdefault(pictures, {}), (id(encoder), size, stride)
     if key in known:
         return known[key]
@@ -103,6 +111,13 @@ def check(pictures: PictureSet) -> None:
     n = len(pictures)
     if n < LEAST:
         raise PolicyError(f"{n} pictures: give {LEAST} or more: what a few have in common is anything that they show")
+    pixels = pictures.pixels.float().flatten(2)
+    shows = int(((pixels.amax(2) - pixels.amin(2)).amax(1) > FLAT).sum())
+    if shows < LEAST:
+        raise PolicyError(
+            f"of {n} pictures {shows} show anything, the others are of one colour all over: give {LEAST} or more that "
+            "do, or a concept would be made up"
+        )
     different = len({bytes(one.flatten().tolist()) for one in _small(pictures.pixels)})
     if different < LEAST:
         raise PolicyError(

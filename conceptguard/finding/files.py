@@ -14,7 +14,7 @@ from ..files.paths import slug
 from ..plugins import method
 from ..registry import Artifact, write_artifact
 from ..version import __version__
-from .checks import present
+from .checks import present, split
 
 if TYPE_CHECKING:
     from ..finder import FoundConcept, PictureSet
@@ -46,7 +46,7 @@ def write_probe(
     do not. Raises PolicyError where there are too few of either, ArtifactError where they cannot be told apart.
     """
     with_it = present(one)
-    without = one.scores < one.scores.max() / 4
+    without = one.scores < split(one.scores) / 2
     if int(with_it.sum()) < FEWEST or int(without.sum()) < FEWEST:
         raise PolicyError(
             f"'{one.name}' is in {int(with_it.sum())} pictures and clearly not in {int(without.sum())}: a probe learns "

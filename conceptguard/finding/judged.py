@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..finder import PictureSet, Search
-from .crops import look, part
+from .crops import part, read
 from .decides import decides
 from .planted import OBJECTS, SIDE, Planted
 
@@ -56,15 +56,18 @@ class Bench:
         return known[size, stride]
 
     def _whole(self, pictures: PictureSet, size: float, stride: float) -> Tensor:
-        return look(pictures, self.encoder, size, stride, lambda i, x: None).rows.mean(1)
+        return read(pictures, self.encoder, size, stride, lambda i, x: None).rows.mean(1)
 
 
 def judge(
     finder: type[Finder], bench: Bench, settings: Any, tick: Callable[[int], None] = lambda n: None
 ) -> dict[str, Any]:
-    """One row: what of the planted things was found (``recall``), how much of what was found was planted
-    (``precision``), where it is (``iou``), whether importance orders them as taking them away does (``rank``), and how
-    many objects got their name (``named``)."""
+    """One row.
+
+    recall: the share of planted things that a concept tells; styles: the same of the objects in each of their styles
+    precision: the share of concepts that tell something planted; iou: where it is; named: objects called by their name
+    rank: whether importance orders planted things as really taking them away does
+    """
     begun = time.perf_counter()
     search = Search(None, None, settings, bench.seed, finder.name, False, bench.planted.pictures, bench.encoder,
                     bench.words)  # fmt: skip
@@ -79,7 +82,7 @@ def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
     truths = {**planted.truths, **_in_styles(planted)}
     names, n = list(truths), len(planted.truths)
     if not found.concepts:
-        return {"recall": 0.0, "precision": 0.0, "iou": 0.0, "rank": 0.0, "named": 0.0, "shown": 0}
+        return {"recall": 0.0, "styles": 0.0, "precision": 0.0, "iou": 0.0, "rank": 0.0, "named": 0.0, "shown": 0}
     areas = torch.stack(
         [torch.tensor([area(one.scores, truth) for truth in truths.values()]) for one in found.concepts]
     )
@@ -90,6 +93,7 @@ def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
     for row, one in enumerate(found.concepts):
         if right[row]:
             spoken[names.index(names[int(areas[row].argmax())].split(",")[0])] += one.importance
+    in_styles = areas[:, n:].amax(0) >= RIGHT
     chosen = [found.concepts[i] for i in best.indices.tolist()]
     overlaps = [overlap(one, planted.masks[name], planted.truths[name]) for one, name in zip(chosen, names)]
     called = [
@@ -97,6 +101,7 @@ def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
     ]
     return {
         "recall": round(float((best.values >= RIGHT).float().mean()), 3),
+        "styles": round(float(in_styles.float().mean()), 3),
         "precision": round(float(right.float().mean()), 3),
         "iou": round(sum(overlaps) / n, 3), "rank": round(rank(spoken, effects.abs()), 3),
         "named": round(sum(called) / len(called), 3), "shown": len(found.concepts),

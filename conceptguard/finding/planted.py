@@ -166,10 +166,10 @@ def _mark() -> Tensor:
 def _less(scene: Scene, name: str) -> Scene:
     if name in OBJECTS:
         return replace(scene, objects=tuple(one for one in scene.objects if one[0] != name))
-    if name == "mono":
+    if name == "mono" and scene.style == "mono":
         # The sprites of the other style, as far as there are as many.
         return replace(scene, style=STYLES[0], objects=tuple((n, 0, x, y) for n, _, x, y in scene.objects))
-    return replace(scene, tinted=False) if name == "tint" else replace(scene, marked=None)
+    return replace(scene, tinted=scene.tinted and name != "tint", marked=None if name == "mark" else scene.marked)
 
 
 def _bytes(pixels: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ class CraftFindSettings(Looking):
     pieces: into how many
     """
 
-    recurse: int = Field(default=3, ge=0)
+    concepts: int = Field(default=26, ge=1)  # with their pieces no more than are shown
+    recurse: int = Field(default=2, ge=0)
     before: int = Field(default=1, ge=1)
     pieces: int = Field(default=3, ge=2)
 

@@ -14,18 +14,16 @@ from conceptguard.finder import Found, Search
 from conceptguard.markers import hookimpl
 
 from .found import Looking, Seen, concepts, see, shares, told
-from .lens import reconstruction_error
 from .sae import train
 
 
 class DnCbmFindSettings(Looking):
-    """atoms: directions of the autoencoder, as a multiple of ``concepts``
-    few: how many of them a crop is a sum of
-    steps: of its training
+    """few: how many concepts a crop is a sum of
+    steps: of the autoencoder's training
     probe_steps, sparsity: of the probe, whose weights are drawn to zero
     """
 
-    atoms: int = Field(default=2, ge=1)
+    concepts: int = Field(default=24, ge=1)
     few: int = Field(default=3, ge=1)
     steps: int = Field(default=1200, ge=1)
     probe_steps: int = Field(default=300, ge=1)
@@ -52,15 +50,13 @@ class DnCbm:
         seen = see(search)
         random = torch.Generator().manual_seed(search.seed)
         with search.bar(s.steps, ", discovering") as tick:
-            model = train(seen.rows, s.atoms * s.concepts, s.few, s.steps, random, tick)
+            model = train(seen.rows, s.concepts, s.few, s.steps, random, tick)
         amounts, directions = model.codes(seen.rows), model.directions()
         names = [seen.names.of(seen.names.centre + row) for row in directions]
         importance, about, right = _decided(seen, amounts, s)
-        # Where nothing is to be decided, a concept matters as far as pictures are told apart by it.
-        kept = importance.argsort(descending=True)[: s.concepts]
-        found = concepts(seen, amounts[:, kept], importance[kept], [about[i] for i in kept.tolist()],
-                         words=[names[i] for i in kept.tolist()])  # fmt: skip
-        error = reconstruction_error(seen.rows, amounts, directions)
+        found = concepts(seen, amounts, importance, about, words=names)
+        left = seen.rows - model(seen.rows)[1]
+        error = round(float(left.norm() / (seen.rows - seen.rows.mean(0)).norm()), 4)
         return told(seen, found, "by a sparse autoencoder, words and a linear probe", reconstruction_error=error,
                     probe_accuracy=right)  # fmt: skip
 
@@ -70,6 +66,7 @@ def _decided(seen: Seen, amounts: Tensor, settings: Any) -> tuple[Tensor, list[s
     not learn from."""
     most = seen.by_picture(amounts).amax(1)
     if not seen.decides.classes:
+        # Where nothing is to be decided, a concept matters as far as pictures are told apart by it.
         spread = (most.std(0) * (most > 0).any(0)).clamp(min=0)
         return spread / spread.sum().clamp(min=1e-12), [""] * len(spread), None
     assert seen.search.pictures is not None

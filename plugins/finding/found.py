@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conceptguard.errors import PolicyError
 from conceptguard.finder import Found, FoundConcept, Search
+from conceptguard.finding.checks import present
 from conceptguard.finding.crops import Crops, look
 from conceptguard.finding.decides import Decides, decides
 from conceptguard.finding.naming import Names, distinct, nearest_crops
@@ -30,7 +31,7 @@ class Looking(Settings):
     crop: side of a crop as a share of the picture's; stride: from one crop to the next, as a share of a crop
     """
 
-    concepts: int = Field(default=20, ge=1)
+    concepts: int = Field(default=32, ge=1)
     shown: int = Field(default=MOST_SHOWN, ge=1, le=MOST_SHOWN)
     crop: float = Field(default=0.375, gt=0.05, le=1)
     stride: float = Field(default=0.34, gt=0.05, le=1)
@@ -118,7 +119,7 @@ def told(seen: Seen, found: Sequence[FoundConcept], how: str, **figures: Any) ->
     """Rows for a table, in the order of concepts."""
     rows = [
         {"concept": one.name, "importance": round(one.importance, 4), "about": one.about, "part_of": one.part_of,
-         "pictures": int((one.scores > one.scores.max() / 2).sum()),
+         "pictures": int(present(one).sum()),
          "words": ", ".join(word for word, _ in one.words[:3])}
         for one in found
     ]  # fmt: skip

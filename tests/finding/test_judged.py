@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from small_planted import encoder, found, oracle, planted, search
 
 from conceptguard.finder import Found
 from conceptguard.finding import judged
 from conceptguard.finding.planted import FIRST, GUARDED, KEPT, OBJECTS, SIDE
-from conceptguard.plugins import offers
 
 
 def test_planted_things_are_where_they_are_said_to_be() -> None:
@@ -18,8 +18,9 @@ def test_planted_things_are_where_they_are_said_to_be() -> None:
     assert set(it.pictures.classes) == {GUARDED, KEPT}
     for name, there in it.truths.items():
         assert torch.equal(it.masks[name].flatten(1).any(1), there), name
-        changed = (it.without(name).pixels != it.pictures.pixels).any(1)
-        assert torch.equal(changed.flatten(1).any(1), there), f"{name} is taken from the pictures that have it alone"
+        without = it.without(name).pixels.short()
+        assert torch.equal((without != it.pictures.pixels.short()).flatten(1).any(1), there), f"{name}: and no others"
+        changed = ((without - it.pictures.pixels.short()).abs() > 40).any(1)
         if name not in ("mono", "tint"):
             outside = changed & ~it.masks[name]
             # A soft edge is thinner than what counts as the thing.
@@ -33,8 +34,8 @@ def test_the_judge_sees_what_was_planted() -> None:
     known = [oracle(it.truths[n], it.masks[n], n, float(effects[i])) for i, n in enumerate(it.truths)]
     row = judged.figures(Found([], concepts=known), it, effects)
     assert row["recall"] == row["precision"] == row["named"] == 1.0 and row["rank"] > 0.99 and row["iou"] > 0.5
-    turned = judged.figures(Found([], concepts=known), it, -effects.flip(0).cumsum(0))
-    assert turned["rank"] < 0.9, "importance in another order than what taking away does"
+    turned = judged.figures(Found([], concepts=known), it, effects.flip(0))
+    assert turned["rank"] < -0.9, "importance in another order than what taking away does"
     mixed = torch.Generator().manual_seed(1)
     guessed = [oracle(torch.rand(48, generator=mixed), it.masks["mark"].flip(2), "cat", 1.0) for _ in range(20)]
     row = judged.figures(Found([], concepts=guessed), it, effects)
@@ -51,6 +52,7 @@ def test_areas_and_ranks() -> None:
     assert judged.rank(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([2.0, 3.0, 4.0])) == 0.0
 
 
+@pytest.mark.slow
 def test_taking_away_what_is_guarded_moves_the_decision_most() -> None:
     """Of everything planted, the object that the classes are about, and the mark that goes with it."""
     bench = judged.Bench(planted(), encoder(), [])
@@ -70,7 +72,7 @@ def test_finders_find_more_than_those_that_know_nothing() -> None:
 
 def test_maps_are_of_the_whole_picture() -> None:
     for name in ("craft", "dn_cbm", "lens"):
-        one = offers("finders")[name].find(search(name, concepts=4)).concepts[0]
+        one = found(name, concepts=4).concepts[0]
         assert (
             one.maps.shape == (48, 16, 16) and one.scores.shape == (48,) and planted().pictures.pixels.shape[-1] == SIDE
         )

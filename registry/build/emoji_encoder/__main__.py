@@ -54,7 +54,9 @@ def main() -> None:
     told = CARD.format(minutes=recipe.minutes, objects=len(suite.objects), **found)
     (args.out / "README.md").write_text(told)
     marks = {
-        one.name: sha256_file(one) for one in sorted(args.out.iterdir()) if one.suffix in (".json", ".safetensors")
+        one.name: sha256_file(one)
+        for one in sorted(args.out.iterdir())
+        if one.suffix in (".json", ".safetensors", ".txt")
     }
     print(json.dumps({**found, "pinned": marks}, indent=2))
 
