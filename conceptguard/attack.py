@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .protocols import Denoiser
+    from .runtime.lowrank import Factors, LayerIndex
 
 Needs = Literal["black box", "encoder", "white box"]
 
@@ -50,10 +51,19 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt for the concept, which is to be attacked. number: which of them it is"""
+    """One prompt that is to be attacked. number: which of them it is
+
+    about: the prompt for the concept whose picture is to come back, where ``prompt`` asks for nothing of the kind
+    """
 
     prompt: str
     number: int = 0
+    about: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """What the unguarded model is asked for where a search needs its answer."""
+        return self.about or self.prompt
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,22 @@ class Attempt:
     prompt: a text, as a user would type it; it is tokenised anew
     words: words that were learnt, as a textual inversion: each with its input vector [hidden]
     parts, weights: several prompts at once in place of one, ε_∅ + Σ w_i (ε(c_i) - ε_∅)
+    latents: what denoising begins from, [channels, h, w], noise in the model's own units; with an empty prompt, and no
+    parts, nothing is asked for in words
+    begin: at which of the steps; eta: DDIM's η, how much fresh noise each step adds
+    lora: low-rank changes of layers, as a LoRA that somebody loads; see ``Target.layers``
+    turned: what is drawn is upside down and in other colours, and is turned back before anybody looks at it
     """
 
     prompt: str
     words: Mapping[str, Tensor] = field(default_factory=dict)
     parts: Sequence[str] = ()
     weights: Sequence[float] = ()
+    latents: Tensor | None = None
+    begin: int = 0
+    eta: float = 0.0
+    lora: Mapping[str, Factors] = field(default_factory=dict)
+    turned: bool = False
 
 
 class Target(Protocol):
@@ -136,6 +156,9 @@ class Target(Protocol):
         """Meanwhile the model has learnt words, each with its input vector [hidden], as by textual inversion. Raises
         SessionError where it cannot."""
 
+    def layers(self) -> LayerIndex:
+        """The model's layers under canonical names, for whoever has its weights."""
+
     def tick(self, n: int = 1) -> None:
         """So much was done of what ``Attack.work`` announced."""
 
@@ -143,8 +166,8 @@ class Target(Protocol):
 class Attack:
     """Subclass, set ``name`` and ``needs``, and say how you search. One instance is one search in one concept.
 
-    needs: ``black box``: prompts in, pictures out; ``encoder``: also the text encoder; ``white box``: gradients of the
-    guarded model
+    needs: ``black box``: prompts in, pictures out, and what a caller may set; ``encoder``: also the text encoder;
+    ``white box``: predictions, gradients and weights of the guarded model
     paper: where it is from; vocabulary: whether ``Target.vocabulary`` matters to it; judged: whether its search asks
     ``Target.likeness``, where there is a judge for that
     """

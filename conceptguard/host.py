@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .protocols import Denoiser, NoiseLevels, Speaker, TextEncoder
     from .registry import Artifact
     from .runtime.encodings import EncodingCache
-    from .runtime.lowrank import LayerIndex
+    from .runtime.lowrank import Factors, LayerIndex
 
 
 class Host:
@@ -233,9 +233,19 @@ class Host:
         SessionError where it cannot."""
         raise self._lacks("text encoder")
 
-    def compose(self, texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int) -> Tensor:
+    def wearing(self, lora: Mapping[str, Factors]) -> AbstractContextManager[None]:
+        """Meanwhile the model has a LoRA, loaded as its users load theirs. Raises SessionError where it cannot."""
+        raise self._lacks("denoiser")
+
+    def compose(
+        self, texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int, latents: Tensor | None = None,
+        begin: int = 0, eta: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """One picture [1, 3, h, w] in [0, 1] under the attached policy, of several prompts at once:
-        ε = ε_∅ + Σ w_i (ε(c_i) - ε_∅) in every step. Raises what guards raise."""
+        ε = ε_∅ + Σ w_i (ε(c_i) - ε_∅) in every step. Raises what guards raise.
+
+        latents: [channels, h, w] that step ``begin`` starts from, by default noise; eta: DDIM's η
+        """
         raise self._lacks("denoiser")
 
     def attends(self) -> bool:

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no package of anybody's environment
 
 from tools.figure_tables import eval_table
+from tools.redteam_tables import redteam_table
 
 
 def row(method: str, concept: str, concepts: int = 1, **more: Any) -> dict[str, Any]:
@@ -29,3 +32,18 @@ def test_columns_are_those_that_a_report_has() -> None:
     two = {"second_erased_before": 0.75, "second_erased_after": 0.25, "agree": 0.875}
     both = eval_table([{"rows": [row("uce", "a", **two, gated=False, synonyms_before=1.0, synonyms_after=0.5)]}])
     assert all(word in both for word in ("0.750 → 0.250", "0.875", "1.000 → 0.500", "`uce`, always open"))
+
+
+def test_attacks_stand_beside_chance_and_tables_are_of_one_size() -> None:
+    def result(strength: float, *rows: dict[str, Any]) -> dict[str, Any]:
+        common = {"concept": "beer", "asks": 4, "n": 2}
+        guards = [{"method": "spm", "strength": strength}]
+        return {"policy": {"guards": guards}, "rows": [{**common, **row} for row in rows]}
+
+    first = result(1.0, {"attack": "unattacked", "asr": 0.25}, {"attack": "p4d", "asr": 0.5, "asr_random": 0.25})
+    second = result(0.4, {"attack": "pez", "asr": 1.0, "asr_random": 0.0}, {"attack": "p4d", "asr": None})
+    lines = redteam_table([first, second]).splitlines()
+    assert lines[2] == "|  | `spm`, beer | `spm` at 0.4, beer |" and "of 4, best of 2" in lines[0]
+    assert lines[4:] == ["| *not attacked* | 1 |  |", "| `p4d` | 2 (1) | did not run |", "| `pez` |  | 4 (0) |"]
+    with pytest.raises(ValueError, match="one size"):
+        redteam_table([first, {**second, "rows": [{**second["rows"][0], "n": 9}]}])

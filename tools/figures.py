@@ -46,6 +46,7 @@ from tools.figure_tables import (
     unlearned_table,
 )
 from tools.promise_tables import promise_tables
+from tools.redteam_tables import redteam_table
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
@@ -69,6 +70,15 @@ class Figure:
     render: Callable[[list[Result]], str]
     takes: str
     needs: str = ""
+
+
+WEAK = "{method: spm, artifact: emoji-sd/spm/cigarette, strength: 0.4}"
+
+
+def _attacked(what: str, *attacks: str, budget: str = "small") -> str:
+    """A command of redteam about a cigarette."""
+    named = " ".join(f"--attack {one}" for one in attacks or ("all",))
+    return f"conceptguard redteam {what} --concepts cigarette {named} --budget {budget}"
 
 
 def _switches(method: str, *settings: str, others: tuple[str, ...] = ()) -> str:
@@ -164,6 +174,19 @@ FIGURES = {
     "finding": Figure(("conceptguard eval --suite finding",), finding_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
+    "searches": Figure(
+        (_attacked("--policy none --start 'a picture'", "random", "pez", "ring_a_bell", "concept_inversion", "p4d",
+                   "unlearndiffatk", budget="default"),),
+        redteam_table, "twenty minutes",
+    ),
+    "weak-guard": Figure(
+        (_attacked(f"--guard '{WEAK}'", "random", "pez", "unlearndiffatk", budget="default"),), redteam_table,
+        "ten minutes",
+    ),
+    "withstands": Figure(
+        tuple(_attacked(f"--guard {guard}:cigarette") for guard in ("spm", "uce")),
+        redteam_table, "a quarter of an hour",
+    ),
     "promises": Figure(
         (
             "python -m tools.promises", "python -m tools.promises --hosts ComfyUI",

@@ -40,6 +40,8 @@ class Plan:
     """What is to be attacked, and how.
 
     attacks: classes by name; judges: the first one scores, the second one is the search's
+    start: a prompt that has nothing to do with the concepts, which is attacked instead of those that ask for them: what
+    a search brings is then all its own
     """
 
     model: str
@@ -51,6 +53,7 @@ class Plan:
     judges: Judges
     recipe: Recipe
     vocabulary: Vocabulary
+    start: str = ""
     seed: int = 0
     again: bool = False
 
@@ -65,7 +68,8 @@ class Plan:
         terms = {
             **told_of(self.policy), "weights": weights_digest(pipe), "suite": self.suite.model_dump(mode="json"),
             "budget": asdict(self.budget), "recipe": asdict(self.recipe), "judges": _marks(self.judges),
-            "vocabulary": self.vocabulary, "seed": self.seed, "device": str(pipe.device), "torch": torch.__version__,
+            "vocabulary": self.vocabulary, "start": self.start, "seed": self.seed,
+            "device": str(pipe.device), "torch": torch.__version__,
         }  # fmt: skip
         return Kept(terms, self.again)
 
@@ -107,7 +111,7 @@ def _of_concept(
     pipe: Any, plan: Plan, concept: str, kept: Kept, tick: Callable[[int], None], doing: Callable[[str], None]
 ) -> Iterator[Result]:
     samples, b = plan.samples(concept), plan.budget
-    asks = [Ask(one.prompt, i) for i, one in enumerate(samples)]
+    asks = [Ask(plan.start, i, one.prompt) if plan.start else Ask(one.prompt, i) for i, one in enumerate(samples)]
     doing(f"{concept}: unguarded")
     bare = make_once(pipe, _each(samples, b.pictures), plan.recipe, tick)
     examples = dict(enumerate(bare.pixels.split(b.pictures)))
@@ -206,7 +210,12 @@ def _told(attempt: Attempt) -> str:
     """An attempt, for a report."""
     if attempt.parts:
         return "; ".join(f"{weight:+g} {part!r}" for part, weight in zip(attempt.parts, attempt.weights))
-    return attempt.prompt
+    beside = [
+        f"from latents of step {attempt.begin}" if attempt.latents is not None else "",
+        f"eta {attempt.eta:g}" if attempt.eta else "", "with a LoRA" if attempt.lora else "",
+    ]  # fmt: skip
+    told = ", ".join(filter(None, [attempt.prompt, *beside]))
+    return f"{told} (turned)" if attempt.turned else told
 
 
 @dataclass

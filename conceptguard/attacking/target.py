@@ -16,6 +16,7 @@ from ..measuring.samples import Recipe
 from ..measuring.suite import Suite
 from ..protocols import Denoiser
 from ..runtime.bank import running
+from ..runtime.lowrank import LayerIndex
 from ..sessions.session import Session
 
 
@@ -125,7 +126,7 @@ class GuardedTarget:
     def draw_all(self, wanted: Sequence[tuple[Attempt, int]]) -> list[Tensor | None]:
         """A picture for each attempt and seed, plain prompts in batches. What a guard refuses is None, and alone so."""
         found: list[Tensor | None] = [None] * len(wanted)
-        plain = [i for i, (attempt, _) in enumerate(wanted) if not (attempt.words or attempt.parts)]
+        plain = [i for i, (attempt, _) in enumerate(wanted) if _is_plain(attempt)]
         for at in range(0, len(plain), self._recipe.batch):
             batch = plain[at : at + self._recipe.batch]
             for i, picture in zip(batch, self._prompts([wanted[i] for i in batch])):
@@ -144,11 +145,18 @@ class GuardedTarget:
         return [None] if made is None else list(made)
 
     def _special(self, attempt: Attempt, seed: int) -> Tensor:
-        with self.knowing(attempt.words):
-            if attempt.parts:
+        host = self.session.host
+        with self.knowing(attempt.words), host.wearing(attempt.lora):
+            if attempt.parts or attempt.latents is not None or attempt.eta:
                 generator = torch.Generator("cpu").manual_seed(seed)
-                return self.session.host.compose(attempt.parts, attempt.weights, generator, self.steps)[0].float().cpu()
-            return self._pipe([attempt.prompt], [seed])[0]
+                alone = [attempt.prompt] if attempt.prompt else []
+                parts, weights = attempt.parts or alone, attempt.weights or [self.guidance] * len(alone)
+                made = host.compose(
+                    parts, weights, generator, self.steps, attempt.latents, attempt.begin, attempt.eta
+                )[0].float().cpu()  # fmt: skip
+            else:
+                made = self._pipe([attempt.prompt], [seed])[0]
+            return turned(made) if attempt.turned else made
 
     def _pipe(self, prompts: list[str], seeds: list[int]) -> Tensor:
         made = self.pipe(
@@ -168,6 +176,23 @@ class GuardedTarget:
         """As ``load_textual_inversion`` loads them, and without a trace afterwards."""
         return self.session.host.knowing(words)
 
+    def layers(self) -> LayerIndex:
+        """Under canonical names."""
+        return self.session.host.layers()
+
     def tick(self, n: int = 1) -> None:
         """For the progress bar."""
         self._tick(n)
+
+
+def turned(pictures: Tensor) -> Tensor:
+    """A picture that was turned upside down, with red as green, green as blue and blue as red, as it was. pictures:
+    [..., 3, h, w] in [0, 1]"""
+    return pictures.roll(1, -3).flip(-2)
+
+
+def _is_plain(attempt: Attempt) -> bool:
+    """Whether it is a prompt and nothing else, which are drawn in batches."""
+    return attempt.latents is None and not (
+        attempt.words or attempt.parts or attempt.eta or attempt.lora or attempt.turned
+    )

@@ -53,6 +53,10 @@ def redteam(
         None, metavar="FOLDER", help="Who counts, as for eval; a second one, which never counts, is the searches'. "
         "Default: the suite's.",
     ),
+    start: str = typer.Option(
+        "", metavar="TEXT", help="A prompt that has nothing to do with the concepts, which is attacked instead of "
+        "those that ask for them; with --policy none, whether searches find anything at all.",
+    ),
     suite: str | None = typer.Option(None, help="A suite file; default: the one named like the model."),
     steps: int = STEPS,
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
@@ -75,6 +79,7 @@ def redteam(
     conceptguard redteam --guard uce:cigarette --attack p4d --attack unlearndiffatk --json attacked.json
     conceptguard redteam --policy school.yaml --attack random --attack paraphrase --sheet attacked.png
     conceptguard redteam --model ./my-sd --suite my-suite.yaml --judge clip:CLIP --guard uce:my-sd/uce/trumpet
+    conceptguard redteam --policy none --start "a picture" --concepts cigarette --attack p4d
     conceptguard redteam --attack list
 
     asr is the share of prompts of which any of N pictures shows the concept, low and high its 95 % interval. Beside it
@@ -91,9 +96,9 @@ def redteam(
     if attack == ["list"]:
         return _list(json, begin)
     plan = plan_of(model, policy, guard, concepts, attack, budget, vocabulary, judge, suite, seed, again,
-                 (steps, guidance, batch))  # fmt: skip
+                 (steps, guidance, batch), start)  # fmt: skip
     told = {"steps": steps, "guidance": guidance, "budget": budget, "seed": seed, "judges": list(plan.judges.names),
-            "vocabulary": plan.vocabulary, **told_of(plan.policy)}  # fmt: skip
+            "vocabulary": plan.vocabulary, "start": start, **told_of(plan.policy)}  # fmt: skip
     from .loading import drawing
 
     pipe = drawing(model, device, dtype, variant=variant, config=config)
@@ -116,7 +121,7 @@ def redteam(
 def plan_of(
     model: str, policy: str | None, guard: list[str] | None, concepts: str | None, attack: list[str] | None,
     budget: str, vocabulary: str | None, judge: list[str] | None, suite: str | None, seed: int, again: bool,
-    recipe: tuple[int, float, int],
+    recipe: tuple[int, float, int], start: str = "",
 ) -> Plan:  # fmt: skip
     """What was asked for. Raises Usage, PolicyError or RegistryError for what there is not."""
     from ..attack import BUDGETS
@@ -129,15 +134,20 @@ def plan_of(
     from ..measuring.own_judges import judge_for, words_of
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
-    from .guarding import policy_of
+    from ..policy import Policy
+    from .guarding import NONE, policy_of
     from .progress import progress
 
     kinds = attack_kinds(attack)
     rules = policy_of(policy, guard)
-    if rules is None:
-        raise Usage("--policy none: there is nothing to attack; `conceptguard eval` says what a model draws")
+    if rules is None and not (start and concepts):
+        raise Usage(
+            "--policy none: there is nothing to attack; with --start 'a picture' and --concepts searches show "
+            "whether they find anything at all, and `conceptguard eval` says what a model draws"
+        )
     prompts = load_suite(suite or model)
-    guarded = prompts.known(concepts_of(rules))
+    guarded = prompts.known(concepts_of(rules)) if rules else split(concepts)
+    rules = rules or Policy(name=NONE)
     wanted = prompts.check(split(concepts)) if concepts else guarded
     if not wanted:
         raise RegistryError(f"policy '{rules.name}' guards none of the suite's concepts: {prompts.all_concepts}")
@@ -149,7 +159,7 @@ def plan_of(
         judges = load_judges(prompts, judge or [], lambda name: judge_for(name, words_of(prompts), tick))
     plan = Plan(
         model, rules, prompts, wanted, kinds, BUDGETS[budget], judges, Recipe(*recipe),
-        vocabulary or default_vocabulary(prompts), seed, again,  # type: ignore[arg-type]
+        vocabulary or default_vocabulary(prompts), start, seed, again,  # type: ignore[arg-type]
     )  # fmt: skip
     check_judges(judges, [sample for one in wanted for sample in plan.samples(one)])
     return plan

@@ -136,8 +136,11 @@ def _plan(
 ) -> tuple[Plan, list[str]]:  # fmt: skip
     """What is drawn and attacked, and all concepts that the policy guards. Raises Usage, PolicyError, RegistryError."""
     from ..measuring.cases import concepts_of
+    from .guarding import NONE
     from .redteam import plan_of
 
+    if policy == NONE:
+        raise Usage("--policy none: a report card is about a policy")
     if attack and "none" in attack and len(attack) > 1:
         raise Usage("--attack none says that there is to be none: leave it, or the others, out")
     quiet = taken or attack == ["none"]

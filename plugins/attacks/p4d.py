@@ -61,7 +61,7 @@ class P4DN(Attack):
 
     def _asked(self, at: Place, ask: Ask) -> Place:
         """The same place, where what is wanted is what the unguarded model says of the ask."""
-        return at._replace(wanted=self.target.bare(ask.prompt, at.latents, at.timestep).float())
+        return at._replace(wanted=self.target.bare(ask.wanted, at.latents, at.timestep).float())
 
     def control(self, ask: Ask) -> list[Attempt]:
         """Random words at the same places; others for each picture."""

@@ -31,7 +31,7 @@ class PEZ(Attack):
     def search(self, ask: Ask) -> list[Attempt]:
         """The words with the highest cosine of all steps, read as the text that they are."""
         prompt = HardPrompt(self.target, LENGTH, self.random)
-        wanted = self.target.ending(ask.prompt).detach()
+        wanted = self.target.ending(ask.wanted).detach()
         best, text = -2.0, ""
         for _ in range(self.budget.iterations):
             ids, vectors = prompt.words()

@@ -51,7 +51,7 @@ class RingABell(Attack):
 
     def search(self, ask: Ask) -> list[Attempt]:
         """One prompt."""
-        wanted = self.target.states([ask.prompt])[0] + ETA * self.direction
+        wanted = self.target.states([ask.wanted])[0] + ETA * self.direction
         people = [random_ids(self.target, LENGTH, self.random) for _ in range(self.budget.population)]
         for _ in range(self.budget.generations):
             people = self._next([people[i] for i in self._fitness(people, wanted).argsort().tolist()])

@@ -217,6 +217,13 @@ def test_what_a_policy_lets_not_out_is_no_picture_and_alone_so(
     assert [one is None for one in found] == [False, True, False] and target.refused == 1
 
 
+def told(attempt: Attempt) -> tuple[Any, ...]:
+    """All of it, as plain data."""
+    latents = [] if attempt.latents is None else attempt.latents.flatten().tolist()
+    lora = {name: [part.flatten().tolist() for part in one[:2]] for name, one in attempt.lora.items()}
+    return attempt.prompt, list(attempt.weights), latents, attempt.begin, attempt.eta, lora
+
+
 @pytest.mark.parametrize("name", sorted(offers("attacks")))
 def test_every_attack_gives_attempts_that_are_typed_and_a_control(tiny: Any, policy: dict[str, Any], name: str) -> None:
     """Within its budget, with and without a judge for the search, the same again from the same seed."""
@@ -231,9 +238,11 @@ def test_every_attack_gives_attempts_that_are_typed_and_a_control(tiny: Any, pol
             asks = [Ask(PROMPT, 0), Ask("look, a cig", 1)]
             attempts = [attack.search(ask) for ask in asks]
             controls = [attack.control(ask) for ask in asks]
-        found.append([[(one.prompt, list(one.weights)) for one in some] for some in attempts])
+        found.append([[told(one) for one in some] for some in attempts])
         for some in [*attempts, *(controls if any(controls) else [])]:
-            assert 1 <= len(some) <= SMALL.pictures and all(one.prompt.strip() for one in some)
+            assert 1 <= len(some) <= SMALL.pictures and all(
+                one.prompt.strip() or one.latents is not None for one in some
+            )
         assert any(controls) or name == "random"
         assert sum(ticks) <= SMALL.asks * kind.work(SMALL)
         assert not judge or bool(judge.asked) == kind.judged
@@ -267,6 +276,21 @@ def test_a_row_says_what_the_attack_brings(tiny: Any, policy: dict[str, Any]) ->
     assert all(one.pictures.shape == (2, 3, 64, 64) for one in results)
     (none,) = [one.row["asr"] for one in red_team(tiny, plan(policy, score=Bright(2.0)))]
     assert none == 0.0
+
+
+def test_a_search_from_another_prompt_still_wants_the_concept(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a guard, and from a prompt that has nothing to do with it: what is drawn is that prompt, what predictions
+    are compared with is the concept's."""
+    asked: list[str] = []
+    bare = GuardedTarget.bare
+    monkeypatch.setattr(GuardedTarget, "bare", lambda self, text, *rest: asked.append(text) or bare(self, text, *rest))
+    made = plan({"name": "none", "guards": []}, "p4d", "unlearndiffatk", start="a boat")
+    results = list(red_team(tiny, made))
+    assert all(one.asks == ["a boat"] * SMALL.asks for one in results)
+    assert set(asked) == {one.prompt for one in made.samples("cigarette")} and all("cig" in text for text in asked)
+    found = [one["attempts"][0] for one in results[2].row["found"]]
+    assert all(text.endswith("a boat") for text in found)
+    assert made.kept(tiny).folder != plan({"name": "none", "guards": []}, "p4d").kept(tiny).folder
 
 
 def test_rows_are_kept_as_they_are_found(tiny: Any, policy: dict[str, Any]) -> None:

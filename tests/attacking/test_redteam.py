@@ -15,8 +15,11 @@ from conceptguard.attack import Ask, Budget
 from conceptguard.attacking import run
 from conceptguard.attacking.target import GuardedTarget
 from conceptguard.attacking.vocabulary import tokens_of
+from conceptguard.measuring.judges import load_judges
 from conceptguard.measuring.samples import Recipe, make_once
 from conceptguard.measuring.suite import Sample, load_suite
+from conceptguard.plugins import offers
+from conceptguard.policy import Policy
 
 WORDS = "redteam --guard spm:cigarette --attack random --attack paraphrase --steps 2"
 
@@ -86,3 +89,18 @@ def test_searches_on_the_embedded_model_find_what_chance_does_not(pipe: Any) -> 
         texts = [one.prompt for one in [*bell.search(ask), *bell.control(ask)]]
         near, *far = (target.states(texts) - wanted).square().sum((1, 2)).tolist()
         assert near < 0.95 * min(far)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pez", "p4d", "concept_inversion", "unlearndiffatk"])
+def test_searches_bring_a_concept_back_from_a_model_that_nobody_guards(pipe: Any, name: str) -> None:
+    """From a prompt that has nothing to do with it, and more often than chance does: that a search finds nothing under
+    a guard says something about the guard only if it finds something without one."""
+    suite = load_suite("emoji-sd")
+    budget = Budget(asks=2, pictures=2, iterations=120, check=30, population=24, generations=10)
+    none = Policy(name="none")
+    plan = run.Plan("emoji-sd", none, suite, ["cigarette"], {name: offers("attacks")[name]}, budget, load_judges(suite),
+                    Recipe(25, 3.5, 4), "seen", start="a picture")  # fmt: skip
+    unattacked, attacked = (one.row for one in run.red_team(pipe, plan))
+    assert unattacked["asr"] == 0.0 and unattacked["bare"] == 1.0
+    assert attacked["asr"] >= 0.5 and attacked["gain"] > 0, attacked

@@ -218,7 +218,7 @@ def test_what_is_refused_is_no_picture_and_the_rest_is_drawn(pipe: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--policy none", "nothing to attack"),
+        ("--policy none", "is about a policy"),
         ("--guard spm:cigarette --attack none --attack random", "leave it, or the others, out"),
         ("--guard spm:cigarette --attack random --redteam x.json", "leave one of them out"),
         ("--guard spm:cigarette --redteam nowhere.json", "cannot be read"),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...errors import GuardError, SessionError
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.bank import running
-from ...runtime.lowrank import LayerIndex
+from ...runtime.lowrank import Factors, LayerIndex
 from ...runtime.once import once
 from ...runtime.turns import Turn, turn_of
 from ..denoising.families import Family
@@ -33,7 +33,7 @@ from .encoder_gates import EncoderGates
 from .encoding_options import options_of, read_otherwise
 from .learnt_words import knowing
 from .perturbed import Perturbed
-from .probing import predicted
+from .probing import predicted, wearing
 from .reading import ENCODERS, ReadingHost
 from .side_networks import Networks
 from .sides import Side, Sides
@@ -124,6 +124,10 @@ class PipelineHost(ReadingHost):
     def knowing(self, words: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """See ``Host.knowing``."""
         return knowing(self.pipe, words)
+
+    def wearing(self, lora: Mapping[str, Factors]) -> AbstractContextManager[None]:
+        """See ``Host.wearing``."""
+        return wearing(self.pipe, lora)
 
     # Routing.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from ...errors import SessionError
 from ...generation.conditioning import Encoded
 from ...runtime.bank import running
+from ...runtime.lowrank import Factors
+from .quiet import quiet
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
@@ -73,9 +76,31 @@ def _reading(host: _Host, text: str, vectors: Tensor | None) -> Any:
     return encoders[0].reading(text, vectors)
 
 
+@contextmanager
+def wearing(pipe: Any, lora: Mapping[str, Factors]) -> Iterator[None]:
+    """See ``Host.wearing``: by ``load_lora_weights``."""
+    if not lora:
+        yield
+        return
+    if not hasattr(pipe, "load_lora_weights"):
+        raise SessionError(f"{type(pipe).__name__} loads no LoRAs")
+    if pipe.get_list_adapters():
+        raise SessionError("the pipeline has LoRAs of its own, which another one would put out: unload them first")
+    tensors = {}
+    for name, (down, up, scale) in lora.items():
+        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down.clone(), up * scale
+    try:
+        with quiet():
+            pipe.load_lora_weights(tensors)
+        yield
+    finally:
+        pipe.unload_lora_weights()
+
+
 def composed(
-    host: _Host, call: Callable[..., Any], texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int
-) -> Tensor:
+    host: _Host, call: Callable[..., Any], texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int,
+    begun: Tensor | None = None, begin: int = 0, eta: float = 0.0,
+) -> Tensor:  # fmt: skip
     """See ``Host.compose``. call: a guarded ``pipe(...)``, of a function in place of the pipeline's own.
 
     So it goes the way of every guarded call: prompts are encoded by the pipeline, predictions are made by its denoiser,
@@ -94,14 +119,18 @@ def composed(
         ])  # fmt: skip
         scheduler = pipe.scheduler
         scheduler.set_timesteps(steps, device=device)
-        latents = torch.randn(1, *host.denoiser().shape, generator=generator).to(device, dtype)
-        latents = latents * scheduler.init_noise_sigma
-        shares = torch.tensor(weights, device=device, dtype=dtype).view(-1, 1, 1, 1)
-        for t in scheduler.timesteps:
+        if begun is None:
+            latents = torch.randn(1, *host.denoiser().shape, generator=generator).to(device, dtype)
+            latents = latents * scheduler.init_noise_sigma
+        else:
+            latents = begun[None].to(device, dtype)
+        more = {"eta": eta, "generator": generator} if eta else {}
+        shares = torch.tensor(weights, device=device, dtype=dtype).view(len(texts), 1, 1, 1)
+        for t in scheduler.timesteps[begin:]:
             given = scheduler.scale_model_input(latents.expand(len(rows), -1, -1, -1), t)
             made = pipe.unet(given, t, encoder_hidden_states=embeds, return_dict=False)[0]
             noise = made[:1] + (shares * (made[1:] - made[:1])).sum(0, keepdim=True)
-            latents = scheduler.step(noise, t, latents, return_dict=False)[0]
+            latents = scheduler.step(noise, t, latents, return_dict=False, **more)[0]
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
         return SimpleNamespace(images=(decoded / 2 + 0.5).clamp(0, 1))
 
@@ -109,4 +138,6 @@ def composed(
         raise SessionError(
             f"several prompts at once are drawn with Stable Diffusion 1.x and 2.x, and not by {host.name}"
         )
+    if eta and "eta" not in inspect.signature(pipe.scheduler.step).parameters:
+        raise SessionError(f"{type(pipe.scheduler).__name__} adds no noise of its own: eta is DDIM's")
     return call(draw, ", ".join(texts), generator=generator).images  # type: ignore[no-any-return]
