@@ -21,7 +21,7 @@ from conceptguard.generation.conditioning import Encoded, pick
 from conceptguard.making.loop import Loop
 from conceptguard.making.preview import previews
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all
-from conceptguard.making.terms import TermsInTraining, predictions
+from conceptguard.making.terms import TermsInTraining, cut_to_rank, predictions
 from conceptguard.making.walks import Walks
 from conceptguard.method import Settings
 
@@ -92,16 +92,20 @@ class State:
 
 # The loss of a state, and how the runs go on from it: what is predicted of (the prompt, the empty prompt).
 Formula = Callable[[State], tuple[Tensor, tuple[Tensor, Tensor]]]
+# (parameters, (which texts, one for each row) -> a state of unguarded runs) -> what gradients are multiplied by.
+Mask = Callable[[Sequence[Tensor], Callable[[Sequence[int]], State]], list[Tensor]]
 
 
 class Plan(NamedTuple):
     """own: texts of the concept, which runs are prompted with and a gate opens for; start: changes to begin with;
-    also: prompts of the concept that were found."""
+    also: prompts of the concept that were found; mask: which weights may move: whole matrices are learnt then, and cut
+    to the rank afterwards."""
 
     own: list[str]
     formula: Formula
     start: Mapping[str, Factors] = MappingProxyType({})
     also: Sequence[str] = ()
+    mask: Mask | None = None
 
 
 class TrainedLayers(TrainedTerms):
@@ -124,13 +128,14 @@ class TrainedLayers(TrainedTerms):
         check_window(task.host, plan.own)
         found = _train(task, plan)
         return cls.learned(task, found.terms, plan.own, task.kept(task.settings.templates),
-                           plan.also, started_at_step=found.first, loss=round(found.loss, 6))  # fmt: skip
+                           plan.also, started_at_step=found.first, loss=round(found.loss, 6), **found.cut)  # fmt: skip
 
 
 class _Trained(NamedTuple):
     terms: dict[str, Factors]
     first: int
     loss: float
+    cut: dict[str, float]
 
 
 def layers_of(shapes: Mapping[str, tuple[int, ...]], which: Layers) -> list[str]:
@@ -156,7 +161,8 @@ def _train(task: Task, plan: Plan) -> _Trained:
     texts, nothing = encode_all(host, plan.own), pick(host.encode([""]), [0] * s.batch)
     random = torch.Generator().manual_seed(task.seed)
     layers = host.layers()
-    terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), s.rank, random, plan.start)
+    rank = None if plan.mask else s.rank
+    terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), rank, random, plan.start)
     walks = Walks(denoiser, len(plan.own), s.steps * s.accumulate, s.batch, s.trajectory_steps, random)
     snapshot = task.snapshot()
 
@@ -167,16 +173,29 @@ def _train(task: Task, plan: Plan) -> _Trained:
         walks.go_on(number, without + s.guidance * (towards.detach() - without.detach()))
         return value
 
+    def some(rows: Sequence[int]) -> State:
+        count, times = len(rows), torch.tensor(denoiser.timesteps(s.trajectory_steps))
+        asked, empty = pick(texts, list(rows)), pick(nothing, [0] * count)
+        noise = torch.randn(count, *denoiser.shape, generator=random)
+        terms.open(0)
+        runs = denoiser.trajectories(noise, asked, empty, s.trajectory_steps, s.guidance)
+        at = torch.randint(len(times), (count,), generator=random)
+        return State(denoiser, terms, runs[at, range(count)], times[at], list(rows), asked, empty, random)
+
     with ExitStack() as meanwhile:
         if s.recompute:
             meanwhile.enter_context(denoiser.recomputing())
         parameters = meanwhile.enter_context(terms.attached([denoiser]))
         tick = meanwhile.enter_context(task.bar(s.steps))
         optimiser = torch.optim.Adam(parameters, lr=s.lr)
+        masks = plan.mask(parameters, some) if plan.mask else ()
         reports = [tick, *task.reports, *previews(task, denoiser, terms.open)]
         loop = Loop(task.label, parameters, optimiser, random, s.steps, snapshot, also=[walks.latents],
-                    reports=reports, accumulate=s.accumulate)  # fmt: skip
+                    reports=reports, accumulate=s.accumulate, masks=masks)  # fmt: skip
         ended = loop.run(loss)
         found = terms.changes()
     snapshot.remove()
-    return _Trained(found, ended.first, ended.value)
+    if plan.mask:
+        found, error = cut_to_rank(found, s.rank)
+        return _Trained(found, ended.first, ended.value, {"truncation_error": round(error, 4)})
+    return _Trained(found, ended.first, ended.value, {})
