@@ -36,7 +36,8 @@ class ANTMakeSettings(LayerSettings):
     keep: weight of the early steps' losses, where predictions with and without the concept differ little [1]; hold: of
     the empty prompt's
     share: of each weight matrix, the part that may move: where gradients are largest for every prompt of the concept;
-    1 trains them whole. views: runs of each prompt that this is told by
+    1 trains them whole
+    views: runs of each prompt that this is told by
     layers: which of the denoiser's [the whole of it]; rank: of the change that is kept; null keeps it whole
     steps, lr: of Adam [250 and 5e-4]
     """
