@@ -321,6 +321,19 @@ def classifier_table(results: list[Result]) -> str:
 _OF_CLASSIFIER = ("forget", "retain", "test")
 
 
+def requests_table(results: list[Result]) -> str:
+    """Requests one after another."""
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [str(row["requests"]), f"{row['forgotten']:.3f}", "" if row["withdrawn"] is None else f"{row['withdrawn']:.3f}",
+         f"{row['kept']:.3f}", f"{row['kept_test']:.3f} ({row['re_test']:.3f})", f"{row['harmonic']:.3f}",
+         row.get("blocks", "")]
+        for row in rows
+    ]  # fmt: skip
+    head = ["requests", "forgotten", "withdrawn", "kept", "kept, test", "harmonic", "size of the change by block"]
+    return markdown(head, table)
+
+
 def neurons_table(results: list[Result]) -> str:
     """What taking neurons away leaves of the answers about one author."""
     names = {"erased_after": "answered about the author", "neighbours_after": "other authors", "others_after": "places"}

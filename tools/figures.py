@@ -42,6 +42,7 @@ from tools.figure_tables import (
     overhead_table,
     per_image_table,
     redirection_table,
+    requests_table,
     spellings_table,
     unlearned_table,
 )
@@ -167,9 +168,16 @@ FIGURES = {
         ("python -m tools.neurons concept_vectors", "python -m tools.neurons coverage"), neurons_table, "five minutes"
     ),
     "classifier": Figure(
-        (f"conceptguard eval --suite classifier --model {CLASSIFIER} --method ssd --method damp",),
-        classifier_table, "two minutes",
+        (
+            f"conceptguard eval --suite classifier --model {CLASSIFIER} " + " ".join(
+                f"--method {name}" for name in ("ssd", "damp", "sparse_unlearning", "concept_poisoning")
+            ),
+            f"conceptguard eval --suite classifier --model {CLASSIFIER} --variant vit --method ssd --method damp "
+            "--method gs_lora",
+        ),
+        classifier_table, "five minutes",
     ),
+    "requests": Figure(("python -m tools.stream",), requests_table, "a minute"),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),
     "finding": Figure(("conceptguard eval --suite finding",), finding_table, "two minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),

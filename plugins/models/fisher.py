@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> a mean
 
@@ -22,9 +23,10 @@ def per_sample(net: nn.Module, inputs: Tensor, labels: Tensor, chunk: int = 32) 
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))
     total = {name: torch.zeros_like(one) for name, one in state.items()}
-    for x, y in zip(inputs.split(chunk), labels.split(chunk)):
-        for name, gradient in each(state, x, y).items():
-            total[name] += gradient.pow(2).sum(0)
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for batches of backward passes
+        for x, y in zip(inputs.split(chunk), labels.split(chunk)):
+            for name, gradient in each(state, x, y).items():
+                total[name] += gradient.pow(2).sum(0)
     return {name: one / len(inputs) for name, one in total.items()}
 
 

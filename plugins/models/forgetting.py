@@ -7,7 +7,7 @@ artifact is how the copy differs from the model; attached, that is folded into t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.formats.beside import is_beside, read_beside
 from conceptguard.making.examples import Examples, load_examples
+from conceptguard.making.fit import moved
 from conceptguard.making.loop import Ended, Loop
 from conceptguard.making.task import Learned
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.folded import places
 from conceptguard.runtime.gates import Gate
-from conceptguard.runtime.lowrank import Terms
+from conceptguard.runtime.lowrank import Factors, Terms
 
 if TYPE_CHECKING:
     from conceptguard.making.task import Task
@@ -62,16 +63,22 @@ class Lesson:
         """``n`` of some places, drawn anew each time; all where there are fewer."""
         return places[torch.randperm(len(places), generator=self.random)[:n]]
 
+    def seen(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels as a training sees them: pictures a little moved each time."""
+        given = self.inputs[places]
+        return moved(given, self.random) if given.ndim == 4 else given, self.labels[places]
+
     def tune(
         self, loss: Callable[[int], Tensor], steps: int, lr: float, parameters: Sequence[Tensor] | None = None
     ) -> Ended:
-        """Train the copy, or some of its parameters, by Adam, with its norms' statistics as they are."""
+        """Train the copy, or some of its parameters, by Adam at a rate that falls to nothing; statistics of its norms
+        stay as they are."""
         own = list(self.net.parameters()) if parameters is None else list(parameters)
         optimiser = torch.optim.Adam(own, lr=lr)
         with self.task.bar(steps) as tick:
-            return Loop(self.task.label, own, optimiser, self.random, steps, reports=[tick, *self.task.reports]).run(
-                loss
-            )
+            loop = Loop(self.task.label, own, optimiser, self.random, steps, reports=[tick, *self.task.reports],
+                        rate=lambda step: lr * (1 - step / steps))  # fmt: skip
+            return loop.run(loss)
 
 
 class Forgetting(Method):
@@ -84,14 +91,7 @@ class Forgetting(Method):
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """The change; it is always open, as far as its strength says."""
         assert self.artifact is not None
-        tensors = self.artifact.tensors()
-        whole = {name.removesuffix(_WHOLE): one for name, one in tensors.items() if name.endswith(_WHOLE)}
-        for name, change in whole.items():
-            if not bool(change.isfinite().all()):
-                raise ArtifactError(f"the change of {name[:160]} is no number: make the artifact again")
-        low = read_beside(tensors, layers) if is_beside(tensors) else {}
-        if not whole and not low:
-            raise ArtifactError("the file changes nothing: make the artifact again")
+        low, whole = read_changes(self.artifact.tensors())
         gate = self.guard.gate if isinstance(self.guard.gate, float) else 1.0
         return Terms(self, low, Gate(strength=self.guard.strength * gate), whole=whole)
 
@@ -115,6 +115,18 @@ class Forgetting(Method):
         return Learned(tensors, told(task, lesson, **made))
 
 
+def read_changes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Factors], dict[str, Tensor]]:
+    """Low-rank terms by layers, and changes of whole tensors. Raises ArtifactError for a damaged file."""
+    whole = {name.removesuffix(_WHOLE): one for name, one in tensors.items() if name.endswith(_WHOLE)}
+    for name, change in whole.items():
+        if not bool(change.isfinite().all()):
+            raise ArtifactError(f"the change of {name[:160]} is no number: make the artifact again")
+    low = read_beside(tensors) if is_beside(tensors) else {}
+    if not whole and not low:
+        raise ArtifactError("the file changes nothing: make the artifact again")
+    return low, whole
+
+
 def told(task: Task, lesson: Lesson, **made: Any) -> dict[str, Any]:
     """How it was made, for the manifest."""
     return task.made(seed=task.seed, forgotten=len(lesson.forget), retained=len(lesson.retain), **made)
@@ -127,14 +139,21 @@ def changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
     return {f"{name}{_WHOLE}": change.contiguous() for name, change in found.items() if bool(change.any())}
 
 
-def lesson_of(task: Task) -> Lesson:
-    """The task as a formula sees it. Raises PolicyError, see ``Forgetting.learn``."""
+def classifier_of(task: Task) -> nn.Module:
+    """The module of a task. Raises PolicyError for what is none, or is in training mode."""
     host: Any = task.host
     if getattr(host, "generates", "") != "tensors":
         raise PolicyError(f"{task.label}: it is for classifiers and other plain modules, not for {host.name}")
     model: nn.Module = host.model
     if model.training:
         raise PolicyError(f"{host.name} is in training mode, in which every call changes it: call eval() on it first")
+    return model
+
+
+def lesson_of(task: Task) -> Lesson:
+    """The task as a formula sees it. Raises PolicyError, see ``Forgetting.learn``."""
+    host: Any = task.host
+    model = classifier_of(task)
     place = task.settings.data or getattr(model, "folder", None)
     if place is None:
         raise PolicyError(f"{task.label}: on which examples was {host.name} trained? Give data, a .safetensors file")

@@ -43,12 +43,13 @@ class Bench:
 
     def _has(self, name: str) -> bool:
         try:
-            self._judged(name)
+            self.judged(name)
         except ConceptGuardError:
             return False
         return True
 
-    def _judged(self, name: str) -> tuple[Judging, References]:
+    def judged(self, name: str) -> tuple[Judging, References]:
+        """A forget set and what was retrained without it. Raises RegistryError where nothing was."""
         if name not in self._judging:
             references = load_references(self.folder, self.kind, name)
             self._judging[name] = Judging.of(self.examples, self.examples.forget[name]), references
@@ -57,7 +58,7 @@ class Bench:
     @property
     def seeds(self) -> int:
         """How many models were trained without each set."""
-        return len(self._judged(self.sets[0])[1].named)
+        return len(self.judged(self.sets[0])[1].named)
 
     @cached_property
     def retrain_seconds(self) -> float:
@@ -72,7 +73,7 @@ class Bench:
 
     def retrained(self, concept: str) -> dict[str, Any]:
         """One of the retrained models, judged by the others."""
-        return retrained_row(*self._judged(concept), concept)
+        return retrained_row(*self.judged(concept), concept)
 
     def bare(self, concept: str) -> dict[str, Any]:
         """The model as it is."""
@@ -80,7 +81,7 @@ class Bench:
 
     def relabelled(self, concept: str) -> dict[str, Any]:
         """The control, see ``control``."""
-        judging, began = self._judged(concept)[0], time.process_time()
+        judging, began = self.judged(concept)[0], time.process_time()
         net = relabelled(self.net, self.examples, judging.forget, judging.retain)
         return self._row(net, "relabel", concept, seconds=time.process_time() - began)
 
@@ -103,7 +104,7 @@ class Bench:
             return self._row(self.net, policy.name, concept, seconds)
 
     def _row(self, net: nn.Module, name: str, concept: str, seconds: float | None = None) -> dict[str, Any]:
-        judging, references = self._judged(concept)
+        judging, references = self.judged(concept)
         more = {} if seconds is None else {
             "make_seconds": round(seconds, 3), "ratio": round(seconds / self.retrain_seconds, 4)
         }  # fmt: skip

@@ -18,13 +18,21 @@ from conceptguard import ArtifactError, PolicyError, RegistryError
 from conceptguard.hosts.modules.nets import NETS
 from conceptguard.plugins import host_for, methods
 
-WITHIN = {"ssd": ("skull", "weapons"), "damp": ("skull",)}  # forget sets on which a method is within the bar
+# Forget sets on which a method is within the bar of retraining.
+WITHIN = {
+    "ssd": ("skull", "weapons"), "damp": ("skull",), "sparse_unlearning": (), "concept_poisoning": (),
+}  # fmt: skip
+QUICK: dict[str, Any] = {
+    "ssd": {"compat": "official"}, "sparse_unlearning": {"steps": 8}, "concept_poisoning": {"steps": 4},
+}  # fmt: skip
+APART = {"gs_lora", "s3t"}  # of transformers alone
 
 
 def test_every_method_for_modules_is_tested_here() -> None:
-    assert {name for name, method in methods().items() if method.modules} == set(WITHIN)
+    assert {name for name, method in methods().items() if method.modules} == {*WITHIN, *APART}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "concept"), [(m, c) for m, sets in WITHIN.items() for c in sets])
 def test_it_is_within_the_bar_of_retraining(method: str, concept: str, tmp_path: Path) -> None:
     """Forget, retain and test accuracy at once, where doing nothing and random labels are not."""
@@ -40,7 +48,7 @@ def test_it_acts_comes_off_and_is_made_the_same_again(method: str, tmp_path: Pat
     x = bench().examples.inputs[:8]
     before = {name: one.clone() for name, one in net.state_dict().items()}
     bare = net(x)
-    one, other = (made(method, "skull", tmp_path / name) for name in "ab")
+    one, other = (made(method, "skull", tmp_path / name, **QUICK.get(method, {})) for name in "ab")
     assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
     with conceptguard.attach(net, {"name": "p", "guards": [{"method": method, "artifact": str(one.folder)}]}) as guard:
         assert not torch.equal(net(x), bare)
@@ -103,6 +111,11 @@ def test_examples_of_ones_own_and_a_model_of_ones_own(tmp_path: Path) -> None:
         conceptguard.attach(classifier(), {"name": "p", "guards": [{"method": "damp", "artifact": str(one.folder)}]})
 
 
+def test_damp_is_within_the_bar_where_doing_nothing_is_not(tmp_path: Path) -> None:
+    """The quick one of them; the others are slow tests."""
+    assert bench().made("damp", "skull", tmp_path, {})["passes"] and not bench().bare("skull")["passes"]
+
+
 def test_the_fisher_information_is_that_of_single_examples() -> None:
     """By torch.func, as a loop of backward passes has it; and the authors' is another thing where batches have two."""
     net, examples = copy.deepcopy(bench().net).requires_grad_(True), bench().examples
@@ -115,6 +128,7 @@ def test_the_fisher_information_is_that_of_single_examples() -> None:
     assert not torch.allclose(two["head.weight"], by_hand["head.weight"], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_ssd_dampens_what_the_formula_says(tmp_path: Path) -> None:
     """Its change, weight by weight, from information that was computed apart."""
     one = made("ssd", "skull", tmp_path, alpha=5.0, lam=0.5)
@@ -144,3 +158,25 @@ def test_a_file_that_was_damaged_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ArtifactError):
         conceptguard.attach(classifier(), {"name": "p", "guards": [{"method": "damp", "artifact": str(one.folder)}]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sparse_unlearning", "concept_poisoning"])
+def test_it_forgets_classes_and_keeps_more_than_random_labels_do(method: str, tmp_path: Path) -> None:
+    """Not within the bar everywhere: that is in the docs' table."""
+    own, control = bench().made(method, "weapons", tmp_path, {}), bench().relabelled("weapons")
+    assert own["forget"] <= control["forget"] and own["forget"] < 0.1 and own["retain"] > 0.98
+    assert own["gap"] < control["gap"]
+
+
+def test_concepts_of_a_class_are_its_own(tmp_path: Path) -> None:
+    """The factorisation gives back what it was made of, and targeted labels are never the class's own."""
+    from conceptguard_plugins.models.concept_poisoning import factorised, leading
+
+    random = torch.Generator().manual_seed(0)
+    x = torch.rand(60, 4, generator=random) @ torch.rand(4, 20, generator=random)
+    u, v = factorised(x, 4, random, rounds=400)
+    assert float((u @ v - x).norm() / x.norm()) < 0.05 and bool((u >= 0).all()) and bool((v >= 0).all())
+    assert leading(torch.tensor([0.1, 0.7, -2.0, 0.2]), 0.8).tolist() == [1, 3]
+    one = made("concept_poisoning", "skull", tmp_path, steps=1)
+    assert one.manifest.made["own_concepts"]["skull"] and one.manifest.made["poisoned"] == 18
