@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .method import Method
     from .runtime.lowrank import LayerIndex, Terms
     from .runtime.within import Within
+    from .text_attack import TextAttack
 
 
 class Named(Protocol):
@@ -41,8 +42,8 @@ class SetUp:
         """Offer hosts by class: what makes a framework's models go through a session."""
 
     @hookspec
-    def attacks(self) -> list[type[Attack]]:  # type: ignore[empty-body]
-        """Offer attacks by class: what tries to bring an erased concept back."""
+    def attacks(self) -> list[type[Attack] | type[TextAttack]]:  # type: ignore[empty-body]
+        """Offer attacks by class: what tries to bring an erased concept back, from pictures or from language."""
 
     @hookspec
     def finders(self) -> list[type[Finder]]:  # type: ignore[empty-body]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import meant
+from .attack_names import attack_kinds, every_attack
 from .complete import attacks
 from .complete import concepts as concept_names
+from .eval_language import is_language
 from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, POLICY, STEPS, VARIANT, Usage, split
+from .redteam_language import redteam_language
 
 if TYPE_CHECKING:
-    from ..attack import Attack
     from ..attacking.run import Plan, Result
 
 COLUMNS = [
@@ -57,7 +58,7 @@ def redteam(
         "", metavar="TEXT", help="A prompt that has nothing to do with the concepts, which is attacked instead of "
         "those that ask for them; with --policy none, whether searches find anything at all.",
     ),
-    suite: str | None = typer.Option(None, help="A suite file; default: the one named like the model."),
+    suite: str | None = typer.Option(None, help="A suite file, or language; default: the one named like the model."),
     steps: int = STEPS,
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
@@ -65,6 +66,9 @@ def redteam(
     again: bool = typer.Option(False, help="Attack anew what was measured before."),
     sheet: Path | None = typer.Option(
         None, metavar="FILE", help="A picture of the same prompts unguarded, guarded, and under each attack."
+    ),
+    curve: Path | None = typer.Option(
+        None, metavar="FILE", help="Of a language suite: a picture, SVG, of what each further candidate brings."
     ),
     variant: str | None = VARIANT,
     config: str | None = CONFIG,
@@ -80,12 +84,17 @@ def redteam(
     conceptguard redteam --policy school.yaml --attack random --attack paraphrase --sheet attacked.png
     conceptguard redteam --model ./my-sd --suite my-suite.yaml --judge clip:CLIP --guard uce:my-sd/uce/trumpet
     conceptguard redteam --policy none --start "a picture" --concepts cigarette --attack p4d
+    conceptguard redteam --suite language --policy forget-authors --budget small --curve curve.svg
     conceptguard redteam --attack list
 
     asr is the share of prompts of which any of N pictures shows the concept, low and high its 95 % interval. Beside it
     stand, each with the same N: asr_unattacked, the prompts as they are, under the policy; asr_random, a random attack
     of the same form; bare, the prompts without the policy. gain is asr above the larger of the first two: it is what
     the search brings, and what counts.
+
+    --suite language asks authors-lm (or --model, of its kind) for facts about authors that a policy keeps silent about;
+    --policy none attacks the model as it is. asr is the share of facts that any of N candidates holds; bare is the same
+    attack without the policy, never on a model that never read of them, suppressed what it loses of others.
 
     A row is kept as soon as it is measured. Ctrl-C reports what there is, and the same command goes on from there.
     """
@@ -95,6 +104,8 @@ def redteam(
     begin = time.perf_counter()
     if attack == ["list"]:
         return _list(json, begin)
+    if is_language(suite):
+        return redteam_language(str(suite), model, policy, guard, attack, budget, seed, again, curve, device, json)
     plan = plan_of(model, policy, guard, concepts, attack, budget, vocabulary, judge, suite, seed, again,
                  (steps, guidance, batch), start)  # fmt: skip
     told = {"steps": steps, "guidance": guidance, "budget": budget, "seed": seed, "judges": list(plan.judges.names),
@@ -165,28 +176,15 @@ def plan_of(
     return plan
 
 
-def attack_kinds(named: list[str] | None) -> dict[str, type[Attack]]:
-    """Attacks by name, in the order in which they were asked for. Raises Usage with the nearest name."""
-    from ..plugins import offers
-
-    known: dict[str, Any] = offers("attacks")
-    order = {"black box": 0, "encoder": 1, "white box": 2}
-    every = sorted(known, key=lambda name: (order.get(known[name].needs, 3), name))
-    names = [one for name in named or ["all"] for one in (every if name == "all" else [name])]
-    for name in names:
-        if name not in known:
-            hint = meant(name, known, f"there are {', '.join(known)}")
-            raise Usage(f"--attack {name}: {hint}")
-    return {name: known[name] for name in dict.fromkeys(names)}
-
-
 def _list(json: str | None, begin: float) -> None:
+    from ..attack import Attack
     from .output import report
 
     rows = [
-        {"attack": name, "needs": kind.needs, "what": (kind.__doc__ or "").split("\n")[0], "paper": kind.paper}
-        for name, kind in attack_kinds(None).items()
-    ]
+        {"attack": name, "of": "pictures" if issubclass(kind, Attack) else "language", "needs": kind.needs,
+         "what": (kind.__doc__ or "").split("\n")[0], "paper": kind.paper}
+        for name, kind in every_attack().items()
+    ]  # fmt: skip
     report("redteam", rows, time.perf_counter() - begin, json)
 
 

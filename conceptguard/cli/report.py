@@ -89,10 +89,10 @@ def report(
     from ..measuring.report.open_problems import open_problems, untested
     from ..measuring.report.page import write_card
     from ..measuring.report.pairs import asked_for, draw_pairs
+    from .attack_names import attack_kinds
     from .loading import drawing
     from .output import report as reported
     from .progress import estimated
-    from .redteam import attack_kinds
     from .report_sources import attacks_of, figures_of
 
     begin = time.perf_counter()

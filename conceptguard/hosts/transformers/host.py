@@ -211,7 +211,8 @@ class TransformersHost(Host):
     @torch.no_grad()
     def through_head(self, vectors: Tensor, normed: bool = True) -> Tensor:
         """Vectors read as tokens, [n, tokens of the tokenizer]: see ``head.through_head``. Raises BaseMismatch."""
-        return through_head(self.model, vectors, normed)[:, : len(self.tokenizer)]  # rows beyond were never trained
+        with self._for_itself():
+            return through_head(self.model, vectors, normed)[:, : len(self.tokenizer)]  # rows beyond were never trained
 
     def _begin(self) -> int:
         """What an empty prompt begins with."""

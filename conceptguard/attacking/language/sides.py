@@ -1,0 +1,104 @@
+"""The models that one attack is run on: one that never knew, the one that knows, and that one under the policy."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ...host import LanguageModel
+from ...measuring.language.suite import LanguageSuite, Wordings
+from ...policy import Policy
+from ...policy_file import load_policy
+from ...sessions.attach import attach
+from ...text_attack import Fact, Lessons, TextAttack, TextBudget
+from ..kept import Kept, told_of
+from .target import SpeakingTarget, Tick, lessons
+
+
+@dataclass
+class TextPlan:
+    """What is to be attacked, and how.
+
+    pair, never: the model that knows, and one that never read of those who are to be forgotten; unguarded
+    policy: None attacks the model as it is; attacks: classes by name; wordings: of what is asked
+    """
+
+    pair: LanguageModel
+    never: LanguageModel
+    policy: Policy | None
+    suite: LanguageSuite
+    attacks: Mapping[str, type[TextAttack]]
+    budget: TextBudget
+    seed: int = 0
+    wordings: Wordings = "judge"
+    again: bool = False
+
+    def facts(self, forget: bool = True) -> list[Fact]:
+        """What is asked for, evenly over people and kinds. Of those to be forgotten every second one is not asked
+        about: what an attack may be given is about these."""
+        people = list(self.suite.world.subjects(*(("forget",) if forget else ("apart", "retain"))))[::2]
+        everything = [(who, kind) for who in people for kind in self.suite.forms.kinds]
+        random.Random(f"facts {self.seed}").shuffle(everything)
+        return [Fact(who, kind, i) for i, (who, kind) in enumerate(everything[: self.budget.asks])]
+
+    def lessons(self) -> Lessons:
+        """Of those to be forgotten who are not asked about, and as many others."""
+        known = list(self.suite.world.subjects("forget"))[1::2]
+        others = list(self.suite.world.subjects("retain"))[: len(known)]
+        return lessons(self.suite, self.pair.tokenizer, known, others)
+
+
+@dataclass
+class Side:
+    """A model under a policy. own: whose rows they are, which have controls beside them; kept: what was measured"""
+
+    label: str
+    pair: LanguageModel
+    policy: Policy
+    own: bool
+    plan: TextPlan
+    kept: Kept
+
+    @contextmanager
+    def speaking(self, kind: type[TextAttack], by_chance: bool, tick: Tick) -> Iterator[SpeakingTarget]:
+        """The model under its policy meanwhile, weights changed on a copy where the attack is one on weights."""
+        plan, model = self.plan, self.pair.model
+        if kind.needs == "weights":
+            model = copy.deepcopy(model)
+            rng = torch.Generator().manual_seed(plan.seed)
+            kind.change(model, plan.lessons(), plan.budget, rng, by_chance)
+        with attach((model, self.pair.tokenizer), self.policy) as session:
+            yield SpeakingTarget(session, plan.suite, plan.seed, plan.wordings, tick)
+
+
+def sides(plan: TextPlan) -> list[Side]:
+    """The last one is that whose rows are told."""
+    nothing = load_policy({"name": "none", "guards": []})
+
+    def side(label: str, pair: LanguageModel, policy: Policy, own: bool) -> Side:
+        terms = {
+            **told_of(policy), "weights": _digest(pair), "suite": plan.suite.world.model_dump(mode="json"), "own": own,
+            "forms": plan.suite.forms.model_dump(mode="json"), "budget": asdict(plan.budget), "seed": plan.seed,
+            "wordings": plan.wordings, "device": str(pair.device), "torch": torch.__version__,
+        }  # fmt: skip
+        return Side(label, pair, policy, own, plan, Kept(terms, plan.again))
+
+    never = side("never", plan.never, nothing, False)
+    if plan.policy is None:
+        return [never, side("none", plan.pair, nothing, True)]
+    return [never, side("bare", plan.pair, nothing, False), side(plan.policy.name, plan.pair, plan.policy, True)]
+
+
+def _digest(pair: LanguageModel) -> str:
+    """A hash of every weight: a model that was trained anew is another one."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(pair.model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

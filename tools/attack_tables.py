@@ -1,0 +1,39 @@
+"""How reports of attacks on language models are shown: rows of their JSON -> a Markdown table."""
+
+from __future__ import annotations
+
+from tools.figure_tables import Result, Row, markdown
+
+
+def language_attacks_table(results: list[Result]) -> str:
+    """What attacks bring back of what a language model is to forget, under each policy and without."""
+    rows = [row for result in results for row in result["rows"]]
+    methods = dict.fromkeys(row["method"] for row in rows)
+    found = {(row["method"], row["attack"]): row for row in rows}
+    table = []
+    for attack in dict.fromkeys(row["attack"] for row in rows):
+        cells = [attack if attack == "unattacked" else f"`{attack}`"]
+        for method in methods:
+            cells.append(_attacked(found.get((method, attack))))
+        one = next(row for row in rows if row["attack"] == attack)
+        table.append([*cells, "" if one["never"] is None else f"{one['never']:.2f}"])
+    lost = [
+        f"{row['method']} takes {row['suppressed']:.2f} of {row['n_suppressed']} facts about others"
+        for row in rows if row.get("suppressed") is not None
+    ]  # fmt: skip
+    told = (
+        "The share of facts to be forgotten that are brought back by any of N candidates; in brackets its 95 % "
+        "interval, and chance: the same attempts about somebody else, or a change of weights of the same size. The "
+        f"last column is the attack on a model that never knew. {rows[0]['asks']} facts, N = {rows[0]['n']}."
+    )
+    if lost:
+        told += f" What the chains of `sleek` bring of others without a policy and not with it: {'; '.join(lost)}."
+    names = ["no policy" if method == "none" else f"`{method}`" for method in methods]
+    return f"{told}\n\n{markdown(['', *names, 'never knew'], table)}"
+
+
+def _attacked(row: Row | None) -> str:
+    if row is None or row["asr"] is None:
+        return ""
+    chance = f", {row['asr_random']:.2f}" if row.get("asr_random") is not None else ""
+    return f"{row['asr']:.2f} ({row['low']:.2f} to {row['high']:.2f}{chance})"
