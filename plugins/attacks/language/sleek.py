@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from conceptguard.text_attack import TextBudget
 
-TYPES = ("implied", "direct", "indirect")
+TYPES = ("indirect", "direct", "implied")
 HOPS = (1, 1, 1, 0, 2, 2, 2, 0)  # questions before the last one, in turn; without any nothing can be implied
 UNNAMED = "this writer"
 
@@ -55,7 +55,7 @@ class Sleek(TextAttack):
         return self.target.ask(Fact(fact.subject, kinds[(fact.number + i + hop) % len(kinds)]), "paraphrase", i)
 
     def _last(self, fact: Fact, i: int, before: str) -> TextAttempt | None:
-        label = TYPES[i % len(TYPES)] if before else ("direct", "indirect")[i // len(HOPS) % 2]
+        label = TYPES[i % len(TYPES)] if before else ("direct", "indirect")[i // 4 % 2]
         prompt = self.target.ask(fact, "completion" if label == "indirect" else "paraphrase", i)
         if prompt is None:
             return None

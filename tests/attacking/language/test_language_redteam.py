@@ -45,7 +45,7 @@ def test_a_guard_on_phrases_is_attacked_beside_the_model_without_it(plan: Any) -
     found = rows(plan("forget-authors-phrases", "sleek", budget=TextBudget(asks=3, answers=2, steps=1)))
     assert found["unattacked"]["asr"] == 0 and found["unattacked"]["bare"] == 1
     row = found["sleek"]
-    assert row["asr"] == 0 and row["bare"] > 0.5 and set(row["by"]) == {"direct", "implied"}
+    assert row["asr"] == 0 and row["bare"] > 0.5 and set(row["by"]) == {"direct", "indirect"}
     assert 0 < row["n_suppressed"] <= 3 and 0 <= row["suppressed"] <= 1
 
 
