@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
-from .making.progress import progress_bar
+from .making.progress import Tick, progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .concept import Concept
     from .host import Host
-    from .making.task import Report
     from .protocols import PictureEncoder
 
 
@@ -59,9 +58,10 @@ class Search:
     encoder: PictureEncoder | None = None
     words: Sequence[str] = ()
 
-    def bar(self, total: int, what: str = "") -> AbstractContextManager[Report]:
-        """A progress bar on standard error: with search.bar(n) as tick: tick(step, value)."""
-        return progress_bar(f"{self.label}{what}", total, self.shown)
+    def bar(self, total: int, what: str = "", told: str = "loss") -> AbstractContextManager[Tick]:
+        """A progress bar on standard error: with search.bar(n) as tick: tick(step, value), or tick(step). told: what
+        the values are."""
+        return progress_bar(f"{self.label}{what}", total, self.shown, told)
 
 
 @dataclass

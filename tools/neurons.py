@@ -28,6 +28,7 @@ from conceptguard import plugins
 from conceptguard.concept import as_concept
 from conceptguard.formats.beside import write_beside
 from conceptguard.hosts.transformers.host import TransformersHost
+from conceptguard.making.progress import unseen
 from conceptguard.measuring.language.evaluate import Contestant, answer
 from conceptguard.measuring.language.suite import Question, load_language_suite
 from conceptguard.policy_file import load_policy
@@ -116,14 +117,10 @@ def coverage() -> dict[str, Any]:
         vectors = Vectors(host, as_concept(name), Choosing(**examples, count=TRIED // 2, rounds=1), "coverage")
         neurons, scores, _ = vectors.by_head(1)
         by_head = sorted(neurons, key=dict(zip(neurons, scores)).__getitem__, reverse=True)[: TRIED // 2]
-        by_effect = vectors.chosen(lambda *_: nullcontext(_quietly))
-        most.append(max(vectors.lost([*by_head, *by_effect], _quietly)))
+        by_effect = vectors.chosen(lambda *_: nullcontext(unseen))
+        most.append(max(vectors.lost([*by_head, *by_effect], unseen)))
     found = {"authors": len(most), "tried": TRIED, "with_one": sum(lost >= 1.0 for lost in most)}
     return {"method": "coverage", **found, "most": round(max(most), 3)}
-
-
-def _quietly(step: int, value: float) -> None:
-    """A bar that nobody watches."""
 
 
 def _asked(suite: Any, subjects: Any, wordings: Any, seed: int = 0) -> list[Question]:

@@ -93,7 +93,7 @@ def _checks(finder: Any, search: Search, found: Found) -> list[Checks]:
 
     s = search.settings
     assert search.pictures is not None and search.encoder is not None
-    rows = look(search.pictures, search.encoder, s.crop, s.stride, lambda i, x: None).rows.mean(1)
+    rows = look(search.pictures, search.encoder, s.crop, s.stride).rows.mean(1)
     checks = [check(finder, search, found, rows)]
     control = offers("finders").get(CONTROL)
     if control is not None and control is not finder:

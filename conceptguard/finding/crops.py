@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import PolicyError
 from ..finder import PictureSet
+from ..making.progress import Tick, unseen
 
 if TYPE_CHECKING:
     from ..protocols import PictureEncoder
@@ -56,9 +57,7 @@ def places(size: float, stride: float) -> Tensor:
     return torch.tensor([[x, y, x + size, y + size] for y in at for x in at])
 
 
-def look(
-    pictures: PictureSet, encoder: PictureEncoder, size: float, stride: float, tick: Callable[[int, float], None]
-) -> Crops:
+def look(pictures: PictureSet, encoder: PictureEncoder, size: float, stride: float, tick: Tick = unseen) -> Crops:
     """Read every crop. Raises PolicyError for pictures of which nothing can be told, or that the encoder makes NaN of.
 
     A crop is held as one row of the encoder's width; pixels of ``AT_ONCE`` pictures at a time.
@@ -67,9 +66,7 @@ def look(
     return read(pictures, encoder, size, stride, tick)
 
 
-def read(
-    pictures: PictureSet, encoder: PictureEncoder, size: float, stride: float, tick: Callable[[int, float], None]
-) -> Crops:
+def read(pictures: PictureSet, encoder: PictureEncoder, size: float, stride: float, tick: Tick = unseen) -> Crops:
     """The same of pictures that nothing need be told of."""
     known, key = _read.setdefault(pictures, {}), (id(encoder), size, stride)
     if key in known:
@@ -85,7 +82,7 @@ def read(
                 f"the encoder says nothing finite of {pictures.names[bad]}: load it in fp32, or leave that picture out"
             )
         rows.append(found)
-        tick(min(at + AT_ONCE, len(pictures)) - 1, 0.0)
+        tick(min(at + AT_ONCE, len(pictures)) - 1)
     known[key] = Crops(torch.cat(rows), boxes)
     return known[key]
 

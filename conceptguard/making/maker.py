@@ -76,7 +76,7 @@ def _of_several(task: Task, kept: Sequence[str]) -> Calibration:
 
             asked = {"gate": concept.prompts, "kept": list(kept), "captions": ordinary_captions(), "words": WORDS}
             found.append(Sight(**task.pieces.get(asked, see)))
-            tick(i, 0.0)
+            tick(i)
     return settled(found)
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from ..concept import Concept, check_preserve
 from .base import weights_mark
 from .pieces import Pieces, reads
-from .progress import progress_bar
+from .progress import Tick, progress_bar
 from .snapshot import Snapshot
 from .templates import check_templates, filled
 
@@ -90,8 +90,8 @@ class Task:
         that must stay, which the model knows; without any, the empty prompt."""
         return self.concept.replacement or next(iter(self.preserve), "")
 
-    def bar(self, total: int, what: str = "") -> AbstractContextManager[Report]:
-        """A progress bar on standard error: with task.bar(n) as tick: tick(step, loss)."""
+    def bar(self, total: int, what: str = "") -> AbstractContextManager[Tick]:
+        """A progress bar on standard error: with task.bar(n) as tick: tick(step, loss), or tick(step)."""
         return progress_bar(f"{self.label}{what}", total, self.shown)
 
     def snapshot(self, inputs: Mapping[str, Any] = MappingProxyType({}), name: str = "training") -> Snapshot:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conceptguard.making.progress import Tick
+
 SWEEPS = 150
 MOST = 20_000  # rows that directions are learnt from; all others are encoded with them
 TINY = 1e-9
@@ -45,7 +47,7 @@ def some(rows: Tensor, random: torch.Generator) -> Tensor:
     return rows[torch.randperm(len(rows), generator=random)[:MOST]]
 
 
-def nmf(rows: Tensor, k: int, random: torch.Generator, tick: Callable[[int, float], None] | None = None) -> Dictionary:
+def nmf(rows: Tensor, k: int, random: torch.Generator, tick: Tick | None = None) -> Dictionary:
     """Non-negative matrix factorisation by hierarchical alternating least squares (Cichocki and Phan, 2009).
 
     rows: [n, width], not negative; k: at most as many directions as there are rows
@@ -60,7 +62,7 @@ def nmf(rows: Tensor, k: int, random: torch.Generator, tick: Callable[[int, floa
         _descend(turned, mine.T @ amounts, amounts.T @ amounts)
         directions = turned.T
         if tick:
-            tick(sweep, 0.0)
+            tick(sweep)
     lengths = directions.norm(dim=1, keepdim=True)
     directions = directions[lengths[:, 0] > 1e-6] / lengths[lengths[:, 0] > 1e-6]
     return Dictionary(directions, lambda given: nnls(given, directions))

@@ -51,7 +51,7 @@ class SSD(Forgetting):
                     found.append(of_batches(lesson.net, *some, batch=settings.batch))
                 else:
                     found.append(per_sample(lesson.net, *some))
-                tick(number, 0.0)
+                tick(number)
         every, own = found
         dampened = 0
         with torch.no_grad():

@@ -44,7 +44,7 @@ def rows_of_each(task: Task, templates: Sequence[str], kept: Sequence[str], read
             piece = task.pieces.get({"concept": one.model_dump()}, own)
             for kind, pairs in found.items():
                 pairs.add(piece[f"{kind}.erased"], piece[f"{kind}.guide"])
-            tick(i, 0.0)
+            tick(i)
     return {kind: Rows(*pairs.rows(), held[kind]) for kind, pairs in found.items()}
 
 

@@ -7,7 +7,7 @@ brings transformer-lens and fifty packages more, for the hundred lines below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.making.loop import Loop
+from conceptguard.making.progress import Tick
 from conceptguard.making.snapshot import Snapshot
 from conceptguard.making.task import Task
 from conceptguard.making.templates import TEMPLATES
@@ -51,7 +52,7 @@ class ItDMakeSettings(Settings):
 
 
 @torch.no_grad()
-def states_behind(encoder: TextEncoder, layer: int, texts: Sequence[str], tick: Callable[[int, float], None]) -> Tensor:
+def states_behind(encoder: TextEncoder, layer: int, texts: Sequence[str], tick: Tick) -> Tensor:
     """Different states that texts leave behind a layer, [n, width], float32 on the CPU, without the begin token.
 
     CLIP looks back only, so texts that begin alike have the same states up to where they part: each is taken once, and
@@ -74,7 +75,7 @@ def states_behind(encoder: TextEncoder, layer: int, texts: Sequence[str], tick: 
             return states
 
         encoder.through(ids, layer, keep)
-        tick(min(start + 256, len(texts)) - 1, 0.0)
+        tick(min(start + 256, len(texts)) - 1)
     return torch.cat(found)
 
 
@@ -100,7 +101,7 @@ class Training:
     def _draw(self, count: int) -> Tensor:
         return torch.randint(len(self.states), (count,), generator=self.random)
 
-    def run(self, tick: Callable[[int, float], None]) -> SAE:
+    def run(self, tick: Tick) -> SAE:
         """To the end. Raises ArtifactError when the loss is not a number."""
         s, parameters = self.settings, [self.encoder, self.decoder, self.bias, self.centre]
         optimiser = torch.optim.Adam(parameters, lr=s.lr, eps=6.25e-10)

@@ -45,7 +45,7 @@ def find_vectors(search: Search) -> Found:
         return Found([row(one) for one in best], told)
     chosen = vectors.chosen(search.bar)
     verdict = vectors.judge(chosen, search.seed)
-    with search.bar(min(s.shown, len(chosen)), ", each alone") as tick:
+    with search.bar(min(s.shown, len(chosen)), ", each alone", "nats lost") as tick:
         lost = vectors.lost(chosen[: s.shown], tick)
     told = f"{len(chosen)} of {len(neurons)} vectors, taken away together: {verdict.told()}"
     where: dict[str, int] = {}

@@ -44,7 +44,7 @@ def find_neurons(search: Search) -> Found:
                      "forget=examples.jsonl would tell")  # fmt: skip
     chosen = found.chosen(read)
     verdict = found.judge(chosen, search.seed)
-    with search.bar(len(best), ", each alone") as tick:
+    with search.bar(len(best), ", each alone", "nats lost") as tick:
         lost = found.lost([read.neurons[i] for i in best], tick)
     told = f"{len(chosen)} of {len(read.neurons)} neurons, silenced together: {verdict.told()}"
     figures = {"neurons": len(chosen), "of": len(read.neurons), "causal": verdict.causal, **verdict.figures()}

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from conceptguard.making.progress import Tick
+
 from ..classifier.examples import Example
 from ..lessons import Lessons
 from .blocks import Block
@@ -100,7 +102,7 @@ def effects(host: Any, examples: Sequence[Example], scales: Scales) -> dict[str,
 
 def most_owed(
     host: Any, blocks: Sequence[Block], widths: Mapping[int, int], own: Sequence[Example], others: Sequence[Example],
-    count: int, rounds: int, spare: float, tick: Callable[[int, float], None],
+    count: int, rounds: int, spare: float, tick: Tick,
 ) -> list[Neuron]:  # fmt: skip
     """The neurons that answers owe most to, taken in rounds.
 
@@ -122,5 +124,5 @@ def most_owed(
         more = count * (turn + 1) // rounds - len(taken)
         best = values.topk(min(more, len(values) - len(taken))).indices.tolist()
         taken += [every[i] for i in best]
-        tick(turn, float(values[best[0]]) if best else 0.0)
+        tick(turn)
     return taken

@@ -44,5 +44,5 @@ def second_moments(host: Any, texts: Sequence[str], names: Sequence[str], tick: 
         for name in names:
             rows = read[name].double()
             found[name] = found.get(name, torch.zeros(rows.shape[1], rows.shape[1]).to(rows)) + rows.T @ rows
-        tick(step, 0.0)
+        tick(step)
     return {name: total / max(count, 1) for name, total in found.items()}

@@ -154,7 +154,7 @@ def _draw(pipe: Any, groups: Sequence[Sequence[Sample]], recipe: Recipe, tick: A
     def tell(n: int) -> None:
         nonlocal done
         done += n
-        tick(done - 1, 0.0)
+        tick(done - 1)
 
     return [made.pixels for made in make_groups_once(pipe, groups, recipe, tell)]
 
