@@ -1,4 +1,4 @@
-"""The embedded classifier, loaded by its path: by its name only what was signed is read."""
+"""The embedded classifier, and what judges it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 from paths import ROOT
 
-FOLDER = ROOT / "registry" / "making" / "emoji-classifier"
+NAME = "emoji-classifier"
+FOLDER = ROOT / "registry" / "models" / NAME
 
 
 def classifier(variant: str | None = None) -> Any:
     """A fresh one."""
     from conceptguard import load_model
 
-    return load_model(str(FOLDER), variant=variant)
+    return load_model(NAME, variant=variant)
 
 
 @cache

@@ -55,7 +55,7 @@ FOLDER = ROOT / "docs" / "figures"
 _BLOCK = re.compile(r"(<!-- figure: ([\w-]+) -->\n).*?(<!-- /figure -->)", re.DOTALL)
 
 Result = dict[str, Any]
-CLASSIFIER = "registry/making/emoji-classifier"
+CLASSIFIER = "emoji-classifier"
 TEN = "cigarette,pistol,bomb,beer,wine,skull,knife,syringe,pill,dagger"
 
 

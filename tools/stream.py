@@ -18,7 +18,7 @@ from conceptguard.cli.output import report
 from conceptguard.cli.progress import progress
 from conceptguard.measuring.classifier.run import Bench
 
-MODEL = Path(__file__).parents[1] / "registry" / "making" / "emoji-classifier"
+MODEL = "emoji-classifier"
 SIZE = 5
 COLUMNS = ["requests", "forgotten", "withdrawn", "kept", "kept_test", "re_test", "harmonic", "blocks", "make_seconds"]
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--json", default=None, help="a file, or - for standard output")
     given = parser.parse_args()
     began = time.perf_counter()
-    bench = Bench(load_model(str(MODEL), variant="vit"))
+    bench = Bench(load_model(MODEL, variant="vit"))
     with tempfile.TemporaryDirectory() as folder, progress("requests", 8) as tick:
         found = rows(bench, Path(folder), tick)
     report("requests", found, time.perf_counter() - began, given.json, columns=COLUMNS)

@@ -137,7 +137,7 @@ def eval_(
     conceptguard eval --method spm --card my-registry/
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
-    conceptguard eval --suite classifier --model registry/making/emoji-classifier --method ssd --method damp
+    conceptguard eval --suite classifier --model emoji-classifier --method ssd --method damp
     conceptguard eval --suite finding --method craft
     conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml

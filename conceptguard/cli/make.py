@@ -74,7 +74,7 @@ def make(
     conceptguard make spm --concept pistol --prompts pistol,gun --set rank=1 --steps 300 --out my-registry
     conceptguard make esd --concept pistol --steps 200 --preview 20 --out my-registry
     conceptguard make spm --model ./my-sd --concept "van gogh" --preserve @painters.txt --out my-registry
-    conceptguard make ssd --model registry/making/emoji-classifier --concept skull --out my-registry
+    conceptguard make ssd --model emoji-classifier --concept skull --out my-registry
     conceptguard make guard --model authors-lm --concept authors --set forget=forget.jsonl --set retain=retain.jsonl \\
       --out my-registry
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import pytest
 import torch
-from paths import ROOT
 from small_planted import encoder, planted
 
-from conceptguard.errors import RegistryError
 from conceptguard.finding import encoders
 from conceptguard.finding.planted import OBJECTS
 from conceptguard.measuring.suite import load_suite
+from conceptguard.registry import shipped_folder
+from conceptguard.registry.signed.packaged import open_packaged
 
 
-def test_every_file_of_it_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = ROOT / "registry" / "encoders" / encoders.EMBEDDED
-    held = {file.name for file in folder.iterdir() if file.name != "README.md"}
-    assert held == set(encoders.PINNED) and sum(file.stat().st_size for file in folder.iterdir()) <= 5_000_000
-    shutil.copytree(folder, tmp_path / "encoders" / encoders.EMBEDDED)
-    monkeypatch.setattr(encoders, "shipped_folder", lambda: tmp_path)
-    changed = tmp_path / "encoders" / encoders.EMBEDDED / "vocab.json"
-    changed.write_text(changed.read_text().replace("skull", "skill"))
-    with pytest.raises(RegistryError, match=r"vocab.json: is not what conceptguard came with"):
-        encoders.load_encoder()
+def test_it_is_small_and_signed() -> None:
+    folder = shipped_folder() / "models" / encoders.EMBEDDED
+    signed = open_packaged(shipped_folder()).beside
+    assert {f"models/{encoders.EMBEDDED}/{file.name}" for file in folder.iterdir()} <= set(signed)
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 5_000_000
 
 
 def test_it_names_what_a_model_drew() -> None:

@@ -40,7 +40,7 @@ Data and licences: see emoji-sd's card. `python -m conceptguard_registry.build.e
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_encoder", description=__doc__)
-    parser.add_argument("--out", type=Path, default=REGISTRY / "encoders" / "emoji-encoder")
+    parser.add_argument("--out", type=Path, default=REGISTRY / "models" / "emoji-encoder")
     parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
     parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="of CPU time")
     parser.add_argument("--measure", action="store_true", help="only measure what is there, and write its card")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from emoji_classifier import FOLDER, bench, classifier
+from emoji_classifier import FOLDER, NAME, bench, classifier
 
 from conceptguard import RegistryError
 from conceptguard.cli import run
@@ -110,7 +110,7 @@ def test_training_is_the_same_to_the_bit() -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "rows.json"
-    asked = ["eval", "--suite", "classifier", "--model", str(FOLDER), "--concepts", "skull"]
+    asked = ["eval", "--suite", "classifier", "--model", NAME, "--concepts", "skull"]
     assert run([*asked, "--method", "damp", "--json", str(out), "--check"]) == 0
     rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"]
     assert [row["method"] for row in rows] == ["retrained", "none", "relabel", "damp"]
@@ -121,7 +121,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_make_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = ["make", "damp", "--model", str(FOLDER), "--concept", "skull", "--out", str(tmp_path)]
+    made = ["make", "damp", "--model", NAME, "--concept", "skull", "--out", str(tmp_path)]
     assert run(made) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "emoji-classifier/damp/skull" in told and "eval --suite classifier" in told
