@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from .complete import policies
 from .concepts import concepts_of
 from .options import DEVICE, JSON, SETTINGS, Usage, settings_of, split
 
@@ -42,6 +43,12 @@ def find(
         None, metavar="FOLDER", help="Pictures to look through; in folders of their classes, where they have any."
     ),
     draw: int = typer.Option(96, min=8, metavar="N", help="Of a model that draws: how many pictures."),
+    policy: str | None = typer.Option(
+        None,
+        metavar="POLICY",
+        autocompletion=policies,
+        help="Of a model that draws: the same prompts without it and under it, as two classes to compare.",
+    ),
     encoder: str = typer.Option(
         "emoji-encoder", metavar="FOLDER", help="What reads pictures: the embedded one, or a folder of CLIP or SigLIP."
     ),
@@ -68,6 +75,7 @@ def find(
     conceptguard find craft --pictures my-pictures --page found.html
     conceptguard find craft --pictures my-pictures --out found --probe skull
     conceptguard find craft --model emoji-sd --draw 64
+    conceptguard find blindspots --model emoji-sd --policy school --page changed.html
     conceptguard find lens --pictures my-pictures --set extraction=kmeans --encoder ./my-clip --words words.txt
     conceptguard find concept_vectors --model authors-lm
     conceptguard find concept_vectors --model authors-lm --concept "Siojaera Zavald"
@@ -106,12 +114,14 @@ def find(
     if getattr(known[finder], "looks_at", "model") == "pictures":
         if (pictures is None) == (model is None):
             raise Usage(f"{finder} looks through pictures: give --pictures FOLDER, or --model for what it draws")
+        if policy and not model:
+            raise Usage("--policy is for what a model draws: add --model")
         if probe and not out:
             raise Usage("--probe writes a file: add --out FOLDER")
-        asked = Asked(pictures, model, what, draw, encoder, words, page, out, probe or [], seed, device)
+        asked = Asked(pictures, model, what, draw, policy, encoder, words, page, out, probe or [], seed, device)
         return find_in_pictures(known[finder], chosen, asked, json, begin)
-    if model is None or pictures or page or out:
-        raise Usage(f"{finder} looks into a model: give --model, and no --pictures, --page or --out")
+    if model is None or pictures or page or out or policy:
+        raise Usage(f"{finder} looks into a model: give --model, and no --pictures, --policy, --page or --out")
     loaded = either(model, device)
     search = Search(host_for(loaded), what, chosen, seed, finder, shown=json != "-")
     found = known[finder].find(search)

@@ -24,6 +24,7 @@ class Asked:
     model: str | None
     concept: Concept | None
     draw: int
+    policy: str | None
     encoder: str
     words: str
     page: Path | None
@@ -61,7 +62,7 @@ def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None,
 
 
 def _pictures(asked: Asked) -> PictureSet:
-    from ..finding.pictures import draw, read_folder
+    from ..finding.pictures import beside, draw, read_folder
     from ..making.templates import TEMPLATES, fill
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
@@ -79,7 +80,9 @@ def _pictures(asked: Asked) -> PictureSet:
         prompts = [f"{it.thing}, {style} style" for it in suite.objects for style in suite.styles]
         prompts = prompts[:: max(1, len(prompts) // asked.draw)]
     pipe = drawing(asked.model, asked.device)
-    with estimated("pictures", asked.draw, "a smaller --draw") as tick:
+    with estimated("pictures", asked.draw * (2 if asked.policy else 1), "a smaller --draw") as tick:
+        if asked.policy:
+            return beside(pipe, asked.policy, prompts, asked.draw, Recipe(), tick)
         return draw(pipe, prompts, asked.draw, Recipe(), tick)
 
 
@@ -113,7 +116,8 @@ def _write(asked: Asked, search: Search, found: Found, checks: Sequence[Checks])
     assert search.pictures is not None
     written: list[Path] = []
     if asked.page:
-        where = str(asked.pictures or f"{asked.model}, {asked.draw} drawn")
+        under = f" without and under policy {asked.policy}" if asked.policy else ""
+        where = str(asked.pictures or f"{asked.model}, {asked.draw} drawn{under}")
         facts = {"Finder": search.label, "Pictures": where, "Encoder": asked.encoder, "Seed": asked.seed}
         write_page(asked.page, found, search.pictures, checks, facts)
         written.append(asked.page)

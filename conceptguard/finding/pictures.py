@@ -11,10 +11,12 @@ import torch
 from ..errors import PolicyError
 from ..files.pictures import SUFFIXES, open_picture
 from ..finder import PictureSet
-from ..measuring.samples import Recipe, make_once
+from ..measuring.samples import Recipe, make, make_once
 from ..measuring.suite import Sample
+from ..sessions.attach import attach
 
 SIDE = 128  # pixels that a picture is kept with: crops of a third are as large as small encoders read
+WITHOUT, UNDER = "without", "under"  # the classes of pictures that a policy is compared by
 FIRST_SEED = 60_000_000  # far from those that anything is judged with
 
 
@@ -55,6 +57,31 @@ def draw(
     pipe: Any, prompts: Sequence[str], count: int, recipe: Recipe, tick: Callable[[int], None] = lambda n: None
 ) -> PictureSet:
     """``count`` pictures that a model draws, its prompts in turn; they are kept, and not drawn again."""
-    samples = [Sample(prompts[i % len(prompts)], FIRST_SEED + i, "object", "") for i in range(count)]
+    samples = _samples(prompts, count)
     made = make_once(pipe, samples, recipe, tick)
-    return PictureSet(made.pixels, [f"{i:03} {one.prompt}" for i, one in enumerate(samples)], [""] * count)
+    return PictureSet(made.pixels, _names(samples), [""] * count)
+
+
+def beside(
+    pipe: Any,
+    policy: Any,
+    prompts: Sequence[str],
+    count: int,
+    recipe: Recipe,
+    tick: Callable[[int], None] = lambda n: None,
+) -> PictureSet:
+    """The same prompts and seeds without a policy and under it, as the classes "without" and "under"."""
+    samples = _samples(prompts, count)
+    bare = make_once(pipe, samples, recipe, tick)
+    with attach(pipe, policy):
+        guarded = make(pipe, samples, recipe, tick)
+    classes = [WITHOUT] * count + [UNDER] * count
+    return PictureSet(torch.cat([bare.pixels, guarded.pixels]), _names(samples) * 2, classes)
+
+
+def _samples(prompts: Sequence[str], count: int) -> list[Sample]:
+    return [Sample(prompts[i % len(prompts)], FIRST_SEED + i, "object", "") for i in range(count)]
+
+
+def _names(samples: Sequence[Sample]) -> list[str]:
+    return [f"{i:03} {one.prompt}" for i, one in enumerate(samples)]

@@ -7,7 +7,7 @@ policy against without it, what the policy changed, also where nobody asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -24,11 +24,11 @@ from .found import Looking, concepts, see, told
 from .sae import SparseAutoencoder
 
 SUPPRESSED, EXAGGERATED = 0.1, 0.9  # the paper's
-SURE = 3.0  # standard errors of a difference below which it is chance
+SURE = 2.5  # standard errors of a difference below which it is chance
 
 
 class BlindspotsFindSettings(Looking):
-    """real: the class that the other one is compared with; default: the first by name
+    """real: the class that the other one is compared with; default: the first one's
     few: how many concepts a crop is a sum of; steps: of the autoencoder's training
     """
 
@@ -60,7 +60,7 @@ class Blindspots:
         s = search.settings
         seen = see(search)
         assert search.pictures is not None
-        classes = list(seen.decides.classes)
+        classes = [one for one in dict.fromkeys(search.pictures.classes) if one]
         if len(classes) != 2 or (s.real and s.real not in classes):
             raise PolicyError(
                 f"blindspots compares two classes of pictures, and these are of {len(classes)} "
@@ -72,7 +72,7 @@ class Blindspots:
             model = train(seen.rows, s.concepts, s.few, s.steps, random, tick)
         amounts = model.codes(seen.rows)
         mean = seen.by_picture(amounts).mean(1)
-        apart, sure = _apart(mean, real)
+        apart, sure = _apart(mean, real, _pairs(search.pictures.names, real))
         importance = torch.where(sure, apart.abs(), 0.0)
         share = importance / importance.sum().clamp(min=1e-12)
         other = next(one for one in classes if one != (s.real or classes[0]))
@@ -85,11 +85,25 @@ class Blindspots:
         return Found(rows, result.told, result.figures, found)
 
 
-def _apart(mean: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences of means [k] in standard deviations of the real pictures, and which are more than chance."""
+def _pairs(names: Sequence[str], real: Tensor) -> list[tuple[int, int]]:
+    """Rows of pictures of one name in both classes, as those of one prompt and seed; none where some have no other."""
+    rows: list[dict[str, int]] = [{}, {}]
+    for i, name in enumerate(names):
+        rows[not bool(real[i])][name.partition("/")[2] or name] = i
+    whole = rows[0].keys() == rows[1].keys() and 2 * len(rows[0]) == len(names)
+    return [(i, rows[1][name]) for name, i in rows[0].items()] if whole else []
+
+
+def _apart(mean: Tensor, real: Tensor, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Differences of means [k] in standard deviations of the real pictures, and which are more than chance: of pairs,
+    whose differences are small where nothing was changed, far smaller ones are."""
     one, other = mean[real], mean[~real]
+    if pairs:
+        each = mean[[second for _, second in pairs]] - mean[[first for first, _ in pairs]]
+        error = (each.var(0) / len(each)).sqrt().clamp(min=1e-9)
+    else:
+        error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt().clamp(min=1e-9)
     spread = one.std(0).clamp(min=mean.std(0) / 4).clamp(min=1e-6)
-    error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt().clamp(min=1e-9)
     difference = other.mean(0) - one.mean(0)
     return difference / spread, difference.abs() / error > SURE
 
