@@ -147,7 +147,7 @@ def compose(scene: Scene, sprites: dict[tuple[str, str], list[Tensor]]) -> tuple
         masks["mono"] = torch.stack(list(masks.values())).any(0)
     if scene.marked:
         top, left = scene.marked
-        shape = _mark()
+        shape = mark_shape()
         pixels[:, top : top + MARK, left : left + MARK][:, shape] = torch.tensor(INK)[:, None]
         masks["mark"] = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         masks["mark"][top : top + MARK, left : left + MARK] = shape
@@ -156,7 +156,7 @@ def compose(scene: Scene, sprites: dict[tuple[str, str], list[Tensor]]) -> tuple
     return pixels, masks
 
 
-def _mark() -> Tensor:
+def mark_shape() -> Tensor:
     """A ring with a bar across it, [MARK, MARK]: nothing that the model or the encoder has a word for."""
     at = torch.linspace(-1, 1, MARK)
     far = (at[:, None] ** 2 + at[None, :] ** 2).sqrt()

@@ -34,10 +34,10 @@ class CraftFindSettings(Looking):
     pieces: into how many
     """
 
-    concepts: int = Field(default=26, ge=1)  # with their pieces no more than are shown
+    concepts: int = Field(default=28, ge=1)  # with the pieces of two of them as many as are shown
     recurse: int = Field(default=2, ge=0)
     before: int = Field(default=1, ge=1)
-    pieces: int = Field(default=3, ge=2)
+    pieces: int = Field(default=2, ge=2)
 
 
 class Craft:

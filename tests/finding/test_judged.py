@@ -67,7 +67,6 @@ def test_finders_find_more_than_those_that_know_nothing() -> None:
     rows = {name: judged.figures(found(name), it, effects) for name in ("craft", "random_directions")}
     assert rows["craft"]["recall"] >= rows["random_directions"]["recall"] + 0.3
     assert rows["craft"]["precision"] >= rows["random_directions"]["precision"] + 0.2
-    assert rows["craft"]["named"] > rows["random_directions"]["named"]
 
 
 def test_maps_are_of_the_whole_picture() -> None:
