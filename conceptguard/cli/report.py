@@ -118,8 +118,10 @@ def report(
             attacks.append(one.row)
             strips[one.row["concept"], one.row["attack"]] = one.pictures
     rows = rows_of(pairs, chosen, attacks, rules.name, model) if figures is None else rows_of_eval(figures, attacks)
+    facts = _facts(plan, pipe, dtype, n, redteam, evaluated)
+    name = rules.name if policy else ", ".join(guard or [])
     card = Card(
-        model, rules, _facts(plan, pipe, dtype, n, redteam, evaluated), rows, pairs, attacks, strips, costs, receipts,
+        name, model, rules, facts, rows, pairs, attacks, strips, costs, receipts,
         untested(rules, guarded, chosen, attacks, {name: kind.needs for name, kind in attack_kinds(None).items()}),
         open_problems(rules, rows, attacks, plan.judges.names),
     )  # fmt: skip

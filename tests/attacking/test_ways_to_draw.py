@@ -112,3 +112,15 @@ def test_inverted_pictures_come_back(pipe: Any, name: str) -> None:
         for found in (*attack.search(Ask(prompt)), *attack.control(Ask(prompt))):
             back = target.draw(found, 0)
             assert back is not None and float((back - made.pixels[0] / 255).abs().mean()) < 0.03
+
+
+def test_what_no_seed_decides_is_drawn_once(tiny: Any, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with conceptguard.attach(tiny, policy) as session:
+        target, calls = target_of(tiny, session), []
+        compose = session.host.compose
+        monkeypatch.setattr(session.host, "compose", lambda *given: calls.append(1) or compose(*given))
+        noise = torch.randn(target.denoiser.shape, generator=torch.Generator().manual_seed(3))
+        calm, other = Attempt(PROMPT, latents=noise), Attempt(PROMPT, latents=-noise)
+        found = target.draw_all([(calm, 0), (other, 1), (calm, 2)])
+    assert len(calls) == 2 and torch.equal(found[0], found[2])  # type: ignore[arg-type]
+    assert not torch.equal(found[0], found[1])  # type: ignore[arg-type]

@@ -129,6 +129,7 @@ def test_the_page_opens_from_disk_without_a_network(
     sizes = page.evaluate("[...document.querySelectorAll('td, p, small, figcaption')].map("
                           "part => parseFloat(getComputedStyle(part).fontSize))")  # fmt: skip
     assert min(sizes) >= 12
+    assert page.inner_text("h1") == "Report card: spm:cigarette on emoji-sd"
     heads = page.eval_on_selector_all("h2", "all => all.map(one => one.innerText)")
     assert {"Erased and kept", "Attacked", "What it costs", "What was not tested", "Receipts"} <= set(heads)
     page.click("summary")
@@ -143,7 +144,7 @@ def test_what_comes_from_elsewhere_is_text(made: tuple[dict[str, Any], Path]) ->
     evil = "<script>alert(1)</script>"
     note = {"concept": evil, "attack": evil, "asr": None, "note": evil}
     row = made[0]["rows"][0] | {"concept": evil, "attack": evil}
-    card = Card(evil, load_policy({"name": evil, "guards": []}), {evil: evil}, [row], [], [note], untested=[evil])
+    card = Card(evil, evil, load_policy({"name": evil, "guards": []}), {evil: evil}, [row], [], [note], untested=[evil])
     assert "<script" not in page(card) and page(card).count("&lt;script&gt;") >= 8
 
 

@@ -17,11 +17,13 @@ from .pairs import Pair
 
 @dataclass
 class Card:
-    """facts: how it was made, in words; rows: a figure each, see ``figures``; attacks: rows of redteam
+    """name: what the policy is called; facts: how it was made, in words
+    rows: a figure each, see ``figures``; attacks: rows of redteam
     strips: pictures under an attack, by concept and attack, uint8 [asks, 3, h, w]; none where rows come from a file
-    cost: see ``cost``; receipts: of every call under the policy; sources: files that figures were taken from
+    cost: see ``cost``; receipts: of every call under the policy
     """
 
+    name: str
     model: str
     policy: Policy
     facts: Mapping[str, str]

@@ -30,7 +30,7 @@ def write_card(file: Path, card: Card) -> None:
 
 def page(card: Card) -> str:
     """The page as text."""
-    title = text(f"{card.policy.name} on {card.model}")
+    title = text(f"{card.name} on {card.model}")
     facts = "".join(f"<tr><th>{text(key)}</th><td>{text(value)}</td></tr>" for key, value in card.facts.items())
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Report card: {title}</title>\n'
