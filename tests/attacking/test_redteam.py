@@ -92,6 +92,7 @@ def test_searches_on_the_embedded_model_find_what_chance_does_not(pipe: Any) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["pez", "p4d", "concept_inversion", "unlearndiffatk"])
 def test_searches_bring_a_concept_back_from_a_model_that_nobody_guards(pipe: Any, name: str) -> None:
     """From a prompt that has nothing to do with it, and more often than chance does: that a search finds nothing under
