@@ -105,7 +105,11 @@ def errors() -> str:
 def checks() -> str:
     """The checks of the contract by promise, for pictures and for text."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    for kind, listed in (("pictures", contract._CHECKS), ("text", contract._TEXT_CHECKS)):
+    for kind, listed in (
+        ("pictures", contract._CHECKS),
+        ("text", contract._TEXT_CHECKS),
+        ("modules", contract._MODULE_CHECKS),
+    ):
         for promise, check in listed:
             found.setdefault((str(promise), check.__name__, _paragraph(check)), []).append(kind)
     rows = [[promise, f"`{name}`", ", ".join(kinds), told] for (promise, name, told), kinds in found.items()]

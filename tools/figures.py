@@ -178,7 +178,7 @@ FIGURES = {
     "classifier": Figure(
         (
             f"conceptguard eval --suite classifier --model {CLASSIFIER} " + " ".join(
-                f"--method {name}" for name in ("ssd", "damp", "sparse_unlearning", "concept_poisoning")
+                f"--method {name}" for name in ("ssd", "damp", "sparse_unlearning", "laf", "concept_poisoning")
             ),
             f"conceptguard eval --suite classifier --model {CLASSIFIER} --variant vit --method ssd --method damp "
             "--method gs_lora",

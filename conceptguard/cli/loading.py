@@ -10,6 +10,7 @@ from ..errors import ConceptGuardError
 def drawing(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
     """A diffusers pipeline on its device, without bars of its own. Raises ConceptGuardError for a language model."""
     pipe = either(model, device, dtype, **options)
+    _demand_prompted(pipe, model)
     if is_text(pipe):
         raise ConceptGuardError(
             f"{model} is a language model, which says and does not draw: use "
@@ -21,6 +22,7 @@ def drawing(model: str, device: str | None, dtype: str = "fp32", **options: Any)
 def speaking(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
     """A language model and its tokenizer. Raises ConceptGuardError for a model that draws."""
     pair = either(model, device, dtype, **options)
+    _demand_prompted(pair, model)
     if not is_text(pair):
         raise ConceptGuardError(
             f"{model} draws pictures and says nothing: use "
@@ -39,6 +41,13 @@ def either(model: str, device: str | None, dtype: str = "fp32", **options: Any) 
     if hasattr(loaded, "set_progress_bar_config"):
         loaded.set_progress_bar_config(disable=True)
     return loaded
+
+
+def _demand_prompted(loaded: Any, model: str) -> None:
+    if hasattr(loaded, "classes"):
+        raise ConceptGuardError(
+            f"{model} is a classifier, which nobody prompts: use `conceptguard eval --suite classifier --model {model}`"
+        )
 
 
 def is_text(loaded: Any) -> bool:

@@ -134,7 +134,8 @@ def make(
     if sheet:
         print(f"{sheet} shows it")
     if plain:
-        print(f"use it: conceptguard eval --suite classifier --model {model} --guard {method}:{artifact.folder}")
+        which = f"{model} --variant {variant}" if variant else model
+        print(f"use it: conceptguard eval --suite classifier --model {which} --guard {method}:{artifact.folder}")
         return
     command = "say" if is_text(loaded) else "generate"
     print(f"use it: conceptguard {command} --model {model} --guard {method}:{artifact.folder} --prompt TEXT")

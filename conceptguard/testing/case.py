@@ -58,6 +58,19 @@ class TextCase:
     tokens: int = 24
 
 
+@dataclass(frozen=True)
+class ModuleCase:
+    """One method to be judged on a plain torch module.
+
+    guard: its entry in a policy; load: gives the module, in evaluation mode, the same one each time
+    inputs: a batch [n, ...] that the guard must change the outputs of
+    """
+
+    guard: Mapping[str, Any]
+    load: Callable[[], Any]
+    inputs: Tensor
+
+
 def demand(kept: bool, message: str) -> None:
     """Raise ContractBroken unless a promise is kept. Not ``assert``, which python -O leaves out."""
     if not kept:

@@ -10,6 +10,7 @@ from . import (
     closed,
     compose,
     files,
+    module_checks,
     receipts,
     rows,
     terms_of_host,
@@ -17,10 +18,11 @@ from . import (
     traces,
 )
 from .bench import Bench
-from .case import Case, ContractBroken, NotApplicable, TextCase
+from .case import Case, ContractBroken, ModuleCase, NotApplicable, TextCase
+from .module_checks import ModuleBench
 from .text_bench import TextBench
 
-AnyCase = Case | TextCase | Callable[[], Case | TextCase]
+AnyCase = Case | TextCase | ModuleCase | Callable[[], Case | TextCase]
 
 # (promise of the design, check); the name of a check is the name of its function.
 _CHECKS: list[tuple[int, Callable[[Bench], None]]] = [
@@ -77,6 +79,25 @@ _TEXT_CHECKS: list[tuple[int, Callable[[Any], None]]] = [
     (9, text_checks.receipt_is_true),
     (9, text_checks.receipt_tells_all),
 ]
+# And for plain modules.
+_MODULE_CHECKS: list[tuple[int, Callable[[Any], None]]] = [
+    (0, module_checks.it_acts),
+    (2, module_checks.no_trace),
+    (2, module_checks.no_trace_after_error),
+    (3, module_checks.guard_that_raises),
+    (3, module_checks.training_mode_refused),
+    (3, module_checks.other_weights_refused),
+    (3, acts.unknown_setting_refused),
+    (3, files.other_base_refused),
+    (4, module_checks.rows_are_separate),
+    (6, module_checks.strength),
+    (7, module_checks.bf16),
+    (8, files.truncated_file_refused),
+    (8, files.altered_file_refused),
+    (8, files.pickle_refused),
+    (8, files.not_finite_refused),
+    (9, module_checks.receipt_is_true),
+]
 _SLOW = {"compiled", "fp16"}
 
 
@@ -102,17 +123,23 @@ def contract_checks(
     bench: case -> the bench that judges it, for hosts that are called otherwise than diffusers' and transformers'
     """
     speaks = isinstance(case, TextCase) if text is None else text
+    plain = isinstance(case, ModuleCase)
     benches: list[Any] = []
 
     def judge() -> Any:
         if not benches:
             made = case() if callable(case) else case
-            kind: Any = bench or (TextBench if isinstance(made, TextCase) else Bench)
+            kinds: dict[type, Any] = {TextCase: TextBench, ModuleCase: ModuleBench}
+            kind: Any = bench or kinds.get(type(made), Bench)
             benches.append(kind(made))
         return benches[0]
 
-    found = {check.__name__: check for _, check in (_TEXT_CHECKS if speaks else _CHECKS)}
-    names = check_names(slow=slow, text=speaks)
+    if plain:
+        found = {check.__name__: check for _, check in _MODULE_CHECKS}
+        names = list(found)
+    else:
+        found = {check.__name__: check for _, check in (_TEXT_CHECKS if speaks else _CHECKS)}
+        names = check_names(slow=slow, text=speaks)
     return [(name, lambda check=found[name]: check(judge())) for name in names]  # type: ignore[misc]
 
 

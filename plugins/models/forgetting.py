@@ -162,8 +162,10 @@ def lesson_of(task: Task) -> Lesson:
     forget = examples.matching(task.concept.prompts)
     device, dtype = host.device_dtype()
     inputs, labels = examples.inputs[own].to(device, dtype), examples.labels[own].to(device)
+    net = copy.deepcopy(model).requires_grad_(True)
+    net.register_forward_hook(lambda module, args, out: getattr(out, "logits", out))  # of transformers, say
     with torch.no_grad():
-        given = model(inputs[:2])
+        given = net(inputs[:2])
     if not isinstance(given, Tensor) or given.ndim != 2:
         raise PolicyError(f"{task.label}: {host.name} gives no logits [n, classes], so that it is no classifier")
     if int(labels.max()) >= given.shape[1]:
@@ -172,7 +174,6 @@ def lesson_of(task: Task) -> Lesson:
             f"{given.shape[1] - 1}: give the examples that it was trained on"
         )
     is_forgotten = torch.isin(own, forget)
-    net = copy.deepcopy(model).requires_grad_(True)
     random = torch.Generator().manual_seed(task.seed)
     everywhere = torch.arange(len(own))
     return Lesson(

@@ -29,9 +29,9 @@ class SparseUnlearningMakeSettings(ForgetSettings):
     how: Literal["l1", "prune"] = "l1"
     share: float = Field(default=0.9, gt=0, lt=1)
     penalty: float = Field(default=1e-4, ge=0)
-    steps: int = Field(default=150, ge=1)
+    steps: int = Field(default=200, ge=1)
     batch: int = Field(default=64, ge=1)
-    lr: float = Field(default=5e-3, gt=0)
+    lr: float = Field(default=4e-3, gt=0)
 
 
 class SparseUnlearning(Forgetting):

@@ -53,11 +53,13 @@ class TransformersHost(Host):
 
     @classmethod
     def takes(cls, target: Any) -> bool:
-        """A transformers pipeline, or a pair (model, tokenizer)."""
+        """A transformers pipeline, or a pair (model, tokenizer); no model by itself that generates nothing, such as a
+        classifier of pictures, which is a plain module."""
         one = target[0] if isinstance(target, tuple) and len(target) == 2 else target
         one = getattr(one, "_orig_mod", one)  # compiled
         modules = {base.__module__.split(".", 1)[0] for base in type(one).__mro__}
-        return "transformers" in modules and "diffusers" not in modules
+        plain = one is target and callable(getattr(one, "can_generate", None)) and not one.can_generate()
+        return "transformers" in modules and "diffusers" not in modules and not plain
 
     @classmethod
     def sole(cls, target: Any) -> Any:

@@ -21,9 +21,11 @@ from conceptguard.plugins import host_for, methods
 # Forget sets on which a method is within the bar of retraining.
 WITHIN = {
     "ssd": ("skull", "weapons"), "damp": ("skull",), "sparse_unlearning": (), "concept_poisoning": (),
+    "laf": ("weapons",),
 }  # fmt: skip
 QUICK: dict[str, Any] = {
     "ssd": {"compat": "official"}, "sparse_unlearning": {"steps": 8}, "concept_poisoning": {"steps": 4},
+    "laf": {"steps": 4, "repair": 2, "autoencoding": 10},
 }  # fmt: skip
 APART = {"gs_lora", "s3t"}  # of transformers alone
 
@@ -161,7 +163,7 @@ def test_a_file_that_was_damaged_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sparse_unlearning", "concept_poisoning"])
+@pytest.mark.parametrize("method", ["sparse_unlearning", "concept_poisoning", "laf"])
 def test_it_forgets_classes_and_keeps_more_than_random_labels_do(method: str, tmp_path: Path) -> None:
     """Not within the bar everywhere: that is in the docs' table."""
     own, control = bench().made(method, "weapons", tmp_path, {}), bench().relabelled("weapons")
@@ -180,3 +182,41 @@ def test_concepts_of_a_class_are_its_own(tmp_path: Path) -> None:
     assert leading(torch.tensor([0.1, 0.7, -2.0, 0.2]), 0.8).tolist() == [1, 3]
     one = made("concept_poisoning", "skull", tmp_path, steps=1)
     assert one.manifest.made["own_concepts"]["skull"] and one.manifest.made["poisoned"] == 18
+
+
+def test_laf_reads_no_label_unless_it_is_to_repair_the_head(tmp_path: Path) -> None:
+    """With the labels of everything but the forget set shuffled it makes the same artifact."""
+    import emoji_classifier
+
+    x, y = bench().examples.inputs, bench().examples.labels
+    own = bench().examples.of("train")[:600]
+    forget = y[own] == 0
+    shuffled = torch.where(forget, y[own], y[own].roll(7).clamp_min(1))
+    found = []
+    for number, labels in enumerate((y[own], shuffled)):
+        save_file({"inputs": x[own].contiguous(), "labels": labels}, tmp_path / f"{number}.safetensors")
+        options = {"data": str(tmp_path / f"{number}.safetensors"), "steps": 3, "autoencoding": 5, "repair": 0}
+        found.append(emoji_classifier.made("laf", "0", tmp_path / str(number), **options).tensors())
+    assert all(torch.equal(one, found[1][name]) for name, one in found[0].items())
+    assert not [name for name in found[0] if "head" in name], "the head stays"
+
+
+@pytest.mark.parametrize("method", ["damp", "gs_lora"])
+def test_a_classifier_of_transformers(method: str, tmp_path: Path) -> None:
+    """Random weights: it is attached, acts and comes off; what it forgets is not judged."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    net = ViTForImageClassification(ViTConfig(**small, image_size=32, patch_size=8, num_labels=5)).eval()
+    x = torch.rand(40, 3, 32, 32)
+    labels = net(x).logits.argmax(1)
+    labels[0] = (labels[0] + 1) % 5  # of a net that says one thing to everything, to have something to forget
+    save_file({"inputs": x, "labels": labels}, tmp_path / "own.safetensors")
+    label, options = str(int(labels[0])), {"steps": 3} if method == "gs_lora" else {"power": 0.0}
+    options |= {"data": str(tmp_path / "own.safetensors")}
+    one = conceptguard.make(net, method, {"name": "one", "prompts": [label]}, tmp_path / "registry", **options)
+    bare = net(x).logits
+    with conceptguard.attach(net, {"name": "p", "guards": [{"method": method, "artifact": str(one.folder)}]}):
+        assert not torch.equal(net(x).logits, bare)
+    assert torch.equal(net(x).logits, bare)
