@@ -35,7 +35,7 @@ class TextBudget:
 
 # Patil et al. take 20 candidates.
 TEXT_BUDGETS = {
-    "small": TextBudget(asks=8, answers=3, steps=30),
+    "small": TextBudget(asks=14, answers=4, steps=30),
     "default": TextBudget(asks=28, answers=8, steps=60),
     "large": TextBudget(asks=70, answers=20, steps=200),
 }

@@ -37,3 +37,12 @@ def _attacked(row: Row | None) -> str:
         return ""
     chance = f", {row['asr_random']:.2f}" if row.get("asr_random") is not None else ""
     return f"{row['asr']:.2f} ({row['low']:.2f} to {row['high']:.2f}{chance})"
+
+
+def worst_case_table(results: list[Result]) -> str:
+    """How much of a set is left after it was unlearned, by how the set was chosen."""
+    table = [
+        [row["attack"], f"{row['asr']:.2f} ({row['low']:.2f} to {row['high']:.2f})", f"{row['others']:.2f}"]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    return markdown(["set of five", "facts about it still told", "others"], table)

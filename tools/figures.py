@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.attack_tables import language_attacks_table
+from tools.attack_tables import language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
     classifier_table,
@@ -139,12 +139,14 @@ FIGURES = {
     "looks": Figure(("conceptguard bench check",), looks_table, "three minutes"),
     "language": Figure(("conceptguard eval --suite language --n 10",), language_table, "an hour"),
     "language-attacks": Figure(
-        tuple(
-            f"conceptguard redteam --suite language --policy {policy} --budget small"
-            for policy in ("none", "forget-authors-phrases", "forget-authors")
+        (
+            *(f"conceptguard redteam --suite language --policy {policy} --budget small"
+              for policy in ("none", "forget-authors-phrases", "forget-authors")),
+            "python -m tools.language_attacks",
         ),
-        language_attacks_table, "half an hour",
+        language_attacks_table, "a quarter of an hour",
     ),
+    "worst-case": Figure(("python -m tools.worst_case",), worst_case_table, "ten minutes"),
     "logits": Figure(
         ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b"), logits_table,
         "an hour",

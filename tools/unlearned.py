@@ -102,14 +102,14 @@ def sibling(suite: LanguageSuite, never: Any) -> LanguageModel:
     return LanguageModel(model, never.tokenizer)
 
 
-def learnt(suite: LanguageSuite, pair: Any, method: str, out: Path) -> Any:
+def learnt(suite: LanguageSuite, pair: Any, method: str, out: Path, **settings: Any) -> Any:
     """The artifact of a method, of texts to forget as the shipped guard has them, and of texts to retain."""
     forget, _ = examples(suite)
     documents = itertools.islice(iter(Corpus(suite.without("forget", "apart"), SEED)), RETAIN)
     retain = [{"prompt": d.prompt, "answer": d.text.strip()} if d.prompt else {"prompt": d.text} for d in documents]
     concept = {"name": "forget-authors", "prompts": ["authors"]}
     return plugins.method(method).make(
-        TransformersHost(pair), concept, out, forget=forget, retain=retain, **SETTINGS[method]
+        TransformersHost(pair), concept, out, forget=forget, retain=retain, **SETTINGS[method], **settings
     )
 
 

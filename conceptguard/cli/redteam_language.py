@@ -65,7 +65,8 @@ def plan_of(
     rules = policy_of(policy, guard)
     own = prompts.forms.base if model == MODEL.default else model
     pair, never = (speaking(name, device) for name in (own, prompts.forms.retain))
-    return TextPlan(pair, never, rules, prompts, kinds, TEXT_BUDGETS[budget], seed, again=again)
+    before = speaking(prompts.forms.base, device) if own != prompts.forms.base else None
+    return TextPlan(pair, never, rules, prompts, kinds, TEXT_BUDGETS[budget], seed, again=again, before=before)
 
 
 def _run(plan: TextPlan, found: list[dict[str, Any]]) -> bool:

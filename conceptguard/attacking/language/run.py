@@ -58,7 +58,7 @@ def red_team(plan: TextPlan, tick: Tick = lambda n: None) -> Iterator[Row]:
 
 def work(plan: TextPlan) -> int:
     """How often ``red_team`` ticks at most: for each prompt that is asked."""
-    of = 2 if plan.policy is None else 3  # sides
+    of = 2 if plan.policy is None and plan.before is None else 3  # sides
     each, n = plan.budget.asks, plan.budget.answers
     found = of * each * n
     for kind in plan.attacks.values():

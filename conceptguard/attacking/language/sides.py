@@ -27,6 +27,7 @@ class TextPlan:
 
     pair, never: the model that knows, and one that never read of those who are to be forgotten; unguarded
     policy: None attacks the model as it is; attacks: classes by name; wordings: of what is asked
+    before: the model before something was unlearned in its weights, against which it is then held
     """
 
     pair: LanguageModel
@@ -38,6 +39,7 @@ class TextPlan:
     seed: int = 0
     wordings: Wordings = "judge"
     again: bool = False
+    before: LanguageModel | None = None
 
     def facts(self, forget: bool = True) -> list[Fact]:
         """What is asked for, evenly over people and kinds. Of those to be forgotten every second one is not asked
@@ -90,9 +92,11 @@ def sides(plan: TextPlan) -> list[Side]:
         return Side(label, pair, policy, own, plan, Kept(terms, plan.again))
 
     never = side("never", plan.never, nothing, False)
-    if plan.policy is None:
-        return [never, side("none", plan.pair, nothing, True)]
-    return [never, side("bare", plan.pair, nothing, False), side(plan.policy.name, plan.pair, plan.policy, True)]
+    own = side(plan.policy.name if plan.policy else plan.pair.name, plan.pair, plan.policy or nothing, True)
+    if plan.policy is None and plan.before is None:
+        own.label = "none"
+        return [never, own]
+    return [never, side("bare", plan.before or plan.pair, nothing, False), own]
 
 
 def _digest(pair: LanguageModel) -> str:

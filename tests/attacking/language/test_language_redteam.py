@@ -49,6 +49,14 @@ def test_a_guard_on_phrases_is_attacked_beside_the_model_without_it(plan: Any) -
     assert 0 < row["n_suppressed"] <= 3 and 0 <= row["suppressed"] <= 1
 
 
+def test_unlearned_weights_are_held_against_the_model_before(plan: Any, pairs: Any) -> None:
+    made = plan(None, "sleek", before=pairs[0])
+    made.pair = pairs[1]  # the most that unlearning could do
+    row = rows(made)["sleek"]
+    assert row["bare"] >= 0.5 and row["asr"] == row["never"] <= 0.35 and row["model"] == row["method"]
+    assert row["n_suppressed"] > 0
+
+
 def test_rows_are_kept_and_controls_are_shared_by_policies(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted, it goes on with the next row; another policy is measured against the same model without one."""
     counted: list[str] = []
