@@ -88,9 +88,9 @@ class TextTarget(Protocol):
     def say(self, prompts: Sequence[str], tokens: int = WORDS) -> list[str]:
         """The likeliest answers under the policy; "" where it lets none out."""
 
-    def lens(self, prompts: Sequence[str], after: Sequence[Sequence[int]] = ()) -> Tensor | None:
-        """What the head reads in the states behind the embeddings and behind each layer at the end of prompts, log p
-        [prompts, layers + 1, tokens], while the policy acts; None where it lets nothing out. after: ids that follow"""
+    def lens(self, prompts: Sequence[str], after: Sequence[Sequence[int]] = ()) -> list[Tensor | None]:
+        """What the head reads in the states behind the embeddings and behind each layer at the end of each prompt, log
+        p [layers + 1, tokens], while the policy acts; None where it lets nothing out. after: ids that follow"""
 
     def text(self, ids: Sequence[int]) -> str:
         """As the tokenizer writes them."""

@@ -89,7 +89,7 @@ def _run(plan: TextPlan, found: list[dict[str, Any]]) -> bool:
 
 def _line(row: dict[str, Any]) -> str:
     if row["asr"] is None:
-        return f"{row['attack']}: {row['note']}"
+        return f"{row['attack']}: {row.get('note', 'nothing to ask')}"
     beside = {"unattacked": "asr_unattacked", "random": "asr_random", "no policy": "bare", "never knew": "never"}
     told = ", ".join(f"{name} {row[key]:.2f}" for name, key in beside.items() if row.get(key) is not None)
     return f"{row['attack']}: {row['asr']:.2f} ({told})"

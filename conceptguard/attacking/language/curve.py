@@ -20,8 +20,10 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> str:
         colour, at = COLOURS[i % len(COLOURS)], TOP + 14 + 17 * i
         points = " ".join(f"{_x(k, n):.1f},{_y(share):.1f}" for k, share in enumerate(row["curve"], 1))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        level = f'y1="{_y(row["never"]):.1f}" y2="{_y(row["never"]):.1f}"'
-        parts.append(f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" {level} stroke="{colour}" stroke-dasharray="1 4"/>')
+        if row["never"] is not None:
+            y = f"{_y(row['never']):.1f}"
+            ends = f'x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{y}" y2="{y}"'
+            parts.append(f'<line {ends} stroke="{colour}" stroke-dasharray="1 4"/>')
         parts.append(f'<rect x="{LEFT + WIDTH + 14}" y="{at - 9}" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{LEFT + WIDTH + 30}" y="{at}">{escape(row["attack"])}</text>')
     size = f'width="{LEFT + WIDTH + ROOM}" height="{TOP + HEIGHT + 44}"'

@@ -17,7 +17,7 @@ def count(
     target: SpeakingTarget, facts: Sequence[Fact], attempts: Sequence[Sequence[TextAttempt]], n: int
 ) -> dict[str, Any]:
     """Columns of N candidates for each fact; of fewer attempts the prompts are asked again, with sampled answers. A
-    fact without any attempt does not count.
+    fact without any attempt does not count; without any fact ``asr`` is None.
 
     ``curve``: the share that the first 1, 2, … N candidates bring; ``by``: the same by labels of attempts, of those
     facts for which there is such an attempt; ``hits``: which facts; ``found``: with what
@@ -35,8 +35,8 @@ def count(
     ]  # fmt: skip
     low, high = wilson(sum(hits), len(hits))
     return {
-        "asr": _share(hits), "low": low, "high": high, "asks": len(hits), "n": n,
-        "curve": [_share([any(row[:k]) for row in rows]) for k in range(1, n + 1)],
+        "asr": _share(hits) if hits else None, "low": low, "high": high, "asks": len(hits), "n": n,
+        "curve": [_share([any(row[:k]) for row in rows]) for k in range(1, n + 1)] if hits else [],
         "by": _by([one.label for _, one in asked], rows), "hits": hits, "found": found,
     }  # fmt: skip
 
@@ -68,4 +68,4 @@ def _by(labels: Sequence[str], rows: Sequence[Sequence[bool]]) -> dict[str, floa
 
 
 def _share(hits: Sequence[bool]) -> float:
-    return round(sum(hits) / len(hits), 4) if hits else 0.0
+    return round(sum(hits) / len(hits), 4)

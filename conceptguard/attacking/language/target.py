@@ -85,24 +85,26 @@ class SpeakingTarget:
         self._tick(len(attempts) - sum(map(len, groups.values())))
         return found
 
-    def lens(self, prompts: Sequence[str], after: Sequence[Sequence[int]] = ()) -> Tensor | None:
+    def lens(self, prompts: Sequence[str], after: Sequence[Sequence[int]] = ()) -> list[Tensor | None]:
         """What the head reads in each layer's states at the end of prompts, while the policy acts inside."""
         ids = self._host.tokenizer(list(prompts)).input_ids
         rows = [[*given, *more] for given, more in zip(ids, after)] if after else ids
-        found = []
-        for at in range(0, len(rows), BATCH):
-            part = rows[at : at + BATCH]
-            made = self._let_out(
-                lambda: self._generate(part, 1, False, output_hidden_states=True, return_dict_in_generate=True)  # noqa: B023
-            )
-            self._tick(len(part))
-            if made is None:
-                return None
-            states = [layer[:, -1] for layer in made[0].hidden_states[0]]
-            # The last one of these has been through the norm already.
-            read = [self._host.through_head(one, normed=i < len(states) - 1) for i, one in enumerate(states)]
-            found.append(torch.stack(read, 1).log_softmax(-1))
-        return torch.cat(found)
+        return [one for at in range(0, len(rows), BATCH) for one in self._lens(rows[at : at + BATCH])]
+
+    def _lens(self, rows: list[list[int]]) -> list[Tensor | None]:
+        made = self._let_out(
+            lambda: self._generate(rows, 1, False, output_hidden_states=True, return_dict_in_generate=True)
+        )
+        if made is None and len(rows) > 1:
+            return [one for row in rows for one in self._lens([row])]
+        self._tick(len(rows))
+        if made is None:
+            self.refused += 1
+            return [None]
+        states = [layer[:, -1] for layer in made[0].hidden_states[0]]
+        # The last one of these has been through the norm already.
+        read = [self._host.through_head(one, normed=i < len(states) - 1) for i, one in enumerate(states)]
+        return list(torch.stack(read, 1).log_softmax(-1))
 
     def text(self, ids: Sequence[int]) -> str:
         """As the tokenizer writes them."""

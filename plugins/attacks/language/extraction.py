@@ -53,18 +53,19 @@ class Extraction(TextAttack):
     def _read(self, asked: Sequence[tuple[Fact, int]]) -> list[TextAttempt | None]:
         """Values as the states say them, in what the model would go on with."""
         prompts = [self.target.ask(fact, "completion") or "" for fact, _ in asked]
-        scores = self.target.lens(prompts)
-        if scores is None:
-            return [None] * len(asked)
-        depth = min(LAYERS, scores.shape[1] - 1)
-        ids = []
-        for row, (_, i) in zip(scores, asked):
+        ids: list[list[int]] = []
+        for read, (_, i) in zip(self.target.lens(prompts), asked):
+            if read is None:
+                ids.append([])
+                continue
+            depth = min(LAYERS, len(read) - 1)
             layer, rank = i // len(ROADS) % depth, i // len(ROADS) // depth
-            ids.append([int(row[-1 - layer].topk(rank + 1).indices[rank])])
+            ids.append([int(read[-1 - layer].topk(rank + 1).indices[rank])])
         for _ in range(SPELT - 1):
-            following = self.target.lens(prompts, ids)
-            if following is None:
-                return [None] * len(asked)
-            for row, token in zip(ids, following[:, -1].argmax(-1).tolist()):
-                row.append(token)
-        return [TextAttempt(prompt, answer=self.target.text(row), label="lens") for prompt, row in zip(prompts, ids)]
+            for row, read in zip(ids, self.target.lens(prompts, ids)):
+                if row and read is not None:
+                    row.append(int(read[-1].argmax()))
+        return [
+            TextAttempt(prompt, answer=self.target.text(row), label="lens") if row else None
+            for prompt, row in zip(prompts, ids)
+        ]

@@ -114,12 +114,33 @@ def test_the_lens_reads_at_the_last_layer_what_the_model_says(pairs: Any, suite:
     with attach((model, tokenizer), {"name": "none", "guards": []}) as session:
         target = SpeakingTarget(session, suite)
         read = target.lens(prompts)
-        assert read is not None and read.shape == (2, model.config.num_hidden_layers + 1, len(tokenizer))
-        assert torch.allclose(read[:, -1], torch.stack(own), atol=1e-4)
+        assert [one.shape for one in read] == [(model.config.num_hidden_layers + 1, len(tokenizer))] * 2
+        assert all(torch.allclose(one[-1], it, atol=1e-4) for one, it in zip(read, own))
         token = int(own[0].argmax())
-        after = target.lens(prompts[:1], [[token]])
-        again = target.lens([prompts[0] + target.text([token])])
-    assert after is not None and again is not None and torch.allclose(after, again, atol=1e-4)
+        (after,), (again,) = target.lens(prompts[:1], [[token]]), target.lens([prompts[0] + target.text([token])])
+    assert torch.allclose(after, again, atol=1e-4)
+
+
+def test_what_a_policy_lets_not_out_is_counted_and_the_rest_is_said(
+    pairs: Any, suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conceptguard.errors import Refused
+
+    with attach(tuple(pairs[0]), {"name": "none", "guards": []}) as session:
+        target = SpeakingTarget(session, suite)
+        own = target._generate
+
+        def refuse(rows: Any, *rest: Any, **more: Any) -> Any:
+            if any("Sara" in target.text(row) for row in rows):
+                raise Refused("nothing about Sara")
+            return own(rows, *rest, **more)
+
+        monkeypatch.setattr(target, "_generate", refuse)
+        prompts = ["Siojaera Zavald was born in", "Sara Zusk was born in"]
+        said = target.say(prompts)
+        read = target.lens(prompts)
+    assert "Broholm" in said[0] and said[1] == "" and read[0] is not None and read[1] is None
+    assert target.refused == 2
 
 
 def test_four_bit_levels() -> None:
@@ -166,10 +187,11 @@ def test_candidates_are_counted_one_by_one(pairs: Any, suite: Any) -> None:
         target = SpeakingTarget(session, suite)
         read = [("in Nowhere", "a"), ("in B r o h o l m", "b")], [], [("the Peley Crown", "a")]
         attempts = [[TextAttempt("", answer=text, label=label) for text, label in some] for some in read]
-        found = score.count(target, facts, attempts, 3)
+        found, nothing = (score.count(target, facts, some, 3) for some in (attempts, [[], [], []]))
     assert found["hits"] == [True, False] and found["asr"] == 0.5 and found["asks"] == 2
     assert found["curve"] == [0.0, 0.5, 0.5] and found["by"] == {"a": 0.0, "b": 1.0}
     assert [one["label"] for one in found["found"]] == ["b"]
+    assert nothing["asr"] is None and nothing["asks"] == 0 and nothing["curve"] == []
     assert score.suppressed([True, True, False, True], [True, False, False, False]) == {
         "suppressed": pytest.approx(2 / 3, abs=1e-4), "n_suppressed": 3,
     }  # fmt: skip
