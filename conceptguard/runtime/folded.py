@@ -59,17 +59,14 @@ class _Folded:
         here = self.before.float() + self.change.to(self.before.device).float()
         return here.to(self.before.dtype).to(self.place.tensor)
 
-    def fold(self) -> None:
-        self.place.tensor.data = self.value()
-        self.seen = self._mark()
-
-    def _mark(self) -> tuple[object, ...]:
+    def mark(self, total: float) -> tuple[object, ...]:
+        """What tells that nobody wrote to it. total: of its values"""
         data = self.place.tensor.data
-        return (data.data_ptr(), self.place.tensor._version, data.dtype, data.sum().item())
+        return (data.data_ptr(), self.place.tensor._version, data.dtype, total)
 
-    def check(self) -> bool:
+    def is_there(self, total: float) -> bool:
         """Whether the change is what runs. A module that was moved or cast has it there as well."""
-        now = self._mark()
+        now = self.mark(total)
         if now == self.seen:
             return True
         if not torch.equal(self.place.tensor.data, self.value()):
@@ -94,20 +91,30 @@ class Folded:
     def fold(self) -> None:
         """Put all changes in place."""
         for one in self._folded:
-            one.fold()
+            one.place.tensor.data = one.value()
+        for one, total in zip(self._folded, self._totals()):
+            one.seen = one.mark(total)
+
+    def _totals(self) -> list[float]:
+        """The sum of each tensor's values; all are read at once, since each reading waits for the device."""
+        sums = [one.place.tensor.data.sum() for one in self._folded]
+        return torch.stack([one.to(sums[0].device, torch.float64) for one in sums]).tolist() if sums else []
+
+    def _changed(self) -> list[str]:
+        """Names of tensors that are not what was put in place."""
+        return [one.name for one, total in zip(self._folded, self._totals()) if not one.is_there(total)]
 
     def check(self) -> None:
         """Raises GuardError where something else runs than was put in place."""
-        for one in self._folded:
-            if not one.check():
-                raise GuardError(
-                    f"{one.name} was changed while a policy is attached (loaded, trained or replaced), so that its "
-                    "guards may not act: detach, change it, and attach again"
-                )
+        if changed := self._changed():
+            raise GuardError(
+                f"{changed[0]} was changed while a policy is attached (loaded, trained or replaced), so that its "
+                "guards may not act: detach, change it, and attach again"
+            )
 
     def unfold(self) -> None:
         """Put back what was there. Raises SessionError, afterwards, where somebody changed it meanwhile."""
-        changed = [one.name for one in self._folded if not one.check()]
+        changed = self._changed()
         for one in self._folded:
             one.unfold()
         self._folded = []

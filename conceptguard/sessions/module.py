@@ -15,9 +15,12 @@ from .base import BaseSession
 from .generations import publish, published
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ..host import Host
     from ..policy import Policy
     from ..runtime.lowrank import Factors, LayerIndex, Terms
+    from .using import Source, Using
 
 
 class ModuleSession(BaseSession):
@@ -65,6 +68,13 @@ class ModuleSession(BaseSession):
     def receipt(self) -> Receipt:
         """The record of the last call of the thread or task that asks; where it had none, of the last one."""
         return published(self) or self._receipt
+
+    def using(self, policy: Source) -> AbstractContextManager[Using]:
+        """Raises SessionError: what is folded into weights acts in every call."""
+        raise SessionError(
+            f"{self.host.name} is under one policy at a time, since its guards are in its weights: detach '"
+            f"{self.policy.name}', then attach another one"
+        )
 
     def detach(self) -> None:
         """Give the module its own weights back, and remove every hook. Raises SessionError when already detached."""

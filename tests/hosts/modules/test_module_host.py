@@ -153,7 +153,9 @@ def test_what_cannot_be_guarded_is_told_and_left_alone(net: nn.Module, x: Tensor
     with pytest.raises(SessionError, match=r"text encoder|acts on module"):
         conceptguard.attach(net, {"name": "p", "guards": [{"method": "sld", "concept": CONCEPT}]})
     assert same(before, bits(net)) and not net._forward_pre_hooks
-    with conceptguard.attach(net, POLICY):
+    with conceptguard.attach(net, POLICY) as guard:
+        with pytest.raises(SessionError, match="one policy at a time"), guard.using(POLICY):
+            pass
         with pytest.raises(SessionError, match="already guarded"):
             conceptguard.attach(net, POLICY)
         net.train()
