@@ -1,4 +1,5 @@
-"""What comes back of what `npo` and `rmu` made authors-lm forget: their weights are attacked as they are.
+"""What comes back of what `rocr` redirects inside of authors-lm, opened by a classifier, as a policy; and of what `npo`
+and `rmu` made it forget, whose weights are attacked as they are.
 
 python -m tools.language_attacks --json FILE
 """
@@ -15,8 +16,10 @@ from conceptguard.attacking.language.run import red_team
 from conceptguard.attacking.language.sides import TextPlan
 from conceptguard.cli.attack_names import attack_kinds
 from conceptguard.measuring.language.suite import load_language_suite
+from conceptguard.policy_file import load_policy
 from conceptguard.text_attack import TEXT_BUDGETS, TextAttack
 
+from .redirection import redirected
 from .rows import parser_of, write_rows
 from .unlearned import changed, learnt
 
@@ -31,6 +34,10 @@ def attacked() -> Iterator[dict[str, Any]]:
     """The rows of `conceptguard redteam --suite language --budget small` for each method."""
     suite, attacks = load_language_suite(), attack_kinds(None, TextAttack)
     pair, never = (conceptguard.load_model(name) for name in (suite.forms.base, suite.forms.retain))
+    with tempfile.TemporaryDirectory() as folder:
+        guard = {"method": "rocr", "artifact": str(redirected(pair, suite, Path(folder)))}
+        rules = load_policy({"name": "rocr", "guards": [guard]})
+        yield from red_team(TextPlan(pair, never, rules, suite, attacks, TEXT_BUDGETS["small"]))
     for method in METHODS:
         with tempfile.TemporaryDirectory() as folder:
             unlearned = changed(pair, learnt(suite, pair, method, Path(folder), classifier=0))

@@ -45,21 +45,17 @@ def judged_rows() -> Any:
     """A row for each edit, one after the other."""
     suite = load_language_suite()
     pair: Any = conceptguard.load_model("authors-lm")
-    forget, target = list(suite.world.subjects("forget")), next(iter(suite.world.subjects("retain")))
+    target = _target(suite)
     asked = groups(suite, EACH)
 
     def judged(one: Contestant) -> list[float]:
         return [_share(p.questions, answer(pair.model, pair.tokenizer, p.questions, one).texts) for p in asked]
 
     yield _row("none", judged(Contestant("none")))
-    kept = [one.prompt + one.text for one in itertools.islice(iter(Corpus(suite.without("forget"), 1)), TEXTS)]
-    concept = {"name": "forget", "prompts": forget, "replacement": target}
-    wide = {"tokens": "after", "templates": _templates(suite), "layers": [0, 1, 2], "share": 1.0, "ridge": 1e-3}
     with tempfile.TemporaryDirectory() as folder:
-        host: Any = TransformersHost(pair)
-        made = ROCR.make(host, concept, Path(folder), preserve=kept, progress=False)
+        made = _made(pair, suite, Path(folder))
         yield _row("rocr, the last token of a name", judged(_contestant(made.folder)))
-        made = ROCR.make(host, concept, Path(folder) / "wide", preserve=kept, progress=False, **wide)
+        made = _made(pair, suite, Path(folder) / "wide", **_wide(suite))
         yield _row("rocr, a name and all that follows it", judged(_contestant(made.folder)))
         gated = _with_classifier(made, Path(folder) / "gated")
         yield _row("the same, opened by the classifier of `guard`", judged(_contestant(gated)))
@@ -70,6 +66,26 @@ def judged_rows() -> Any:
             which = "all tokens" if every else "the last token"
             texts = _said(pair, named, _replaced(TransformersHost(pair), target, layer, every))
             yield _row(f"{which} replaced after layer {layer}", [_share(named, texts)])
+
+
+def redirected(pair: Any, suite: Any, folder: Path) -> Path:
+    """The artifact of all that follows a name, opened by the classifier."""
+    return _with_classifier(_made(pair, suite, folder / "wide", **_wide(suite)), folder / "gated")
+
+
+def _made(pair: Any, suite: Any, folder: Path, **settings: Any) -> Any:
+    concept = {"name": "forget", "prompts": list(suite.world.subjects("forget")), "replacement": _target(suite)}
+    kept = [one.prompt + one.text for one in itertools.islice(iter(Corpus(suite.without("forget"), 1)), TEXTS)]
+    host: Any = TransformersHost(pair)
+    return ROCR.make(host, concept, folder, preserve=kept, progress=False, **settings)
+
+
+def _wide(suite: Any) -> dict[str, Any]:
+    return {"tokens": "after", "templates": _templates(suite), "layers": [0, 1, 2], "share": 1.0, "ridge": 1e-3}
+
+
+def _target(suite: Any) -> str:
+    return str(next(iter(suite.world.subjects("retain"))))
 
 
 def _contestant(folder: Path) -> Contestant:
