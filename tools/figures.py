@@ -201,6 +201,9 @@ FIGURES = {
         (_attacked(f"--guard '{WEAK}'", "random", "pez", "unlearndiffatk", budget="default"),), redteam_table,
         "ten minutes",
     ),
+    "brought-back": Figure(
+        (_attacked("--guard uce:cigarette", "paraphrase", "relearn", budget="default"),), redteam_table, "five minutes"
+    ),
     "withstands": Figure(
         tuple(_attacked(f"--guard {guard}:cigarette") for guard in ("spm", "uce")),
         redteam_table, "a quarter of an hour",
