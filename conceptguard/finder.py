@@ -102,7 +102,7 @@ class Finder(Protocol):
     name: ClassVar[str]
     FindSettings: ClassVar[type[BaseModel]]
     looks_at: ClassVar[str]  # "pictures" or "model"; without it, a model
-    compares: ClassVar[bool]  # two sets of pictures, and finds nothing that both show alike; by default not
+    judged: ClassVar[bool]  # whether it is to find all that pictures show, as `eval --suite finding` asks; by default
 
     @classmethod
     def find(cls, search: Search) -> Found:

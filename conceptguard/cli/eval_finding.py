@@ -34,7 +34,7 @@ def eval_finding(
     for name in finders:
         if name not in known:
             raise PolicyError(f"no finder '{name}' that looks at pictures: there are {', '.join(known)}")
-    finding = [name for name, one in known.items() if not getattr(one, "compares", False)]
+    finding = [name for name, one in known.items() if getattr(one, "judged", True)]
     chosen = list(dict.fromkeys([*(finders or finding), *CONTROLS]))
     read = {name: read_options(known[name].FindSettings, settings if name in finders else {}, f"finding with {name}")
             for name in chosen}  # fmt: skip

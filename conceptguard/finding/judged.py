@@ -68,7 +68,7 @@ def judge(
     precision: the share of concepts that tell something planted; iou: where it is; named: objects called by their name
     rank: whether importance orders planted things as really taking them away does
     """
-    read(bench.planted.pictures, bench.encoder, settings.crop, settings.stride, lambda i, x=None: None)
+    read(bench.planted.pictures, bench.encoder, settings.crop, settings.stride)
     begun = time.perf_counter()
     search = Search(None, None, settings, bench.seed, finder.name, False, bench.planted.pictures, bench.encoder,
                     bench.words)  # fmt: skip

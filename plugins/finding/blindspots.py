@@ -43,7 +43,7 @@ class Blindspots:
 
     name: ClassVar[str] = "blindspots"
     looks_at: ClassVar[str] = "pictures"
-    compares: ClassVar[bool] = True  # two sets, so that what both show is nothing to it
+    judged: ClassVar[bool] = False  # what both sets show is nothing to it
     FindSettings: ClassVar[Any] = BlindspotsFindSettings
 
     @hookimpl

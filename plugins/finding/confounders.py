@@ -42,7 +42,7 @@ class Confounders:
 
     name: ClassVar[str] = "confounders"
     looks_at: ClassVar[str] = "pictures"
-    compares: ClassVar[bool] = True
+    judged: ClassVar[bool] = False  # what one class alone shows is nothing to it
     FindSettings: ClassVar[Any] = ConfoundersFindSettings
 
     @hookimpl
