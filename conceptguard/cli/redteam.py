@@ -105,7 +105,13 @@ def redteam(
     if attack == ["list"]:
         return _list(json, begin)
     if is_language(suite):
-        return redteam_language(str(suite), model, policy, guard, attack, budget, seed, again, curve, device, json)
+        if concepts or judge or sheet or start or vocabulary:
+            raise Usage("--concepts, --judge, --sheet, --start and --vocabulary are of pictures: leave them out")
+        return redteam_language(
+            str(suite), model, policy, guard, attack, budget, seed, again, curve, device, dtype, json
+        )
+    if curve:
+        raise Usage("--curve is of language suites: add --suite language")
     plan = plan_of(model, policy, guard, concepts, attack, budget, vocabulary, judge, suite, seed, again,
                  (steps, guidance, batch), start)  # fmt: skip
     told = {"steps": steps, "guidance": guidance, "budget": budget, "seed": seed, "judges": list(plan.judges.names),

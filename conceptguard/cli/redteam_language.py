@@ -23,14 +23,14 @@ COLUMNS = [
 
 def redteam_language(
     suite: str, model: str, policy: str | None, guard: list[str] | None, attack: list[str] | None, budget: str,
-    seed: int, again: bool, curve: Path | None, device: str | None, json: str | None,
+    seed: int, again: bool, curve: Path | None, device: str | None, dtype: str, json: str | None,
 ) -> None:  # fmt: skip
     """Attack every way, print the table, draw the curve; Ctrl-C reports what there is."""
     from ..attacking.kept import told_of
     from .output import report
 
     begin = time.perf_counter()
-    plan = plan_of(suite, model, policy, guard, attack, budget, seed, again, device)
+    plan = plan_of(suite, model, policy, guard, attack, budget, seed, again, device, dtype)
     found: list[dict[str, Any]] = []
     interrupted = _run(plan, found)
     told = {"suite": suite, "budget": budget, "seed": seed, **(told_of(plan.policy) if plan.policy else {})}
@@ -49,7 +49,7 @@ def redteam_language(
 
 def plan_of(
     suite: str, model: str, policy: str | None, guard: list[str] | None, attack: list[str] | None, budget: str,
-    seed: int, again: bool, device: str | None,
+    seed: int, again: bool, device: str | None, dtype: str,
 ) -> TextPlan:  # fmt: skip
     """What was asked for. Raises Usage, PolicyError or RegistryError for what there is not."""
     from ..attacking.language.sides import TextPlan
@@ -64,8 +64,8 @@ def plan_of(
     prompts = load_language_suite(DEFAULT if suite == LANGUAGE else suite)
     rules = policy_of(policy, guard)
     own = prompts.forms.base if model == MODEL.default else model
-    pair, never = (speaking(name, device) for name in (own, prompts.forms.retain))
-    before = speaking(prompts.forms.base, device) if own != prompts.forms.base else None
+    pair, never = (speaking(name, device, dtype) for name in (own, prompts.forms.retain))
+    before = speaking(prompts.forms.base, device, dtype) if own != prompts.forms.base else None
     return TextPlan(pair, never, rules, prompts, kinds, TEXT_BUDGETS[budget], seed, again=again, before=before)
 
 

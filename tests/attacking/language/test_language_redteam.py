@@ -227,6 +227,8 @@ def test_the_command_reports_rows_and_draws_a_curve(
         ("--policy none --attack sleeek", "did you mean 'sleek'"),
         ("--policy none --attack p4d", "there are"),
         ("--attack sleek", "no policy"),
+        ("--policy none --concepts cigarette", "are of pictures"),
+        ("--policy none --suite emoji-sd --curve curve.svg", "add --suite language"),
     ],
 )
 def test_wrong_words_are_one_line(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
