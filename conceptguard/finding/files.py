@@ -30,8 +30,9 @@ def concept_of(one: FoundConcept) -> Concept:
 
 
 def write_concepts(file: Path, found: Sequence[FoundConcept]) -> None:
-    """A list that ``conceptguard make --concepts`` reads; parts of others are left out."""
-    listed = [concept_of(one).model_dump() for one in found if not one.part_of]
+    """A list that ``conceptguard make --concepts`` reads; left out are parts of others, and what no word
+    stands out for: a number evokes nothing."""
+    listed = [concept_of(one).model_dump() for one in found if one.words and not one.part_of]
     write_bytes(file, yaml.dump(listed).encode())
 
 

@@ -43,7 +43,9 @@ figure img { border-radius: 6px; display: block } figcaption { font-size: .75rem
 # Struck concepts and other names are in the page alone until somebody saves the file that it writes.
 _SCRIPT = """
 const listed = () => [...document.querySelectorAll('section')].filter(s => !s.querySelector('.strike').checked)
-  .map(s => ({name: s.querySelector('.name').value.trim(), prompts: JSON.parse(s.dataset.prompts)}))
+  .map(s => ({name: s.querySelector('.name').value.trim(), prompts: JSON.parse(s.dataset.prompts),
+    renamed: s.querySelector('.name').value !== s.querySelector('.name').defaultValue}))
+  .filter(c => c.prompts.length || c.renamed)  // a number evokes nothing, until somebody says what it is
 const quoted = text => JSON.stringify(text)
 const written = () => listed().map(c => {
   const prompts = c.prompts.length ? c.prompts : [c.name]
