@@ -16,7 +16,7 @@ from torch import Tensor
 from conceptguard.attack import Ask, Attack, Attempt, Budget
 from conceptguard.making.templates import TEMPLATES, fill
 
-from .noise import anywhere, loss_at
+from .noise import examples, learn
 
 WORD = "<learnt-concept>"
 BEGIN = "art"  # the word that the paper begins with
@@ -41,24 +41,19 @@ class ConceptInversion(Attack):
     def learnt(self) -> Tensor:
         """The word's input vector, [hidden]."""
         target = self.target
-        asks = [Ask("", i) for i in range(self.budget.asks)]
-        clean = torch.cat([target.denoiser.latents(target.example(ask)[None]) for ask in asks])
+        clean = examples(target, self.budget)
         table = target.vectors()
         vector = table[target.ids(BEGIN)[0]].clone().requires_grad_()
         usual = float(table[target.vocabulary].norm(dim=1).mean())
         optimiser = torch.optim.AdamW([vector], lr=RATE * usual / 0.4, weight_decay=0.01)  # CLIP's are 0.4 long
+
+        def said(step: int) -> tuple[str, Tensor]:
+            text = fill(TEMPLATES[step % len(TEMPLATES)], WORD)
+            ids, rows = target.ids(text), target.vectors()
+            return text, torch.stack([rows[i] if i < len(table) else vector for i in ids])
+
         with target.knowing({WORD: vector}):
-            for step in range(self.budget.iterations * self.budget.asks):
-                text = fill(TEMPLATES[step % len(TEMPLATES)], WORD)
-                ids, rows = target.ids(text), target.vectors()
-                vectors = torch.stack([rows[i] if i < len(table) else vector for i in ids])
-                which = int(torch.randint(len(clean), (1,), generator=self.random))
-                loss = loss_at(target, text, anywhere(target, clean[which : which + 1], self.random), vectors)
-                target.tick()
-                if loss is None or not loss.requires_grad:
-                    continue  # the policy lets no such word through, whatever its vector is
-                (vector.grad,) = torch.autograd.grad(loss, [vector])
-                optimiser.step()
+            learn(self, clean, [vector], optimiser, said)
         return vector.detach()
 
     def search(self, ask: Ask) -> list[Attempt]:

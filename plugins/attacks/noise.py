@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from conceptguard.attack import Ask
 from conceptguard.errors import GuardError, Refused
 from conceptguard.making.noising import losses, noised
 
 if TYPE_CHECKING:
-    from conceptguard.attack import Target
+    from conceptguard.attack import Attack, Budget, Target
 
 TIMES = 1000
 
@@ -44,6 +46,31 @@ def loss_at(target: Target, text: str, at: Place, vectors: Tensor | None = None)
         return losses(target.guarded(text, at.latents, at.timestep, vectors), at.wanted).mean()
     except (Refused, GuardError):
         return None
+
+
+def examples(target: Target, budget: Budget) -> list[Tensor]:
+    """Latents of a picture of the concept for each ask, [1, channels, h, w]."""
+    return [target.denoiser.latents(target.example(Ask("", i))[None]) for i in range(budget.asks)]
+
+
+def learn(
+    attack: Attack, clean: Sequence[Tensor], learnt: Sequence[Tensor], optimiser: torch.optim.Optimizer,
+    said: Callable[[int], tuple[str, Tensor | None]],
+) -> None:  # fmt: skip
+    """Steps towards what the guarded model would say if it drew from these pictures, one of them in each. said: the
+    text of a step, and its input vectors where they are not its own. A step that the policy lets nothing through in
+    changes nothing."""
+    target, random = attack.target, attack.random
+    for step in range(attack.budget.iterations * attack.budget.asks):
+        text, vectors = said(step)
+        which = int(torch.randint(len(clean), (1,), generator=random))
+        loss = loss_at(target, text, anywhere(target, clean[which], random), vectors)
+        target.tick()
+        if loss is None or not loss.requires_grad:
+            continue
+        for one, slope in zip(learnt, torch.autograd.grad(loss, list(learnt), allow_unused=True)):
+            one.grad = slope
+        optimiser.step()
 
 
 def loss_of(target: Target, text: str, places: list[Place]) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from conceptguard.attack import Ask, Attack, Attempt, Budget
 from conceptguard.runtime.lowrank import Factors
 
-from .noise import anywhere, loss_at
+from .noise import examples, learn
 
 RANK, RATE = 4, 2e-3
 LEARNT = ("to_q", "to_k", "to_v", "to_out.0")
@@ -45,8 +45,7 @@ class Relearn(Attack):
     def learnt(self) -> dict[str, Factors]:
         """What was trained, on the CPU."""
         target, layers = self.target, self.target.layers()
-        asks = [Ask("", i) for i in range(self.budget.asks)]
-        clean = [target.denoiser.latents(target.example(ask)[None]) for ask in asks]
+        clean = examples(target, self.budget)
         texts = [f"a picture of {word}" for word in target.words]
         names = [n for n in layers if n.startswith(target.denoiser.name) and n.endswith(LEARNT)]
         pairs = {}
@@ -57,15 +56,7 @@ class Relearn(Attack):
         rows = [one for pair in pairs.values() for one in pair]
         optimiser = torch.optim.AdamW(rows, lr=RATE)
         with _beside({layers[name]: pair for name, pair in pairs.items()}):
-            for step in range(self.budget.iterations * self.budget.asks):
-                which = int(torch.randint(len(clean), (1,), generator=self.random))
-                loss = loss_at(target, texts[step % len(texts)], anywhere(target, clean[which], self.random))
-                target.tick()
-                if loss is None or not loss.requires_grad:
-                    continue
-                for row, slope in zip(rows, torch.autograd.grad(loss, rows, allow_unused=True)):
-                    row.grad = slope
-                optimiser.step()
+            learn(self, clean, rows, optimiser, lambda step: (texts[step % len(texts)], None))
         return {name: Factors(down.detach().cpu(), up.detach().cpu()) for name, (down, up) in pairs.items()}
 
     def search(self, ask: Ask) -> list[Attempt]:

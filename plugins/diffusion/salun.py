@@ -65,7 +65,7 @@ class SalUnMakeSettings(Settings):
 
 
 def salient(gradients: list[Tensor], share: float) -> list[Tensor]:
-    """1 where a weight's gradient is among the largest of all layers together, else 0."""
+    """1 where a weight's gradient is among the largest of all these layers together, else 0."""
     sizes = torch.cat([gradient.abs().flatten() for gradient in gradients])
     # Not ``quantile``, which takes no more than 16 million numbers.
     least = sizes.kthvalue(max(1, round((1 - share) * len(sizes)))).values if share < 1 else sizes.new_tensor(-1.0)

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from conceptguard.errors import PolicyError
 from conceptguard.finder import Found, Search
-from conceptguard.markers import hookimpl
 
 from .dictionaries import kmeans
-from .found import Looking, concepts, see, told
+from .found import Looking, PictureFinder, concepts, see, told
 from .sae import SparseAutoencoder
 
 SUPPRESSED, EXAGGERATED = 0.1, 0.9  # the paper's
@@ -38,19 +37,12 @@ class BlindspotsFindSettings(Looking):
     steps: int = Field(default=1000, ge=1)
 
 
-class Blindspots:
+class Blindspots(PictureFinder):
     """Pictures: compares two classes of them, such as real and generated: what is shown less, what is shown more."""
 
     name: ClassVar[str] = "blindspots"
-    looks_at: ClassVar[str] = "pictures"
     judged: ClassVar[bool] = False  # what both sets show is nothing to it
     FindSettings: ClassVar[Any] = BlindspotsFindSettings
-
-    @hookimpl
-    @classmethod
-    def finders(cls) -> list[Any]:
-        """A class named in an entry point offers itself."""
-        return [cls]
 
     @classmethod
     def find(cls, search: Search) -> Found:

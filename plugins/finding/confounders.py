@@ -21,9 +21,8 @@ from conceptguard.errors import PolicyError
 from conceptguard.finder import Found, FoundConcept, Search
 from conceptguard.finding.checks import present
 from conceptguard.finding.decides import fit
-from conceptguard.markers import hookimpl
 
-from .found import Looking, Seen, concepts, see, told
+from .found import Looking, PictureFinder, Seen, concepts, see, told
 from .lens import extract
 
 FOLDS = 4
@@ -37,19 +36,12 @@ class ConfoundersFindSettings(Looking):
     rules: list[str] = []
 
 
-class Confounders:
+class Confounders(PictureFinder):
     """Pictures: what a decision between classes leans on that is in other classes as well, and rules that forbid it."""
 
     name: ClassVar[str] = "confounders"
-    looks_at: ClassVar[str] = "pictures"
     judged: ClassVar[bool] = False  # what one class alone shows is nothing to it
     FindSettings: ClassVar[Any] = ConfoundersFindSettings
-
-    @hookimpl
-    @classmethod
-    def finders(cls) -> list[Any]:
-        """A class named in an entry point offers itself."""
-        return [cls]
 
     @classmethod
     def find(cls, search: Search) -> Found:
@@ -95,15 +87,9 @@ class _Lean:
     against: Tensor
 
 
-def _classes(seen: Seen) -> tuple[list[str], Tensor]:
-    assert seen.search.pictures is not None
-    names = list(seen.decides.classes)
-    return names, torch.tensor([names.index(one) for one in seen.search.pictures.classes])
-
-
 def _decided(seen: Seen, rows: Tensor) -> Tensor:
     """Logits of each class [n, classes], each picture's by a decision that was learnt from others."""
-    names, wanted = _classes(seen)
+    names, wanted = seen.by_class()
     # Every fold has some of each class.
     fold = torch.empty(len(rows), dtype=torch.long)
     for c in range(len(names)):
@@ -119,13 +105,13 @@ def _decided(seen: Seen, rows: Tensor) -> Tensor:
 
 
 def _right(seen: Seen, decided: Tensor) -> Tensor:
-    return decided.argmax(1) == _classes(seen)[1]
+    return decided.argmax(1) == seen.by_class()[1]
 
 
 def _lean(seen: Seen, one: FoundConcept, decided: Tensor) -> _Lean | None:
     """For the class that a concept goes with; None where it is in all pictures of it or in none of others, since then
     nobody can tell whether it is the class itself."""
-    names, wanted = _classes(seen)
+    names, wanted = seen.by_class()
     there = present(one)
     shares = torch.stack([there[wanted == c].float().mean() for c in range(len(names))])
     c = int(shares.argmax())
@@ -176,7 +162,7 @@ def _said(figures: dict[str, Any]) -> str:
 def _way(seen: Seen, one: FoundConcept) -> Tensor:
     """How pictures with a concept differ from those without it, among pictures of one class, [width]: the direction
     after whose removal no linear decision tells the two apart by their means."""
-    _, wanted = _classes(seen)
+    _, wanted = seen.by_class()
     there = present(one)
     ways = []
     for c in wanted.unique().tolist():

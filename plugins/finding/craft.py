@@ -17,10 +17,9 @@ from torch import Tensor
 from conceptguard.finder import Found, Search
 from conceptguard.finding.crops import AT_ONCE, cut
 from conceptguard.finding.naming import nearest_crops
-from conceptguard.markers import hookimpl
 
 from .dictionaries import SWEEPS, halves, nmf
-from .found import Looking, Seen, concepts, parts, see, shares, told
+from .found import Looking, PictureFinder, Seen, concepts, parts, see, shares, told
 from .importance import sobol
 from .lens import extract, reconstruction_error
 
@@ -40,18 +39,11 @@ class CraftFindSettings(Looking):
     pieces: int = Field(default=2, ge=2)
 
 
-class Craft:
+class Craft(PictureFinder):
     """Pictures: names what they have in common and takes mixed concepts apart, with importance and places."""
 
     name: ClassVar[str] = "craft"
-    looks_at: ClassVar[str] = "pictures"
     FindSettings: ClassVar[Any] = CraftFindSettings
-
-    @hookimpl
-    @classmethod
-    def finders(cls) -> list[Any]:
-        """A class named in an entry point offers itself."""
-        return [cls]
 
     @classmethod
     def find(cls, search: Search) -> Found:

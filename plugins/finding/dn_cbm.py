@@ -11,9 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.finder import Found, Search
-from conceptguard.markers import hookimpl
 
-from .found import Looking, Seen, concepts, see, shares, told
+from .found import Looking, PictureFinder, Seen, concepts, see, shares, told
 from .sae import train
 
 
@@ -30,18 +29,11 @@ class DnCbmFindSettings(Looking):
     sparsity: float = Field(default=3e-3, ge=0)
 
 
-class DnCbm:
+class DnCbm(PictureFinder):
     """Pictures: a sparse autoencoder discovers what they have in common, words name it, a linear probe decides."""
 
     name: ClassVar[str] = "dn_cbm"
-    looks_at: ClassVar[str] = "pictures"
     FindSettings: ClassVar[Any] = DnCbmFindSettings
-
-    @hookimpl
-    @classmethod
-    def finders(cls) -> list[Any]:
-        """A class named in an entry point offers itself."""
-        return [cls]
 
     @classmethod
     def find(cls, search: Search) -> Found:

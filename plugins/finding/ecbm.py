@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from conceptguard.errors import PolicyError
 from conceptguard.finder import Found, Search
 from conceptguard.finding.checks import present
-from conceptguard.markers import hookimpl
 
 from .dictionaries import SWEEPS
-from .found import Looking, concepts, parts, see, shares, told
+from .found import Looking, PictureFinder, concepts, parts, see, shares, told
 from .importance import sobol
 from .lens import extract
 
@@ -133,19 +132,12 @@ class EcbmFindSettings(Looking):
     said: list[str] = []
 
 
-class Ecbm:
+class Ecbm(PictureFinder):
     """Pictures: found concepts and classes under one energy: what is said of one concept moves its relatives."""
 
     name: ClassVar[str] = "ecbm"
-    looks_at: ClassVar[str] = "pictures"
     judged: ClassVar[bool] = False  # its concepts are those of lens
     FindSettings: ClassVar[Any] = EcbmFindSettings
-
-    @hookimpl
-    @classmethod
-    def finders(cls) -> list[Any]:
-        """A class named in an entry point offers itself."""
-        return [cls]
 
     @classmethod
     def find(cls, search: Search) -> Found:
@@ -155,15 +147,13 @@ class Ecbm:
         seen = see(search)
         if not seen.decides.classes:
             raise PolicyError("ecbm relates concepts to classes: give pictures in folders of their classes")
-        assert search.pictures is not None
         with search.bar(SWEEPS, ", factorising") as tick:
             amounts, directions = extract(seen, "nmf", s.concepts, tick)
         importance, about = shares(seen, sobol(parts(seen, amounts, directions), search.seed))
         found = concepts(seen, amounts, importance, about)
         said = dict(_said(rule, [one.name for one in found]) for rule in s.said)
         labels = torch.stack([present(one) for one in found], 1).float()
-        names = list(seen.decides.classes)
-        wanted = torch.tensor([names.index(one) for one in search.pictures.classes])
+        names, wanted = seen.by_class()
         rows = F.normalize(seen.whole - seen.decides.centre, dim=1)
         model = fit(rows, labels, wanted, len(names), search.seed)
         there, which = infer(model, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from conceptguard.finding.checks import present
 from conceptguard.finding.crops import Crops, look
 from conceptguard.finding.decides import Decides, decides
 from conceptguard.finding.naming import Names, distinct, nearest_crops
+from conceptguard.markers import hookimpl
 from conceptguard.method import Settings
 
 MOST_SHOWN = 32  # what a person can look through (Ramaswamy et al., 2023, "Overlooked factors")
@@ -37,6 +38,19 @@ class Looking(Settings):
     stride: float = Field(default=0.34, gt=0.05, le=1)
 
 
+class PictureFinder:
+    """A finder that looks through pictures. Subclass, set ``name``, and give ``find``."""
+
+    looks_at: ClassVar[str] = "pictures"
+    FindSettings: ClassVar[Any] = Looking
+
+    @hookimpl
+    @classmethod
+    def finders(cls) -> list[Any]:
+        """A class named in an entry point offers itself."""
+        return [cls]
+
+
 @dataclass(frozen=True)
 class Seen:
     """A search's pictures as finders see them. rows: all crops, [n * places, width]; whole: of each picture the mean of
@@ -53,6 +67,12 @@ class Seen:
     def n(self) -> int:
         """How many pictures."""
         return len(self.whole)
+
+    def by_class(self) -> tuple[list[str], Tensor]:
+        """Names of the classes that are told apart, and which of them each picture is of, [n]."""
+        assert self.search.pictures is not None
+        names = list(self.decides.classes)
+        return names, torch.tensor([names.index(one) for one in self.search.pictures.classes])
 
     def by_picture(self, amounts: Tensor) -> Tensor:
         """[n, places, k] of amounts of each crop."""

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from conceptguard.finder import Found, Search
-from conceptguard.markers import hookimpl
 
 from .dictionaries import EXTRACTIONS, Dictionary, halves, whole
-from .found import Looking, Seen, concepts, parts, see, shares, told
+from .found import Looking, PictureFinder, Seen, concepts, parts, see, shares, told
 from .importance import IMPORTANCES
 
 SIGNED = ("kmeans", "pca", "random")
@@ -25,18 +24,11 @@ class LensFindSettings(Looking):
     importance: Literal["sobol", "left_out", "gradient_input"] = "sobol"
 
 
-class Lens:
+class Lens(PictureFinder):
     """Pictures: names what they have in common, by an extraction and an importance of your choice."""
 
     name: ClassVar[str] = "lens"
-    looks_at: ClassVar[str] = "pictures"
     FindSettings: ClassVar[Any] = LensFindSettings
-
-    @hookimpl
-    @classmethod
-    def finders(cls) -> list[Any]:
-        """A class named in an entry point offers itself."""
-        return [cls]
 
     @classmethod
     def find(cls, search: Search) -> Found:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from conceptguard.making.templates import filled
 
+from ..salun import salient
 from ..trained_layers import Layers, LayerSettings, Plan
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def plan(task: Task) -> Plan:
             rows = [own.index(text) for text in filled(s.templates, [prompt])]
             state = some([rows[i % len(rows)] for i in range(s.views)])
             for total, gradient in zip(kept, torch.autograd.grad(loss(state)[0], list(parameters))):
-                total *= largest(gradient, s.share)
+                total *= salient([gradient], s.share)[0]
         return kept
 
     return Plan(own, loss, mask=mask if s.share < 1 else None)
@@ -90,10 +91,3 @@ def losses(
     past = eta * (towards - without)
     goal = torch.where(early.view(-1, *[1] * (past.dim() - 1)), without + past, without - past)
     return ((said - goal) ** 2 + hold * (empty - without) ** 2).flatten(1).mean(1)
-
-
-def largest(gradient: Tensor, share: float) -> Tensor:
-    """1 at the share of a matrix's weights whose gradients are largest, else 0."""
-    sizes = gradient.abs().flatten()
-    least = sizes.kthvalue(max(1, round((1 - share) * len(sizes)))).values
-    return (gradient.abs() > least).to(gradient)
