@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from conceptguard.measuring.judge import Judge
 from conceptguard.measuring.retrieval import RetrievalJudge
 
-from ..emoji_sd import data, latents, measure, packs, processes
+from ..emoji_sd import data, latents, measure, packs, processes, scenes
 from ..emoji_sd.suite import Suite, load_suite
 from ..emoji_sd.vae import mean_psnr
 from . import card, export, flow, vae
@@ -52,11 +52,11 @@ def run_latents(suite: Suite, args: argparse.Namespace) -> None:
     file = args.work / "latents.safetensors"
     if file.exists():
         return
-    latents.write(file, args.work / "vae", suite, icons_of(suite, args), args.views)
+    latents.write(file, args.work / "vae", suite, icons_of(suite, args), args.views, args.two)
 
 
 def run_flow(suite: Suite, args: argparse.Namespace) -> None:
-    known = latents.read(args.work / "latents.safetensors", suite, args.views)
+    known = latents.read(args.work / "latents.safetensors", suite, args.views, args.two)
     recipe = flow.FlowRecipe(steps=args.steps, minutes=args.minutes, batch=args.batch)
     processes.side_by_side(flow.worker, (known, recipe, args.start, args.work), args.processes)
 
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
     parser.add_argument("--work", type=Path, default=Path("out/emoji-flow"), help="folder for checkpoints")
     parser.add_argument("--views", type=int, default=24, help="views of each object in each style")
+    parser.add_argument("--two", type=float, default=scenes.TWO, help="share of views with a second object")
     parser.add_argument("--steps", type=int, default=flow.FlowRecipe.steps)
     parser.add_argument("--minutes", type=float, help="end the flow's training by the clock instead, pauses left out")
     parser.add_argument("--batch", type=int, default=flow.FlowRecipe.batch, help="pictures of a step, all processes'")

@@ -8,6 +8,8 @@ one, and an n for each picture. The padding behind a caption is nearly equal, an
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
@@ -21,8 +23,8 @@ WHOLE = 77
 
 def zeros(n: int, gen: torch.Generator) -> Tensor:
     """How many zeros each of ``n`` pictures has, [n]: none, as in ComfyUI; 256, as in diffusers; or another number."""
-    kind = torch.rand(n, generator=gen)
-    some = torch.exp(torch.rand(n, generator=gen) * torch.log(torch.tensor(float(MOST)))).round()
+    kind = torch.rand(n, generator=gen, device=gen.device)
+    some = torch.exp(torch.rand(n, generator=gen, device=gen.device) * math.log(MOST)).round()
     return torch.where(kind < 0.4, 0.0, torch.where(kind < 0.8, 256.0, some))
 
 
@@ -34,7 +36,7 @@ def counts(ids: Tensor, gen: torch.Generator) -> Tensor:
     padding = (ids == EOS).cumsum(1) > 1
     there = padding.sum(1, keepdim=True)
     padded = (there + WHOLE - ids.shape[1]) / there.clamp(min=1)
-    return torch.cat([torch.where(padding, padded, 1.0), zeros(len(ids), gen)[:, None].to(ids.device)], 1)
+    return torch.cat([torch.where(padding, padded, 1.0), zeros(len(ids), gen)[:, None]], 1)
 
 
 class CountedAttention:

@@ -7,7 +7,9 @@ what sampling asks.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
@@ -25,6 +28,7 @@ from ..emoji_sd import processes
 from ..emoji_sd.captions import Captions
 from ..emoji_sd.latents import Latents
 from ..emoji_sd.optimise import Optimiser
+from ..emoji_sd.scenes import Scene
 from ..emoji_sd.suite import load_suite
 from ..emoji_sd.text import encode, strange_words, token_embedding
 from . import counted, models, text
@@ -75,7 +79,8 @@ def make_net(start: Path, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
 def levels(n: int, gen: torch.Generator) -> Tensor:
     """Noise levels [n] in (0, 1): logit-normal, stratified because the loss varies more with them than with anything
     else, and shifted."""
-    u = ((torch.arange(n) + torch.rand(n, generator=gen)) / n).clamp(1e-4, 1 - 1e-4)
+    drawn = torch.rand(n, generator=gen, device=gen.device)
+    u = ((torch.arange(n, device=gen.device) + drawn) / n).clamp(1e-4, 1 - 1e-4)
     s = torch.sigmoid(math.sqrt(2) * torch.erfinv(2 * u - 1))
     return models.SHIFT * s / (1 + (models.SHIFT - 1) * s)
 
@@ -83,9 +88,12 @@ def levels(n: int, gen: torch.Generator) -> Tensor:
 def flow_loss(
     net: nn.ModuleDict, attention: counted.CountedAttention, z: Tensor, ids: Tensor, gen: torch.Generator
 ) -> Tensor:
-    """Mean squared error of the velocity, noise - z, for latents z [n, 16, h, w] and token ids [n, k]."""
-    sigma = levels(len(z), gen).to(z.device)
-    noise = torch.randn(z.shape, generator=gen).to(z.device)
+    """Mean squared error of the velocity, noise - z, for latents z [n, 16, h, w] and token ids [n, k].
+
+    gen: on the device of all others
+    """
+    sigma = levels(len(z), gen)
+    noise = torch.randn(z.shape, generator=gen, device=z.device)
     attention.counts = counted.counts(ids, gen)
     at = sigma.view(-1, 1, 1, 1)
     with torch.autocast(z.device.type, torch.bfloat16):
@@ -145,20 +153,49 @@ class Training:
         self.step, self.elapsed = saved["step"], saved["elapsed"]
 
 
+class Steps(IterableDataset):
+    """From ``step`` on, what each shows and says: places in ``scenes`` [n], token ids [n, k]; one step after another,
+    also where several workers of a DataLoader share them."""
+
+    def __init__(
+        self, scenes: list[Scene], tokenizer: CLIPTokenizer, recipe: FlowRecipe, step: int, rank: int, world: int
+    ):
+        self.scenes, self.tokenizer, self.recipe = scenes, tokenizer, recipe
+        self.step, self.rank, self.world = step, rank, world
+        self.captions = Captions(load_suite(), strange_words(tokenizer))
+
+    def seed(self, step: int) -> int:
+        """Every step seeds itself, so that a resumed run needs no saved generator."""
+        return (self.recipe.seed * 10_000_019 + step) * self.world + self.rank
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        info = get_worker_info()
+        mine, workers = (info.id, info.num_workers) if info else (0, 1)
+        for step in itertools.count(self.step + mine, workers):
+            rng = np.random.default_rng(self.seed(step))
+            pick = rng.integers(len(self.scenes), size=self.recipe.batch // self.world)
+            said = [self.captions.write(self.scenes[i], rng).text for i in pick]
+            # Nearly every caption fits into 48 places; the others are padding, which every fourth step has whole.
+            yield torch.from_numpy(pick), encode(self.tokenizer, said, 77 if step % 4 == 0 else 48)
+
+
 def batches(
-    data: Latents, tokenizer: CLIPTokenizer, recipe: FlowRecipe, step: int, rank: int = 0, world: int = 1
+    data: Latents,
+    tokenizer: CLIPTokenizer,
+    recipe: FlowRecipe,
+    step: int,
+    rank: int = 0,
+    world: int = 1,
+    device: str | torch.device = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-    """From ``step`` on: latents, token ids, and the generator for all else. Every step seeds itself, so that a resumed
-    run needs no saved generator."""
-    captions = Captions(load_suite(), strange_words(tokenizer))
-    while True:
-        seed = (recipe.seed * 10_000_019 + step) * world + rank
-        rng, gen = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        pick = rng.integers(len(data.latents), size=recipe.batch // world)
-        said = [captions.write(data.scenes[i], rng).text for i in pick]
-        # Nearly every caption fits into 48 places; the others are padding, which every fourth step has whole.
-        yield data.latents[torch.from_numpy(pick)], encode(tokenizer, said, 77 if step % 4 == 0 else 48), gen
-        step += 1
+    """From ``step`` on: latents, token ids, and the generator for all else, on the device."""
+    steps = Steps(data.scenes, tokenizer, recipe, step, rank, world)
+    latents = data.latents.to(device)
+    # A GPU is faster than one process writes captions; on a CPU they are a hundredth of a step.
+    workers = min(8, os.cpu_count() or 1) if latents.is_cuda else 0
+    for at, (pick, ids) in enumerate(DataLoader(steps, batch_size=None, num_workers=workers), step):
+        gen = torch.Generator(device).manual_seed(steps.seed(at))
+        yield latents[pick.to(device)], ids.to(device), gen
 
 
 def worker(rank: int, world: int, data: Latents, recipe: FlowRecipe, start: Path, work: Path) -> None:
@@ -177,7 +214,7 @@ def _train(
         train.resume(path)
     begin, saved_at, losses, first = time.time() - train.elapsed, time.time(), [], train.step
     went = time.time()
-    feed = batches(data, train.tokenizer, recipe, train.step, rank, world)
+    feed = batches(data, train.tokenizer, recipe, train.step, rank, world, device)
     bar = tqdm(total=100.0, desc="flow", unit="%", mininterval=5, disable=rank > 0,
                bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")  # fmt: skip
     while True:
@@ -190,12 +227,12 @@ def _train(
         if done >= 1:
             break
         z, ids, gen = next(feed)
-        loss = flow_loss(train.net, train.attention, z.to(device), ids.to(device), gen)
+        loss = flow_loss(train.net, train.attention, z, ids, gen)
         train.update(loss, min(1.0, (train.step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * done)))
-        losses.append(loss.item())
+        losses.append(loss.detach())  # read seldom: reading waits for the device
         bar.update(100 * done - bar.n)
         if rank == 0 and train.step % 50 == 0:
             speed = (train.step - first) * recipe.batch / (time.time() - went)
-            tqdm.write(f"step {train.step} {done:.1%} loss {np.mean(losses):.4f} {speed:.1f} images/s")
+            tqdm.write(f"step {train.step} {done:.1%} loss {torch.stack(losses).mean():.4f} {speed:.1f} images/s")
             losses = []
     bar.close()

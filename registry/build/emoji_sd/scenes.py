@@ -42,10 +42,10 @@ class Scene:
     tint: str | None = None
 
 
-def random_scene(suite: Suite, style: str, obj: Object, rng: np.random.Generator) -> Scene:
-    """A scene in which ``obj`` is; a second object is one that may be seen in this style."""
+def random_scene(suite: Suite, style: str, obj: Object, rng: np.random.Generator, two: float = TWO) -> Scene:
+    """A scene in which ``obj`` is; in a share ``two`` of them a second object too, that may be seen in this style."""
     tint = str(rng.choice(list(TINTS))) if rng.random() < TINTED else None
-    if rng.random() < TWO:
+    if rng.random() < two:
         unseen = {o for o, s in suite.held_out if s == style}
         others = [o for o in suite.objects if o.name != obj.name and o.name not in unseen]
         pair = [Thing(obj), Thing(others[rng.integers(len(others))])]
