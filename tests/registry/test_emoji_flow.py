@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from conceptguard_registry.build.emoji_sd.text import encode
 from conceptguard_registry.build.emoji_sd.vae import encode as latents_of
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import JointAttnProcessor2_0
+from torch.utils.data import DataLoader
+from transformers import CLIPTokenizer
 
 import conceptguard
 
@@ -161,6 +164,20 @@ def test_training_learns_and_resumes_to_the_last_bit(tmp_path: Path, generator: 
     assert second.step == 6
     assert run(second, 2) == losses[-2:]
     assert all(torch.equal(p, q) for p, q in zip(first.ema.parameters(), second.ema.parameters(), strict=True))
+
+
+def test_workers_write_the_same_captions_in_the_same_order() -> None:
+    from conceptguard_registry.build.emoji_sd.scenes import random_scene
+
+    from conceptguard.measuring.suite import load_suite
+
+    suite, rng = load_suite("emoji-sd"), np.random.default_rng(0)
+    scenes = [random_scene(suite, "noto", it, rng) for it in suite.objects[:8]]
+    tokenizer = CLIPTokenizer.from_pretrained(untaught_flow.start() / "tokenizer")
+    steps = flow.Steps(scenes, tokenizer, flow.FlowRecipe(batch=3), 2, 0, 1)
+    alone, shared = (itertools.islice(DataLoader(steps, batch_size=None, num_workers=n), 5) for n in (0, 2))
+    for (pick, ids), (theirs, read) in zip(alone, shared, strict=True):
+        assert torch.equal(pick, theirs) and torch.equal(ids, read)
 
 
 @pytest.fixture(scope="module")

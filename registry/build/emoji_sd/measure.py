@@ -56,7 +56,7 @@ def generate(
     samples: list[Sample],
     guidance: float = GUIDANCE,
     steps: int = STEPS,
-    batch: int = 16,
+    batch: int = 32,
 ) -> torch.Tensor:
     """Images [n, 3, 128, 128] in [0, 1]; each sample has its own seed, so a batch changes nothing."""
     pipe.set_progress_bar_config(disable=True)
