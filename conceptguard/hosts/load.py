@@ -9,6 +9,7 @@ from ..errors import RegistryError
 from ..registry import default_registry
 from .diffusers.load import is_pipeline, load_pipeline
 from .diffusers.quiet import quiet
+from .diffusers.sibling import base_of, become, is_sibling
 from .diffusers.single_file import load_checkpoint
 from .modules.load import is_classifier, load_classifier
 from .no_model import check_file, why_not, written_as_path
@@ -36,6 +37,15 @@ def load_model(name: str, **options: Any) -> Any:
                 check_file(folder)
                 return load_checkpoint(name, folder, options)
             options.pop("config", None)
+            if is_sibling(folder):
+                base = base_of(folder)
+                if is_sibling(_place(base)):
+                    raise RegistryError(
+                        f"model '{name}' is a change of '{base}', which is a change itself: give a whole model"
+                    )
+                pipe = become(load_model(base, **options), folder)
+                pipe.name = folder.name
+                return pipe
             if is_classifier(folder):
                 return load_classifier(name, folder, options)
             if is_onnx(folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import RegistryError
 from ..files.paths import PICKLES, pickle_message
 
-_MARKS = ("model_index.json", "config.json", "genai_config.json")
+_MARKS = ("model_index.json", "config.json", "genai_config.json", "sibling.json")
 
 
 def written_as_path(name: str) -> bool:
