@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from conceptguard.registry.signed.view import View
 
 # What tells a model that guards act on from one that judges: of diffusers, a change of one of these, of transformers, a
-# classifier with examples.
-_GENERATES = ("model_index.json", "sibling.json", "generation_config.json", "examples.yaml")
+# classifier with examples, a GAN, a net over a graph.
+_GENERATES = (
+    "model_index.json", "sibling.json", "generation_config.json", "examples.yaml", "generator.json", "graph.json",
+)  # fmt: skip
 # Holds the reference that is being written; there afterwards only if the writer was killed.
 _BUSY = ".busy"
 _LOOKS = 4  # how often an index is read that is replaced while it is read

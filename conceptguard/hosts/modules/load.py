@@ -1,4 +1,4 @@
-"""The embedded classifiers: a net's settings, its weights, and the examples that it was trained on."""
+"""The embedded modules: classifiers with the examples that they were trained on, and a GAN's generator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from torch import nn
 from ...errors import RegistryError
 from ...files.atomic import read_limited
 from ...making.examples import MARK
+from .generator import Generator
 from .nets import NETS
+
+GENERATOR = "generator.json"
 
 
 def is_classifier(folder: Path) -> bool:
@@ -34,7 +37,33 @@ def load_classifier(name: str, folder: Path, options: dict[str, Any]) -> nn.Modu
         raise RegistryError(f"model '{name}' has no net '{variant}': give one of {', '.join(said['nets'])}")
     own = said["nets"][variant]
     net = NETS[own["architecture"]](len(said["classes"]))
-    path = folder / own["weights"]
+    _read_weights(net, folder / own["weights"], options)
+    suffix = "" if variant == said["default"] else f"-{variant}"
+    net.name, net.folder, net.classes = f"{folder.name}{suffix}", folder, said["classes"]  # type: ignore[assignment]
+    return net
+
+
+def is_generator(folder: Path) -> bool:
+    """Whether a folder is of an embedded GAN."""
+    return (folder / GENERATOR).is_file()
+
+
+def load_generator(name: str, folder: Path, options: dict[str, Any]) -> nn.Module:
+    """The generator of a folder, in evaluation mode, with ``name``, ``folder``, ``object_names`` and ``style_names`` as
+    attributes. options: ``torch_dtype``. Raises RegistryError for damaged weights, and for a variant: it has none.
+    """
+    said = json.loads(read_limited(folder / GENERATOR, 64 * 1024))
+    if options.get("variant"):
+        raise RegistryError(f"model '{name}' has no net '{options['variant']}': it has one only, leave variant out")
+    net = Generator(len(said["objects"]), len(said["styles"]), **said["generator"])
+    _read_weights(net, folder / "model.safetensors", options)
+    net.name, net.folder = folder.name, folder  # type: ignore[assignment]
+    net.object_names, net.style_names = said["objects"], said["styles"]
+    return net
+
+
+def _read_weights(net: nn.Module, path: Path, options: dict[str, Any]) -> None:
+    """Into a net, which is then in evaluation mode and takes no gradients."""
     try:
         net.load_state_dict(
             {key: one.float() if one.is_floating_point() else one for key, one in load_file(path).items()}
@@ -43,7 +72,4 @@ def load_classifier(name: str, folder: Path, options: dict[str, Any]) -> nn.Modu
         raise RegistryError(
             f"{path}: not the weights of this net ({str(error).splitlines()[0]}): pull it again"
         ) from None
-    net = net.to(options.get("torch_dtype") or torch.float32).eval().requires_grad_(False)
-    suffix = "" if variant == said["default"] else f"-{variant}"
-    net.name, net.folder, net.classes = f"{folder.name}{suffix}", folder, said["classes"]  # type: ignore[assignment]
-    return net
+    net.to(options.get("torch_dtype") or torch.float32).eval().requires_grad_(False)
