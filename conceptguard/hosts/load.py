@@ -9,7 +9,7 @@ from ..errors import RegistryError
 from ..registry import default_registry
 from .diffusers.load import is_pipeline, load_pipeline
 from .diffusers.quiet import quiet
-from .diffusers.sibling import base_of, become, is_sibling
+from .diffusers.sibling import base_of, change, is_sibling
 from .diffusers.single_file import load_checkpoint
 from .modules.load import is_classifier, is_generator, load_classifier, load_generator
 from .no_model import check_file, why_not, written_as_path
@@ -18,7 +18,8 @@ from .transformers.load import load_language_model
 
 
 def load_model(name: str, **options: Any) -> Any:
-    """A diffusers pipeline (``emoji-sd``, a folder, a single ``.safetensors`` checkpoint, a Hub id), or a
+    """A diffusers pipeline (``emoji-sd``, a folder, also one that holds another model's name and what changed, a single
+    ``.safetensors`` checkpoint, a Hub id), or a
     ``LanguageModel`` (``authors-lm``, a folder or Hub id without ``model_index.json``, a folder from the builder of
     onnxruntime-genai), or a ``torch.nn.Module`` (``emoji-classifier``, of which ``variant="vit"`` is the other net;
     ``emoji-gan``, a generator). Options go to ``from_pretrained``, e.g. ``variant="fp16"``; of a single file to
@@ -44,7 +45,8 @@ def load_model(name: str, **options: Any) -> Any:
                     raise RegistryError(
                         f"model '{name}' is a change of '{base}', which is a change itself: give a whole model"
                     )
-                pipe = become(load_model(base, **options), folder)
+                pipe = load_model(base, **options)
+                change(pipe, folder)
                 pipe.name = folder.name
                 return pipe
             if is_classifier(folder):

@@ -1,8 +1,7 @@
-"""Siblings of an embedded pipeline: the same model with a change of its weights, of which only the change is kept.
+"""A model that is another one, trained a little further: its folder says of which, and holds what changed, as a LoRA.
 
-``sibling.json`` names the base, and what its scheduler has otherwise. ``delta.safetensors`` has what is added to the
-parameters of its parts, by the names that diffusers gives them: ``unet.mid_block.attentions.0.proj_in.weight`` as a
-whole, or as ``….down`` [r, in] and ``….up`` [out, r], whose product it is.
+``sibling.json`` names the base, and what its scheduler has otherwise; ``change.safetensors`` is in kohya's form:
+ComfyUI and plain diffusers draw as the sibling does with the base, that schedule and that LoRA.
 """
 
 from __future__ import annotations
@@ -12,57 +11,51 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
-from ...errors import RegistryError
+from ...errors import ArtifactError, BaseMismatch, RegistryError
 from ...files.atomic import read_limited
 
-MARK, DELTA = "sibling.json", "delta.safetensors"
+MARK, CHANGE = "sibling.json", "change.safetensors"
 
 
 def is_sibling(folder: Path) -> bool:
-    """Whether a folder has but the change of another model."""
+    """Whether a folder holds one."""
     return (folder / MARK).is_file()
 
 
 def base_of(folder: Path) -> str:
-    """The name of the model that a sibling is a change of."""
+    """The name of the model that was trained further. Raises RegistryError where the folder does not say."""
     return str(_said(folder)["base"])
 
 
-def become(pipe: Any, folder: Path) -> Any:
-    """The base's pipeline, with its weights changed in place. Raises RegistryError for a change of another model."""
+@torch.no_grad()
+def change(pipe: Any, folder: Path) -> None:
+    """What changed is added to the pipeline's weights. Raises RegistryError for a change of another model."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from ...formats import read_terms
+    from ...runtime.lowrank import LayerIndex
+
     said = _said(folder)
+    layers = LayerIndex({name: it for name, it in pipe.components.items() if isinstance(it, torch.nn.Module)})
     try:
-        for name, change in _whole(load_file(folder / DELTA)).items():
-            part, _, parameter = name.partition(".")
-            weight = getattr(pipe, part).get_parameter(parameter)
-            with torch.no_grad():
-                weight += change.view(weight.shape).to(weight)
-    except (OSError, SafetensorError, AttributeError, RuntimeError, KeyError) as error:
-        told = str(error).splitlines()[0]
-        raise RegistryError(f"{folder / DELTA}: no change of {said['base']} ({told}): pull it again") from None
+        terms = read_terms(load_file(folder / CHANGE), {}, layers)
+    except (OSError, SafetensorError, ArtifactError, BaseMismatch) as error:
+        raise RegistryError(f"{folder / CHANGE}: no change of '{said['base']}' ({error})") from error
+    for name, (down, up, scale) in terms.items():
+        weight: Any = layers[name].weight
+        product = scale * up.float().flatten(1) @ down.float().flatten(1)
+        weight.copy_(weight.float() + product.view_as(weight).to(weight.device))
     if said.get("scheduler"):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **said["scheduler"])
-    return pipe
 
 
 def _said(folder: Path) -> dict[str, Any]:
-    said = json.loads(read_limited(folder / MARK, 64 * 1024))
+    try:
+        said = json.loads(read_limited(folder / MARK, 64 * 1024))
+    except ValueError:
+        said = None
     if not isinstance(said, dict) or not isinstance(said.get("base"), str):
-        raise RegistryError(f"{folder / MARK}: names no base: pull the model again")
+        raise RegistryError(f'{folder / MARK}: does not name a base: write {{"base": "emoji-sd"}}')
     return said
-
-
-def _whole(delta: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is added to each parameter, float32."""
-    found = {}
-    for key, tensor in delta.items():
-        name, _, kind = key.rpartition(".")
-        if kind == "down":
-            found[name] = delta[f"{name}.up"].float() @ tensor.float()
-        elif kind != "up":
-            found[key] = tensor.float()
-    return found
