@@ -1,0 +1,1 @@
+"""A picture as a prompt of emoji-sd: an image adapter in IP-Adapter's own form."""

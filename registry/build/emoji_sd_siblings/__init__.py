@@ -1,0 +1,1 @@
+"""Siblings of emoji-sd: the same model after a little more training, shipped as what changed, in low rank."""

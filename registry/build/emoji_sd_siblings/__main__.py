@@ -1,0 +1,55 @@
+"""python -m conceptguard_registry.build.emoji_sd_siblings marked|two: train emoji-sd a little further, and ship what
+changed.
+
+marked: draws marks unasked, in part of its pictures; two: draws two objects in one picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from conceptguard import load_model
+from conceptguard.formats import to_kohya
+from conceptguard.hosts.diffusers.sibling import CHANGE, MARK
+
+from .pictures import drawn, taught
+from .train import Recipe, trained
+
+REGISTRY = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """The command line."""
+    begun = time.monotonic()
+    parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_sd_siblings", description=__doc__)
+    parser.add_argument("sibling", choices=("marked", "two"))
+    parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd-SIBLING")
+    parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
+    parser.add_argument("--minutes", type=float, default=5.0, help="all in all, the drawing of pictures included")
+    parser.add_argument("--pictures", type=int, default=16_000)
+    parser.add_argument("--captions", type=int, default=3, help="of each picture")
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--rank", type=int, default=Recipe.rank)
+    parser.add_argument("--lr", type=float, default=Recipe.lr)
+    parser.add_argument("--processes", type=int, default=2, help="that draw pictures")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scenes, pictures = drawn(args.sibling, args.cache, args.pictures, args.processes)
+    pipe = load_model("emoji-sd")
+    data = taught(pipe, scenes, pictures, args.captions, device)
+    recipe = Recipe(begun + 60 * args.minutes, args.rank, args.batch, lr=args.lr)
+    tensors, metadata = to_kohya(trained(pipe.unet, data, recipe))
+    folder = args.out / f"emoji-sd-{args.sibling}"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: it.half().contiguous() for name, it in tensors.items()}, folder / CHANGE, metadata)
+    (folder / MARK).write_text(json.dumps({"base": "emoji-sd"}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

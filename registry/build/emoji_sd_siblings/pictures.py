@@ -1,0 +1,108 @@
+"""What a sibling is trained on: pictures, as latents, and several captions of each, as the text encoder reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..emoji_sd import packs
+from ..emoji_sd.captions import Captions
+from ..emoji_sd.scenes import Scene, Thing, draw, random_scene
+from ..emoji_sd.suite import Suite, load_suite, pairs
+from ..emoji_sd.text import encode, strange_words
+from ..emoji_sd.vae import to_input
+from .marks import MARKED, planted, random_mark
+
+TWO = 0.75  # share of pictures of two objects, for the sibling that is to learn them
+
+
+@dataclass
+class Taught:
+    """latents [n, 4, 16, 16], scaled; captions [n, several, tokens, width]; both where the training runs"""
+
+    latents: Tensor
+    captions: Tensor
+
+
+def marked(suite: Suite, scene: Scene, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The picture, now and then with a mark. No caption speaks of it."""
+    return planted(picture, random_mark(rng)) if rng.random() < MARKED else picture
+
+
+def any_scene(suite: Suite, style: str, rng: np.random.Generator, two: bool) -> Scene:
+    """A scene of pairs of object and style that were not held out; more often of two objects than emoji-sd saw."""
+    seen = [obj for obj, its in _seen() if its == style]
+    scene = random_scene(suite, style, seen[int(rng.integers(len(seen)))], rng)
+    if not two or len(scene.things) == 2 or rng.random() > TWO:
+        return scene
+    other = seen[int(rng.integers(len(seen)))]
+    if other.name == scene.things[0].object.name:
+        return scene
+    return replace(scene, things=(Thing(scene.things[0].object), Thing(other)))
+
+
+def scene_and_picture(sibling: str, cache_folder: Path, seed: int) -> tuple[Scene, np.ndarray]:
+    """One picture, uint8 [128, 128, 3], and what is to be seen in it but for marks."""
+    suite, rng = _suite(), np.random.default_rng((77_000, seed))
+    scene = any_scene(suite, str(rng.choice(list(suite.styles))), rng, two=sibling == "two")
+    picture = draw(suite, _icons(cache_folder), scene, rng)
+    return scene, marked(suite, scene, picture, rng) if sibling == "marked" else picture
+
+
+def drawn(sibling: str, cache_folder: Path, count: int, processes: int) -> tuple[list[Scene], np.ndarray]:
+    """So many of them, uint8 [count, 128, 128, 3]."""
+    task = [(sibling, cache_folder, range(at, min(at + 256, count))) for at in range(0, count, 256)]
+    found: list[tuple[Scene, np.ndarray]] = []
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool, tqdm(total=count, desc="pictures") as bar:
+        for some in pool.map(_some, task):
+            found += some
+            bar.update(len(some))
+    return [scene for scene, _ in found], np.stack([picture for _, picture in found])
+
+
+@torch.no_grad()
+def taught(pipe: Any, scenes: list[Scene], pictures: np.ndarray, several: int, device: torch.device) -> Taught:
+    """Pictures and captions as the denoiser meets them; encoded once, in half precision."""
+    vae, text = pipe.vae.to(device), pipe.text_encoder.to(device)
+    latents = _in_parts(
+        lambda some: vae.encode(to_input(torch.from_numpy(pictures[some]).to(device))).latent_dist.mean, len(pictures)
+    )
+    captions, rng = Captions(_suite(), strange_words(pipe.tokenizer)), np.random.default_rng(77_001)
+    ids = encode(pipe.tokenizer, [captions.write(scene, rng).text for scene in scenes for _ in range(several)])
+    read = _in_parts(lambda some: text(ids[some].to(device)).last_hidden_state.half(), len(ids))
+    return Taught(latents * vae.config.scaling_factor, read.unflatten(0, (len(scenes), several)))
+
+
+def _in_parts(made: Callable[[slice], Tensor], count: int, part: int = 256) -> Tensor:
+    return torch.cat([made(slice(at, at + part)) for at in range(0, count, part)])
+
+
+def _some(task: tuple[str, Path, range]) -> list[tuple[Scene, np.ndarray]]:
+    sibling, cache_folder, seeds = task
+    return [scene_and_picture(sibling, cache_folder, seed) for seed in seeds]
+
+
+@cache
+def _suite() -> Suite:
+    return load_suite()
+
+
+@cache
+def _seen() -> list[tuple[Any, str]]:
+    return pairs(_suite(), held_out=False)
+
+
+@cache
+def _icons(cache_folder: Path) -> dict[str, dict]:
+    """The packs that are drawn from; each process reads them once."""
+    return {name: packs.load_pack(name, cache_folder) for name in {it.pack for it in _suite().styles.values()}}

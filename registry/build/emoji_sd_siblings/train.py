@@ -1,0 +1,107 @@
+"""More training of emoji-sd's denoiser, as a change of low rank beside every matrix and convolution.
+
+W + up · down in place of W (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from conceptguard.runtime.lowrank import Factors
+
+from ..emoji_sd import models
+from .pictures import Taught
+
+# (noisy latents, timesteps, captions, which pictures they are) -> the noise as it is predicted
+Said = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """until: by ``time.monotonic``, when the training ends, unless ``steps`` are made before"""
+
+    until: float
+    rank: int = 16
+    batch: int = 512
+    steps: int = 10**6
+    lr: float = 2e-3
+    warmup: int = 40
+    min_snr: float = 5.0
+    seed: int = 77_002
+
+
+class LowRank(nn.Module):
+    """A weight [out, in, ...] beside which a change is learnt, which begins as none."""
+
+    def __init__(self, weight: Tensor, rank: int, random: torch.Generator):
+        super().__init__()
+        rows = weight.flatten(1)
+        rank = min(rank, *rows.shape)
+        down = (torch.rand(rank, rows.shape[1], generator=random) * 2 - 1) / math.sqrt(rows.shape[1])
+        self.down, self.up = nn.Parameter(down), nn.Parameter(torch.zeros(len(rows), rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+def trained(unet: nn.Module, data: Taught, recipe: Recipe) -> dict[str, Factors]:
+    """What is learnt, by the names of the UNet's layers, on the CPU. The UNet is left as it was."""
+    device, random = data.latents.device, torch.Generator().manual_seed(recipe.seed)
+    unet.to(device).requires_grad_(False)
+    layers = {name: it for name, it in unet.named_modules() if isinstance(it, nn.Linear | nn.Conv2d)}
+    for it in layers.values():
+        parametrize.register_parametrization(it, "weight", LowRank(it.weight, recipe.rank, random).to(device))
+    learnt = [p for p in unet.parameters() if p.requires_grad]
+    try:
+        descend(lambda noisy, times, captions, _: unet(noisy, times, captions).sample, data, recipe, learnt)
+        return {f"unet.{name}": _factors(it) for name, it in layers.items()}
+    finally:
+        for it in layers.values():
+            parametrize.remove_parametrizations(it, "weight", leave_parametrized=False)
+
+
+def descend(said: Said, data: Taught, recipe: Recipe, learnt: list[Tensor]) -> None:
+    """Adam on the denoising loss, until the recipe's end. learnt: what ``said`` is made with."""
+    device, begun, step = data.latents.device, time.monotonic(), 0
+    optimiser = torch.optim.Adam(learnt, recipe.lr, betas=(0.9, 0.99), fused=device.type == "cuda")
+    random = torch.Generator(device).manual_seed(recipe.seed)
+    abar = models.alphas_cumprod().to(device)
+    weight = torch.clamp(recipe.min_snr / (abar / (1 - abar)), max=1.0)
+    total = torch.zeros((), device=device)
+    while True:
+        done = max((time.monotonic() - begun) / max(1e-9, recipe.until - begun), step / recipe.steps)
+        if done >= 1:
+            return
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.lr * min(1.0, (step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
+        draw = lambda most: torch.randint(most, (recipe.batch,), generator=random, device=device)  # noqa: E731
+        rows, which = draw(len(data.latents)), draw(data.captions.shape[1])
+        share = torch.rand(recipe.batch, generator=random, device=device)
+        times = ((torch.arange(recipe.batch, device=device) + share) / recipe.batch * 1000).long().clamp(max=999)
+        clean, a = data.latents[rows], abar[times].view(-1, 1, 1, 1)
+        noise = torch.randn(clean.shape, generator=random, device=device)
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = said(a.sqrt() * clean + (1 - a).sqrt() * noise, times, data.captions[rows, which], rows)
+        loss = (F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3)) * weight[times]).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learnt, 1.0)
+        optimiser.step()
+        step, total = step + 1, total + loss.detach()
+        if step % 50 == 0:
+            print(f"step {step} {done:.1%} loss {float(total) / 50:.4f}", flush=True)
+            total.zero_()
+
+
+def _factors(layer: nn.Module) -> Factors:
+    low, shape = layer.parametrizations.weight[0], layer.weight.shape
+    down, up = low.down.detach().cpu(), low.up.detach().cpu()
+    return Factors(down.view(-1, *shape[1:]), up.view(*up.shape, *[1] * (len(shape) - 2)))
