@@ -26,6 +26,12 @@ def noised(denoiser: Denoiser, clean: Tensor, noise: Tensor, timesteps: Tensor) 
     return signal * clean + spread * noise, wanted
 
 
+def clean(denoiser: Denoiser, latents: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+    """The clean latents that predictions mean, [rows, channels, h, w], float32, each at its own noise level."""
+    rows = zip(latents.split(1), prediction.split(1), timesteps.tolist())
+    return torch.cat([denoiser.noise_levels.parts(own, said, time)[0] for own, said, time in rows])
+
+
 def losses(prediction: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared errors of rows, [rows], float32."""
     return (prediction.float() - wanted.to(prediction.device)).pow(2).mean((1, 2, 3))

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from conceptguard.generation.conditioning import pick, stack
 from conceptguard.making.loop import Gradients, Loop, without_conflict
+from conceptguard.making.noising import clean
 from conceptguard.making.preview import previews
-from conceptguard.making.shots import Noisy, Shots
+from conceptguard.making.shots import Shots
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
 from conceptguard.making.terms import TermsInTraining, predictions
 from conceptguard.method import Settings
@@ -34,7 +34,6 @@ from .discriminator import ANCHOR, CONCEPT, patch_discriminator, right, taken_fo
 
 if TYPE_CHECKING:
     from conceptguard.making.task import Learned, Task
-    from conceptguard.protocols import Denoiser
 
 
 TOLD_OVER = 20  # steps, the last ones
@@ -107,11 +106,11 @@ class Doco(TrainedTerms):
             asked, meant, others = (pick(t, now.texts) for t, now in zip(texts, (target, reference, stays)))
             with torch.no_grad():
                 (expected,) = said(reference.latents, reference.times, meant, learnt=False)
-                anchors = clean(denoiser, reference, expected)
+                anchors = clean(denoiser, reference.latents, expected, reference.times)
             both = target.above(stays)
             (every,) = said(both.latents, both.times, stack(asked, others), learnt=True)
             taken, held = every.chunk(2)
-            shown = clean(denoiser, target, taken)
+            shown = clean(denoiser, target.latents, taken, target.times)
             real, fake = judge(anchors), judge(shown.detach())
             told.append(right(real, fake))
             tells = taken_for(real, ANCHOR) + taken_for(fake, CONCEPT)
@@ -134,9 +133,3 @@ class Doco(TrainedTerms):
         snapshot.remove()
         return cls.learned(task, found, own, kept, anchor=task.anchor, told_apart=round(sum(told) / len(told), 4),
                            started_at_step=ended.first, loss=round(ended.value, 6))  # fmt: skip
-
-
-def clean(denoiser: Denoiser, now: Noisy, said: Tensor) -> Tensor:
-    """The clean latents that a prediction means, [rows, ...], each at its own noise level."""
-    rows = zip(now.latents.split(1), said.split(1), now.times.tolist())
-    return torch.cat([denoiser.noise_levels.parts(latents, one, time)[0] for latents, one, time in rows])

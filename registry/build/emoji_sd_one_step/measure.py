@@ -1,0 +1,57 @@
+"""What the generator draws in one step, judged, and its teacher beside it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+import conceptguard
+from conceptguard.measuring.judge import Judge
+from conceptguard.measuring.retrieval import RetrievalJudge
+
+from ..emoji_sd.measure import figures, generate, pair_samples
+from ..emoji_sd.suite import Suite, load_suite, pairs
+from .card import shares, write_card
+
+SEED = 500_000
+
+
+def measure(models: Path, rounds: int, sheet: Path | None) -> None:
+    """Figures and README of ``models/emoji-sd-one-step``; sheet: a PNG of 48 pictures"""
+    suite = load_suite()
+    judge, second = Judge.load(models / "emoji-judge"), RetrievalJudge.load(models / "emoji-retrieval")
+    pipe, teacher = (conceptguard.load_model(str(models / name)) for name in ("emoji-sd-one-step", "emoji-sd"))
+    seen, unseen = pairs(suite, held_out=False), pairs(suite, held_out=True)
+    said = suite.strangers
+    sets = {
+        "trained pairs": pair_samples(seen[::2], suite.judge_templates, rounds, SEED),
+        "trained pairs, strangers' wordings": pair_samples(seen[1::2], said["styled"], rounds, SEED + 20_000),
+        "held-out pairs": pair_samples(unseen, suite.judge_templates, 2 * rounds, SEED + 50_000),
+    }
+    rows, taken = [], [0.0, 0.0]
+    for name, samples in sets.items():
+        both = []
+        for i, (model, steps, guidance) in enumerate(((pipe, 1, 1.0), (teacher, 25, 3.5))):
+            begin = time.process_time()
+            images = generate(model, samples, guidance, steps)
+            taken[i] += time.process_time() - begin
+            both.append(figures(judge, samples, images, second))
+        print(f"{name}: {both[0]}\n  teacher: {both[1]}", flush=True)
+        rows.append(f"| {name} | {len(samples)} | {shares(both[0])} | {shares(both[1])} |")
+    drawn = sum(map(len, sets.values()))
+    write_card(models / "emoji-sd-one-step", rows, taken[0] / drawn, taken[1] / drawn)
+    if sheet:
+        contact_sheet(pipe, suite).save(sheet)
+
+
+def contact_sheet(pipe: Any, suite: Suite, columns: int = 12) -> Image.Image:
+    """Four rows of pictures of trained pairs."""
+    seen = pairs(suite, held_out=False)
+    chosen = seen[:: len(seen) // (4 * columns)][: 4 * columns]
+    images = generate(pipe, pair_samples(chosen, suite.judge_templates, 1, 900_000), 1.0, 1)
+    tall = torch.cat([torch.cat(list(row), 2) for row in images.split(columns)], 1)
+    return Image.fromarray((tall.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())

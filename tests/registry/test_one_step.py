@@ -1,0 +1,92 @@
+"""How emoji-sd-one-step is built: its teacher draws as its pipeline does, it learns, and what is written is a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptguard_registry.build.emoji_sd.text import encode
+from conceptguard_registry.build.emoji_sd_one_step import distil, export, prompts
+from conceptguard_registry.build.emoji_sd_one_step.delta import Changed
+
+import conceptguard
+from conceptguard.registry import shipped_folder
+
+TEXTS = ["a dog, noto style", "a red heart"]
+TEACHER = shipped_folder() / "models" / "emoji-sd"
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def read(pipe: Any, texts: list[str]) -> torch.Tensor:
+    return prompts.read(pipe.text_encoder, encode(pipe.tokenizer, texts))
+
+
+def taught(pipe: Any, **options: Any) -> distil.Distilling:
+    recipe = distil.Recipe(batch=4, rank=4, **options)
+    return distil.Distilling(pipe.unet, read(pipe, TEXTS), read(pipe, [""])[0], recipe)
+
+
+def test_the_teacher_draws_what_its_pipeline_draws(pipe: Any) -> None:
+    z = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn = distil.Teacher(pipe.unet, read(pipe, [""])[0], distil.Levels(torch.device("cpu"))).draw(
+        z, read(pipe, TEXTS)
+    )
+    theirs = pipe(TEXTS, latents=z, num_inference_steps=25, guidance_scale=3.5, output_type="latent").images
+    torch.testing.assert_close(drawn, theirs, atol=2e-3, rtol=1e-3)
+
+
+def test_what_is_written_draws_in_one_step_what_was_learnt(pipe: Any, tmp_path: Path) -> None:
+    """Of a change that was made up; the model's own files are not touched."""
+    torch.manual_seed(0)
+    net = Changed(pipe.unet, 2, 0)
+    z, context = torch.randn(2, 4, 16, 16), read(pipe, TEXTS)
+    levels = distil.Levels(torch.device("cpu"))
+    with torch.no_grad():
+        before = distil.generate(net, levels, z, context)
+        own = pipe.unet(z, distil.TIME, context).sample
+        torch.testing.assert_close(before, levels.clean(z, own, torch.full((2,), distil.TIME)))
+        for up in net.up:
+            up.normal_(0, 0.02)
+        drawn = distil.generate(net, levels, z, context)
+    export.export({name: one.half() for name, one in net.state_dict().items()}, TEACHER, tmp_path / "mine")
+    model = conceptguard.load_model(str(tmp_path / "mine"))
+    model.set_progress_bar_config(disable=True)
+    theirs = model(TEXTS, latents=z, num_inference_steps=1, guidance_scale=1.0, output_type="latent").images
+    assert (drawn - before).abs().mean() > 0.1
+    torch.testing.assert_close(theirs, drawn, atol=2e-2, rtol=2e-2)
+
+
+def test_it_learns_what_the_teacher_draws(tiny: Any) -> None:
+    """In every phase: the first loss falls, the second network learns the generator's score, and the end is another."""
+    one = taught(tiny)
+    one._draw()
+    one.noises, one.pictures, one.asked = ([torch.cat(kept)] for kept in (one.noises, one.pictures, one.asked))
+    first = float(one._match().detach())
+    for _ in range(40):
+        one.optim.zero_grad()
+        one._match().backward()
+        one.optim.step()
+    assert float(one._match().detach()) < 0.95 * first
+    assert all(float(up.abs().max()) == 0 for up in one.fake.up)
+    before = [up.detach().clone() for up in one.net.up]
+    one.optim.zero_grad()
+    one._distribute().backward()
+    one.optim.step()
+    assert any(float(up.abs().max()) > 0 for up in one.fake.up)
+    assert any(not torch.equal(up, old) for up, old in zip(one.net.up, before))
+
+
+def test_the_clock_ends_it_with_both_averages(tiny: Any) -> None:
+    matched, found = taught(tiny, minutes=0.05, warmup=2).run()
+    assert matched.keys() == found.keys() and found["up.0"].dtype == torch.float16
+    assert any(not torch.equal(matched[name], found[name]) for name in found)
+
+
+def test_captions_are_kept_and_ask_for_one_thing(pipe: Any, tmp_path: Path) -> None:
+    ids = prompts.token_ids(pipe.tokenizer, 40, 0, tmp_path)
+    assert ids.shape == (40, 77) and torch.equal(ids, prompts.token_ids(pipe.tokenizer, 40, 1, tmp_path))
+    said = pipe.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert "" in said and len(set(said)) > 30
