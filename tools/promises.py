@@ -132,6 +132,8 @@ def _drawn(method: str, host: str) -> Case:
         return replace(case, guard={"method": method, "artifact": _autoencoder(host), "classify": False})
     if method == "astar":  # it needs something to keep the concept from; random attention is flat
         return replace(case, guard={**about, "scale": 8.0}, opens="a cigarette and a dog")
+    if method == "geom_erasing":
+        raise NotApplicable("it acts on every picture: what it removes no prompt asks for")
     if method == "magicmix":
         return replace(case, steps=6)
     if method == "clarify":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from ..errors import PolicyError
 from ..hosts.images import Pictures
 from ..policy import Policy
 from ..policy_file import load_policy
+from ..receipt import Verdict
 from ..sessions.attach import attach
 from .own_judges import judge_for
 from .protocols import Protocol
@@ -44,17 +46,28 @@ def load_detector(protocol: Protocol, threshold: float) -> Detector:
     given = {"threshold": threshold, "labels": list(protocol.labels)}
     settings = {name: value for name, value in given.items() if name in method.Settings.model_fields}
     guard = {"method": kind, **({"artifact": what} if what else {}), **settings}
-    session = attach(Pictures(), load_policy({"name": protocol.name, "on_violation": "flag", "guards": [guard]}))
+    every = verdicts(guard)
 
     def look(pixels: Tensor) -> list[Seen]:
-        session.check_image(pixels, [None] * len(pixels))
-        found = []
+        all_of_them, found = every(pixels), []
         for i in range(len(pixels)):
-            mine = [v for v in session.receipt.verdicts if v.image == i and v.label in protocol.labels]
+            mine = [v for v in all_of_them if v.image == i and v.label in protocol.labels]
             flagged = [v for v in mine if v.flagged]
             number = sum(max(1, len(v.boxes)) for v in flagged)
             found.append(Seen(bool(flagged), max((v.score for v in mine), default=0.0), number))
         return found
+
+    return look
+
+
+def verdicts(guard: Mapping[str, Any]) -> Callable[[Tensor], Sequence[Verdict]]:
+    """What one guard of pictures says of pictures [n, 3, h, w] in [0, 1], asked as a stranger. Raises PolicyError for a
+    method that looks at none, or that is not whole."""
+    session = attach(Pictures(), load_policy({"name": "detector", "on_violation": "flag", "guards": [dict(guard)]}))
+
+    def look(pixels: Tensor) -> Sequence[Verdict]:
+        session.check_image(pixels, [None] * len(pixels))
+        return list(session.receipt.verdicts)
 
     return look
 

@@ -32,7 +32,7 @@ class Recipe:
     rank: int = 16
     batch: int = 512
     steps: int = 10**6
-    lr: float = 2e-3
+    lr: float = 1e-3
     warmup: int = 40
     min_snr: float = 5.0
     seed: int = 77_002
