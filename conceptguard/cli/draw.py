@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,8 @@ from .prompts import Ask
 if TYPE_CHECKING:
     from ..policy import Policy
     from ..receipt import Receipt
+    from .loading import Drawing
+    from .on_ray import Pool
 
 Tick = Callable[[int], None]
 
@@ -58,54 +59,72 @@ def files(out: Path, asks: Sequence[Ask], each: int, seed: int) -> list[list[Pla
     return places
 
 
+class Job(NamedTuple):
+    """A call of the pipeline. part: which prompts; on: go on where a guard refuses one."""
+
+    policy: Policy | None
+    part: Sequence[int]
+    asks: Sequence[Ask]
+    places: Sequence[Sequence[Place]]
+    asked: Asked
+    on: bool
+
+
+class Drawn(NamedTuple):
+    """part: which prompts; images: PIL, those of one prompt beside each other; why: there are none"""
+
+    part: Sequence[int]
+    images: list[Any]
+    why: str
+    record: Receipt | None
+
+
 def draw_all(
-    pipe: Any, policy: Policy | None, asks: Sequence[Ask], places: Sequence[Sequence[Place]], asked: Asked, batch: int,
+    at: Pool, policy: Policy | None, asks: Sequence[Ask], places: Sequence[Sequence[Place]], asked: Asked, batch: int,
     on: bool, compare: bool,
 ) -> tuple[list[dict[str, Any]], list[Receipt]]:  # fmt: skip
-    """A row for every picture, saved where it belongs, and a receipt for every call of the pipeline.
+    """A row for every picture, saved where it belongs as soon as it is there, and a receipt for every call of the
+    pipeline.
 
-    on: go on where a guard refuses a prompt, which is then said in its row. Raises Refused otherwise.
+    at: what does ``draw_job``; on: go on where a guard refuses a prompt, which is then said in its row. Raises Refused
+    otherwise.
     """
-    from ..sessions.attach import attach
-    from .progress import progress
-
     parts = [range(i, min(i + batch, len(asks))) for i in range(0, len(asks), batch)]
-    rows: list[dict[str, Any]] = []
-    receipts: list[Receipt] = []
+
+    def jobs(policy: Policy | None) -> list[Job]:
+        return [Job(policy, part, [asks[i] for i in part], [places[i] for i in part], asked, on) for part in parts]
+
     before: dict[int, list[Any]] = {}
-    with progress("denoising", len(parts) * asked.steps * (2 if compare and policy else 1)) as tick:
-        if compare and policy:
-            for part in parts:
-                drawn = _draw(pipe, None, [asks[i] for i in part], [places[i] for i in part], asked, tick)
-                before |= {i: drawn[n * asked.each : (n + 1) * asked.each] for n, i in enumerate(part)}
-        with attach(pipe, policy) if policy else nullcontext() as guard:
-            for part in parts:
-                for own, drawn, why, record in _bearing(pipe, guard, asks, places, asked, part, on, tick):
-                    receipts += [record] if record else []
-                    for n, i in enumerate(own):
-                        images = drawn[n * asked.each : (n + 1) * asked.each]
-                        rows += _rows(asks[i], places[i], images, before.get(i), why, record, n * asked.each)
-    return rows, receipts
+    if compare and policy:
+        for _, found in at.each(jobs(None)):
+            for one in found:
+                before |= {i: one.images[n * asked.each : (n + 1) * asked.each] for n, i in enumerate(one.part)}
+    rows: dict[int, list[dict[str, Any]]] = {}
+    receipts: dict[int, list[Receipt]] = {}
+    for number, found in at.each(jobs(policy)):
+        receipts[number] = [one.record for one in found if one.record]
+        for one in found:
+            for n, i in enumerate(one.part):
+                images = one.images[n * asked.each : (n + 1) * asked.each]
+                rows[i] = _rows(asks[i], places[i], images, before.get(i), one.why, one.record, n * asked.each)
+    return [row for i in sorted(rows) for row in rows[i]], [one for i in sorted(receipts) for one in receipts[i]]
 
 
-def _bearing(
-    pipe: Any, guard: Any, asks: Sequence[Ask], places: Sequence[Sequence[Place]], asked: Asked, part: Sequence[int],
-    on: bool, tick: Tick,
-) -> Any:  # fmt: skip
-    """(which prompts, their pictures, why there are none, receipt); a part that is refused is drawn one by one."""
+def draw_job(own: Drawing, job: Job, tick: Tick) -> list[Drawn]:
+    """One call, or where a prompt of several is refused, one for each of them."""
     from ..errors import Refused
 
+    guard = own.under(job.policy)
     try:
-        drawn = _draw(pipe, guard, [asks[i] for i in part], [places[i] for i in part], asked, tick)
-        yield part, drawn, "", guard.receipt if guard else None
+        drawn = _draw(own.pipe, guard, job.asks, job.places, job.asked, tick)
+        return [Drawn(job.part, drawn, "", guard.receipt if guard else None)]
     except Refused as refused:
-        if not on:
+        if not job.on:
             raise
-        if len(part) == 1:
-            yield part, [], str(refused), guard.receipt
-            return
-        for i in part:
-            yield from _bearing(pipe, guard, asks, places, asked, [i], on, lambda n: None)
+        if len(job.part) == 1:
+            return [Drawn(job.part, [], str(refused), guard.receipt)]
+        alone = (job._replace(part=[i], asks=[a], places=[p]) for i, a, p in zip(job.part, job.asks, job.places))
+        return [drawn for one in alone for drawn in draw_job(own, one, lambda n: None)]
 
 
 def _draw(

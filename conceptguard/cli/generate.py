@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,19 @@ from .options import (
     CONFIG,
     DEVICE,
     DTYPE,
+    GPUS,
     GUARD,
     GUIDANCE,
     JSON,
     MODEL,
+    ON,
     OUT,
     POLICY,
     PROMPTS,
     SEED,
     STEPS,
     VARIANT,
+    WORKERS,
     Usage,
 )
 
@@ -54,6 +59,9 @@ def generate(
     ),
     device: str | None = DEVICE,
     dtype: str = DTYPE,
+    on: str | None = ON,
+    workers: int | None = WORKERS,
+    gpus: float | None = GPUS,
     out: Path = OUT,
     html: Path | None = typer.Option(
         None,
@@ -70,15 +78,18 @@ def generate(
     conceptguard generate --guard spm:beer --guard sld:wine,champagne --prompt "a glass of wine, noto style"
     conceptguard generate --policy school.yaml --model ./my-sd --prompt "a dog" --prompt "a cat" --out pictures
     conceptguard generate --policy school --prompts prompts.txt --compare --out pictures
+    conceptguard generate --policy school --prompts prompts.txt --on ray --out pictures
     conceptguard generate --policy none --prompt "a red apple, noto style" --out apple.png
 
     With --prompts, a prompt that a guard refuses is a line of the report, and the others are drawn; the page,
     OUT/report.html, needs nothing beside it.
     """
-    from .draw import Asked, draw_all, files
+    from .draw import Asked, draw_all, draw_job, files
     from .guarding import policy_of
-    from .loading import drawing
+    from .loading import drawing_under
+    from .on_ray import On, pool
     from .output import report, write_json
+    from .progress import progress
     from .prompts import asked_for
 
     begin = time.perf_counter()
@@ -91,9 +102,17 @@ def generate(
     places = files(out, asks, images_per_prompt, seed)
     if html is None and prompts and not out.suffix:
         html = out / "report.html"
-    pipe = drawing(model, device, dtype, variant=variant, config=config)
+    if on and not prompts:
+        raise Usage("--on is for many prompts: give a file of them, --prompts FILE")
+    load = partial(drawing_under, model, device, dtype, variant=variant, config=config)
     asked = Asked(steps, guidance, images_per_prompt, width, height)
-    rows, receipts = draw_all(pipe, rules, asks, places, asked, batch if prompts else len(asks), bool(prompts), compare)
+    at_once = batch if prompts else len(asks)
+    calls = math.ceil(len(asks) / at_once) * (2 if compare else 1)
+    with (
+        progress("denoising", calls * steps) as tick,
+        pool(On(on, workers, gpus), load, draw_job, tick, lambda job: steps) as at,
+    ):
+        rows, receipts = draw_all(at, rules, asks, places, asked, at_once, bool(prompts), compare)
     more: dict[str, Any] = {"model": model, "policy": rules.name if rules else None}
     if len(receipts) < 2:
         more["receipt"] = receipts[0].to_dict() if receipts else None
@@ -104,10 +123,10 @@ def generate(
     if html:
         from ..measuring.page import write_page
 
-        write_page(html, rows, model, rules, str(pipe.device), {"steps": steps, "guidance": guidance})
+        write_page(html, rows, model, rules, at.device, {"steps": steps, "guidance": guidance})
         more["html"] = str(html)
     shown = [{key: value for key, value in row.items() if key != "negative_prompt"} for row in rows]
-    report("generate", shown, time.perf_counter() - begin, json, str(pipe.device), **more)
+    report("generate", shown, time.perf_counter() - begin, json, at.device, **more)
     if json != "-":
         for one in receipts if len(receipts) < 2 else []:
             print(one)

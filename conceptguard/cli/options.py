@@ -54,6 +54,15 @@ PROMPTS = typer.Option(
     help="Prompts from a file: .txt, one a line; .csv or .jsonl with the columns prompt and, where wanted, seed and "
     "negative_prompt.",
 )
+ON = typer.Option(
+    None,
+    "--on",
+    metavar="ray|ray://HOST:PORT",
+    autocompletion=one_of("ray"),
+    help="Many at once, on workers of a Ray cluster: ray is one on this machine, or the one that RAY_ADDRESS names.",
+)
+WORKERS = typer.Option(None, min=1, help="Of a cluster: so many workers; default: as many as there is room for.")
+GPUS = typer.Option(None, min=0, help="Of each worker; 0.25 puts four on one GPU. Default: one, where there are any.")
 OUT = typer.Option(Path("."), help="A folder, or a .png for a single picture.")
 
 

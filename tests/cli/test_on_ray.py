@@ -1,0 +1,108 @@
+"""Work on a Ray cluster: the rows of one process to the last digit, and what happens when workers or clusters die."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray_work
+from commands import reported, said
+from ray_work import DIES, DIES_ONCE, FAILS, Opens, dies_on_the_second, once, work
+
+from conceptguard.cli import draw
+from conceptguard.cli.on_ray import On, pool
+from conceptguard.errors import ConceptGuardError
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_each(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two workers on two cores, which find what they are to do."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(ray_work.__file__).parent))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_two_workers_one_of_which_is_killed(tmp_path: Path) -> None:
+    """All pieces once, in two rounds, by three processes; a piece that kills twice and one that fails end it."""
+    ticks: list[int] = []
+    with pool(On("ray"), Opens(tmp_path), work, ticks.append, lambda piece: 3) as at:
+        first = list(at.each(["a", DIES_ONCE, *"bcdefgh"]))
+        second = list(at.each("ij"))
+        with pytest.raises(ConceptGuardError, match="two workers died of piece 2 of 2"):
+            list(at.each(["k", DIES]))
+        with pytest.raises(ConceptGuardError, match="this piece cannot be done"):
+            list(at.each([FAILS]))
+    assert {i: piece for i, (piece, _) in first} == dict(enumerate(["a", DIES_ONCE, *"bcdefgh"]))
+    assert {i: piece for i, (piece, _) in second} == {0: "i", 1: "j"} and len(first) == 9
+    assert ticks[:11] == [3] * 11 and once(tmp_path / "died") is False
+    assert len({who for _, (_, who) in [*first, *second]}) in (2, 3), "work is shared, also after a death"
+    assert len(list(tmp_path.glob("[a-j]-*"))) == 10, "nothing was done twice but the piece of the dead"
+
+
+@pytest.mark.slow
+def test_a_cluster_that_goes_away(somewhere: None) -> None:
+    """Its head, its node and its workers end at once, as when a machine is switched off: what was drawn stays."""
+    Path("p.txt").write_text("a dog\n" * 500)
+    words = "generate", "--policy", "none", "--prompts", "p.txt", "--steps", "2", "--batch", "1", "--on", "ray", "--out"
+    command = [sys.executable, "-c", "from conceptguard.cli import main; main()", *words, "out"]
+    process = psutil.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not list(Path().glob("out/*.png")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    for part in process.children(recursive=True):
+        part.kill()
+    assert process.wait(60) == 1
+    told = process.stderr.read().strip().splitlines()[-1]
+    assert (
+        "the Ray cluster on this machine failed or went away" in told and 0 < len(list(Path().glob("out/*.png"))) < 500
+    )
+
+
+def test_generate_gives_the_rows_and_pictures_of_one_process(
+    somewhere: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, died = Path("prompts.txt"), Path("died").absolute()
+    monkeypatch.setenv("DIED", str(died))
+    prompts.write_text("".join(f"a {word}, noto style\n" for word in ("cigarette", "dog", "pistol", "cat", "beer mug")))
+    asked = ["generate", "--policy", "demo", "--prompts", prompts, "--steps", 2, "--batch", 2, "--compare", "--out"]
+    one = reported(capsys, *asked, "one")
+    monkeypatch.setattr(draw, "draw_job", dies_on_the_second)
+    many = reported(capsys, *asked, "many", "--on", "ray")
+    assert died.exists() and one["device"] == many["device"] == "cpu" and len(one["rows"]) == 5
+    for alone, row in zip(one["rows"], many["rows"], strict=True):
+        for key in ("file", "without"):
+            assert Path(alone.pop(key)).read_bytes() == Path(row.pop(key)).read_bytes()
+        assert alone == row
+    for whole in (one, many):
+        assert all(receipt.pop("seconds") > 0 for receipt in whole["receipts"])
+    assert one["receipts"] == many["receipts"] and any(row["guards"] for row in one["rows"])
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    (
+        (["--prompts", "p.txt", "--on", "slurm"], "--on slurm: write ray"),
+        (["--prompt", "a dog", "--on", "ray"], "--on is for many prompts"),
+        (["--prompts", "p.txt", "--gpus", "0.5"], "add --on ray"),
+    ),
+)
+def test_what_cannot_be_asked(words: list[str], told: str, somewhere: None, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("p.txt").write_text("a dog\n")
+    assert told in said(capsys, "generate", "--policy", "none", *words, status=2)[1]
+
+
+def test_a_cluster_that_is_not_there(
+    somewhere: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found before a model is loaded; Ray alone would try for minutes."""
+    Path("p.txt").write_text("a dog\n")
+    for where, address in (("ray://127.0.0.1:9", ""), ("ray", "127.0.0.1:9")):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        words = "generate", "--policy", "none", "--prompts", "p.txt", "--on", where
+        assert "does not answer" in said(capsys, *words, status=1)[1]
