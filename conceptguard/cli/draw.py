@@ -11,9 +11,9 @@ from .options import Usage
 from .prompts import Ask
 
 if TYPE_CHECKING:
+    from ..measuring.parts import Drawing
     from ..policy import Policy
     from ..receipt import Receipt
-    from .loading import Drawing
     from .on_ray import Pool
 
 Tick = Callable[[int], None]
@@ -81,7 +81,7 @@ class Drawn(NamedTuple):
 
 def draw_all(
     at: Pool, policy: Policy | None, asks: Sequence[Ask], places: Sequence[Sequence[Place]], asked: Asked, batch: int,
-    on: bool, compare: bool,
+    on: bool, compare: bool, tick: Tick,
 ) -> tuple[list[dict[str, Any]], list[Receipt]]:  # fmt: skip
     """A row for every picture, saved where it belongs as soon as it is there, and a receipt for every call of the
     pipeline.
@@ -96,18 +96,22 @@ def draw_all(
 
     before: dict[int, list[Any]] = {}
     if compare and policy:
-        for _, found in at.each(jobs(None)):
+        for _, found in at.each(jobs(None), tick, _steps):
             for one in found:
                 before |= {i: one.images[n * asked.each : (n + 1) * asked.each] for n, i in enumerate(one.part)}
     rows: dict[int, list[dict[str, Any]]] = {}
     receipts: dict[int, list[Receipt]] = {}
-    for number, found in at.each(jobs(policy)):
+    for number, found in at.each(jobs(policy), tick, _steps):
         receipts[number] = [one.record for one in found if one.record]
         for one in found:
             for n, i in enumerate(one.part):
                 images = one.images[n * asked.each : (n + 1) * asked.each]
                 rows[i] = _rows(asks[i], places[i], images, before.get(i), one.why, one.record, n * asked.each)
     return [row for i in sorted(rows) for row in rows[i]], [one for i in sorted(receipts) for one in receipts[i]]
+
+
+def _steps(job: Job) -> int:
+    return job.asked.steps
 
 
 def draw_job(own: Drawing, job: Job, tick: Tick) -> list[Drawn]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,22 @@ from .eval_classifier import CLASSIFIER, eval_classifier
 from .eval_finding import FINDING, eval_finding
 from .eval_language import eval_language, is_language
 from .eval_protocol import eval_protocol, list_protocols, of_suite, told_of
-from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, SETTINGS, STEPS, VARIANT, Usage, settings_of
+from .options import (
+    CONFIG,
+    DEVICE,
+    DTYPE,
+    GPUS,
+    GUARD,
+    JSON,
+    MODEL,
+    ON,
+    SETTINGS,
+    STEPS,
+    VARIANT,
+    WORKERS,
+    Usage,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from ..measuring.cases import Case
@@ -119,6 +135,9 @@ def eval_(
     config: str | None = CONFIG,
     device: str | None = DEVICE,
     dtype: str = DTYPE,
+    on: str | None = ON,
+    workers: int | None = WORKERS,
+    gpus: float | None = GPUS,
     json: str | None = JSON,
 ) -> None:
     """Judge what guards erase and what they leave, on prompts that were not trained on.
@@ -132,6 +151,7 @@ def eval_(
     conceptguard eval --model out/emoji-sd --suite emoji-sd --artifacts out/registry --method uce
     conceptguard eval --method safree --set schedule=false
     conceptguard eval --policy school.yaml
+    conceptguard eval --makers closed --full --on ray
     conceptguard eval --guard sld:beer --guard safree:beer --n 4
     conceptguard eval --model ./my-sd --suite my-suite.yaml --judge my-judge --guard uce:my-registry/my-sd/uce/trumpet
     conceptguard eval --method spm --card my-registry/
@@ -166,21 +186,26 @@ def eval_(
     0.02, neighbours and others within 0.01. --measure tofu adds forget quality, as log10 p, and model utility;
     --measure muse what is known by heart, what is known, and whether what was forgotten still shows.
     """
-    from ..measuring.evaluate import controls, evaluate, mean
+    from ..measuring.evaluate import controls, mean
+    from ..measuring.evaluate import judged as case_judged
     from ..measuring.judges import check_judges, load_judges
     from ..measuring.own_judges import STEPS as TRAINED
     from ..measuring.own_judges import judge_for, words_of
+    from ..measuring.parts import Drawing, Work, draw_part
     from ..measuring.policies import cases_of
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
     from ..registry import Registry
     from .eval_cases import Anew, halves_of, makers_of, of_methods, told_names_alone
-    from .loading import drawing
+    from .loading import drawing, drawing_under
+    from .on_ray import On, pool
     from .output import report
     from .progress import estimated, progress
 
     begin = time.perf_counter()
     given = settings_of(settings)
+    if on and (protocol or prompts_from or suite in (FINDING, CLASSIFIER) or is_language(suite)):
+        raise Usage("--on is of suites of pictures: leave it out with --protocol and with other suites")
     if protocol == "list":
         return list_protocols(json)
     if protocol or prompts_from:
@@ -229,15 +254,17 @@ def eval_(
             if half:
                 cases += halves_of(methods, extra, seeds)
             check_judges(judges, (sample for one in cases for sample in one.samples))
+            load = partial(Drawing, pipe)
+        if on or not (unnamed or half):
+            load = partial(drawing_under, model, device, dtype, variant=variant, config=config)
         print(f"conceptguard: {_announced(cases, steps, full)}", file=sys.stderr)
-        if not (unnamed or half):
-            pipe = drawing(model, device, dtype, variant=variant, config=config)
-        recipe = Recipe(steps, guidance, batch)
-        judged: list[Judged] = []
-        total = 2 * sum(len(one.samples) for one in cases)
-        with estimated("pictures", total, "fewer --concepts, or a smaller --n or --steps") as tick:
-            for one in cases:
-                judged.append(evaluate(pipe, judges, one, recipe, model, tick))
+        work = Work(cases, Recipe(steps, guidance, batch))
+        with (
+            pool(On(on, workers, gpus), load, draw_part) as at,
+            estimated("pictures", len(work), "fewer --concepts, or a smaller --n or --steps") as tick,
+        ):
+            drawn = dict(at.each(work.parts, tick, len))
+        judged = [case_judged(work, i, drawn, judges, model) for i in range(len(cases))]
         if card:
             own = [
                 ("model", model if suite or judge else None),
@@ -260,7 +287,7 @@ def eval_(
     made = {"steps": steps, "guidance": guidance, "batch": batch, "seeds": seeds, "gate": gate, "set": given}
     made["judges"] = list(judges.names)
     table = of_suite([*rows, *checks], prompts, judges, steps, guidance, beside)
-    report("eval", table, time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **made)
+    report("eval", table, time.perf_counter() - begin, json, at.device, columns=COLUMNS, **made)
     if json != "-":
         _verdict(means, checks)
         print(f"protocol: {told_of(table)}")

@@ -108,11 +108,8 @@ def generate(
     asked = Asked(steps, guidance, images_per_prompt, width, height)
     at_once = batch if prompts else len(asks)
     calls = math.ceil(len(asks) / at_once) * (2 if compare else 1)
-    with (
-        progress("denoising", calls * steps) as tick,
-        pool(On(on, workers, gpus), load, draw_job, tick, lambda job: steps) as at,
-    ):
-        rows, receipts = draw_all(at, rules, asks, places, asked, at_once, bool(prompts), compare)
+    with pool(On(on, workers, gpus), load, draw_job) as at, progress("denoising", calls * steps) as tick:
+        rows, receipts = draw_all(at, rules, asks, places, asked, at_once, bool(prompts), compare, tick)
     more: dict[str, Any] = {"model": model, "policy": rules.name if rules else None}
     if len(receipts) < 2:
         more["receipt"] = receipts[0].to_dict() if receipts else None

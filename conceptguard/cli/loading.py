@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConceptGuardError
 
 if TYPE_CHECKING:
-    from ..policy import Policy
+    from ..measuring.parts import Drawing
 
 
 def drawing(model: str, device: str | None, dtype: str = "fp32", **options: Any) -> Any:
@@ -62,37 +60,8 @@ def is_text(loaded: Any) -> bool:
     return isinstance(loaded, LanguageModel)
 
 
-class Drawing:
-    """A pipeline that draws now under one policy, now under another or none: attached once for all in a row."""
+def drawing_under(model: str, device: str | None, dtype: str, **options: Any) -> Drawing:
+    """The same, to draw under policies with."""
+    from ..measuring.parts import Drawing
 
-    def __init__(self, pipe: Any):
-        self.pipe, self.device = pipe, str(pipe.device)
-        self._policy: Policy | None = None
-        self._session: Any = None
-
-    def under(self, policy: Policy | None) -> Any:
-        """The session; None where there is no policy. Raises what attaching raises."""
-        from ..sessions.attach import attach
-
-        if policy != self._policy:
-            self.close()
-            if policy is not None:
-                self._session = attach(self.pipe, policy)
-            self._policy = policy
-        return self._session
-
-    def close(self) -> None:
-        """Detach."""
-        if self._session is not None:
-            self._session.detach()
-        self._policy = self._session = None
-
-
-@contextmanager
-def drawing_under(model: str, device: str | None, dtype: str, **options: Any) -> Iterator[Drawing]:
-    """The model, without a guard afterwards."""
-    own = Drawing(drawing(model, device, dtype, **options))
-    try:
-        yield own
-    finally:
-        own.close()
+    return Drawing(drawing(model, device, dtype, **options))

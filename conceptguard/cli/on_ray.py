@@ -39,18 +39,22 @@ class On(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """device: of the model that works; each: what gives (number of a piece, its result) for a list of pieces."""
+    """device: of the model that works.
+
+    each: gives (number of a piece, its result) for a list of pieces, told what hears how much is done, and how much of
+    that all of a piece is.
+    """
 
     device: str
-    each: Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]
+    each: Callable[[Sequence[Any], Tick, Callable[[Any], int]], Iterator[tuple[int, Any]]]
 
 
 @contextmanager
-def pool(on: On, load: Load, do: Do, tick: Tick = lambda n: None, size: Callable[[Any], int] = lambda piece: 1) -> Any:
+def pool(on: On, load: Load, do: Do) -> Iterator[Pool]:
     """Workers, or this process as the only one.
 
     load: opens a model, or whatever a worker works with, which has a ``device``; do: one piece, given that, the piece
-    and what hears how much of it is done; size: how much all of a piece is. What is handed to workers is pickled.
+    and what hears how much of it is done. What is handed to workers is pickled.
 
     Raises Usage, ConceptGuardError for a cluster that is not there or goes away, and whatever ``do`` raises.
     """
@@ -58,13 +62,15 @@ def pool(on: On, load: Load, do: Do, tick: Tick = lambda n: None, size: Callable
         if on.workers or on.gpus is not None:
             raise Usage("--workers and --gpus are of a cluster: add --on ray")
         with load() as own:
-            yield Pool(str(own.device), lambda pieces: ((i, do(own, one, tick)) for i, one in enumerate(pieces)))
+            yield Pool(
+                str(own.device), lambda found, tick, size: ((i, do(own, it, tick)) for i, it in enumerate(found))
+            )
         return
     # Ray tells of dead workers on standard output, which is for the command's own JSON.
     with redirect_stdout(sys.stderr), _cluster(on.where) as ray:
         crew = _Crew(ray, on, load, do)
 
-        def each(pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        def each(pieces: Sequence[Any], tick: Tick, size: Callable[[Any], int]) -> Iterator[tuple[int, Any]]:
             for i, result in crew.each(pieces):
                 tick(size(pieces[i]))
                 yield i, result

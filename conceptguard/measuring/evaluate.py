@@ -7,18 +7,17 @@ erasure, a guard that blanks every picture must fail on retention.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..registry import default_registry
-from ..sessions.attach import attach
 from .cases import Case
 from .judges import Judges, recognised
-from .samples import Pictures, Recipe, Tick, make, make_groups_once
+from .parts import Drawing, Drawn, Work, draw_part
+from .samples import Pictures, Recipe, Tick
 
 ERASED_AT_MOST = 0.05
 KEPT_WITHIN = 0.02
@@ -43,18 +42,20 @@ class Judged:
 
 def evaluate(pipe: Any, judges: Judges, case: Case, recipe: Recipe, model: str, tick: Tick = lambda n: None) -> Judged:
     """Draw and judge one case. The pipeline must be unguarded and is left so."""
-    begin = time.perf_counter()
-    before = make_groups_once(pipe, case.groups, recipe, tick)
-    guarded_begin = time.perf_counter()
-    after: list[Pictures] = []
-    for policy, groups in case.drawn:
-        with attach(pipe, policy):
-            after += [make(pipe, samples, recipe, tick) for samples in groups]
-    seconds = time.perf_counter() - guarded_begin
+    work = Work([case], recipe)
+    with Drawing(pipe) as own:
+        found = {i: draw_part(own, part, tick) for i, part in enumerate(work.parts)}
+    return judged(work, 0, found, judges, model)
+
+
+def judged(work: Work, number: int, found: Mapping[int, Drawn], judges: Judges, model: str) -> Judged:
+    """One case of ``work``, by what was drawn of its parts."""
+    case = work.cases[number]
+    before, after, seconds, total = work.of(number, found)
     made = [default_registry().load(ref) for ref in {g.artifact for g in case.policy.guards if g.artifact}]
     figures = row(judges, case, before, after, model) | {
         "seconds": round(seconds, 2),
-        "total_seconds": round(time.perf_counter() - begin, 2),
+        "total_seconds": round(total, 2),
         "make_seconds": round(sum(float(one.manifest.made.get("seconds", 0)) for one in made), 2),
         "bytes": sum(one.size for one in made),
     }

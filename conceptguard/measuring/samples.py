@@ -51,10 +51,10 @@ class Pictures:
 def make(pipe: Any, samples: Sequence[Sample], recipe: Recipe, tick: Tick = lambda n: None) -> Pictures:
     """Generate every sample with its own seed. ``tick`` hears how many are done. The pipeline may be guarded."""
     parts = []
-    for part in _batches(samples, recipe.batch):
+    for part in batches(samples, recipe.batch):
         parts.append(_make(pipe, part, recipe))
         tick(len(part))
-    return _join(parts)
+    return joined(parts)
 
 
 def make_once(pipe: Any, samples: Sequence[Sample], recipe: Recipe, tick: Tick = lambda n: None) -> Pictures:
@@ -64,11 +64,14 @@ def make_once(pipe: Any, samples: Sequence[Sample], recipe: Recipe, tick: Tick =
 
 
 def make_groups_once(
-    pipe: Any, groups: Sequence[Sequence[Sample]], recipe: Recipe, tick: Tick = lambda n: None
+    pipe: Any, groups: Sequence[Sequence[Sample]], recipe: Recipe, tick: Tick = lambda n: None, weights: str = ""
 ) -> list[Pictures]:
-    """The same for several groups, each in batches of its own: what all keys have in common is found once."""
-    common = f"{weights_digest(pipe)} {_surroundings(pipe)} {json.dumps(asdict(recipe), sort_keys=True)}"
-    return [_join([_kept(pipe, part, recipe, common, tick) for part in _batches(g, recipe.batch)]) for g in groups]
+    """The same for several groups, each in batches of its own: what all keys have in common is found once.
+
+    weights: their digest, where it is known
+    """
+    common = f"{weights or weights_digest(pipe)} {_surroundings(pipe)} {json.dumps(asdict(recipe), sort_keys=True)}"
+    return [joined([_kept(pipe, part, recipe, common, tick) for part in batches(g, recipe.batch)]) for g in groups]
 
 
 def _kept(pipe: Any, samples: Sequence[Sample], recipe: Recipe, common: str, tick: Tick) -> Pictures:
@@ -90,8 +93,6 @@ def _kept(pipe: Any, samples: Sequence[Sample], recipe: Recipe, common: str, tic
 
 def weights_digest(pipe: Any) -> str:
     """A hash of every weight of the pipeline, so that a retrained model is never confused with its elder."""
-    if (known := getattr(pipe, "_conceptguard_digest", None)) is not None:
-        return str(known)
     digest = hashlib.sha256()
     for _, module in sorted((n, m) for n, m in pipe.components.items() if isinstance(m, torch.nn.Module)):
         for name, tensor in sorted(module.state_dict().items()):
@@ -125,11 +126,13 @@ def _make(pipe: Any, samples: Sequence[Sample], recipe: Recipe) -> Pictures:
     return Pictures((exact * 255).round().clamp(0, 255).to(torch.uint8), digests)
 
 
-def _batches(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
+def batches(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
+    """What is drawn together."""
     return [samples[i : i + size] for i in range(0, len(samples), size)]
 
 
-def _join(parts: list[Pictures]) -> Pictures:
+def joined(parts: Sequence[Pictures]) -> Pictures:
+    """One after the other."""
     if not parts:
         return Pictures(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), [])
     return Pictures(torch.cat([p.pixels for p in parts]), [d for p in parts for d in p.digests])

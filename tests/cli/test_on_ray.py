@@ -31,13 +31,17 @@ def one_thread_each(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_workers_one_of_which_is_killed(tmp_path: Path) -> None:
     """All pieces once, in two rounds, by three processes; a piece that kills twice and one that fails end it."""
     ticks: list[int] = []
-    with pool(On("ray"), Opens(tmp_path), work, ticks.append, lambda piece: 3) as at:
-        first = list(at.each(["a", DIES_ONCE, *"bcdefgh"]))
-        second = list(at.each("ij"))
+
+    def done(*pieces: str) -> list[tuple[int, tuple[str, int]]]:
+        return list(at.each(pieces, ticks.append, lambda piece: 3))
+
+    with pool(On("ray"), Opens(tmp_path), work) as at:
+        first = done("a", DIES_ONCE, *"bcdefgh")
+        second = done(*"ij")
         with pytest.raises(ConceptGuardError, match="two workers died of piece 2 of 2"):
-            list(at.each(["k", DIES]))
+            done("k", DIES)
         with pytest.raises(ConceptGuardError, match="this piece cannot be done"):
-            list(at.each([FAILS]))
+            done(FAILS)
     assert {i: piece for i, (piece, _) in first} == dict(enumerate(["a", DIES_ONCE, *"bcdefgh"]))
     assert {i: piece for i, (piece, _) in second} == {0: "i", 1: "j"} and len(first) == 9
     assert ticks[:11] == [3] * 11 and once(tmp_path / "died") is False
@@ -82,6 +86,35 @@ def test_generate_gives_the_rows_and_pictures_of_one_process(
     for whole in (one, many):
         assert all(receipt.pop("seconds") > 0 for receipt in whole["receipts"])
     assert one["receipts"] == many["receipts"] and any(row["guards"] for row in one["rows"])
+
+
+@pytest.mark.slow
+def test_eval_gives_the_rows_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a cache of its own each, so that both draw; methods share what is drawn unguarded."""
+    asked = [
+        "eval",
+        "--method",
+        "spm",
+        "--method",
+        "safree",
+        "--concepts",
+        "pistol,beer",
+        "--n",
+        "2",
+        "--steps",
+        "3",
+        "--batch",
+        "3",
+    ]
+    found = []
+    for where in ([], ["--on", "ray"]):
+        monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / f"cache {where}"))
+        found.append(reported(capsys, *asked, *where)["rows"])
+    for row in (row for rows in found for row in rows):
+        row.pop("seconds", 0), row.pop("total_seconds", 0)
+    assert found[0] == found[1] and [row["method"] for row in found[0]][:2] == ["spm", "spm"]
 
 
 @pytest.mark.parametrize(
