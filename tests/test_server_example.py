@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,8 @@ from image_guards import FlagsApples
 from paths import ROOT
 from random_artifacts import membrane
 
-from conceptguard.testing.kit_guards import offered
+from conceptguard import Method, hookimpl
+from conceptguard.testing.kit_guards import Failing, offered
 
 
 def _example(name: str) -> Any:
@@ -34,26 +40,35 @@ load, server = _example("load"), _example("server")
 PROMPTS = ("a cigarette", "a dog", "a pistol")
 
 
+@contextmanager
+def serving(app: Any) -> Iterator[tuple[str, uvicorn.Server, threading.Thread]]:
+    """The application over HTTP, in a thread."""
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}", running, thread
+    finally:
+        running.should_exit = True
+        thread.join(60)
+
+
 @pytest.fixture
 def url(tiny: Any, tmp_path: Path) -> Iterator[str]:
-    """A server of a tiny model: a policy for each of two concepts, an empty one, and one that refuses apples."""
-    with offered(FlagsApples) as flags:
+    """A server of a tiny model: a policy for each of two concepts, an empty one, a refusing one, a broken one."""
+    with offered(FlagsApples) as flags, offered(Failing) as failing:
         policies = {
             "cigarette": {"name": "cigarette", "guards": [membrane(tmp_path, tiny)]},
             "pistol": {"name": "pistol", "guards": [membrane(tmp_path, tiny, "pistol", seed=1)]},
             "everything": {"name": "everything", "guards": []},
             "no-apples": {"name": "no-apples", "guards": [flags]},
+            "broken": {"name": "broken", "guards": [failing]},
         }
-        app = server.application(tiny, policies, "cigarette", waiting=8)
-        running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-        thread = threading.Thread(target=running.run, daemon=True)
-        thread.start()
-        while not running.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-        running.should_exit = True
-        thread.join(60)
+        with serving(server.application(tiny, policies, "cigarette", waiting=8)) as (address, _, _):
+            yield address
 
 
 def asked(policy: str, prompt: str = "a dog", steps: int = 2) -> Any:
@@ -75,6 +90,96 @@ def test_what_cannot_be_drawn_says_why(url: str) -> None:
     assert load.fetch(url, asked("pistol", steps=0)).status == 422
     assert load.fetch(url, asked("pistol", "€" * 1000)).receipt.keys() >= {"policy", "acted"}
     assert load.fetch(url, asked("pistol", "")).status == 422
+
+
+def body(url: str, ask: Any) -> tuple[int, dict[str, str], bytes]:
+    """An answer's status, headers and content, whatever the status."""
+    request = urllib.request.Request(
+        f"{url}/pictures", json.dumps(ask._asdict()).encode(), {"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def test_a_guard_that_fails_is_a_500_without_a_picture(url: str) -> None:
+    """It says which guard; the next request, of whatever policy, is served as before."""
+    before = load.fetch(url, asked("cigarette", "a cigarette"))
+    for _ in range(2):
+        status, headers, content = body(url, asked("broken", "a cigarette"))
+        assert status == 500 and headers["content-type"] == "application/json"
+        assert "contract-failing" in json.loads(content)["detail"]
+        assert load.fetch(url, asked("cigarette", "a cigarette")).picture == before.picture != ""
+
+
+def test_an_unknown_policy_is_a_404_that_says_which_there_are(url: str) -> None:
+    for name in ("no-such-policy", "", "../cigarette", "cigarette.yaml"):
+        status, _, content = body(url, asked(name, "a cigarette"))
+        assert status == 404 and "there are cigarette, pistol, everything" in json.loads(content)["detail"]
+
+
+class Waits(Method):
+    """Holds every step until it is let go."""
+
+    name = "waits"
+    needs = "nothing"
+    drawing, go = threading.Event(), threading.Event()
+
+    @hookimpl
+    def predict_noise(self) -> None:
+        self.drawing.set()
+        assert self.go.wait(60)
+
+
+@pytest.fixture
+def slow(tiny: Any, tmp_path: Path) -> Iterator[Any]:
+    """An application in which requests wait until they are let go, and two may."""
+    Waits.drawing.clear(), Waits.go.clear()
+    with offered(Waits) as waits:
+        guards = [membrane(tmp_path, tiny), waits]
+        yield server.application(tiny, {"slow": {"name": "slow", "guards": guards}}, "slow", waiting=2)
+    Waits.go.set()
+
+
+def three(pool: ThreadPoolExecutor, url: str) -> tuple[Any, list[Any]]:
+    """(the answer to one of three requests that found no place, the other two, which hold theirs)."""
+    sent = [pool.submit(body, url, asked("slow", "a cigarette")) for _ in range(3)]
+    turned_away = next(as_completed(sent, timeout=60))
+    assert Waits.drawing.wait(60)
+    return turned_away.result(), [one for one in sent if one is not turned_away]
+
+
+def test_one_request_too_many_is_told_to_come_back(slow: Any) -> None:
+    with serving(slow) as (url, _, _), ThreadPoolExecutor(3) as pool:
+        (status, headers, content), taken = three(pool, url)
+        assert status == 503 and headers["retry-after"] == "5"
+        assert "2 requests are waiting" in json.loads(content)["detail"] and not any(one.done() for one in taken)
+        Waits.go.set()
+        answers = [one.result() for one in taken]
+        assert {status for status, _, _ in answers} == {200}
+        assert body(url, asked("slow", "a cigarette"))[2] == answers[0][2], "there is a place again"
+
+
+def test_shutting_down_amid_requests(slow: Any, tiny: Any) -> None:
+    """What was taken is drawn under its policy and answered, nobody else is let in, and only then is the model without
+    a guard."""
+    with serving(slow) as (url, running, thread), ThreadPoolExecutor(3) as pool:
+        _, taken = three(pool, url)
+        running.should_exit = True
+        until = time.monotonic() + 60
+        with pytest.raises(OSError):
+            while time.monotonic() < until:
+                urllib.request.urlopen(f"{url}/policies", timeout=5).close()
+        assert thread.is_alive() and hasattr(tiny, "_conceptguard") and not any(one.done() for one in taken)
+        Waits.go.set()
+        answers = [one.result() for one in taken]
+        thread.join(60)
+        assert not thread.is_alive() and not hasattr(tiny, "_conceptguard")
+    assert {status for status, _, _ in answers} == {200} and answers[0][2] == answers[1][2]
+    told = [json.loads(headers[server.HEADER]) for _, headers, _ in answers]
+    assert all(one["policy"] == "slow" and one["acted"][0]["open"] == 1 for one in told)
 
 
 def test_under_load(url: str) -> None:
