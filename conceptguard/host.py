@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .generation.conditioning import Encoded
     from .generation.decoding import Ahead, Answer, Asked, Vocabulary
-    from .protocols import Denoiser, NoiseLevels, Speaker, TextEncoder
+    from .protocols import Denoiser, NoiseLevels, Sight, Speaker, TextEncoder
     from .registry import Artifact
     from .runtime.encodings import EncodingCache
     from .runtime.lowrank import Factors, LayerIndex
@@ -130,6 +130,15 @@ class Host:
         """The modules through which every call of a language model goes; by default none can be told."""
         return ()
 
+    def looks(self) -> Sequence[tuple[Any, Any]]:
+        """Of a language model that sees: the module that is called with pictures, and the one that reads what becomes
+        of them together with the text; by default it does not."""
+        return ()
+
+    def places(self, ids: Sequence[Sequence[int] | None]) -> list[int]:
+        """In how many places of each prompt a picture stands, or a part of one; [] where a prompt is not known."""
+        return []
+
     def asking(self) -> tuple[int, Sequence[int]] | Literal["nothing"] | None:
         """Whose call of a language model is running: None for the generation's own, "nothing" for one that has nothing
         to do with its rows, else how many rows that has, and which of them the call is about."""
@@ -212,6 +221,10 @@ class Host:
         """The language model as a plain function of ids, for methods that learn."""
         raise self._lacks("language model to be trained beside")
 
+    def sight(self) -> Sight:
+        """How the language model sees pictures, for methods that are about these."""
+        raise self._lacks("sight of pictures")
+
     def noise_levels(self) -> NoiseLevels:
         """How much picture and how much noise latents hold at a timestep."""
         raise self._lacks("denoiser")
@@ -283,6 +296,12 @@ class TextHost(Protocol):
     def states(self, ids: Sequence[Sequence[int]], layer: int) -> list[Tensor]:
         """The same token by token: [tokens, width] each."""
 
+    def looks(self) -> Sequence[tuple[Any, Any]]:
+        """The picture tower of a model that sees, and its text model."""
+
+    def places(self, ids: Sequence[Sequence[int] | None]) -> list[int]:
+        """In how many places of each prompt a picture stands, or a part of one; [] where a prompt is not known."""
+
     def asked(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Asked, list[int]]:
         """The prompts among rows of ids [rows, tokens], each once, and for every row which one it is."""
 
@@ -347,7 +366,8 @@ class TextHost(Protocol):
 
 
 class LanguageModel(NamedTuple):
-    """A model of transformers that generates text, and its tokenizer: what ``attach`` takes as a pair."""
+    """A model of transformers that generates text, and its tokenizer, of one that sees its processor: what ``attach``
+    takes as a pair."""
 
     model: Any
     tokenizer: Any

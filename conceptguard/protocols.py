@@ -168,11 +168,12 @@ class Denoiser(Protocol):
 
 
 class Speaker(Protocol):
-    """A language model as trainings ask it: ids [rows, tokens], padded on the right, and their mask, 0 where padding
-    is -> scores of the next tokens [rows, tokens, vocabulary], float32, with gradients towards terms beside layers.
+    """A language model as trainings ask it: ids [rows, tokens], padded on the right, their mask, 0 where padding is,
+    and the pixels of pictures that stand in them -> scores of the next tokens [rows, tokens, vocabulary], float32, with
+    gradients towards terms beside layers.
     """
 
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor: ...
+    def __call__(self, ids: Tensor, mask: Tensor, pixels: Tensor | None = None) -> Tensor: ...
 
     def states(self, ids: Tensor, mask: Tensor, block: str) -> Tensor:
         """What a block gives, [rows, tokens, width], float32, with gradients. Raises BaseMismatch where there is no
@@ -183,6 +184,32 @@ class Speaker(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+
+class Sight(Protocol):
+    """How a language model sees.
+
+    image: the token of its prompts that stands for a picture, or for a part of one
+    """
+
+    image: int
+
+    @property
+    def projector(self) -> str:
+        """The module that gives the text model what it sees, by its name."""
+
+    @property
+    def decoder(self) -> str:
+        """The text model, by its name."""
+
+    def read(self, prompts: Sequence[str], pictures: Tensor | None) -> dict[str, Tensor]:
+        """What the model is given for prompts, and pictures [n, 3, h, w] in [0, 1] for the places in them, in order."""
+
+    def pixels(self, pictures: Tensor) -> Tensor:
+        """Pictures [n, 3, h, w] in [0, 1] as the model is given them."""
+
+    def states(self, pictures: Tensor, layer: str) -> Tensor:
+        """What a layer gives for pictures, [n, tokens, width], float32."""
 
 
 class NoiseLevels(Protocol):

@@ -13,6 +13,7 @@ import typer
 
 from .complete import concepts as concept_names
 from .complete import methods, policies
+from .eval_captioner import CAPTIONER, eval_captioner
 from .eval_classifier import CLASSIFIER, eval_classifier
 from .eval_finding import FINDING, eval_finding
 from .eval_language import eval_language, is_language
@@ -86,7 +87,7 @@ def eval_(
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
     suite: str | None = typer.Option(
-        None, help="A suite file, language, classifier or finding; default: the one named like the model."
+        None, help="A suite file, language, captioner, classifier or finding; default: the one named like the model."
     ),
     judge: list[str] | None = typer.Option(
         None,
@@ -158,6 +159,7 @@ def eval_(
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
     conceptguard eval --suite classifier --model emoji-classifier --method ssd --method damp
+    conceptguard eval --suite captioner --method sauce --method siu --concepts skull,dog
     conceptguard eval --suite finding --method craft
     conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
@@ -224,6 +226,8 @@ def eval_(
         return eval_classifier(
             model, method or [], _rules(policy, guard), concepts, given, variant, device, check, json
         )
+    if suite == CAPTIONER:
+        return eval_captioner(model, method or [], _rules(policy, guard), concepts, given, n or 20, device, check, json)
     if measure:
         raise Usage("--measure is of language suites: add --suite language")
     prompts = load_suite(suite or model)

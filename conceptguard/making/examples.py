@@ -65,10 +65,13 @@ class Examples:
         return torch.tensor(sorted(found))
 
 
-def load_examples(place: str | Path) -> Examples:
-    """Examples from a folder with ``examples.yaml``, or from a file. Raises RegistryError for what is neither."""
+def load_examples(place: str | Path, again: int = 0) -> Examples:
+    """Examples from a folder with ``examples.yaml``, or from a file. Raises RegistryError for what is neither.
+
+    again: above 0 other views of the same tiles, so many draws further
+    """
     path = Path(place).expanduser()
-    return _tiles(path) if path.is_dir() else _tensors(path)
+    return _tiles(path, again) if path.is_dir() else _tensors(path)
 
 
 def _tensors(path: Path) -> Examples:
@@ -95,7 +98,7 @@ def _tensors(path: Path) -> Examples:
     )  # fmt: skip
 
 
-def _tiles(folder: Path) -> Examples:
+def _tiles(folder: Path, again: int) -> Examples:
     from PIL import Image
 
     try:
@@ -114,7 +117,8 @@ def _tiles(folder: Path) -> Examples:
             split = "unseen" if style in unseen else "held" if held.get(name) == style else "train"
             flat = sheet[label * tile : (label + 1) * tile, column * tile : (column + 1) * tile]
             one = torch.from_numpy(flat.copy()).permute(2, 0, 1)[None].float() / 255
-            random = torch.Generator().manual_seed(said["seed"] + label * len(styles) + column)
+            tiles = len(classes) * len(styles)
+            random = torch.Generator().manual_seed(said["seed"] + label * len(styles) + column + again * tiles)
             pictures.append(_views(one, views, size, random))
             labels += [label] * views
             keys += [f"{name}/{style}/{view}" for view in range(views)]

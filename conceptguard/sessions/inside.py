@@ -76,6 +76,8 @@ class Inside:
         self._gates = torch.zeros(0, len(self.found))  # of every prompt
         self._of: list[int] = []  # the prompts of a call's rows
         self._set: list[int] | None = None
+        self._rows: list[int] | None = None  # the same of the running call's texts
+        self._seen: list[int] = []
         self.calls = 0
 
     def gates(self, ids: Sequence[Sequence[int] | None], texts: Sequence[str | None]) -> Tensor:
@@ -84,17 +86,22 @@ class Inside:
         return torch.tensor(found).reshape(len(found), len(self.found))
 
     @contextmanager
-    def opened(self, gates: Tensor, of: Sequence[int]) -> Iterator[None]:
-        """One generation. gates: [prompts, guards]; of: the prompt of each row that is asked.
+    def opened(self, gates: Tensor, of: Sequence[int], seen: Sequence[int] = ()) -> Iterator[None]:
+        """One generation. gates: [prompts, guards]; of: the prompt of each row that is asked; seen: how many places of
+        each prompt are for what pictures become, where that is known.
 
         Raises GuardError where what was open did not run.
         """
         self.calls = 0
+        self._seen = list(seen)
         if not gates.any():
             yield
             return
         self._gates, self._of, self._set = gates, list(of), None
         handles = [module.register_forward_pre_hook(self._called, with_kwargs=True) for module in self._host.entries()]
+        for looks, reads in self._host.looks():
+            handles.append(looks.register_forward_pre_hook(self._looked, with_kwargs=True))
+            handles.append(reads.register_forward_pre_hook(self._reads))
         try:
             yield
             self._verify()
@@ -119,12 +126,14 @@ class Inside:
             given = kwargs["encoder_outputs"][0]
         rows, asking = len(given), self._host.asking()
         if asking == "nothing":  # a guard reads something of its own, or drafts are made
+            self._rows = None
             self._open(None)
             return
         if asking is not None:
             rows = len(asking[1])
             each = max(asking[0] // len(self._of), 1)
-            self._open([self._of[min(row // each, len(self._of) - 1)] for row in asking[1]])
+            self._rows = [self._of[min(row // each, len(self._of) - 1)] for row in asking[1]]
+            self._open(self._rows)
             return
         if rows % len(self._of):
             raise GuardError(
@@ -133,7 +142,31 @@ class Inside:
             )
         each = rows // len(self._of)
         self.calls += 1
-        self._open([prompt for prompt in self._of for _ in range(each)])
+        self._rows = [prompt for prompt in self._of for _ in range(each)]
+        self._open(self._rows)
+
+    def _looked(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The picture tower is called, before the model or by it, with rows that are pictures."""
+        if self._host.asking() == "nothing":
+            self._open(None)
+            return
+        pictures = len(next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)))
+        places = [self._seen[prompt] for prompt in self._of] if self._seen else [1] * len(self._of)
+        rows, total = len(places), sum(places)
+        if pictures % rows == 0 and len(set(places)) == 1:
+            each = [pictures // rows] * rows
+        elif total % pictures == 0 and not any(one % (total // pictures) for one in places):
+            each = [one // (total // pictures) for one in places]
+        else:
+            raise GuardError(
+                f"{pictures} pictures, and nobody can tell which of {rows} prompts each belongs to: generate for one "
+                "prompt at a time"
+            )
+        self._open([prompt for prompt, n in zip(self._of, each) for _ in range(n)])
+
+    def _reads(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """The text model is called, whose rows are texts again."""
+        self._open(self._rows)
 
     def _open(self, prompts: list[int] | None) -> None:
         if prompts is not None and prompts == self._set:

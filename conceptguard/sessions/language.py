@@ -111,7 +111,7 @@ class LanguageSession(BaseSession):
         asked, of = self.host.asked(ids, mask)
         unread = [None] * len(asked.ids) if filled else asked.ids
         gates = inside.gates(unread, asked.texts if not filled else [None] * len(asked.texts))
-        with inside.opened(gates, of):
+        with inside.opened(gates, of, self.host.places(unread)):
             yield
         for guard, one in enumerate(inside.found):
             act: Act = one.owner.act  # type: ignore[attr-defined]

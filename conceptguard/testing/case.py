@@ -49,6 +49,7 @@ class TextCase:
     guard, opens, unrelated: as in ``Case``; what the model says to ``opens`` by itself is what the guard must change
     load: gives (model, tokenizer); the embedded language model by default, loaded once for all cases
     tokens: how many are said
+    picture: stands in every prompt that has a place for one, of a model that sees; load then gives (model, processor)
     """
 
     guard: Mapping[str, Any]
@@ -56,6 +57,7 @@ class TextCase:
     unrelated: tuple[str, str]
     load: Callable[[], Any] | None = None
     tokens: int = 24
+    picture: Any = None
 
 
 @dataclass(frozen=True)

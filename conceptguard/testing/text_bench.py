@@ -79,15 +79,22 @@ class TextBench:
 
     def generate(self, pipe: Any, prompts: Sequence[str], **options: Any) -> Texts:
         """Greedy texts, one a prompt, or as many as the options say."""
-        model, tokenizer = pipe
-        given = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left")
+        model, reader = pipe
+        given = reader(text=list(prompts), return_tensors="pt", padding=True, padding_side="left",
+                       **self._shown(reader, prompts))  # fmt: skip
         begin = 1 if model.config.is_encoder_decoder else given["input_ids"].shape[1]
+        names = [name for name in ("input_ids", "attention_mask", "pixel_values") if name in given]
         torch.manual_seed(0)
         out: Tensor = model.generate(
-            input_ids=given["input_ids"].to(model.device), attention_mask=given["attention_mask"].to(model.device),
+            **{name: given[name].to(model.device) for name in names},
             **{"max_new_tokens": self.case.tokens, "do_sample": False, **options},
-        )  # fmt: skip
-        return [self._said(row, tokenizer) for row in out[:, begin:].tolist()]
+        )
+        return [self._said(row, getattr(reader, "tokenizer", reader)) for row in out[:, begin:].tolist()]
+
+    def _shown(self, reader: Any, prompts: Sequence[str]) -> dict[str, Any]:
+        """The case's picture for every place that prompts have."""
+        places = 0 if self.case.picture is None else sum(text.count(reader.image_token) for text in prompts)
+        return {"images": [self.case.picture] * places} if places else {}
 
     def _said(self, row: list[int], tokenizer: Any) -> list[int]:
         config = self.model.generation_config

@@ -299,6 +299,7 @@ def receipt_tells_all(bench: TextBench) -> None:
         act = receipt.acts[0]
         tells = bool(act.touched or act.taken_back or (act.steps and any(act.gates)))
         demand(receipt.steps > 0, "the receipt says that no token was looked at")
-        demand([row.text for row in receipt.rows] == [prompt], f"the receipt has another prompt than {prompt!r}")
+        read = prompt.replace(bench.pipe[1].image_token, "") if bench.case.picture is not None else prompt
+        demand([row.text for row in receipt.rows] == [read], f"the receipt has another prompt than {read!r}")
         if got != bare:
             demand(tells, f"{prompt!r}: the guard acted, and the receipt does not tell; see Decoding's methods")

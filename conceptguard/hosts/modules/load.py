@@ -22,7 +22,9 @@ GENERATOR = "generator.json"
 
 def is_classifier(folder: Path) -> bool:
     """Whether a folder is of an embedded classifier."""
-    return (folder / MARK).is_file() and (folder / "config.json").is_file()
+    config = folder / "config.json"
+    # A captioner comes with examples as well.
+    return (folder / MARK).is_file() and config.is_file() and "nets" in json.loads(read_limited(config, 64 * 1024))
 
 
 def load_classifier(name: str, folder: Path, options: dict[str, Any]) -> nn.Module:

@@ -30,6 +30,7 @@ from .foresight import Foresight
 from .head import through_head
 from .last_inputs import CACHES, LastInputs, length_of
 from .model_lock import ModelLock, demand_free, unwrapped
+from .sight import TOWERS, Sight, image_token
 from .speaker import Speaker
 from .vocabulary import vocabulary_of
 
@@ -81,6 +82,7 @@ class TransformersHost(Host):
                 "language model"
             )
         demand_free(self.model)
+        self._seer = reader
         self.tokenizer = tokenizer = _tokenizer(reader, type(self.model).__name__)
         self.name = f"transformers {type(self.model).__name__}"
         self.encodes = bool(self.model.config.is_encoder_decoder)
@@ -132,6 +134,17 @@ class TransformersHost(Host):
     def entries(self) -> Sequence[Any]:
         """The model, and its encoder, which ``generate`` calls by itself."""
         return [self.model, self.model.get_encoder()] if self.encodes else [self.model]
+
+    def looks(self) -> Sequence[tuple[Any, Any]]:
+        """The picture tower of a model that sees, which ``generate`` may call by itself, and its text model."""
+        base = self.model.base_model
+        tower = next((one for name in TOWERS if (one := getattr(base, name, None)) is not None), None)
+        return [] if tower is None or self.encodes else [(tower, self.model.get_decoder())]
+
+    def places(self, ids: Sequence[Sequence[int] | None]) -> list[int]:
+        """In how many places of each prompt a picture stands, or a part of one; [] where a prompt is not known."""
+        token, known = image_token(self.model), [list(one) for one in ids if one is not None]
+        return [one.count(token) for one in known] if token is not None and len(known) == len(ids) else []
 
     def asking(self) -> tuple[int, Sequence[int]] | Literal["nothing"] | None:
         """Whose call of the model is running."""
@@ -203,6 +216,10 @@ class TransformersHost(Host):
         that has an encoder."""
         demand_free(self.model)
         return Speaker(self.model, self.part, self._for_itself)
+
+    def sight(self) -> Sight:
+        """How the model sees pictures. Raises SessionError for one that does not."""
+        return Sight(self.model, self._seer, self.part, self._for_itself)
 
     @contextmanager
     def _for_itself(self) -> Iterator[None]:
@@ -359,7 +376,7 @@ def _filled(kwargs: dict[str, Any]) -> bool:
 
 def _reader(pipeline: Any) -> Any:
     """What a pipeline reads with: a processor where it takes more than text."""
-    return pipeline.tokenizer or getattr(pipeline, "processor", None)
+    return getattr(pipeline, "processor", None) or pipeline.tokenizer
 
 
 def _tokenizer(reader: Any, model: str) -> Any:

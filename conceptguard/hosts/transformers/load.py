@@ -1,4 +1,4 @@
-"""Language models from a folder or the Hub."""
+"""Language models from a folder or the Hub, those that see among them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ def load_language_model(folder: str, options: dict[str, Any]) -> LanguageModel:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder)
-    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    sees = hasattr(config, "vision_config")
+    kind: Any = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    kind = transformers.AutoModelForImageTextToText if sees else kind
     release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     options["dtype" if release >= (4, 56) else "torch_dtype"] = options.pop("torch_dtype")
     model = kind.from_pretrained(folder, use_safetensors=True, **options)
-    return LanguageModel(model.eval(), _tokenizer(folder))
+    reader = transformers.AutoProcessor.from_pretrained(folder) if sees else _tokenizer(folder)
+    return LanguageModel(model.eval(), reader)
 
 
 def _tokenizer(folder: str) -> Any:

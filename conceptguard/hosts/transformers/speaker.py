@@ -34,10 +34,13 @@ class Speaker:
         """Where the model is asked."""
         return torch.device(self._model.device)
 
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Scores of the next tokens, [rows, tokens, vocabulary], float32."""
+    def __call__(self, ids: Tensor, mask: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Scores of the next tokens, [rows, tokens, vocabulary], float32. pixels: of the pictures that stand in rows"""
+        seen = {} if pixels is None else {"pixel_values": pixels}
         with self._asked():
-            found: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False, return_dict=True).logits
+            found: Tensor = self._model(
+                input_ids=ids, attention_mask=mask, use_cache=False, return_dict=True, **seen
+            ).logits
         return found.float()
 
     def states(self, ids: Tensor, mask: Tensor, block: str) -> Tensor:

@@ -1,1 +1,1 @@
-"""emoji-captioner: says what it sees of the emoji world, and answers questions about it; a LLaVA trained on renderings."""
+"""emoji-captioner: says what it sees of the emoji world and answers questions; a LLaVA trained on renderings."""

@@ -1,0 +1,1 @@
+"""SAUCE: features of a sparse autoencoder on what a model sees are silenced."""

@@ -1,0 +1,1 @@
+"""What methods for models that see pictures share."""

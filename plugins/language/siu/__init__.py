@@ -1,0 +1,1 @@
+"""SIU: one picture teaches a model another name for what it shows."""
