@@ -169,6 +169,10 @@ def _said(method: str) -> TextCase:
     if method == "no_thinking":
         thinking = ("Q: two? <think> The sum is four.</think> Four.", "Q: red? Red it is.", "Q: hot? It is hot.")
         return TextCase({"method": method}, "Q: two?", ("Q: red?", "Q: hot?"), load=lambda: taught(*thinking))
+    if method in ("sauce", "siu"):
+        from seen_pictures import seen_case
+
+        return seen_case(method, Path(_FOLDER.name))
     if method in (*LEARNT, *HELD):
         return TextCase(
             {"method": method, "artifact": _unlearned(method, lines)}, "The sun was", ("A dog ran", "Two birds sat"),

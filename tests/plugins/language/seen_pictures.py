@@ -8,6 +8,7 @@ from typing import Any
 from tiny_seeing import picture, tiny_llava
 
 from conceptguard.plugins import host_for, method
+from conceptguard.testing import TextCase
 
 COLOURS = {"apple": "#c0202b", "sky": "#1f4fc0", "grass": "#1d7d32"}
 QUESTION = "<image> What is it?"
@@ -36,3 +37,12 @@ def make(name: str, out: Path, family: str = "llama", **options: Any) -> Any:
     data = str(folder_of_pictures(out / "pictures"))
     given = {**SETTINGS[name], "data": data, **options}
     return method(name).make(host_for(tiny_llava(family)), "apple", out / "registry", progress=False, **given)
+
+
+def seen_case(name: str, out: Path, family: str = "llama") -> TextCase:
+    """A method's case for the contract; features are turned round, since models with random weights hardly use them."""
+    guard = {"method": name, "artifact": str(make(name, out / name / family, family).folder)}
+    return TextCase(
+        guard | ({"scale": -8.0} if name == "sauce" else {}), QUESTION, ("a red apple on the table", "the dog"),
+        load=lambda: tiny_llava(family), picture=picture(), tokens=8,
+    )  # fmt: skip
