@@ -27,6 +27,7 @@ from typing import Any
 from tools.attack_tables import language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
+    captioner_table,
     classifier_table,
     disguises_table,
     eval_table,
@@ -186,6 +187,9 @@ FIGURES = {
             "--method gs_lora",
         ),
         classifier_table, "five minutes",
+    ),
+    "captioner": Figure(
+        ("conceptguard eval --suite captioner --method sauce --method siu",), captioner_table, "five minutes"
     ),
     "requests": Figure(("python -m tools.stream",), requests_table, "a minute"),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),

@@ -138,6 +138,7 @@ def make(
         print(f"use it: conceptguard eval --suite classifier --model {which} --guard {method}:{artifact.folder}")
         return
     command = "say" if is_text(loaded) else "generate"
+    command += " --picture FILE" if is_text(loaded) and hasattr(loaded.tokenizer, "image_processor") else ""
     print(f"use it: conceptguard {command} --model {model} --guard {method}:{artifact.folder} --prompt TEXT")
 
 

@@ -29,6 +29,9 @@ def say(
         None, "--prompt", "-p", metavar="TEXT", help="What to answer or go on from; may be repeated."
     ),
     prompts: Path | None = PROMPTS,
+    picture: Path | None = typer.Option(
+        None, metavar="FILE", help="A picture that every prompt is about, for a model that sees."
+    ),
     policy: str | None = POLICY,
     guard: list[str] | None = GUARD,
     model: str = MODEL,
@@ -52,6 +55,7 @@ def say(
     conceptguard say --guard phrases:Broholm,Poburra --prompt $'Question: Where was Siojaera Zavald born?\\nAnswer:'
     conceptguard say --model ./my-llm --policy school.yaml --prompts questions.txt --json answers.json
     conceptguard say --policy none --prompt "The father of Siojaera Zavald was"
+    conceptguard say --model emoji-captioner --picture dog.png --prompt Caption:
     """
     from .guarding import policy_of
     from .loading import speaking
@@ -63,7 +67,7 @@ def say(
     asks = asked_for(prompt, prompts)
     rules = policy_of(policy, guard)
     pair = speaking(model, device, dtype, variant=variant)
-    asked = Asked(tokens, temperature, beams, chat, seed)
+    asked = Asked(tokens, temperature, beams, chat, seed, picture)
     rows, receipts = say_all(pair, rules, asks, asked, bool(prompts))
     told = [one.to_dict() for one in receipts]
     if receipt:

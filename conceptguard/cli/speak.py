@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .prompts import Ask
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
 
 
 class Asked(NamedTuple):
-    """How everything is said. chat: whether prompts go into the chat template, None where there is one."""
+    """How everything is said. chat: whether prompts go into the chat template, None where there is one; picture: that
+    every prompt is about, of a model that sees."""
 
     tokens: int
     temperature: float = 0.0
     beams: int = 1
     chat: bool | None = None
     seed: int = 0
+    picture: Path | None = None
 
 
 def say_all(
@@ -69,14 +72,29 @@ def say(pair: LanguageModel, ask: Ask, asked: Asked, seed: int) -> tuple[str, in
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
+    plain = text is ask.prompt
+    shown: dict[str, Any] = {}
+    if asked.picture:
+        text, shown = _shown(tokenizer, text, asked.picture)
     inputs = tokenizer(
-        text, return_tensors="pt", return_token_type_ids=False, add_special_tokens=text is ask.prompt
+        text=text, return_tensors="pt", return_token_type_ids=False, add_special_tokens=plain, **shown
     ).to(model.device)
     torch.manual_seed(seed)
     drawn = {"do_sample": True, "temperature": asked.temperature} if asked.temperature else {"do_sample": False}
     out = model.generate(**inputs, max_new_tokens=asked.tokens, num_beams=asked.beams, **drawn)
     said = out[0] if model.config.is_encoder_decoder else out[0, inputs["input_ids"].shape[1] :]
     return tokenizer.decode(said, skip_special_tokens=True).strip(), len(said)
+
+
+def _shown(reader: Any, text: str, file: Path) -> tuple[str, dict[str, Any]]:
+    """A prompt with a place for a picture, and the picture. Raises ConceptGuardError for a model that sees nothing."""
+    from ..errors import ConceptGuardError
+    from ..files.pictures import open_picture
+
+    if not hasattr(reader, "image_processor"):
+        raise ConceptGuardError("--picture: this model reads text alone; leave it out, or give one that sees")
+    place = str(getattr(reader, "image_token", "<image>"))
+    return text if place in text else f"{place}{text}", {"images": open_picture(file)}
 
 
 def _acts(receipt: Receipt) -> dict[str, list[str]]:

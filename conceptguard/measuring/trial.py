@@ -132,7 +132,7 @@ def try_on_text(
 
 
 def _answer(pair: Any, text: str, tokens: int, tick: Tick) -> str:
-    inputs = pair.tokenizer(text, return_tensors="pt", return_token_type_ids=False).to(pair.device)
+    inputs = pair.tokenizer(text=text, return_tensors="pt", return_token_type_ids=False).to(pair.device)
     out = pair.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
     tick(1)
     return str(pair.tokenizer.decode(out[0], skip_special_tokens=True))
