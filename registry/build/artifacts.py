@@ -209,13 +209,13 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-sd", help="an embedded model, or a folder called like one")
-    parser.add_argument("--suite", default="emoji-sd", help="a suite's name, file or folder")
+    parser.add_argument("--suite", help="a suite's name, file or folder; default: the one named like the model")
     parser.add_argument("--out", type=Path, default=HOME, help="registry to write to")
     parser.add_argument("--only", nargs="*", metavar="METHOD[/CONCEPT]", help="e.g. rece spm/beer")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, one thread each")
     parser.add_argument("--list", action="store_true", help="say what would be made, and make nothing")
     args = parser.parse_args()
-    suite = load_suite(args.suite)
+    suite = load_suite(args.suite or Path(args.model).name)
     if (family := Path(args.model).name) != suite.base:
         parser.error(f"artifacts for {args.model} would be of a family '{family}', and the suite is about "
                      f"'{suite.base}': call the folder '{suite.base}'")  # fmt: skip

@@ -6,14 +6,14 @@ has it in each of the concept's own tokens as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import PolicyError
-from ..templates import before, encode_all, fill, through
+from ..templates import before, fill, through
 
 if TYPE_CHECKING:
     from ...concept import Concept
@@ -70,31 +70,60 @@ def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens:
     is always held. Raises PolicyError for a text that an encoder cuts, has no tokens for, or cannot tell from one that
     is to stay.
     """
-    own, guided = [w.own for w in words], [w.guided for w in words]
     held = list(dict.fromkeys(["", *kept] if tokens == "tail" else kept))
-    parts = runs_of(host)
     for encoder in host.encoders():
         check_texts(encoder, words, kept)
-    texts = list(dict.fromkeys([*own, *guided, *held])) or [""]
-    at = {text: i for i, text in enumerate(texts)}
-    encoded = encode_all(host, texts)
-    erased, guide, preserved = [], [], []
-    for encoder in parts:
-        states = encoded.embeds[:, encoder.tokens]
+    own, guided, stays = ([Place(text) for text in texts] for texts in (
+        [w.own for w in words], [w.guided for w in words], held))  # fmt: skip
+    empty = host.encode([""])
+    erased: list[Place] = []
+    guide: list[Place] = []
+    preserved: list[Place] = []
+    for encoder in runs_of(host):
+        every = torch.arange(empty.embeds.shape[1])[encoder.tokens]
         spans = zip(_spans(encoder, words), _spans(encoder, [w._replace(prompt=w.guide) for w in words]))
         for word, (span, other) in zip(words, spans):
-            here, there = paired(states.shape[1], span, other, tokens, causal=encoder.begins)
-            erased.append(states[at[word.own], here])
-            guide.append(states[at[word.guided], there])
+            here, there = paired(len(every), span, other, tokens, causal=encoder.begins)
+            erased.append(Place(word.own, every[here]))
+            guide.append(Place(word.guided, every[there]))
         for text, ids in zip(held, encoder.ids(held)):
-            preserved.append(kept_rows(states[at[text]], _last(encoder, len(ids)), tokens))
-    rows = _rows(erased, guide, preserved, encoded.embeds.new_zeros(0, encoded.embeds.shape[-1]))
-    shown = rows.erased.any(1)  # zeros, as Wan has them behind a text, can be mapped to nothing
-    found: dict[Kind, Rows] = {"states": Rows(rows.erased[shown], rows.guide[shown], rows.preserved)}
-    if encoded.pooled is not None:
-        mine, its, stays = ([encoded.pooled[[at[text]]] for text in some] for some in (own, guided, held))
-        found["pooled"] = _rows(mine, its, stays, encoded.pooled.new_zeros(0, encoded.pooled.shape[-1]))
+            preserved.append(Place(text, kept_rows(every, _last(encoder, len(ids)), tokens)))
+    read = _read(host, [*erased, *guide, *preserved, *own, *guided, *stays])
+    states = [_together(read, some, empty.embeds[0]) for some in (erased, guide, preserved)]
+    shown = states[0].any(1)  # zeros, as Wan has them behind a text, can be mapped to nothing
+    found: dict[Kind, Rows] = {"states": Rows(states[0][shown], states[1][shown], states[2])}
+    if empty.pooled is not None:
+        found["pooled"] = Rows(*(_together(read, some, empty.pooled) for some in (own, guided, stays)))
     return found
+
+
+class Place:
+    """Rows of a text's encoding: its token states at some positions, or without these its pooled vector."""
+
+    def __init__(self, text: str, at: Tensor | None = None):
+        self.text, self.at = text, at
+
+
+def _read(host: Host, places: Sequence[Place]) -> dict[Place, Tensor]:
+    """What stands at each place, [rows, d]. Of many texts at a width of 4,096, all states would fill a machine's
+    memory: of each portion that is encoded, only what is asked for is kept."""
+    asked: dict[str, list[Place]] = {}
+    for place in places:
+        asked.setdefault(place.text, []).append(place)
+    found, texts = {}, list(asked)
+    for portion in (texts[i : i + 64] for i in range(0, len(texts), 64)):
+        encoded = host.encode(portion)
+        for i, text in enumerate(portion):
+            for place in asked[text]:
+                if place.at is not None:
+                    found[place] = encoded.embeds[i, place.at.to(encoded.embeds.device)]
+                elif encoded.pooled is not None:
+                    found[place] = encoded.pooled[[i]]
+    return found
+
+
+def _together(read: dict[Place, Tensor], places: Sequence[Place], like: Tensor) -> Tensor:
+    return torch.cat([like[:0], *(read[place] for place in places)])
 
 
 def paired(length: int, own: Span, guide: Span, tokens: Tokens, causal: bool) -> tuple[Tensor, Tensor]:
@@ -109,7 +138,7 @@ def paired(length: int, own: Span, guide: Span, tokens: Tokens, causal: bool) ->
 
 
 def kept_rows(states: Tensor, last: int, tokens: Tokens) -> Tensor:
-    """Of a text that must stay [tokens, d], all rows, or only its last token's."""
+    """Of a text that must stay [tokens, ...], all rows, or only its last token's."""
     return states if tokens == "tail" else states[last : last + 1]
 
 
@@ -154,7 +183,3 @@ def check_texts(encoder: TextEncoder, words: Sequence[Wording], kept: Sequence[s
                 f"'{word.own}' is to be erased and '{stays[tuple(ids)]}' to be kept, and {encoder.name} reads the same "
                 "tokens in both: take one of them out"
             )
-
-
-def _rows(erased: Sequence[Tensor], guide: Sequence[Tensor], kept: Iterable[Tensor], empty: Tensor) -> Rows:
-    return Rows(torch.cat([empty, *erased]), torch.cat([empty, *guide]), torch.cat([empty, *kept]))
