@@ -156,7 +156,7 @@ def _host(model: str) -> Any:
         from conceptguard.plugins import host_for
 
         torch.set_num_threads(1)
-        pipe = conceptguard.load_model(model)
+        pipe = conceptguard.load_model(model).to("cuda" if torch.cuda.is_available() else "cpu")
         pipe.set_progress_bar_config(disable=True)
         _loaded = host_for(pipe)
     return _loaded
