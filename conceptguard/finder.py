@@ -73,6 +73,8 @@ class FoundConcept:
     direction: the way to it in the encoder's space, from the mean of all crops, [width], of length 1
     importance: its share of what decides, 0 to 1; about: the class that it speaks for, "" where there are none
     part_of: the concept that it is a part of, "" for most
+    evoked: by which words, where more than the first of ``words`` are known to
+    token: what was learnt for it, input vectors of the model's text encoder, [vectors, hidden]
     """
 
     name: str
@@ -83,6 +85,8 @@ class FoundConcept:
     importance: float
     about: str = ""
     part_of: str = ""
+    evoked: Sequence[str] = ()
+    token: Tensor | None = None
 
 
 @dataclass
@@ -101,7 +105,7 @@ class Finder(Protocol):
 
     name: ClassVar[str]
     FindSettings: ClassVar[type[BaseModel]]
-    looks_at: ClassVar[str]  # "pictures" or "model"; without it, a model
+    looks_at: ClassVar[str]  # "pictures", "picture", which is one through a model, or "model", as without it
     judged: ClassVar[bool]  # whether it is to find all that pictures show, as `eval --suite finding` asks; by default
 
     @classmethod

@@ -17,7 +17,8 @@ class Guard(BaseModel):
     """One method at work. Keys that are not listed here are the method's own settings.
 
     method: its name, see `conceptguard plugins`
-    artifact: family/method/name in a registry, an unmistakable end of it, or a folder
+    artifact: family/method/name in a registry, an unmistakable end of it, or a folder; with ./ before it, one beside
+    the policy's own file
     concept: what must not appear, for methods that need no artifact
     strength: how much of what the guard does, where that has a measure
     gate: when it opens: by what the prompt asks for, always, or always as far as a number says

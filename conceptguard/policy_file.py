@@ -42,6 +42,8 @@ def load_policy(source: str | Path | Mapping[str, Any] | Policy) -> Policy:
     policy = _validate({"name": path.stem, **_mapping(data, str(path))}, str(path), lines)
     for guard in policy.guards:
         guard._folder = path.parent
+        if guard.artifact and guard.artifact.startswith(("./", "../")):  # wherever the file goes with its folders
+            guard.artifact = str((path.parent / guard.artifact).resolve())
     return policy
 
 

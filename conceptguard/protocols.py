@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -116,6 +116,16 @@ class TextEncoder(Protocol):
         """No gradients for the encoder's own weights and no dropout meanwhile."""
 
 
+class Looks(NamedTuple):
+    """What places of a picture look at, means over heads and layers, float32.
+
+    between: at each other, [rows, places, places]; at_text: at the text, [rows, places, tokens]
+    """
+
+    between: Tensor
+    at_text: Tensor
+
+
 class Denoiser(Protocol):
     """latents [rows, channels, h, w], timesteps [rows], conditions -> the raw model output, as ``latents``.
 
@@ -147,6 +157,9 @@ class Denoiser(Protocol):
 
     def pictures(self, latents: Tensor) -> Tensor:
         """The other way round."""
+
+    def looks(self, latents: Tensor, timesteps: Tensor, conditions: Encoded) -> Looks:
+        """What places look at in one call. Raises SessionError where there is no attention that can be read."""
 
     def frozen(self) -> AbstractContextManager[None]:
         """No gradients for the model's own weights and no dropout meanwhile."""

@@ -266,6 +266,31 @@ def half_words_table(results: list[Result]) -> str:
     return markdown([f"of {rows[0]['answers']} answers", *ways], table)
 
 
+def shown_table(results: list[Result]) -> str:
+    """What is found in pictures of two things, and what guards made from it erase."""
+    rows = [row for result in results for row in result["rows"]]
+    parts = [row for row in rows if row["kind"] == "part"]
+
+    def mean(key: str) -> float:
+        return sum(float(row[key]) for row in parts) / len(parts)
+
+    wrong = sum(not row["named"] and not row["unnamed"] for row in parts)
+    told = (
+        f"Of {len(parts)} things in {len({row['picture'] for row in parts})} pictures a part overlaps "
+        f"{mean('iou'):.2f} on average, and the same part elsewhere {mean('iou_random'):.2f}; {mean('named'):.2f} are "
+        f"called by a word for them, {mean('unnamed'):.2f} have no word, {wrong} a wrong one; a token draws it in "
+        f"{mean('token'):.2f} of pictures. "
+        "Then `uce` of those words, and of a word at random:"
+    )
+    names = {"guard": "{}, by {}", "control": "control: {}, by {}"}
+    table = [
+        [names[row["kind"]].format(row["object"], f"`{row['words']}`"), *map(_share(row), _GROUPS)]
+        for row in rows
+        if row["kind"] != "part"
+    ]
+    return f"{told}\n\n{markdown(['', 'what the picture shows', 'neighbours', 'others'], table)}"
+
+
 def redirection_table(results: list[Result]) -> str:
     """What edits at the tokens of a name leave of the answers about it."""
     names = {"erased_after": "answered about the names", "neighbours_after": "other authors", "others_after": "places"}

@@ -45,6 +45,7 @@ from tools.figure_tables import (
     per_image_table,
     redirection_table,
     requests_table,
+    shown_table,
     spellings_table,
     unlearned_table,
 )
@@ -194,6 +195,7 @@ FIGURES = {
     "requests": Figure(("python -m tools.stream",), requests_table, "a minute"),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),
     "finding": Figure(("conceptguard eval --suite finding",), finding_table, "two minutes"),
+    "shown": Figure(("python -m tools.shown",), shown_table, "twenty minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "searches": Figure(

@@ -59,7 +59,8 @@ def find(
     out: Path | None = typer.Option(
         None,
         metavar="FOLDER",
-        help="Write concepts.yaml for makers and policies, and the probes that --probe asks for.",
+        help="Write concepts.yaml for makers and policies, and the probes that --probe asks for; of one picture also a "
+        "policy and tokens.",
     ),
     probe: list[str] | None = typer.Option(
         None, metavar="NAME|NUMBER", help="With --out: also a probe of this concept, for a policy's last look."
@@ -76,6 +77,7 @@ def find(
     conceptguard find craft --pictures my-pictures --out found --probe skull
     conceptguard find craft --model emoji-sd --draw 64
     conceptguard find blindspots --model emoji-sd --policy school --page changed.html
+    conceptguard find concept_express --model emoji-sd --pictures one.png --out found
     conceptguard find lens --pictures my-pictures --set extraction=kmeans --encoder ./my-clip --words words.txt
     conceptguard find concept_vectors --model authors-lm
     conceptguard find concept_vectors --model authors-lm --concept "Siojaera Zavald"
@@ -111,13 +113,20 @@ def find(
     chosen = read_options(known[finder].FindSettings, settings_of(settings), f"finding with {finder}")
     given: Any = concepts_of([concept], None, split(prompts), "") if concept else None
     what = as_concept(given) if given else None
-    if getattr(known[finder], "looks_at", "model") == "pictures":
+    looks_at = getattr(known[finder], "looks_at", "model")
+    if looks_at == "picture" and (not (pictures and model and pictures.is_file()) or policy or probe or what):
+        raise Usage(
+            f"{finder} looks at one picture through a model: give --pictures FILE and --model, and no --policy, "
+            "--probe or --concept"
+        )
+    if looks_at == "pictures":
         if (pictures is None) == (model is None):
             raise Usage(f"{finder} looks through pictures: give --pictures FOLDER, or --model for what it draws")
         if policy and not model:
             raise Usage("--policy is for what a model draws: add --model")
         if probe and not out:
             raise Usage("--probe writes a file: add --out FOLDER")
+    if looks_at != "model":
         asked = Asked(pictures, model, what, draw, policy, encoder, words, page, out, probe or [], seed, device)
         return find_in_pictures(known[finder], chosen, asked, json, begin)
     if model is None or pictures or page or out or policy:

@@ -1,4 +1,4 @@
-"""``conceptguard find`` in pictures: a folder's, or what a model draws."""
+"""``conceptguard find`` in pictures: a folder's, what a model draws, or a single one that a model looks at."""
 
 from __future__ import annotations
 
@@ -44,21 +44,42 @@ def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None,
 
     encoder = load_encoder(asked.encoder)
     encoder.model.to(pick_device(asked.device))
-    shown = json != "-"
-    search = Search(None, asked.concept, settings, asked.seed, finder.name, shown, _pictures(asked), encoder,
-                    words_for(asked.encoder, asked.words))  # fmt: skip
+    shown, one = json != "-", finder.looks_at == "picture"
+    host = _host(asked) if one else None
+    search = Search(host, asked.concept, settings, asked.seed, finder.name, shown,
+                    _picture(asked, host) if one else _pictures(asked), encoder,
+                    words_for(asked.encoder, asked.words, things=one))  # fmt: skip
     found = finder.find(search)
-    checks = _checks(finder, search, found)
+    checks = [] if one else _checks(finder, search, found)
     written = _write(asked, search, found, checks)
     told = {"finder": finder.name, "model": asked.model, "pictures": str(asked.pictures or ""),
             "encoder": asked.encoder, "told": found.told}  # fmt: skip
     report("find", found.rows, time.perf_counter() - begin, json, str(encoder.model.device), **told,
-           checks=[one.row() for one in checks], figures=found.figures, written=written)  # fmt: skip
+           checks=[each.row() for each in checks], figures=found.figures, written=written)  # fmt: skip
     if json != "-":
         print("\n" + wrapped(found.told) + "\n")
-        print_table([one.row() for one in checks])
+        if checks:
+            print_table([each.row() for each in checks])
         for file in written:
             print(f"wrote {file}")
+
+
+def _host(asked: Asked) -> Any:
+    from ..plugins import host_for
+    from .loading import drawing
+
+    assert asked.model is not None
+    return host_for(drawing(asked.model, asked.device))
+
+
+def _picture(asked: Asked, host: Any) -> PictureSet:
+    """As large as the model draws, cut to its middle."""
+    from ..finder import PictureSet
+    from ..making.pictures import picture_files, read
+
+    files = picture_files(str(asked.pictures))
+    pixels = read(files, host.denoiser().picture_size)
+    return PictureSet((pixels * 255).round().byte(), [files[0].name], [""])
 
 
 def _pictures(asked: Asked) -> PictureSet:
@@ -109,7 +130,16 @@ def _checks(finder: Any, search: Search, found: Found) -> list[Checks]:
 
 def _write(asked: Asked, search: Search, found: Found, checks: Sequence[Checks]) -> list[str]:
     """The files that were asked for."""
-    from ..finding.files import STEPS, named, write_concepts, write_policy, write_probe
+    from ..finding.files import (
+        STEPS,
+        guards_by_words,
+        guards_of,
+        named,
+        write_concepts,
+        write_policy,
+        write_probe,
+        write_tokens,
+    )
     from ..finding.page import write_page
     from ..making.progress import progress_bar
 
@@ -129,7 +159,9 @@ def _write(asked: Asked, search: Search, found: Found, checks: Sequence[Checks])
         for one in chosen:
             with progress_bar(f"probe {one.name}", STEPS, search.shown) as tick:
                 made.append(write_probe(asked.out, one, search.pictures, asked.seed, tick))
-        if made:
-            write_policy(asked.out / "policy.yaml", made)
+        guards = guards_of(asked.out, made) if search.host is None else guards_by_words(found.concepts)
+        if guards:
+            write_policy(asked.out / "policy.yaml", guards)
             written += [asked.out / "policy.yaml", *(one.folder for one in made)]
+        written += write_tokens(asked.out / "tokens", found.concepts)
     return [str(file) for file in written]

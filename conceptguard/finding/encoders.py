@@ -22,9 +22,10 @@ def load_encoder(name: str = EMBEDDED) -> ImageText:
     return load_image_text(folder)
 
 
-def words_for(name: str, given: str = "") -> list[str]:
+def words_for(name: str, given: str = "", things: bool = False) -> list[str]:
     """What concepts may be called: a file of words, one a line, or words with commas between; of the shipped encoder by
-    default the words of its world. None otherwise: concepts have numbers then. Raises RegistryError."""
+    default the words of its world. None otherwise: concepts have numbers then. things: of that world the things alone,
+    in all words for them, for parts of a picture, each of which is of some style as well. Raises RegistryError."""
     if given:
         file = Path(given).expanduser()
         if file.is_file():
@@ -35,6 +36,8 @@ def words_for(name: str, given: str = "") -> list[str]:
     from ..measuring.suite import load_suite
 
     suite = load_suite("emoji-sd")
+    if things:
+        return list(dict.fromkeys(word for it in suite.objects for word in (it.name, *it.synonyms)))
     styles = [f"{one} style" for one in suite.styles]
     grounds = [f"a {one} ground" for one in ("blue", "green", "pink", "yellow", "grey")]
     colours = [f"something {one}" for one in ("red", "blue", "green", "purple", "orange")]

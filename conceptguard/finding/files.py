@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import save
+
 from ..concept import Concept
 from ..errors import PolicyError
 from ..files import yaml
@@ -20,13 +22,19 @@ if TYPE_CHECKING:
     from ..finder import FoundConcept, PictureSet
 
 FAMILY = "pictures"  # of probes that belong to no model: they look at any picture
+BY_WORDS = "negative_guidance"  # the guard that needs no artifact and takes a concept in words
 FEWEST = 8  # pictures with a concept, and without it
 STEPS = 400
 
 
 def concept_of(one: FoundConcept) -> Concept:
     """As a policy has it: the words that evoke it are its name's, where a word stands out."""
-    return Concept(name=one.name, prompts=[one.words[0][0] if one.words else one.name])
+    return Concept(name=one.name, prompts=evoked(one) or [one.name])
+
+
+def evoked(one: FoundConcept) -> list[str]:
+    """The words that evoke it, none where no word stands out."""
+    return list(one.evoked) or [word for word, _ in one.words[:1]]
 
 
 def write_concepts(file: Path, found: Sequence[FoundConcept]) -> None:
@@ -64,10 +72,32 @@ def write_probe(
     return write_artifact(out / FAMILY / "probe" / slug(concept.name), fields, tensors)
 
 
-def write_policy(file: Path, probes: Sequence[Artifact]) -> None:
-    """A policy whose last looks are these probes, by their places beside it."""
-    guards = [{"method": "probe", "artifact": str(one.folder.resolve())} for one in probes]
-    write_bytes(file, yaml.dump({"name": "found", "on_violation": "flag", "guards": guards}).encode())
+def guards_of(out: Path, probes: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """Entries of a policy in ``out`` whose last looks are these probes, by their places beside it: the folder may be
+    moved as a whole."""
+    at = out.resolve()
+    return [{"method": "probe", "artifact": f"./{one.folder.resolve().relative_to(at).as_posix()}"} for one in probes]
+
+
+def guards_by_words(found: Sequence[FoundConcept]) -> list[dict[str, Any]]:
+    """Entries that guard what was found by its words alone, without an artifact; what has none is left out."""
+    return [{"method": BY_WORDS, "concept": concept_of(one).model_dump()} for one in found if one.words]
+
+
+def write_policy(file: Path, guards: Sequence[dict[str, Any]]) -> None:
+    """A policy of these entries."""
+    write_bytes(file, yaml.dump({"name": "found", "on_violation": "flag", "guards": list(guards)}).encode())
+
+
+def write_tokens(folder: Path, found: Sequence[FoundConcept]) -> list[Path]:
+    """What was learnt for each concept, as ``load_textual_inversion`` reads it: one file each, <NAME>."""
+    written = []
+    for one in found:
+        if one.token is not None:
+            file = folder / f"{slug(one.name)}.safetensors"
+            write_bytes(file, save({f"<{slug(one.name)}>": one.token.contiguous()}))
+            written.append(file)
+    return written
 
 
 def named(found: Sequence[FoundConcept], name: str) -> FoundConcept:

@@ -21,6 +21,7 @@ from ..errors import ConceptGuardError
 from ..files.atomic import write_bytes
 from ..version import __version__
 from .checks import MOST_SHOWN, Checks
+from .files import evoked
 
 if TYPE_CHECKING:
     from ..finder import Found, FoundConcept, PictureSet
@@ -77,7 +78,7 @@ def page(found: Found, pictures: PictureSet, checks: Sequence[Checks], made: Map
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>'
-        f"<table>{facts}</table>\n<p>{_text(found.told)}</p>\n{_checked(checks)}\n"
+        f"<table>{facts}</table>\n<p>{_text(found.told)}</p>\n{_checked(checks) if checks else ''}\n"
         + "\n".join(_section(i, one, pictures, most) for i, one in enumerate(shown))
         + "\n<h2>The concept file</h2><p>Strike what is no concept, call others otherwise, then "
         '<a id="save" download="concepts.yaml" href="">save concepts.yaml</a>. '
@@ -111,7 +112,7 @@ def _section(i: int, one: FoundConcept, pictures: PictureSet, most: float) -> st
     part = f", part of <b>{_text(one.part_of)}</b>" if one.part_of else ""
     best = one.scores.topk(min(EXAMPLES, len(one.scores))).indices.tolist()
     figures = "".join(_figure(pictures, row, one.maps[row]) for row in best)
-    prompts = html.escape(json.dumps([one.words[0][0]] if one.words else []))
+    prompts = html.escape(json.dumps(evoked(one)))
     return (
         f'<section data-prompts="{prompts}"><span class="act"><label><input type="checkbox" class="strike"> strike'
         f'</label></span><h2>{i + 1}. <input type="text" class="name" value="{_text(one.name)}"></h2>'

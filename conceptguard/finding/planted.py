@@ -57,7 +57,7 @@ def plant(
     pipe: Any, n: int = 120, part: str = "judge", steps: int = 25, tick: Callable[[int], None] = lambda n: None
 ) -> Planted:
     """n pictures, every third guarded. part: "judge" or "tune"; tick: hears of ``sprites_drawn`` pictures."""
-    sprites = _sprites(pipe, SEEDS[part], steps, tick)
+    sprites = drawn_alone(pipe, SEEDS[part], steps, tick)
     random = torch.Generator().manual_seed(SEEDS[part] + n)
     scenes = [_scene(i, sprites, random) for i in range(n)]
     drawn = [compose(scene, sprites) for scene in scenes]
@@ -80,7 +80,9 @@ def sprites_drawn() -> int:
     return len(OBJECTS) * len(STYLES) * TAKES
 
 
-def _sprites(pipe: Any, seed: int, steps: int, tick: Callable[[int], None]) -> dict[tuple[str, str], list[Tensor]]:
+def drawn_alone(
+    pipe: Any, seed: int, steps: int, tick: Callable[[int], None] = lambda n: None
+) -> dict[tuple[str, str], list[Tensor]]:
     """Of each object in each style, pictures [3, SPRITE, SPRITE] in [0, 1] that the judge recognises, or the first."""
     asked = [(name, style) for name in OBJECTS for style in STYLES]
     samples = [Sample(f"{_thing(name)}, {style} style", seed + 100 * i + take, "object", name)

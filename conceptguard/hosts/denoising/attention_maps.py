@@ -1,4 +1,4 @@
-"""What a UNet's cross-attention looks at, and how that changes with the latents.
+"""What a UNet's attention looks at, and how that changes with the latents.
 
 Queries and keys are read where the layers' own projections give them, by hooks that last for one call. No attention
 processor is replaced, so whichever a user chose stays, and its fused kernels still do the call's work.
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ...errors import GuardError
+from ...errors import GuardError, SessionError
+from ...protocols import Looks
 
 POSITIONS = 16 * 16  # of the maps that papers on the attention of Stable Diffusion read
 # Gradients of mean attention are tiny, and fp16 has no numbers below 6e-8: they are computed at this multiple.
@@ -25,6 +26,18 @@ _SCALE = 1024.0
 def cross_attentions(denoiser: nn.Module) -> dict[str, Any]:
     """A UNet's cross-attention layers by name."""
     return {name: module for name, module in denoiser.named_modules() if name.endswith("attn2")}
+
+
+def looks(denoiser: nn.Module, call: Callable[[], object]) -> Looks:
+    """What places look at in one call of the denoiser, at the size nearest to ``POSITIONS`` that has both kinds of
+    attention. Raises SessionError for what is no UNet with attention."""
+    own = {name: module for name, module in denoiser.named_modules() if name.endswith("attn1")}
+    across = cross_attentions(denoiser)
+    if not own or not across:
+        raise SessionError(f"a {type(denoiser).__name__} has no attention between places that can be read: give a UNet")
+    with torch.no_grad(), _recorded({**own, **across}) as seen:
+        call()
+    return Looks(_mean_maps(own, seen), _mean_maps(across, seen))
 
 
 def attend(
@@ -38,10 +51,11 @@ def attend(
     not run, or without gradients.
     """
     # A pipeline runs without gradients; a caller's inference mode must be left, too, with a copy that is not of it.
-    with torch.inference_mode(False), torch.enable_grad(), _kept(), _recorded(denoiser) as seen:
+    layers = cross_attentions(denoiser)
+    with torch.inference_mode(False), torch.enable_grad(), _kept(), _recorded(layers) as seen:
         leaf = latents.detach().clone().requires_grad_()
         call(leaf)
-        maps = _mean_maps(denoiser, seen)
+        maps = _mean_maps(layers, seen)
         if not maps.requires_grad:
             raise GuardError(
                 "the model's attention has no gradient: its layers compute past autograd (with quantised "
@@ -57,12 +71,12 @@ def _kept() -> saved_tensors_hooks:
 
 
 @contextmanager
-def _recorded(denoiser: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]:
+def _recorded(layers: dict[str, Any]) -> Iterator[dict[str, dict[str, Tensor]]]:
     """Queries and keys by layer, filled as the denoiser runs."""
     seen: dict[str, dict[str, Tensor]] = {}
     handles = []
     try:
-        for name, layer in cross_attentions(denoiser).items():
+        for name, layer in layers.items():
             own = seen[name] = {}
             for key in ("to_q", "to_k"):
                 hook = _keeper(own, key)
@@ -80,8 +94,8 @@ def _keeper(own: dict[str, Tensor], key: str) -> Callable[[nn.Module, Any, Tenso
     return keep
 
 
-def _mean_maps(denoiser: nn.Module, seen: dict[str, dict[str, Tensor]]) -> Tensor:
-    layers = cross_attentions(denoiser)
+def _mean_maps(layers: dict[str, Any], seen: dict[str, dict[str, Tensor]]) -> Tensor:
+    seen = {name: own for name, own in seen.items() if name in layers}
     for name, own in seen.items():
         if len(own) < 2:
             raise GuardError(

@@ -11,10 +11,13 @@ from torch import Tensor
 from ...errors import SessionError
 from ...generation.conditioning import Encoded, stack
 from ...runtime.frozen import frozen
+from ..denoising.attention_maps import looks
 from ..denoising.noise_levels import NoiseLevels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ...protocols import Looks
 
 
 class Denoiser:
@@ -54,6 +57,10 @@ class Denoiser:
             encoder_hidden_states=conditions.embeds.to(self.device, self.dtype), **pooled,
         )[0]  # fmt: skip
         return out
+
+    def looks(self, latents: Tensor, timesteps: Tensor, conditions: Encoded) -> Looks:
+        """What places look at in one call, see ``attention_maps``. Raises SessionError for what is no UNet."""
+        return looks(self._module, lambda: self(latents, timesteps, conditions))
 
     def _pooled(self, conditions: Encoded, rows: int) -> dict[str, Any]:
         if conditions.pooled is None:
