@@ -1,9 +1,9 @@
 """What a personalisation lost of the classes that a model knew: ClassDiffusion's measure (Huang et al., 2024).
 
 Of a learnt word it is how far "a picture of <word> skull" has gone, for the text encoder, from "a picture of a skull",
-both as they differ from the empty text; beside it stands a word by chance of the same length. Of a LoRA it is how far the
-model's predictions for a class have gone, as a share of what that class says at all: at 1 it might as well not have been
-asked for.
+both as they differ from the empty text; beside it stands a word by chance of the same length. Of a LoRA it is how far
+predictions for a class have gone, as a share of what that class says at all: at 1 it might as well not have been asked
+for.
 """
 
 from __future__ import annotations
