@@ -122,8 +122,8 @@ def eval_(
     measure: list[str] | None = typer.Option(
         None,
         "--measure",
-        metavar="tofu|muse",
-        help="Of a language suite: also the columns of a benchmark, tofu or muse; may be repeated.",
+        metavar="tofu|muse|ort",
+        help="Of a language suite: also the columns of a benchmark, tofu, muse or ort; may be repeated.",
     ),
     check: bool = typer.Option(False, help="Exit with status 1 when a method's mean misses the bars."),
     card: Path | None = typer.Option(
@@ -186,7 +186,11 @@ def eval_(
     --suite language asks authors-lm for facts instead, --n of them in each form of question; rows: none, bad_words
     (transformers' own), phrases, guard, sentence_check, retain (the model that never saw them). Bars: erased_after <=
     0.02, neighbours and others within 0.01. --measure tofu adds forget quality, as log10 p, and model utility;
-    --measure muse what is known by heart, what is known, and whether what was forgotten still shows.
+    --measure muse what is known by heart, what is known, and whether what was forgotten still shows; --measure ort how
+    likely true answers are in each form, and in the worst of them.
+
+    --suite captioner has emoji-captioner name pictures, and tell what is known of them where nobody names them; rows:
+    none, and of each method that brings one its control.
     """
     from ..measuring.evaluate import controls, mean
     from ..measuring.evaluate import judged as case_judged

@@ -27,16 +27,20 @@ def redteam_language(
 ) -> None:  # fmt: skip
     """Attack every way, print the table, draw the curve; Ctrl-C reports what there is."""
     from ..attacking.kept import told_of
+    from ..attacking.language.intent import intent
     from .output import report
 
     begin = time.perf_counter()
     plan = plan_of(suite, model, policy, guard, attack, budget, seed, again, device, dtype)
     found: list[dict[str, Any]] = []
     interrupted = _run(plan, found)
+    kept = intent(found, plan.policy is not None, plan.before is not None)
+    found = [{**row, **kept} for row in found]
     told = {"suite": suite, "budget": budget, "seed": seed, **(told_of(plan.policy) if plan.policy else {})}
     report("redteam", found, time.perf_counter() - begin, json, str(plan.pair.device), columns=COLUMNS, **told)
     if json != "-":
         _by_label(found)
+        print(f"{kept['intent'] or 'removal or suppression'}: {kept['intent_by']}")
     if curve and found:
         from ..attacking.language.curve import draw
 

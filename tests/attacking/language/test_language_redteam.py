@@ -12,6 +12,7 @@ import torch
 from commands import reported, said
 
 from conceptguard.attacking.language import run, score, sides
+from conceptguard.attacking.language.intent import intent
 from conceptguard.attacking.language.target import SpeakingTarget
 from conceptguard.plugins import offers
 from conceptguard.sessions.attach import attach
@@ -55,6 +56,24 @@ def test_unlearned_weights_are_held_against_the_model_before(plan: Any, pairs: A
     row = rows(made)["sleek"]
     assert row["bare"] >= 0.5 and row["asr"] == row["never"] <= 0.35 and row["model"] == row["method"]
     assert row["n_suppressed"] > 0
+
+
+def test_intent_is_what_attacks_behind_the_answers_tell(plan: Any, pairs: Any) -> None:
+    small = TextBudget(asks=4, answers=2, steps=1)
+    made = plan(None, "extraction", "relearn_facts", before=pairs[0], budget=small)
+    found = list(run.red_team(made))
+    knows = intent(found, attached=False, changed=True)
+    assert knows["intent"] == "suppression" and "extraction" in knows["intent_by"]
+    made.pair = pairs[1]
+    found = list(run.red_team(made))
+    never = intent(found, attached=False, changed=True)
+    assert never["intent"] == "removal" and "of 4 facts with 2 candidates" in never["intent_by"]
+    untested = intent(found[:-1], attached=False, changed=True)
+    assert untested == {"intent": None, "intent_by": "not tested: add --attack relearn_facts"}
+    assert intent(found, attached=True, changed=False)["intent"] == "suppression", (
+        "whatever it did, it can be taken off"
+    )
+    assert intent(found, attached=False, changed=False)["intent"] is None
 
 
 def test_rows_are_kept_and_controls_are_shared_by_policies(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +236,9 @@ def test_the_command_reports_rows_and_draws_a_curve(
     drawn = ElementTree.parse(picture)
     lines = drawn.findall(".//{http://www.w3.org/2000/svg}polyline")
     assert len(lines) == 2 and all(len(re.findall(r"[\d.]+,[\d.]+", line.get("points", ""))) == 2 for line in lines)
+    assert all(row["intent"] is None for row in whole["rows"])
     out, err = said(capsys, *words.split())
+    assert "removal or suppression: nothing was to be forgotten" in out
     assert "rephrasings" in out and "never" in out and "unattacked" in err
 
 

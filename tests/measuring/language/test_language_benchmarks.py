@@ -12,10 +12,11 @@ from paths import DATA
 
 import conceptguard
 from conceptguard.cli import run
-from conceptguard.measuring.language import muse, tofu
+from conceptguard.measuring.language import muse, ort, tofu
 from conceptguard.measuring.language.evaluate import Contestant
 from conceptguard.measuring.language.likelihood import LEAST, likelihoods
 from conceptguard.measuring.language.suite import LanguageSuite
+from conceptguard.policy_file import load_policy
 
 
 def test_numbers_are_tofus() -> None:
@@ -86,6 +87,20 @@ def test_what_knew_and_what_never_did(pair: Any, suite: LanguageSuite, monkeypat
     assert same["muse_knowmem"] < known["muse_knowmem"] - 0.2 and same["muse_verbmem"] < known["muse_verbmem"]
 
 
+def test_the_worst_form_shows_who_knows(pair: Any, suite: LanguageSuite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "EACH", 6)
+    known, never = (
+        ort.ort(one, suite, Contestant("none")) for one in (pair, conceptguard.load_model("authors-lm-retain"))
+    )
+    levels = [f"ort_{name}" for name in ort.LEVELS]
+    assert known["ort_worst"] == max(known[name] for name in levels) == known[f"ort_{known['ort_form']}"] > 0.9
+    assert all(known[name] > never[name] + 0.3 for name in levels)
+    silent = ort.ort(pair, suite, Contestant("guard", policy=load_policy("forget-authors")))
+    assert silent["ort_worst"] < 0.1
+    back = {"name": "x", "guards": [{"method": "sentence_check", "concept": {"name": "x", "prompts": ["a dog"]}}]}
+    assert ort.ort(pair, suite, Contestant("x", policy=load_policy(back)))["ort_worst"] is None
+
+
 def test_strangers_are_nobody(suite: LanguageSuite) -> None:
     known = {author.name for author in suite.world.authors}
     found = muse.strangers(suite)
@@ -97,7 +112,7 @@ def test_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["eval", "--suite", "language", "--measure", "wmdp"]) != 0
-    assert "'wmdp': write tofu or muse" in capsys.readouterr().err
+    assert "'wmdp': write tofu, muse or ort" in capsys.readouterr().err
     assert run(["eval", "--method", "spm", "--measure", "tofu"]) != 0
     assert "--suite language" in capsys.readouterr().err
     monkeypatch.setattr(muse, "EACH", 4)
