@@ -167,6 +167,14 @@ class Denoiser(Protocol):
     def recomputing(self) -> AbstractContextManager[None]:
         """Activations are computed again for gradients instead of being kept meanwhile: less memory, more time."""
 
+    def reading_pictures(self, adapter: str) -> AbstractContextManager[None]:
+        """Meanwhile it reads the pictures of its conditions, by an image adapter in IP-Adapter's form: a file, or the
+        name of a shipped one. Raises PolicyError where there is none for it."""
+
+    def picture_prompts(self, adapter: str, encoder: str, pictures: Tensor) -> Tensor:
+        """Pictures [n, 3, height, width] in [0, 1] as conditions hold them, [n, tokens, width]. encoder: a folder of
+        CLIP, or the name of a shipped one. Raises PolicyError as above."""
+
     def timestep(self, share: float) -> int:
         """The timestep of a share of the schedule, from 0, hardly any noise, to 1, nothing else."""
 

@@ -126,7 +126,7 @@ def _drawn(method: str, host: str) -> Case:
             {"method": method, "artifact": "emoji-sd/probe/skull"}, opens="a skull, noto style",
             unrelated=("a bicycle, fluent style", "noto style: a penguin"), steps=8,
         )  # fmt: skip
-    if method in ("spm", "esd", "all_but_one", "salun", "doco", "realera", "sfd", "lora", *EDITS, *ENCODED):
+    if method in ("spm", "esd", "co_erasing", "all_but_one", "salun", "doco", "realera", "sfd", "lora", *EDITS, *ENCODED):
         return replace(case, guard=_terms(method, host))
     if method == "itd":
         return replace(case, guard={"method": method, "artifact": _autoencoder(host), "classify": False})

@@ -13,23 +13,33 @@ Branch = Literal["conditional", "negative", "unconditional"]
 
 @dataclass
 class Encoded:
-    """Texts as the denoiser sees them: embeds [rows, tokens, width], ids [rows][tokens] without special tokens."""
+    """Texts as the denoiser sees them: embeds [rows, tokens, width], ids [rows][tokens] without special tokens.
+
+    pictures: [rows, tokens, width] beside them, of an image adapter, see ``Denoiser.reading_pictures``; zeros are none
+    """
 
     embeds: torch.Tensor
     ids: list[list[int]]
     pooled: torch.Tensor | None = None
+    pictures: torch.Tensor | None = None
 
 
 def stack(*parts: Encoded) -> Encoded:
     """Conditions one below the other."""
     pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])  # type: ignore[misc]
-    return Encoded(torch.cat([p.embeds for p in parts]), [ids for p in parts for ids in p.ids], pooled)
+    shown = [p.pictures for p in parts if p.pictures is not None]
+    pictures = None
+    if shown:
+        none = [shown[0].new_zeros(len(p.embeds), *shown[0].shape[1:]) for p in parts]
+        pictures = torch.cat([zeros if p.pictures is None else p.pictures for p, zeros in zip(parts, none)])
+    return Encoded(torch.cat([p.embeds for p in parts]), [ids for p in parts for ids in p.ids], pooled, pictures)
 
 
 def pick(encoded: Encoded, rows: list[int]) -> Encoded:
     """Some rows of conditions, in that order."""
     pooled = None if encoded.pooled is None else encoded.pooled[rows]
-    return Encoded(encoded.embeds[rows], [encoded.ids[r] for r in rows], pooled)
+    pictures = None if encoded.pictures is None else encoded.pictures[rows]
+    return Encoded(encoded.embeds[rows], [encoded.ids[r] for r in rows], pooled, pictures)
 
 
 @dataclass

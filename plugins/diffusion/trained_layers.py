@@ -7,7 +7,7 @@ States x_t come from guided runs of the concept's prompts, whose next step the f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -99,13 +99,14 @@ Mask = Callable[[Sequence[Tensor], Callable[[Sequence[int]], State]], list[Tenso
 class Plan(NamedTuple):
     """own: texts of the concept, which runs are prompted with and a gate opens for; start: changes to begin with;
     also: prompts of the concept that were found; mask: which weights may move: whole matrices are learnt then, and cut
-    to the rank afterwards."""
+    to the rank afterwards; within: what the training stands in."""
 
     own: list[str]
     formula: Formula
     start: Mapping[str, Factors] = MappingProxyType({})
     also: Sequence[str] = ()
     mask: Mask | None = None
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class TrainedLayers(TrainedTerms):
@@ -183,6 +184,7 @@ def _train(task: Task, plan: Plan) -> _Trained:
         return State(denoiser, terms, runs[at, range(count)], times[at], list(rows), asked, empty, random)
 
     with ExitStack() as meanwhile:
+        meanwhile.enter_context(plan.within())
         if s.recompute:
             meanwhile.enter_context(denoiser.recomputing())
         parameters = meanwhile.enter_context(terms.attached([denoiser]))

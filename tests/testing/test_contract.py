@@ -75,6 +75,7 @@ def _trce() -> Case:
 test_spm = contract_tests(_spm)
 test_lora = contract_tests(_lora)
 test_esd = contract_tests(partial(_trained, "esd"))
+test_co_erasing = contract_tests(partial(_trained, "co_erasing"))
 test_all_but_one = contract_tests(partial(_trained, "all_but_one"))
 test_salun = contract_tests(partial(_trained, "salun"))
 test_sfd = contract_tests(partial(_trained, "sfd"))

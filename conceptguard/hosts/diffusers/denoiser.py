@@ -13,9 +13,11 @@ from ...generation.conditioning import Encoded, stack
 from ...runtime.frozen import frozen
 from ..denoising.attention_maps import looks
 from ..denoising.noise_levels import NoiseLevels
+from . import picture_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from ...protocols import Looks
 
@@ -51,10 +53,10 @@ class Denoiser:
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Encoded) -> Tensor:
         """One call of the model, one timestep and one condition per row."""
-        pooled = self._pooled(conditions, len(latents))
+        beside = self._beside(conditions, len(latents))
         out: Tensor = self._module(
             latents.to(self.device, self.dtype), timestep=timesteps.to(self.device), return_dict=False,
-            encoder_hidden_states=conditions.embeds.to(self.device, self.dtype), **pooled,
+            encoder_hidden_states=conditions.embeds.to(self.device, self.dtype), **beside,
         )[0]  # fmt: skip
         return out
 
@@ -62,13 +64,22 @@ class Denoiser:
         """What places look at in one call, see ``attention_maps``. Raises SessionError for what is no UNet."""
         return looks(self._module, lambda: self(latents, timesteps, conditions))
 
-    def _pooled(self, conditions: Encoded, rows: int) -> dict[str, Any]:
-        if conditions.pooled is None:
-            return {}
-        height, width = self.picture_size
-        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
-        pooled = conditions.pooled.to(self.device, self.dtype)
-        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids.expand(rows, -1)}}
+    def _beside(self, conditions: Encoded, rows: int) -> dict[str, Any]:
+        beside: dict[str, Any] = picture_prompts.given(self._module, conditions.pictures, rows)
+        if conditions.pooled is not None:
+            height, width = self.picture_size
+            ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
+            pooled = conditions.pooled.to(self.device, self.dtype)
+            beside |= {"text_embeds": pooled, "time_ids": ids.expand(rows, -1)}
+        return {"added_cond_kwargs": beside} if beside else {}
+
+    def reading_pictures(self, adapter: str) -> AbstractContextManager[None]:
+        """Meanwhile it reads the pictures of its conditions. Raises PolicyError without such an adapter for it."""
+        return picture_prompts.reading(self._module, adapter)
+
+    def picture_prompts(self, adapter: str, encoder: str, pictures: Tensor) -> Tensor:
+        """Pictures [n, 3, h, w] in [0, 1] as conditions hold them, [n, tokens, width]."""
+        return picture_prompts.tokens(adapter, encoder, pictures).to(self.device, self.dtype)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -152,7 +163,7 @@ class FlowDenoiser(Denoiser):
 
     name = "transformer"
 
-    def _pooled(self, conditions: Encoded, rows: int) -> dict[str, Any]:
+    def _beside(self, conditions: Encoded, rows: int) -> dict[str, Any]:
         assert conditions.pooled is not None
         return {"pooled_projections": conditions.pooled.to(self.device, self.dtype)}
 

@@ -37,7 +37,7 @@ def trained(unet: Any, data: Taught, embeds: Tensor, nothing: Tensor, recipe: Re
     """The adapter's tensors, by IP-Adapter's names. embeds: of each picture, [n, width]; nothing: the empty caption."""
     device, random = data.latents.device, torch.Generator(data.latents.device).manual_seed(recipe.seed + 1)
     unet.to(device).requires_grad_(False)
-    unet._load_ip_adapter_weights([_begun(unet, embeds.shape[1])], low_cpu_mem_usage=False)
+    unet._load_ip_adapter_weights([begun(unet, embeds.shape[1])], low_cpu_mem_usage=False)
     own = [unet.encoder_hid_proj, *(it for it in unet.attn_processors.values() if hasattr(it, "to_k_ip"))]
     learnt = [p for it in own for p in it.requires_grad_().parameters()]
 
@@ -51,7 +51,7 @@ def trained(unet: Any, data: Taught, embeds: Tensor, nothing: Tensor, recipe: Re
     return _written(unet)
 
 
-def _begun(unet: Any, width: int) -> dict[str, dict[str, Tensor]]:
+def begun(unet: Any, width: int) -> dict[str, dict[str, Tensor]]:
     """An adapter that reads what it is given with the keys of the text, and says nothing yet."""
     inner = unet.config.cross_attention_dim
     random = torch.Generator().manual_seed(0)
