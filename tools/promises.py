@@ -65,6 +65,7 @@ ACTING = (
     "it_acts", "rows_are_separate", "several_images_per_prompt", "negative_prompts", "guidance_off", "prompt_embeds",
     "any_order", "bf16", "fp16", "lora_beside", "offloaded", "compiled", "receipt_is_true", "receipt_tells_all",
 )  # fmt: skip
+TRAINED = ("spm", "esd", "co_erasing", "all_but_one", "salun", "doco", "realera", "sfd", "lora")
 EDITS = ("uce", "rece", "nullspace")  # in closed form
 LEARNT = ("npo", "simnpo", "rmu")  # of a language model
 HELD: dict[str, dict[str, Any]] = {  # its neurons
@@ -126,7 +127,7 @@ def _drawn(method: str, host: str) -> Case:
             {"method": method, "artifact": "emoji-sd/probe/skull"}, opens="a skull, noto style",
             unrelated=("a bicycle, fluent style", "noto style: a penguin"), steps=8,
         )  # fmt: skip
-    if method in ("spm", "esd", "co_erasing", "all_but_one", "salun", "doco", "realera", "sfd", "lora", *EDITS, *ENCODED):
+    if method in (*TRAINED, *EDITS, *ENCODED):
         return replace(case, guard=_terms(method, host))
     if method == "itd":
         return replace(case, guard={"method": method, "artifact": _autoencoder(host), "classify": False})
