@@ -18,6 +18,7 @@ from conceptguard.making.edits import (
     Problem,
     Stream,
     Tokens,
+    channels,
     directions,
     how_many_fit,
     read_rows,
@@ -97,7 +98,7 @@ def _rotated(problem: Problem, stays: dict[Kind, Tensor]) -> Learned:
                     f"{name} has {len(weight)} outputs, and what must stay takes all but {free[name]}: keep fewer "
                     "texts, raise cutoff, or leave rotation out"
                 )
-            down = torch.nn.functional.pad(down, (0, stream.inputs - down.shape[1]))
+            down = stream.widened(down, stream.inputs)
             terms[name] = Factors(down.float().cpu().contiguous(), up.float().cpu().contiguous())
     tensors, metadata = to_diffusers(terms)
     ranks = {name: len(one.down) for name, one in terms.items()}
@@ -115,7 +116,8 @@ def held_rows(problem: Problem) -> dict[Kind, Tensor]:
     found: dict[Kind, Tensor] = {}
     for kind, rows in read.items():
         if kind == "states":
-            runs = [nothing.embeds[0, encoder.tokens] for encoder in runs_of(host)]
+            said = nothing.embeds[0][:, channels(host)]
+            runs = [said[encoder.tokens] for encoder in runs_of(host)]
             empty = torch.cat([torch.stack([run[0], *(part.mean(0) for part in run[1:].chunk(3))]) for run in runs])
         else:
             assert nothing.pooled is not None

@@ -73,8 +73,8 @@ class RECE(ClosedForm):
         problem = Problem.of(task, s.templates, s.tokens)
         held = read_rows(task.host, [w for one in task.each for w in wordings(one, apart)], [], s.tokens)
         edits, told = {}, {}
-        for kind, weights, _ in problem.streams:
-            whole = torch.cat([weight.double() for weight in weights.values()])
+        for stream in problem.streams:
+            kind, whole = stream.kind, torch.cat([weight.double() for weight in stream.weights.values()])
             edits[kind], told[kind] = iterate(problem.rows[kind], held[kind], products(whole, whole), s)
         return problem.learned(edits, rounds={kind: [one._asdict() for one in rounds] for kind, rounds in told.items()})
 

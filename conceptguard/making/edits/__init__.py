@@ -5,24 +5,40 @@ from .each import rows_of_each
 from .free import directions, how_many_fit, solve_free
 from .problem import Problem
 from .rotate import rotate
-from .rows import Kind, Rows, Tokens, Wording, check_texts, read_rows, runs_of, wordings
+from .rows import (
+    Kind,
+    Place,
+    Rows,
+    Tokens,
+    Wording,
+    channels,
+    check_texts,
+    read_places,
+    read_rows,
+    runs_of,
+    together,
+    wordings,
+)
 from .solver import Edit, edited, products, solve, trimmed
 from .streams import Stream, streams_of, tensors_of
 
 __all__ = [
     "Edit",
     "Kind",
+    "Place",
     "Problem",
     "Rows",
     "Stream",
     "Tokens",
     "Wording",
     "brought_back",
+    "channels",
     "check_texts",
     "directions",
     "edited",
     "how_many_fit",
     "products",
+    "read_places",
     "read_rows",
     "rotate",
     "rows_of_each",
@@ -31,6 +47,7 @@ __all__ = [
     "solve_free",
     "streams_of",
     "tensors_of",
+    "together",
     "trimmed",
     "wordings",
 ]

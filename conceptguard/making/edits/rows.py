@@ -25,7 +25,8 @@ Tokens = Literal["tail", "last"]
 
 
 class Rows(NamedTuple):
-    """Encodings as layers receive them: erased and guide [rows, d] in pairs, preserved [kept rows, d]."""
+    """Encodings as layers receive them: erased and guide [rows, d] in pairs, preserved [kept rows, d]. Of token states
+    only the channels that say anything, see ``channels``."""
 
     erased: Tensor
     guide: Tensor
@@ -75,7 +76,7 @@ def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens:
         check_texts(encoder, words, kept)
     own, guided, stays = ([Place(text) for text in texts] for texts in (
         [w.own for w in words], [w.guided for w in words], held))  # fmt: skip
-    empty = host.encode([""])
+    empty, said = host.encode([""]), channels(host)
     erased: list[Place] = []
     guide: list[Place] = []
     preserved: list[Place] = []
@@ -88,13 +89,19 @@ def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens:
             guide.append(Place(word.guided, every[there]))
         for text, ids in zip(held, encoder.ids(held)):
             preserved.append(Place(text, kept_rows(every, _last(encoder, len(ids)), tokens)))
-    read = _read(host, [*erased, *guide, *preserved, *own, *guided, *stays])
-    states = [_together(read, some, empty.embeds[0]) for some in (erased, guide, preserved)]
+    read = read_places(host, [*erased, *guide, *preserved, *own, *guided, *stays])
+    states = [together(read, some, empty.embeds[0][:, said]) for some in (erased, guide, preserved)]
     shown = states[0].any(1)  # zeros, as Wan has them behind a text, can be mapped to nothing
     found: dict[Kind, Rows] = {"states": Rows(states[0][shown], states[1][shown], states[2])}
     if empty.pooled is not None:
-        found["pooled"] = Rows(*(_together(read, some, empty.pooled) for some in (own, guided, stays)))
+        found["pooled"] = Rows(*(together(read, some, empty.pooled) for some in (own, guided, stays)))
     return found
+
+
+def channels(host: Host) -> Tensor:
+    """Which channels of token states say anything, indices [d]: Stable Diffusion 3 pads what CLIP says to 4,096, and
+    zeros would make squares of that width."""
+    return host.encode(["", "a photograph"]).embeds.any(0).any(0).nonzero()[:, 0]
 
 
 class Place:
@@ -104,25 +111,29 @@ class Place:
         self.text, self.at = text, at
 
 
-def _read(host: Host, places: Sequence[Place]) -> dict[Place, Tensor]:
-    """What stands at each place, [rows, d]. Of many texts at a width of 4,096, all states would fill a machine's
-    memory: of each portion that is encoded, only what is asked for is kept."""
+def read_places(host: Host, places: Sequence[Place]) -> dict[Place, Tensor]:
+    """What stands at each place, [rows, d], see ``channels``.
+
+    All states of many texts at a width of 4,096 would fill a machine's memory: of each portion that is encoded, only
+    what is asked for is kept.
+    """
     asked: dict[str, list[Place]] = {}
     for place in places:
         asked.setdefault(place.text, []).append(place)
-    found, texts = {}, list(asked)
+    found, texts, said = {}, list(asked), channels(host)
     for portion in (texts[i : i + 64] for i in range(0, len(texts), 64)):
         encoded = host.encode(portion)
         for i, text in enumerate(portion):
             for place in asked[text]:
                 if place.at is not None:
-                    found[place] = encoded.embeds[i, place.at.to(encoded.embeds.device)]
+                    found[place] = encoded.embeds[i, place.at.to(said.device)][:, said]
                 elif encoded.pooled is not None:
                     found[place] = encoded.pooled[[i]]
     return found
 
 
-def _together(read: dict[Place, Tensor], places: Sequence[Place], like: Tensor) -> Tensor:
+def together(read: dict[Place, Tensor], places: Sequence[Place], like: Tensor) -> Tensor:
+    """The rows of all of them, one below the other; as wide as ``like`` where there are none."""
     return torch.cat([like[:0], *(read[place] for place in places)])
 
 

@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...errors import ArtifactError
 from ...formats import write_edit
-from .rows import Kind
+from .rows import Kind, channels
 from .solver import Edit
 
 if TYPE_CHECKING:
@@ -34,13 +35,21 @@ _DOORS: dict[Kind, re.Pattern[str]] = {
 class Stream(NamedTuple):
     """Layers that read the same of a prompt.
 
-    weights: [out, d] by layer, of the inputs that are the text; inputs: how many a layer has, those of other things
-    behind them included
+    weights: [out, d] by layer, of the inputs that are the text and say anything; inputs: how many a layer has, those
+    of other things behind them included; channels: which of the text's ``width`` inputs say anything, indices [d]
     """
 
     kind: Kind
     weights: dict[str, Tensor]
     inputs: int
+    channels: Tensor
+    width: int
+
+    def widened(self, rows: Tensor, width: int) -> Tensor:
+        """Rows [r, d] as [r, width]: zeros for inputs that say nothing, and for those of other things."""
+        found = rows.new_zeros(len(rows), width)
+        found[:, self.channels.to(rows.device)] = rows
+        return found
 
 
 def streams_of(host: Host) -> list[Stream]:
@@ -49,9 +58,11 @@ def streams_of(host: Host) -> list[Stream]:
     """
     layers, empty = host.layers(), host.encode([""])
     widths: dict[Kind, int] = {"states": empty.embeds.shape[-1]}
+    said = {"states": channels(host)}
     if empty.pooled is not None:
         widths["pooled"] = empty.pooled.shape[-1]
-    found = [_stream(layers, host.weights(), kind, width) for kind, width in widths.items()]
+        said["pooled"] = torch.arange(widths["pooled"])
+    found = [_stream(layers, host.weights(), kind, width, said[kind]) for kind, width in widths.items()]
     if not found[0].weights:
         raise ArtifactError(
             f"{host.name} has none of the layers that an edit in closed form changes: keys and values of a UNet's "
@@ -60,7 +71,7 @@ def streams_of(host: Host) -> list[Stream]:
     return [stream for stream in found if stream.weights]
 
 
-def _stream(layers: LayerIndex, weight: BaseWeights, kind: Kind, width: int) -> Stream:
+def _stream(layers: LayerIndex, weight: BaseWeights, kind: Kind, width: int, said: Tensor) -> Stream:
     weights, inputs = {}, width
     for name in layers:
         if _DOORS[kind].fullmatch(name) is None:
@@ -70,8 +81,8 @@ def _stream(layers: LayerIndex, weight: BaseWeights, kind: Kind, width: int) -> 
             raise ArtifactError(f"the weights of {name} are quantised or offloaded: make the edit on a plain model")
         if found.shape[1] < width:
             raise ArtifactError(f"{name} reads {found.shape[1]} numbers, the text encoders give {width}: another model")
-        weights[name], inputs = found[:, :width], int(found.shape[1])
-    return Stream(kind, weights, inputs)
+        weights[name], inputs = found[:, said.to(found.device)], int(found.shape[1])
+    return Stream(kind, weights, inputs, said, width)
 
 
 def tensors_of(edits: Mapping[Kind, Edit], streams: list[Stream]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -82,4 +93,8 @@ def tensors_of(edits: Mapping[Kind, Edit], streams: list[Stream]) -> tuple[dict[
     if not any(len(edits[stream.kind].down) for stream in streams):
         raise ArtifactError("the edit changes nothing: what should appear instead is what is to be erased")
     kept = [stream for stream in streams if len(edits[stream.kind].down)]
-    return write_edit({stream.kind: (*edits[stream.kind], stream.weights) for stream in kept})
+    whole = {}
+    for stream in kept:
+        down, shift = (stream.widened(part, stream.width) for part in edits[stream.kind])
+        whole[stream.kind] = down, shift, stream.weights
+    return write_edit(whole)

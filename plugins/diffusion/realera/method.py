@@ -72,10 +72,10 @@ class RealEra(TrainedLayers):
         wide = replace(task, concept=concept.model_copy(update={"prompts": [*concept.prompts, *near]}))
         problem = Problem.of(wide, s.templates, "tail")
         start = {}
-        for _, weights, inputs in problem.streams[:1]:  # a pooled vector's layers are no part of what is trained
+        for stream in problem.streams[:1]:  # a pooled vector's layers are no part of what is trained
             edit = solve(problem.rows["states"], s.lamb, 1.0, s.preserve_scale)
-            for name, weight in weights.items():
-                down = F.pad(edit.down, (0, inputs - weight.shape[1]))
+            for name, weight in stream.weights.items():
+                down = stream.widened(edit.down, stream.inputs)
                 start[name] = Factors(
                     down.float().cpu(), (weight.double() @ edit.shift.T.to(weight.device)).float().cpu()
                 )

@@ -21,18 +21,21 @@ from pydantic import Field
 from conceptguard.making.edits import (
     Edit,
     Kind,
+    Place,
     Rows,
     Wording,
+    channels,
     check_texts,
+    read_places,
     rows_of_each,
     runs_of,
     solve,
     streams_of,
     tensors_of,
+    together,
     wordings,
 )
 from conceptguard.making.task import Learned, Opens, Task
-from conceptguard.making.templates import encode_all
 from conceptguard.method import Settings
 from conceptguard.runtime.encodings import ordinary_captions
 
@@ -108,25 +111,27 @@ def read_ends(
     """
     for encoder in host.encoders():
         check_texts(encoder, words, kept)
-    texts = list(dict.fromkeys([*(w.own for w in words), *(w.guided for w in words), *kept])) or [""]
-    at = {text: i for i, text in enumerate(texts)}
-    encoded = encode_all(host, texts)
-    erased, guide, preserved = [], [], []
-    for encoder in runs_of(host):
-        states = encoded.embeds[:, encoder.tokens]
-        size = states.shape[1]
+    empty, said = host.encode([""]), channels(host)
+    own, guided, stays = ([Place(text) for text in texts] for texts in (
+        [w.own for w in words], [w.guided for w in words], kept))  # fmt: skip
+    spoken = {}  # token states by encoder and text
+    for i, encoder in enumerate(runs_of(host)):
+        every = torch.arange(empty.embeds.shape[1])[encoder.tokens]
+        for text in dict.fromkeys(place.text for place in (*own, *guided, *stays)):
+            spoken[i, text] = Place(text, every)
+    read = read_places(host, [*own, *guided, *stays, *spoken.values()])
+    none = empty.embeds.new_zeros(0, len(said))
+    erased, guide, preserved = [none], [none], [none]
+    for i, encoder in enumerate(runs_of(host)):
+        size = len(empty.embeds[0, encoder.tokens])
         found = words_places(words, size, weights) if by_words else places(encoder, words, size, weights)
         for word, where in zip(words, found):
-            own, safe = weighed(states[at[word.own]], states[at[word.guided]], where)
-            erased.append(own)
+            mine, safe = weighed(read[spoken[i, word.own]], read[spoken[i, word.guided]], where)
+            erased.append(mine)
             guide.append(safe)
-        preserved.append(states[[at[text] for text in kept]].flatten(0, 1))
-    none = encoded.embeds.new_zeros(0, encoded.embeds.shape[-1])
-    parts = (torch.cat([none, *some]) for some in (erased, guide, preserved))
-    rows: dict[Kind, Rows] = {"states": Rows(*parts)}
-    if encoded.pooled is not None:
-        pooled = encoded.pooled
-        some = ([at[t] for t in side] for side in ([w.own for w in words], [w.guided for w in words], kept))
-        mine, its, stays = (pooled[rows] for rows in some)
-        rows["pooled"] = Rows(weights.end**0.5 * mine, weights.end**0.5 * its, stays)
+        preserved += [read[spoken[i, text]] for text in kept]
+    rows: dict[Kind, Rows] = {"states": Rows(*(torch.cat(some) for some in (erased, guide, preserved)))}
+    if empty.pooled is not None:
+        mine, its, held = (together(read, some, empty.pooled) for some in (own, guided, stays))
+        rows["pooled"] = Rows(weights.end**0.5 * mine, weights.end**0.5 * its, held)
     return rows
