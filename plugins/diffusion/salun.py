@@ -47,6 +47,7 @@ class SalUnMakeSettings(Settings):
     lr: of Adam [1e-5]
     alpha: weight of what stays [0.1, and 0.5 in its instructions]
     anchor_by: the frozen model says what the anchor looks like, or the one that is being trained [trained]
+    compat: "paper", or "official" for the authors' repository, which counts guidance once more: (1 + w) ε_c − w ε_∅
     templates: what the concept's prompts are put into, {} or with an article {a}
     """
 
@@ -61,6 +62,7 @@ class SalUnMakeSettings(Settings):
     lr: float = Field(default=3e-4, gt=0)
     alpha: float = Field(default=0.5, ge=0)
     anchor_by: Literal["frozen", "trained"] = "frozen"
+    compat: Literal["paper", "official"] = "paper"
     templates: list[str] = list(TEMPLATES)
 
 
@@ -70,6 +72,16 @@ def salient(gradients: list[Tensor], share: float) -> list[Tensor]:
     # Not ``quantile``, which takes no more than 16 million numbers.
     least = sizes.kthvalue(max(1, round((1 - share) * len(sizes)))).values if share < 1 else sizes.new_tensor(-1.0)
     return [(gradient.abs() > least).to(gradient) for gradient in gradients]
+
+
+def guided_by(settings: SalUnMakeSettings, towards: Tensor, without: Tensor) -> Tensor:
+    """The guided prediction by which weights are chosen."""
+    return without + (settings.guidance + (settings.compat == "official")) * (towards - without)
+
+
+def relearnt(taken: Tensor, goal: Tensor, held: Tensor, wanted: Tensor, alpha: float) -> Tensor:
+    """What is said of the concept against the anchor's, and ``alpha`` times of what stays against its noise."""
+    return F.mse_loss(taken, goal) + alpha * F.mse_loss(held, wanted)
 
 
 class SalUn(TrainedTerms):
@@ -103,7 +115,7 @@ class SalUn(TrainedTerms):
             now = forget.some(s.batch)
             asked, empty = pick(texts, now.texts), pick(nothing, [0] * s.batch)
             towards, without = said(now.latents, now.times, asked, empty, learnt=True)
-            return F.mse_loss(without + s.guidance * (towards - without), now.wanted)
+            return F.mse_loss(guided_by(s, towards, without), now.wanted)
 
         def loss(_: int) -> Tensor:
             now, stays = forget.some(s.batch), retain.some(s.batch)
@@ -113,7 +125,7 @@ class SalUn(TrainedTerms):
             both, asked = now.above(stays), stack(pick(texts, now.texts), pick(others, stays.texts))
             (every,) = said(both.latents, both.times, asked, learnt=True)
             taken, held = every.chunk(2)
-            return F.mse_loss(taken, goal) + s.alpha * F.mse_loss(held, stays.wanted)
+            return relearnt(taken, goal, held, stays.wanted, s.alpha)
 
         with terms.attached([denoiser]) as parameters, task.bar(s.steps) as tick:
             masks = salient(_gradients(parameters, guided, -(-s.views // s.batch)), s.share)

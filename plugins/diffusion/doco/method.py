@@ -12,8 +12,9 @@ AAAI 2025.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,8 @@ from ..trained_terms import TrainedTerms
 from .discriminator import ANCHOR, CONCEPT, patch_discriminator, right, taken_for
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from conceptguard.making.task import Learned, Task
 
 
@@ -51,6 +54,8 @@ class DocoMakeSettings(Settings):
     lr: of the layers [6e-6 times the batch]
     discriminator_lr, width: of what tells them apart, and channels of its first layer [1e-4, 5e-5 for styles, and 64]
     templates: what the concept's prompts are put into, {} or with an article {a}
+    compat: "paper", or "official" for what the authors' repository does where it projects: matrix by matrix, by a
+    cosine alone; without the loss of what stays; and a discriminator that also takes the step that fools it
     """
 
     layers: Layers = "strict"
@@ -64,6 +69,7 @@ class DocoMakeSettings(Settings):
     discriminator_lr: float = Field(default=1e-3, gt=0)
     width: int = Field(default=32, ge=1)
     templates: list[str] = list(TEMPLATES)
+    compat: Literal["paper", "official"] = "paper"
 
     @model_validator(mode="after")
     def _layers_have_their_turn(self) -> DocoMakeSettings:
@@ -119,8 +125,14 @@ class Doco(TrainedTerms):
             if step < s.warmup:
                 return Gradients(float(fooled.detach()), [*(torch.zeros_like(p) for p in learnt), *own_part])
             away = torch.autograd.grad(fooled, learnt, retain_graph=True)
-            keep = torch.autograd.grad(F.mse_loss(held, stays.wanted), learnt)
-            step_of = [a + k for a, k in zip(without_conflict(away, keep), keep)]
+            keep = torch.autograd.grad(F.mse_loss(held, stays.wanted), learnt, retain_graph=s.compat == "official")
+            if s.compat == "official":
+                step_of = adjusted(away, keep)
+                own_part = [
+                    own + more for own, more in zip(own_part, torch.autograd.grad(fooled, list(judge.parameters())))
+                ]
+            else:
+                step_of = [a + k for a, k in zip(without_conflict(away, keep), keep)]
             return Gradients(float(fooled.detach()), [*step_of, *own_part])
 
         with terms.attached([denoiser]) as learnt, task.bar(s.steps) as tick:
@@ -133,3 +145,13 @@ class Doco(TrainedTerms):
         snapshot.remove()
         return cls.learned(task, found, own, kept, anchor=task.anchor, told_apart=round(sum(told) / len(told), 4),
                            started_at_step=ended.first, loss=round(ended.value, 6))  # fmt: skip
+
+
+def adjusted(own: Sequence[Tensor], held: Sequence[Tensor]) -> list[Tensor]:
+    """The repository's surgery, of each matrix a for itself: a − min(0, cos(a, b)) b / ‖b‖, which lacks ‖a‖ and is no
+    projection."""
+    found = []
+    for a, b in zip(own, held):
+        along = b / (b.norm() + 1e-8)
+        found.append(a - min(0.0, float((a / (a.norm() + 1e-8) * along).sum())) * along)
+    return found
