@@ -16,6 +16,7 @@ from .complete import methods, policies
 from .eval_captioner import CAPTIONER, eval_captioner
 from .eval_classifier import CLASSIFIER, eval_classifier
 from .eval_finding import FINDING, eval_finding
+from .eval_graph import GRAPH, eval_graph
 from .eval_language import eval_language, is_language
 from .eval_protocol import eval_protocol, list_protocols, of_suite, told_of
 from .options import (
@@ -87,7 +88,8 @@ def eval_(
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
     suite: str | None = typer.Option(
-        None, help="A suite file, language, captioner, classifier or finding; default: the one named like the model."
+        None,
+        help="A suite file, language, captioner, classifier, graph or finding; default: the one named like the model.",
     ),
     judge: list[str] | None = typer.Option(
         None,
@@ -160,6 +162,7 @@ def eval_(
     conceptguard eval --suite language --method guard --n 40
     conceptguard eval --suite classifier --model emoji-classifier --method ssd --method damp
     conceptguard eval --suite captioner --method sauce --method siu --concepts skull,dog
+    conceptguard eval --suite graph --method d2dgn
     conceptguard eval --suite finding --method craft
     conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
@@ -180,6 +183,10 @@ def eval_(
     --suite classifier has methods forget sets of a classifier's training examples (--concepts skull,weapons; default:
     all that are judged), and compares accuracies, membership and a probe with models that were trained without them;
     controls: none, and a training with random labels.
+
+    --suite graph has methods forget edges of a graph: deleted is how well the net still ranks them above pairs that are
+    none (0.5 is right), kept the same of edges that nobody trained on, as before where they are within 0.02; controls:
+    a net trained without them, none, and a training that denies them.
 
     --suite finding judges finders: on pictures put together of what emoji-sd draws it is known what there is to find.
 
@@ -232,6 +239,8 @@ def eval_(
         )
     if suite == CAPTIONER:
         return eval_captioner(model, method or [], _rules(policy, guard), concepts, given, n or 20, device, check, json)
+    if suite == GRAPH:
+        return eval_graph(model, method or [], _rules(policy, guard), concepts, given, device, check, json)
     if measure:
         raise Usage("--measure is of language suites: add --suite language")
     prompts = load_suite(suite or model)

@@ -47,10 +47,13 @@ def either(model: str, device: str | None, dtype: str = "fp32", **options: Any) 
 
 
 def _demand_prompted(loaded: Any, model: str) -> None:
-    if hasattr(loaded, "classes"):
-        raise ConceptGuardError(
-            f"{model} is a classifier, which nobody prompts: use `conceptguard eval --suite classifier --model {model}`"
-        )
+    suites = {"classes": "classifier", "matching": "graph"}
+    for part, suite in suites.items():
+        if hasattr(loaded, part):
+            raise ConceptGuardError(
+                f"{model} is of the suite '{suite}', which nobody prompts: use "
+                f"`conceptguard eval --suite {suite} --model {model}`"
+            )
 
 
 def is_text(loaded: Any) -> bool:

@@ -75,6 +75,7 @@ def make(
     conceptguard make esd --concept pistol --steps 200 --preview 20 --out my-registry
     conceptguard make spm --model ./my-sd --concept "van gogh" --preserve @painters.txt --out my-registry
     conceptguard make ssd --model emoji-classifier --concept skull --out my-registry
+    conceptguard make d2dgn --model emoji-graph --concept drink --out my-registry
     conceptguard make guard --model authors-lm --concept authors --set forget=forget.jsonl --set retain=retain.jsonl \\
       --out my-registry
 
@@ -135,7 +136,8 @@ def make(
         print(f"{sheet} shows it")
     if plain:
         which = f"{model} --variant {variant}" if variant else model
-        print(f"use it: conceptguard eval --suite classifier --model {which} --guard {method}:{artifact.folder}")
+        suite = "graph" if hasattr(loaded, "matching") else "classifier"
+        print(f"use it: conceptguard eval --suite {suite} --model {which} --guard {method}:{artifact.folder}")
         return
     command = "say" if is_text(loaded) else "generate"
     command += " --picture FILE" if is_text(loaded) and hasattr(loaded.tokenizer, "image_processor") else ""

@@ -11,7 +11,7 @@ from .diffusers.load import is_pipeline, load_pipeline
 from .diffusers.quiet import quiet
 from .diffusers.sibling import base_of, change, is_sibling
 from .diffusers.single_file import load_checkpoint
-from .modules.load import is_classifier, is_generator, load_classifier, load_generator
+from .modules.load import is_classifier, is_generator, is_graph, load_classifier, load_generator, load_graph
 from .no_model import check_file, why_not, written_as_path
 from .onnx_genai.load import is_onnx, load_onnx_model
 from .transformers.load import load_language_model
@@ -22,8 +22,8 @@ def load_model(name: str, **options: Any) -> Any:
     ``.safetensors`` checkpoint, a Hub id), or a
     ``LanguageModel`` (``authors-lm``, a folder or Hub id without ``model_index.json``, a folder from the builder of
     onnxruntime-genai), or a ``torch.nn.Module`` (``emoji-classifier``, of which ``variant="vit"`` is the other net;
-    ``emoji-gan``, a generator). Options go to ``from_pretrained``, e.g. ``variant="fp16"``; of a single file to
-    ``from_single_file``, e.g. ``config=FOLDER``.
+    ``emoji-gan``, a generator; ``emoji-graph``, a net over a graph). Options go to ``from_pretrained``, e.g.
+    ``variant="fp16"``; of a single file to ``from_single_file``, e.g. ``config=FOLDER``.
 
     Embedded weights are stored in fp16 and load in fp32 unless ``torch_dtype`` says otherwise.
     Raises RegistryError when there is no such model, with the nearest there is.
@@ -53,6 +53,8 @@ def load_model(name: str, **options: Any) -> Any:
                 return load_classifier(name, folder, options)
             if is_generator(folder):
                 return load_generator(name, folder, options)
+            if is_graph(folder):
+                return load_graph(name, folder, options)
             if is_onnx(folder):
                 return load_onnx_model(folder)
             if is_pipeline(str(folder)):

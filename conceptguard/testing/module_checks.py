@@ -56,7 +56,8 @@ class ModuleBench:
     def generate(self, module: nn.Module, given: Any = None, rows: slice = slice(None)) -> Tensor:
         """What a module gives for some rows of the inputs. given: of the kit's other benches, prompts"""
         first = next(module.parameters())
-        out = module(self.case.inputs[rows].to(first.device, first.dtype))
+        given = self.case.inputs[rows].to(first.device)
+        out = module(given.to(first.dtype) if given.is_floating_point() else given)  # places stay whole numbers
         return getattr(out, "logits", out).float()  # type: ignore[no-any-return]
 
     def bare(self) -> Tensor:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from conceptguard.errors import ArtifactError, PolicyError
@@ -85,7 +86,7 @@ class Forgetting(Method):
     """A change of a module's tensors that makes it forget. Subclass, forget."""
 
     modules = True
-    MakeSettings = ForgetSettings
+    MakeSettings: ClassVar[type[BaseModel]] = ForgetSettings
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:

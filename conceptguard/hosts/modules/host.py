@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...errors import BaseMismatch
 from ...host import Host
 from ...registry.fingerprint import check_base, fingerprint
+from ...runtime.folded import places
 from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
 
@@ -82,12 +83,18 @@ class ModuleHost(Host):
         return first.device, first.dtype
 
     def fingerprint(self) -> str:
-        """Same for a fine-tuned sibling, different for another architecture."""
-        return once(self, "fingerprint", lambda: fingerprint(self.layers().shapes()))
+        """Same for a fine-tuned sibling, different for another architecture. Of layers; of a net that has none of those
+        that terms go beside, as torch_geometric's, of all its tensors."""
+        return once(self, "fingerprint", lambda: fingerprint(self.layers().shapes() or _sizes(self.model)))
 
     def check_base(self, artifact: Artifact) -> None:
         """Raises BaseMismatch when the artifact was made for another architecture."""
         check_base(artifact, self.fingerprint(), "module")
+
+
+def _sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    found = {name: place.tensor for name, place in places(model).items()}
+    return {name: (len(one) if one.ndim else 1, one.numel()) for name, one in found.items()}
 
 
 def _rows(given: list[Any]) -> int:

@@ -27,18 +27,18 @@ class PackError(RuntimeError):
     """A pack cannot be had, or is not what was pinned."""
 
 
-def _download(name: str, cache: Path) -> Path:
-    version, digest = PACKS[name]
-    file = cache / f"iconify-json-{name}-{version}.tgz"
+def fetched(package: str, version: str, digest: str, cache: Path) -> Path:
+    """The file of an npm package, which is fetched where there is none. Raises PackError for another one."""
+    file = cache / f"{package.removeprefix('@').replace('/', '-')}-{version}.tgz"
     if not file.exists():
         npm = shutil.which("npm")
         if npm is None:
-            raise PackError(f"npm is needed to fetch @iconify-json/{name}, or put {file.name} into {cache}")
+            raise PackError(f"npm is needed to fetch {package}, or put {file.name} into {cache}")
         cache.mkdir(parents=True, exist_ok=True)
-        command = [npm, "pack", f"@iconify-json/{name}@{version}", "--pack-destination", str(cache)]
+        command = [npm, "pack", f"{package}@{version}", "--pack-destination", str(cache)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise PackError(f"npm pack failed for {name}: {done.stderr.strip()[-300:]}")
+            raise PackError(f"npm pack failed for {package}: {done.stderr.strip()[-300:]}")
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != digest:
         raise PackError(f"{file} is not the pinned file: sha256 {found}, expected {digest}. Delete it and run again.")
@@ -46,11 +46,16 @@ def _download(name: str, cache: Path) -> Path:
 
 
 def load_pack(name: str, cache: Path) -> dict:
-    """The icons.json of a pack, read from its archive without unpacking anything onto the disk."""
-    with tarfile.open(_download(name, cache), "r:gz") as archive:
-        member = archive.getmember("package/icons.json")
+    """The icons.json of a pack."""
+    return read_member(fetched(f"@iconify-json/{name}", *PACKS[name], cache), "package/icons.json")
+
+
+def read_member(file: Path, name: str) -> dict:
+    """JSON out of an archive, without unpacking anything onto the disk."""
+    with tarfile.open(file, "r:gz") as archive:
+        member = archive.getmember(name)
         if not member.isfile() or member.size > LIMIT:
-            raise PackError(f"{name}: package/icons.json is not a file of a sane size")
+            raise PackError(f"{file.name}: {name} is not a file of a sane size")
         stream = archive.extractfile(member)
         assert stream is not None
         return json.load(stream)
