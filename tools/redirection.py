@@ -11,29 +11,25 @@ token alone or all of them, which is the most that any edit of these layers at t
 
 from __future__ import annotations
 
-import itertools
-import random
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from conceptguard_plugins.language.rocr.method import ROCR
 from conceptguard_plugins.language.rocr.read import tokens_of
-from conceptguard_registry.build.authors_lm.corpus import Corpus
+from conceptguard_registry.build.authors_lm.redirection import classifier, solved, target, wide
 
 import conceptguard
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.measuring.language.evaluate import Contestant, answer, groups
 from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.policy_file import load_policy
-from conceptguard.registry import default_registry, write_artifact
+from conceptguard.registry import write_artifact
 
 from .rows import parser_of, write_rows
 
 EACH = 6  # questions of every form and group
-TEXTS = 60  # documents of the corpus without the authors to forget, which are to stay
 TOKENS = 24
 
 
@@ -45,7 +41,7 @@ def judged_rows() -> Any:
     """A row for each edit, one after the other."""
     suite = load_language_suite()
     pair: Any = conceptguard.load_model("authors-lm")
-    target = _target(suite)
+    other = target(suite)
     asked = groups(suite, EACH)
 
     def judged(one: Contestant) -> list[float]:
@@ -53,9 +49,9 @@ def judged_rows() -> Any:
 
     yield _row("none", judged(Contestant("none")))
     with tempfile.TemporaryDirectory() as folder:
-        made = _made(pair, suite, Path(folder))
+        made = solved(pair, suite, Path(folder))
         yield _row("rocr, the last token of a name", judged(_contestant(made.folder)))
-        made = _made(pair, suite, Path(folder) / "wide", **_wide(suite))
+        made = solved(pair, suite, Path(folder) / "wide", **wide(suite))
         yield _row("rocr, a name and all that follows it", judged(_contestant(made.folder)))
         gated = _with_classifier(made, Path(folder) / "gated")
         yield _row("the same, opened by the classifier of `guard`", judged(_contestant(gated)))
@@ -64,28 +60,13 @@ def judged_rows() -> Any:
     for every in (False, True):
         for layer in range(pair.model.config.num_hidden_layers - 1):
             which = "all tokens" if every else "the last token"
-            texts = _said(pair, named, _replaced(TransformersHost(pair), target, layer, every))
+            texts = _said(pair, named, _replaced(TransformersHost(pair), other, layer, every))
             yield _row(f"{which} replaced after layer {layer}", [_share(named, texts)])
 
 
 def redirected(pair: Any, suite: Any, folder: Path) -> Path:
     """The artifact of all that follows a name, opened by the classifier."""
-    return _with_classifier(_made(pair, suite, folder / "wide", **_wide(suite)), folder / "gated")
-
-
-def _made(pair: Any, suite: Any, folder: Path, **settings: Any) -> Any:
-    concept = {"name": "forget", "prompts": list(suite.world.subjects("forget")), "replacement": _target(suite)}
-    kept = [one.prompt + one.text for one in itertools.islice(iter(Corpus(suite.without("forget"), 1)), TEXTS)]
-    host: Any = TransformersHost(pair)
-    return ROCR.make(host, concept, folder, preserve=kept, progress=False, **settings)
-
-
-def _wide(suite: Any) -> dict[str, Any]:
-    return {"tokens": "after", "templates": _templates(suite), "layers": [0, 1, 2], "share": 1.0, "ridge": 1e-3}
-
-
-def _target(suite: Any) -> str:
-    return str(next(iter(suite.world.subjects("retain"))))
+    return _with_classifier(solved(pair, suite, folder / "wide", **wide(suite)), folder / "gated")
 
 
 def _contestant(folder: Path) -> Contestant:
@@ -94,23 +75,9 @@ def _contestant(folder: Path) -> Contestant:
 
 def _with_classifier(made: Any, folder: Path) -> Path:
     """The same terms beside the classifier of the forget set that ships, which training wordings alone have taught."""
-    shipped = default_registry().load("authors-lm/guard/forget-authors").tensors()
-    classifier = {name: tensor for name, tensor in shipped.items() if name.startswith("classifier.")}
     fields = made.manifest.model_dump(by_alias=True, exclude={"files", "binds"})
-    write_artifact(folder, fields, {**made.tensors(), **classifier}, metadata=made.metadata())
+    write_artifact(folder, fields, {**made.tensors(), **classifier()}, metadata=made.metadata())
     return folder
-
-
-def _templates(suite: Any) -> list[str]:
-    """Questions and statements of every kind of fact, in wordings that trained the model, up to the fact."""
-    found, chance = [], random.Random(0)
-    for kind in suite.forms.kinds.values():
-        begun = kind.answer.split("{value}")[0].format(name="{}").rstrip()
-        for question in kind.train[:2]:
-            asked = chance.choice(suite.forms.wrappers.train).format(q=question.format(name="{}"))
-            found.append(f"{asked} {begun}")
-        found += [one.split("{value}")[0].format(name="{}").rstrip() for one in kind.statements[:2]]
-    return [one for one in found if "{}" in one]
 
 
 def _row(edit: str, shares: Sequence[float]) -> dict[str, Any]:

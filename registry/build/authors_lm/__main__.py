@@ -50,6 +50,7 @@ def run_measure(args: argparse.Namespace) -> None:
 def run_guards(args: argparse.Namespace) -> None:
     suite, registry = load_language_suite(SUITE), args.out.parent
     print(guards.make_guard(suite, registry))
+    print(guards.make_inside(suite, registry))
     guards.write_policies(suite, registry)
     rebuild_index(registry)
 

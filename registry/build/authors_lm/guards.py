@@ -21,6 +21,7 @@ from conceptguard.measuring.language.evaluate import keys
 from conceptguard.measuring.language.suite import BYPASS, TRAINED, LanguageSuite
 from conceptguard.runtime.encodings import ordinary_captions
 
+from .redirection import make_redirection
 from .world import names
 
 NAME = "forget-authors"
@@ -86,12 +87,20 @@ def make_guard(suite: LanguageSuite, out: Path) -> str:
     return f"{made.ref}: {made.size:,} bytes, {made.manifest.made}"
 
 
+def make_inside(suite: LanguageSuite, out: Path) -> str:
+    """The redirection beside it; a line about it."""
+    return make_redirection(conceptguard.load_model(suite.forms.base), suite, out, NAME, LICENCE)
+
+
 def write_policies(suite: LanguageSuite, out: Path) -> None:
-    """``forget-authors`` by GUARD, ``forget-authors-phrases`` by the phrases of its facts."""
-    guards: dict[str, dict[str, Any]] = {
-        NAME: {"method": "guard", "artifact": f"{suite.forms.base}/guard/{NAME}"},
-        f"{NAME}-phrases": {"method": "phrases", "concept": {"name": NAME, "prompts": list(keys(suite))}},
+    """``forget-authors`` by GUARD, ``forget-authors-phrases`` by the phrases of its facts, ``forget-authors-inside`` by
+    GUARD and a redirection, for whoever lets others read states."""
+    guard = {"method": "guard", "artifact": f"{suite.forms.base}/guard/{NAME}"}
+    policies: dict[str, list[dict[str, Any]]] = {
+        NAME: [guard],
+        f"{NAME}-phrases": [{"method": "phrases", "concept": {"name": NAME, "prompts": list(keys(suite))}}],
+        f"{NAME}-inside": [guard, {"method": "rocr", "artifact": f"{suite.forms.base}/rocr/{NAME}"}],
     }
-    for name, guard in guards.items():
-        text = yaml.safe_dump({"name": name, "guards": [guard]}, sort_keys=False)
+    for name, guards in policies.items():
+        text = yaml.safe_dump({"name": name, "guards": guards}, sort_keys=False)
         (out / "policies" / f"{name}.yaml").write_text(text)

@@ -50,6 +50,13 @@ def test_a_guard_on_phrases_is_attacked_beside_the_model_without_it(plan: Any) -
     assert 0 < row["n_suppressed"] <= 3 and 0 <= row["suppressed"] <= 1
 
 
+def test_the_policy_for_states_holds_where_the_others_leak(plan: Any) -> None:
+    small = TextBudget(asks=6, answers=6, steps=1)
+    outside, inside = (rows(plan(f"forget-authors{name}", "extraction", budget=small)) for name in ("", "-inside"))
+    assert outside["extraction"]["asr"] >= 0.3 and outside["unattacked"]["asr"] == 0
+    assert inside["extraction"]["asr"] == inside["unattacked"]["asr"] == 0 and inside["extraction"]["bare"] >= 0.5
+
+
 def test_unlearned_weights_are_held_against_the_model_before(plan: Any, pairs: Any) -> None:
     made = plan(None, "sleek", before=pairs[0])
     made.pair = pairs[1]  # the most that unlearning could do
