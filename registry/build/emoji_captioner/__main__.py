@@ -1,5 +1,5 @@
 """python -m conceptguard_registry.build.emoji_captioner: draw the sheet, train emoji-captioner, measure it, write its
-card. An H200 takes four minutes, a core of a CPU about half an hour."""
+card."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REGISTRY / "models" / "emoji-captioner")
     parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
     parser.add_argument("--sheet", type=Path, help="folder with the sheet; default: --out, drawn where it is not there")
-    parser.add_argument("--minutes", type=float, default=train.Recipe.minutes, help="of training, by the clock")
+    parser.add_argument("--minutes", type=float, default=train.Recipe.minutes, help="of CPU time")
+    parser.add_argument("--clock", type=float, default=train.Recipe.clock, help="minutes by the clock, at most")
     parser.add_argument("--batch", type=int, default=train.Recipe.batch)
-    parser.add_argument("--lr", type=float, default=train.Recipe.lr)
     parser.add_argument("--measure", action="store_true", help="only measure what is there, and write its card")
     args = parser.parse_args()
     folder = args.sheet or args.out
     if not (folder / "examples.yaml").exists():
         sheet.draw(folder, args.cache)
     if not args.measure:
-        train.train(load_words(), folder, train.Recipe(args.minutes, args.batch, args.lr), args.out)
+        recipe = train.Recipe(args.minutes, args.clock, args.batch)
+        train.train(load_words(), folder, recipe, args.out, REGISTRY / "models" / "emoji-encoder")
     if args.sheet is None:
         from . import measure
 

@@ -1,4 +1,7 @@
-"""What is said of a picture, and asked about it: prompts and answers for each object in each style."""
+"""What is said of a picture, and asked about it, several at once: each sees the picture and itself, and no other.
+
+A picture costs twice what a question about it does, so that one picture is asked about several times in one sequence.
+"""
 
 from __future__ import annotations
 
@@ -14,48 +17,55 @@ from conceptguard.measuring.captioner.words import Lesson, Words
 
 from .model import IMAGE, SEEN
 
-# How often each thing is asked.
-SHARES = {"caption": 0.34, "name": 0.16, "named_kind": 0.1, "kind": 0.06, "style": 0.08, "fact": 0.14, "is": 0.12}
-DRAWS = 192  # texts of each pair of an object and a style
+# What is asked of every picture, one of each group, and how often without it.
+GROUPS = (("caption",), ("name", "named_kind", "named_kind"), ("fact", "fact", "is", "kind", "style"))
+TOLD = 0.5
 
 
-class Table(NamedTuple):
-    """ids [texts, tokens], padded on the right, and labels, -100 where nothing is learnt; rows [pairs, draws]: texts of
-    each pair of an object and a style, object by object; told: the texts that go without a picture."""
+class Batch(NamedTuple):
+    """ids, places, labels: [rows, tokens], labels -100 where nothing is learnt; mask: [rows, 1, tokens, tokens], what
+    is added to attention."""
 
     ids: Tensor
+    places: Tensor
     labels: Tensor
-    rows: Tensor
-    told: Tensor
+    mask: Tensor
 
 
-def texts(words: Words, rng: np.random.Generator) -> tuple[list[list[Lesson]], list[Lesson]]:
-    """Lessons of each pair, and those without a picture. Wordings that judge are not among them."""
-    kinds, shares = list(SHARES), np.array(list(SHARES.values()))
-    pairs = []
-    for name in words.things:
-        for style in words.styles:
-            asked = rng.choice(len(kinds), DRAWS, p=shares / shares.sum())
-            pairs.append([words.lesson(kinds[kind], name, style, rng) for kind in asked])
-    return pairs, [one for name in words.things for one in words.told(name)]
+def lessons_of(words: Words, name: str, style: str, rng: np.random.Generator) -> list[Lesson]:
+    """Of one picture, and sometimes one that goes without. Wordings that judge are not among them."""
+    found = [words.lesson(group[int(rng.integers(len(group)))], name, style, rng) for group in GROUPS]
+    if rng.random() < TOLD:
+        every = list(words.things)
+        told = words.told(every[int(rng.integers(len(every)))])
+        found.append(told[int(rng.integers(len(told)))])
+    return found
 
 
-def table(words: Words, tokenizer: PreTrainedTokenizerFast, seed: int) -> Table:
-    """All of it as ids, pictures' places included."""
-    pairs, told = texts(words, np.random.default_rng(seed))
-    every = {one: i for i, one in enumerate(dict.fromkeys([*(one for own in pairs for one in own), *told]))}
-    ids, labels = _encoded(tokenizer, list(every))
-    rows = torch.tensor([[every[one] for one in own] for own in pairs])
-    return Table(ids, labels, rows, torch.tensor([every[one] for one in told]))
-
-
-def _encoded(tokenizer: PreTrainedTokenizerFast, lessons: Sequence[Lesson]) -> tuple[Tensor, Tensor]:
-    heads = tokenizer([one.prompt.replace(IMAGE, IMAGE * SEEN) for one in lessons]).input_ids
-    tails = tokenizer([f" {one.answer}" for one in lessons], add_special_tokens=False).input_ids
-    whole = [[*head, *tail, tokenizer.eos_token_id] for head, tail in zip(heads, tails, strict=True)]
-    ids = torch.full((len(whole), max(map(len, whole))), tokenizer.pad_token_id)
-    labels = torch.full_like(ids, -100)
-    for i, (head, row) in enumerate(zip(heads, whole, strict=True)):
-        ids[i, : len(row)] = torch.tensor(row)
-        labels[i, len(head) : len(row)] = ids[i, len(head) : len(row)]
-    return ids, labels
+def batch_of(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Sequence[Lesson]]) -> Batch:
+    """Lessons of each picture in one row."""
+    bos, image = tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids(IMAGE)
+    texts = [text for row in rows for one in row for text in (one.prompt.removeprefix(IMAGE), f" {one.answer}")]
+    pieces = iter(tokenizer(texts, add_special_tokens=False).input_ids)
+    begin = 1 + SEEN
+    made = []
+    for row in rows:
+        ids, places, labels, parts = [bos] + [image] * SEEN, list(range(begin)), [-100] * begin, [0] + [1] * SEEN
+        for number, one in enumerate(row, 2):
+            head, tail = next(pieces), [*next(pieces), tokenizer.eos_token_id]
+            seen = one.prompt.startswith(IMAGE)
+            first = begin if seen else 1
+            ids += [*head, *tail]
+            places += range(first, first + len(head) + len(tail))
+            labels += [-100] * len(head) + tail
+            parts += [number if seen else -number] * (len(head) + len(tail))
+        made.append((ids, places, labels, parts))
+    width = max(len(ids) for ids, *_ in made)
+    fills = (tokenizer.pad_token_id, 0, -100, 99)
+    ids, places, labels, parts = (
+        torch.tensor([row[k] + [fill] * (width - len(row[k])) for row in made]) for k, fill in enumerate(fills)
+    )
+    own = parts[:, :, None] == parts[:, None, :]
+    prefix = (parts[:, None, :] == 0) | ((parts[:, None, :] == 1) & (parts[:, :, None] > 0))
+    allowed = (own | prefix) & torch.ones(width, width, dtype=torch.bool).tril()
+    return Batch(ids, places, labels, torch.where(allowed, 0.0, -1e9)[:, None])

@@ -1,4 +1,4 @@
-"""A LLaVA, only narrow: CLIP's picture tower for 48 px in patches of 8, and a Llama of as many layers."""
+"""A LLaVA, only narrow: emoji-encoder's picture tower, for 48 px in patches of 8, and a Llama of three layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPImageProcessor,
-    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -20,8 +20,9 @@ from transformers import (
 
 from ..emoji_encoder.model import MEAN, SPREAD
 
-SIZE, PATCH, WIDTH, DEPTH, INNER = 48, 8, 128, 4, 320
-SEEN = (SIZE // PATCH) ** 2  # tokens of a picture
+SIZE, PATCH, WIDTH, DEPTH, INNER = 48, 8, 128, 3, 320
+SEEN = (SIZE // PATCH) ** 2 + 1  # tokens of a picture, the tower's own first one included
+WHOLE = "full"  # which of them the text model reads: in the first one the encoder has gathered what it sees
 VOCABULARY, WINDOW = 640, 96
 PAD, BOS, EOS, IMAGE = "<pad>", "<s>", "</s>", "<image>"
 
@@ -53,24 +54,25 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
         size=side, crop_size=side, do_center_crop=False, image_mean=MEAN, image_std=SPREAD, resample=2
     )
     return LlavaProcessor(
-        pictures, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", image_token=IMAGE,
+        pictures, tokenizer, patch_size=PATCH, vision_feature_select_strategy=WHOLE, image_token=IMAGE,
         num_additional_image_tokens=1,
     )  # fmt: skip
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """1.5 M parameters with random weights."""
+def make_model(tokenizer: PreTrainedTokenizerFast, encoder: Path) -> LlavaForConditionalGeneration:
+    """1.3 M parameters: the picture tower of an encoder's folder, and a text model with random weights."""
+    tower = CLIPVisionModel.from_pretrained(encoder, dtype=torch.float32)
     common = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": DEPTH, "num_attention_heads": 4}
-    vision = CLIPVisionConfig(**common, image_size=SIZE, patch_size=PATCH, projection_dim=WIDTH)
     ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     text = LlamaConfig(
         **common, **ends, vocab_size=len(tokenizer), max_position_embeddings=WINDOW, tie_word_embeddings=True
     )
     model = LlavaForConditionalGeneration(LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=SEEN, vision_feature_layer=-1, vision_feature_select_strategy="default",
+        vision_config=tower.config, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=SEEN, vision_feature_layer=-1, vision_feature_select_strategy=WHOLE,
         tie_word_embeddings=True,
     ))  # fmt: skip
+    model.model.vision_tower.load_state_dict(tower.state_dict())
     for name, value in ends.items():
         setattr(model.generation_config, name, value)
     return model

@@ -18,19 +18,21 @@ from conceptguard.files.yaml import read_yaml
 from conceptguard.measuring.captioner.words import Words
 
 from ..emoji_encoder.model import MEAN, SPREAD
-from . import lessons
+from ..emoji_sd.optimise import Optimiser
+from .lessons import batch_of, lessons_of
 from .model import export, learn_tokenizer, make_model, make_processor
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """minutes: by the clock, after which the last step is made, whatever had been planned"""
+    """minutes: of CPU time, after which the last step is made, and clock, the same by the clock"""
 
-    minutes: float = 30.0
+    minutes: float = 12.0
+    clock: float = 600.0
     batch: int = 96
-    lr: float = 1.5e-3
-    warmup: int = 200
-    told: float = 0.12  # share of texts without a picture
+    lr: float = 0.02  # of Muon
+    adam_lr: float = 2e-3
+    tower: float = 0.4  # the rates of the picture tower, which can see already, as a share of these
     seed: int = 24_240
 
 
@@ -67,43 +69,46 @@ def views(pictures: Tensor, random: torch.Generator) -> Tensor:
     return (shown - mean) / spread
 
 
-def train(words: Words, folder: Path, recipe: Recipe, out: Path) -> None:
-    """Train on the sheet in ``folder``, and write the model's folder; its device is the fastest there is."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def train(words: Words, folder: Path, recipe: Recipe, out: Path, encoder: Path) -> None:
+    """Train on the sheet in ``folder``, and write the model's folder. encoder: whose picture tower it begins with"""
+    begun, clock = time.process_time(), time.perf_counter()
     torch.manual_seed(recipe.seed)
-    random = torch.Generator(device).manual_seed(recipe.seed)
-    pairs, told = lessons.texts(words, np.random.default_rng(recipe.seed))
-    corpus = [f"{one.prompt} {one.answer}" for own in [*pairs, told] for one in own]
-    tokenizer = learn_tokenizer(corpus)
-    table = lessons.table(words, tokenizer, recipe.seed)
-    ids, labels, rows, alone = (one.to(device) for one in table)
-    pictures, seen = (one.to(device) for one in tiles(folder))
-    model = make_model(tokenizer).to(device).train()
-    optimiser = torch.optim.AdamW(model.parameters(), recipe.lr, (0.9, 0.98), weight_decay=0.02, fused=True)
-    without = round(recipe.batch * recipe.told)
-    begun, seconds, step = time.perf_counter(), recipe.minutes * 60, 0
-    bar = tqdm(total=round(seconds), desc="emoji-captioner", unit="s", mininterval=5)
-
-    def pick(n: int, of: int) -> Tensor:
-        return torch.randint(of, (n,), generator=random, device=device)
-
-    while (spent := time.perf_counter() - begun) < seconds:
-        rate = min(1.0, (step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * spent / seconds))
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * rate
-        pair = seen[pick(recipe.batch - without, len(seen))]
-        chosen = torch.cat([rows[pair, pick(len(pair), rows.shape[1])], alone[pick(without, len(alone))]])
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(input_ids=ids[chosen], pixel_values=views(pictures[pair], random)).logits
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[chosen][:, 1:].flatten())
-        optimiser.zero_grad()
+    rng, random = np.random.default_rng(recipe.seed), torch.Generator().manual_seed(recipe.seed)
+    styles = words.styles
+    pairs = [(name, style) for name in words.things for style in styles]
+    corpus = [lesson for pair in pairs for _ in range(8) for lesson in lessons_of(words, *pair, rng)]
+    corpus += [lesson for name in words.things for lesson in words.told(name)]
+    tokenizer = learn_tokenizer(f"{one.prompt} {one.answer}" for one in corpus)
+    pictures, seen = tiles(folder)
+    model = make_model(tokenizer, encoder).train()
+    tower = list(model.model.vision_tower.parameters())
+    known = {id(one) for one in tower}
+    optims = [
+        (1.0, Optimiser([one for one in model.parameters() if id(one) not in known], recipe.lr, recipe.adam_lr)),
+        (recipe.tower, Optimiser(tower, recipe.lr, recipe.adam_lr)),
+    ]
+    bar, step, done = tqdm(total=1000, desc="emoji-captioner", mininterval=5), 0, 0.0
+    while done < 1.0:
+        chosen = seen[torch.randint(len(seen), (recipe.batch,), generator=random)]
+        given = batch_of(tokenizer, [lessons_of(words, *pairs[i], rng) for i in chosen.tolist()])
+        with torch.autocast("cpu", torch.bfloat16):
+            states = model.model(
+                input_ids=given.ids, pixel_values=views(pictures[chosen], random), attention_mask=given.mask,
+                position_ids=given.places, use_cache=False,
+            ).last_hidden_state  # fmt: skip
+            said = given.labels[:, 1:]
+            logits = model.lm_head(states[:, :-1][said != -100])
+        loss = F.cross_entropy(logits.float(), said[said != -100])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        rate = min(1.0, (step + 1) / 20) * min(1.0, 1.1 * (1 - done) + 0.01)
+        for share, optim in optims:
+            optim.step(rate * share)
+            optim.zero_grad()
         step += 1
-        if step % 50 == 0:
-            bar.n = round(spent)
-            bar.set_postfix(step=step, loss=f"{loss.item():.3f}")
+        spent, by_clock = time.process_time() - begun, time.perf_counter() - clock
+        done = max(spent / (60 * recipe.minutes), by_clock / (60 * recipe.clock))
+        bar.n = round(1000 * done)
+        bar.set_postfix(step=step, loss=f"{loss.item():.3f}", cpu=f"{spent:.0f} s")
     bar.close()
-    print(f"{step} steps of {recipe.batch}, loss {loss.item():.4f}", flush=True)
+    print(f"{step} steps of {recipe.batch}, {spent / 60:.1f} minutes of CPU time, loss {loss.item():.4f}", flush=True)
     export(model.eval(), make_processor(tokenizer), out)
