@@ -65,7 +65,8 @@ def eval_(
     makers: str | None = typer.Option(
         None,
         metavar="WHICH",
-        help="Methods with artifacts: closed takes those that are solved, all takes whatever made them.",
+        help="Methods with artifacts: closed takes those that are solved, trained those whose layers are trained, all "
+        "takes whatever made them.",
     ),
     concepts: str | None = typer.Option(
         None,
@@ -150,6 +151,7 @@ def eval_(
     conceptguard eval --method spm --concepts pistol,bomb --seeds 3
     conceptguard eval --method spm --together 10
     conceptguard eval --makers closed --full
+    conceptguard eval --makers trained --artifacts my-registry --unnamed
     conceptguard eval --method rece --method uce --unnamed --gate always
     conceptguard eval --model out/emoji-sd --suite emoji-sd --artifacts out/registry --method uce
     conceptguard eval --method safree --set schedule=false

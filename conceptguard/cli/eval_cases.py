@@ -15,24 +15,32 @@ if TYPE_CHECKING:
     from ..registry import Registry
 
 
-CLOSED = ("uce", "rece", "trce", "nullspace", "few_shot", "advunlearn")
+MAKERS = {
+    "closed": ("uce", "rece", "trce", "nullspace", "few_shot", "advunlearn"),
+    "trained": ("spm", "esd", "all_but_one", "ant", "doco", "realera", "salun", "co_erasing", "sfd"),
+}
 SOME = 5  # concepts of the suite that are judged where nobody says which
 
 
 def makers_of(suite: Suite, which: str, registry: Registry | None = None) -> list[str]:
     """The methods with artifacts for a suite's model: ``closed`` takes those that are solved, or that change a text
-    encoder, ``all`` every one that erases. What has none is named on standard error. Raises PolicyError, RegistryError.
+    encoder, ``trained`` those whose layers are trained, ``all`` every one that erases. What has none is named on
+    standard error. Raises PolicyError, RegistryError.
     """
     from .. import plugins
     from ..errors import PolicyError, RegistryError
     from ..measuring.cases import available
+    from ..registry import default_registry
 
-    if which not in ("closed", "all"):
-        raise PolicyError(f"--makers {which}: give closed or all")
+    if which not in (*MAKERS, "all"):
+        raise PolicyError(f"--makers {which}: give {', '.join(MAKERS)} or all")
     known = plugins.methods()
-    names = [name for name in (CLOSED if which == "closed" else known) if name in known]
-    made = [name for name in names if known[name].needs == "artifact" and available(suite, name, registry=registry)]
-    lacking = [name for name in names if name not in made and which == "closed"]
+    names = [name for name in MAKERS.get(which, known) if name in known]
+    there = {entry.method for entry in (registry or default_registry()).entries() if entry.base == suite.base}
+    # What needs none and has some all the same, as ant, is judged by them where somebody asks for what was trained.
+    needy = {name for name in names if known[name].needs == "artifact" or (which == "trained" and name in there)}
+    made = [name for name in names if name in needy and available(suite, name, registry=registry)]
+    lacking = [name for name in names if name not in made and which in MAKERS]
     if lacking:
         print(f"conceptguard: left out, for lack of artifacts: {', '.join(lacking)}", file=sys.stderr)
     if not made:

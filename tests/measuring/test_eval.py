@@ -13,7 +13,7 @@ from PIL import Image
 from conceptguard import plugins
 from conceptguard.cli import run
 from conceptguard.cli.eval import _announced
-from conceptguard.cli.eval_cases import CLOSED, makers_of, of_methods
+from conceptguard.cli.eval_cases import MAKERS, makers_of, of_methods
 from conceptguard.errors import PolicyError, RegistryError
 from conceptguard.measuring import cases, evaluate, judges, suite
 from conceptguard.measuring.judges import Judges
@@ -236,7 +236,10 @@ def test_closed_makers_are_those_with_artifacts(capsys: pytest.CaptureFixture[st
     found = makers_of(suite, "closed")
     assert "uce" in found and not {"spm", "safree"} & set(found)
     told = capsys.readouterr().err
-    assert all(name in found or name in told for name in CLOSED if name in plugins.methods())
+    assert all(name in found or name in told for name in MAKERS["closed"] if name in plugins.methods())
     assert {"spm", "uce"} <= set(makers_of(suite, "all"))
-    with pytest.raises(PolicyError, match="closed or all"):
+    trained = makers_of(suite, "trained")
+    told = capsys.readouterr().err
+    assert "spm" in trained and "uce" not in trained and "ant" in told, "which acts without having been trained"
+    with pytest.raises(PolicyError, match="closed, trained or all"):
         makers_of(suite, "open")
