@@ -47,6 +47,7 @@ from tools.figure_tables import (
     requests_table,
     shown_table,
     spellings_table,
+    training_table,
     unlearned_table,
 )
 from tools.promise_tables import promise_tables
@@ -159,6 +160,10 @@ FIGURES = {
             "conceptguard bench make --method rece --concepts 1,10 --threads 1 --clock cpu",
         ),
         making_table, "a quarter of an hour",
+    ),
+    "training": Figure(
+        ("conceptguard bench train", "conceptguard bench train --size sd15 --side 16 --dtype bf16 --steps 2"),
+        training_table, "half an hour",
     ),
     "attaching": Figure(
         ("conceptguard bench attach --n 1000 --peer $FORMER_PYTHON --repeats 2 --clock cpu",), attaching_table,

@@ -11,6 +11,7 @@ import typer
 
 from .bench_check import check
 from .bench_speech import speech
+from .bench_train import train
 from .complete import methods
 from .options import DEVICE, JSON, SETTINGS, Usage, settings_of, split
 
@@ -51,6 +52,7 @@ def register(app: typer.Typer) -> None:
     group.command("logits")(logits)
     group.command("speech")(speech)
     group.command("make")(make)
+    group.command("train")(train)
     group.command("attach")(attach)
     group.command("comfyui")(comfyui)
     app.add_typer(group, name="bench")

@@ -22,7 +22,7 @@ REGISTRY = Path(__file__).resolve().parents[2]
 
 def run_captions(args: argparse.Namespace) -> None:
     pipe = emoji_sd.load(args.teacher)
-    prompts.token_ids(pipe.tokenizer, args.captions, 0, args.work)
+    prompts.token_ids(pipe.tokenizer, args.captions, args.work, args.objects, args.styles)
 
 
 def run_distil(args: argparse.Namespace) -> None:
@@ -34,7 +34,8 @@ def run_distil(args: argparse.Namespace) -> None:
     pipe = emoji_sd.load(args.teacher).to(device)
     if device.type == "cpu":
         pipe.unet.set_attn_processor(AttnProcessor())  # see emoji-sd's own training
-    context = prompts.read(pipe.text_encoder, prompts.token_ids(pipe.tokenizer, args.captions, 0, args.work))
+    ids = prompts.token_ids(pipe.tokenizer, args.captions, args.work, args.objects, args.styles)
+    context = prompts.read(pipe.text_encoder, ids)
     empty = prompts.read(pipe.text_encoder, prompts.encode(pipe.tokenizer, [""]))[0]
     recipe = distil.Recipe(minutes=args.minutes, batch=args.batch, rank=args.rank)
     matched, found = distil.Distilling(pipe.unet, context, empty, recipe).run()
@@ -51,6 +52,10 @@ def run_measure(args: argparse.Namespace) -> None:
     measure.measure(args.out, args.rounds, args.sheet)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_sd_one_step", description=__doc__)
@@ -59,6 +64,8 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, default=REGISTRY / "models" / "emoji-sd", help="emoji-sd's folder")
     parser.add_argument("--work", type=Path, default=Path("out/emoji-sd-one-step"), help="folder for what stages leave")
     parser.add_argument("--captions", type=int, default=24_000, help="how many captions it is taught with")
+    parser.add_argument("--objects", type=_names, default=(), metavar="A,B", help="these alone; default: all")
+    parser.add_argument("--styles", type=_names, default=(), metavar="A,B", help="in these styles alone; default: all")
     parser.add_argument("--minutes", type=float, default=distil.Recipe.minutes, help="of distilling, by the clock")
     parser.add_argument("--batch", type=int, default=distil.Recipe.batch)
     parser.add_argument("--rank", type=int, default=distil.Recipe.rank, help="of the change that is kept")
