@@ -1,4 +1,4 @@
-"""emoji-flow in ComfyUI beside the same folder in diffusers, before it was taught anything."""
+"""emoji-flow in ComfyUI beside the same folder in diffusers: the same model, and guards erase in both."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import encode
+from sampling import encode, sample
 from test_comfyui_twins import flux_prediction
 
 import conceptguard
 from conceptguard.errors import SessionError
+from conceptguard.measuring.judges import load_judge
 
 DOG = "a dog, noto style"
-GUARD = {"method": "sld", "concept": {"name": "dog", "prompts": ["dog"]}}
+PISTOL = "a pistol, noto style"
 
 
 @pytest.fixture(scope="module")
-def both(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
-    from untaught_flow import exported
-
+def both(comfy: None) -> Iterator[list[Any]]:
     from conceptguard.hosts.comfyui.load import load_parts
 
-    folder = exported(tmp_path_factory.mktemp("flow"))
-    found = [conceptguard.load_model(str(folder)), load_parts(str(folder))]
+    found = [conceptguard.load_model("emoji-flow"), load_parts("emoji-flow")]
     yield found
     found.clear()  # while there is still a ComfyUI for its last words
     gc.collect()
@@ -50,19 +48,37 @@ def test_the_same_text_prediction_and_picture(both: Any) -> None:
     assert parts.model.model.model_sampling.shift == pipe.scheduler.config.shift
 
 
-@torch.inference_mode()
-def test_a_guard_acts(both: Any) -> None:
-    from sampling import sample
+GUARDS = {
+    "uce": {"method": "uce", "artifact": "emoji-flow/uce/pistol"},
+    "sld": {"method": "sld", "concept": {"name": "pistol", "prompts": ["pistol", "gun"]}, "level": "max"},
+}
 
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", GUARDS)
+def test_guards_erase_here_as_in_diffusers(both: Any, bare: list[str], name: str) -> None:
+    """Of four pictures of pistols none is left, and a dog is the same to the last bit."""
     _, parts = both
-    latent = torch.zeros(1, 16, 16, 16)
-    text = encode(parts.clip, DOG), encode(parts.clip, "")
-    bare = sample(parts.model, *text, latent=latent)
-    with conceptguard.attach((parts.model, parts.clip), {"guards": [GUARD]}) as session:
-        session.host.candidates = lambda: [DOG, ""]
-        guarded = sample(session.host.guarded(), *text, latent=latent)
-        assert "open 1.00" in str(session.receipt)
-    assert (guarded - bare).abs().max() > 1e-3
+    assert bare.count("pistol") >= 3
+    with conceptguard.attach((parts.model, parts.clip), {"guards": [GUARDS[name]]}) as session:
+        session.host.candidates = lambda: [PISTOL, DOG, ""]
+        assert "pistol" not in drawn(session.host.guarded(), parts, PISTOL)[0]
+        assert torch.equal(drawn(session.host.guarded(), parts, DOG)[1], drawn(parts.model, parts, DOG)[1])
+
+
+@pytest.fixture(scope="module")
+def bare(both: Any) -> list[str]:
+    return drawn(both[1].model, both[1], PISTOL)[0]
+
+
+@torch.inference_mode()
+def drawn(model: Any, parts: Any, text: str) -> tuple[list[str], torch.Tensor]:
+    """What the judge sees in four pictures, and their latents."""
+    judge = load_judge("emoji-sd")
+    latents = sample(
+        model, encode(parts.clip, text), encode(parts.clip, ""), latent=torch.zeros(4, 16, 16, 16), steps=15
+    )
+    return judge.judge(parts.vae.decode(latents).permute(0, 3, 1, 2)).objects, latents
 
 
 def test_what_is_no_such_model_is_refused(comfy: None, tmp_path: Any) -> None:
