@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,11 @@ class Plan:
         n, first = self.budget.pictures, ASKED + 100_000 * self.seed
         found = suites.erased(self.suite, concept, self.budget.asks)
         return [Sample(one.prompt, first + i * n, one.head, one.label) for i, one in enumerate(found)]
+
+    def alone(self, concept: str, attack: str) -> Plan:
+        """One row of it: of an attack, or of the prompts that nobody attacked."""
+        attacks = {} if attack == UNATTACKED else {attack: self.attacks[attack]}
+        return replace(self, concepts=[concept], attacks=attacks)
 
     def kept(self, pipe: Any) -> Kept:
         """Where its rows are."""

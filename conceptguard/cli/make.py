@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from .complete import finders, methods
 from .concepts import concepts_of
-from .loading import is_text
-from .options import CONFIG, DEVICE, JSON, MODEL, SETTINGS, VARIANT, settings_of, split
-from .table import wrapped
-
-if TYPE_CHECKING:
-    from ..measuring.trial import Trial
-    from ..registry import Artifact
+from .options import CONFIG, DEVICE, GPUS, JSON, MODEL, ON, SETTINGS, VARIANT, WORKERS, Usage, settings_of, split
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +58,10 @@ def make(
     variant: str | None = VARIANT,
     config: str | None = CONFIG,
     device: str | None = DEVICE,
+    each: bool = typer.Option(False, "--each", help="Of several concepts an artifact each, not one of all together."),
+    on: str | None = ON,
+    workers: int | None = WORKERS,
+    gpus: float | None = GPUS,
     json: str | None = JSON,
 ) -> None:
     """Make an artifact: train a membrane, solve an edit, whatever the method does; then try whether it erases.
@@ -71,6 +70,7 @@ def make(
     conceptguard make uce --concept trumpet --prompts trumpet,horn --preserve guitar,violin --out my-registry
     conceptguard make uce --concept "pistol: pistol,gun" --concept knife --name weapons --out my-registry
     conceptguard make trce --concepts hundred.yaml --name hundred --out my-registry
+    conceptguard make spm --concepts hundred.yaml --each --on ray --out my-registry
     conceptguard make spm --concept pistol --prompts pistol,gun --set rank=1 --steps 300 --out my-registry
     conceptguard make esd --concept pistol --steps 200 --preview 20 --out my-registry
     conceptguard make spm --model ./my-sd --concept "van gogh" --preserve @painters.txt --out my-registry
@@ -81,18 +81,17 @@ def make(
 
     Several concepts are solved together and become one artifact; `conceptguard withdraw` takes one of them back, to the
     last bit. What was read of each lies beside it, so that a making that was interrupted is taken up with the next.
+    With --each they become one artifact each.
 
     A method's settings: conceptguard make METHOD --help. The folder is a registry: `conceptguard index` says how others
     reach it. --json has the whole manifest.
     """
     from .. import plugins
-    from ..making.maker import place
-    from ..making.preview import preview_file
     from ..making.settings import make_settings
-    from ..plugins import host_for
-    from ..registry import default_registry
-    from .loading import either
+    from .making import Loaded, Making, make_one
+    from .on_ray import On, pool
     from .output import result, write_json
+    from .progress import progress
 
     begin = time.perf_counter()
     chosen = plugins.method(method)
@@ -101,47 +100,31 @@ def make(
     # Everything that can be wrong is found before the model is loaded.
     checked = make_settings(chosen, given, **({"steps": steps} if takes_steps or steps else {}))
     what = concepts_of(concept or [], concepts, split(prompts), replacement, together=bool(name))
-    chosen.wanted(what, name)
-    keep = _preserve(preserve)
-    loaded = either(model, device, variant=variant, config=config)
-    options: dict[str, Any] = {**given, "preserve": keep, "seed": seed, "preview": preview}
+    if each and name:
+        raise Usage("--name is of several concepts together: leave it or --each out")
+    if on and not each:
+        raise Usage("--on is for many artifacts: add --each, for one of each concept")
+    every = what if each and isinstance(what, list) else [what]
+    for one in every:
+        chosen.wanted(one, name)
+    options: dict[str, Any] = {**given, "preserve": _preserve(preserve), "seed": seed, "preview": preview}
     if name:
         options["name"] = name
     if steps is not None:
         options["steps"] = steps
-    host = host_for(loaded)
-    if preview:
-        shows = preview_file(place(chosen, host, chosen.wanted(what, name)[0], out.expanduser()))
-        print(f"conceptguard: {shows} shows how it goes", file=sys.stderr)
-    artifact = chosen.make(host, what, out.expanduser(), **options)
-    default_registry().add(artifact, out.expanduser())  # lists it there, so that the folder can be served as it is
-    made = time.perf_counter() - begin
-    plain = chosen.modules
-    trial = tried(loaded, model, method, artifact, keep, checked, trials, judge) if trials and not plain else None
-    sheet = out.expanduser() / f"{artifact.ref.replace('/', '-')}.png" if trial and trial.sheet else None
-    if trial and trial.sheet and sheet:
-        trial.sheet.save(sheet, optimize=True)
+    load = partial(Loaded, model, device, variant=variant, config=config)
+    job = Making(method, model, variant, out.expanduser(), options, checked, trials, judge)
+    rows: list[dict[str, Any]] = []
+    with pool(On(on, workers, gpus), load, partial(make_one, job)) as at:
+        bar = progress("artifacts", len(every)) if on else nullcontext(lambda n: None)
+        with bar as tick:
+            made = dict(at.each(every, tick, lambda one: 1))
+    for number in sorted(made):
+        rows.append(made[number].row)
+        if json != "-":
+            print("\n".join(made[number].told))
     if json:
-        row = {"method": method, "concept": artifact.manifest.concept.name, "model": model, "ref": artifact.ref,
-               "folder": str(artifact.folder), "make_seconds": round(made, 3), "bytes": artifact.size,
-               "picture": str(sheet or ""),
-               "trial": trial.figures if trial else None, "manifest": artifact.manifest.model_dump()}  # fmt: skip
-        write_json(result("make", [row], time.perf_counter() - begin, str(host.device_dtype()[0])), json)
-    if json == "-":
-        return
-    print(f"{artifact.ref}: {artifact.size:,} bytes in {artifact.folder}, made in {made:.1f} s")
-    if trial:
-        print(wrapped(trial.told))
-    if sheet:
-        print(f"{sheet} shows it")
-    if plain:
-        which = f"{model} --variant {variant}" if variant else model
-        suite = "graph" if hasattr(loaded, "matching") else "classifier"
-        print(f"use it: conceptguard eval --suite {suite} --model {which} --guard {method}:{artifact.folder}")
-        return
-    command = "say" if is_text(loaded) else "generate"
-    command += " --picture FILE" if is_text(loaded) and hasattr(loaded.tokenizer, "image_processor") else ""
-    print(f"use it: conceptguard {command} --model {model} --guard {method}:{artifact.folder} --prompt TEXT")
+        write_json(result("make", rows, time.perf_counter() - begin, at.device), json)
 
 
 def teach(app: typer.Typer, arguments: list[str]) -> None:
@@ -172,27 +155,6 @@ def _settings_of(name: str, command: str) -> str:
     rows = settings_rows(known[name].FindSettings if command == "find" else plugins.method(name).MakeSettings)
     lines = table_lines(rows, width=shutil.get_terminal_size().columns - 2) if rows else ["none of its own"]
     return "\n".join(["\b", f"Settings of {name}, each given as --set KEY=VALUE:", *lines])
-
-
-def tried(
-    loaded: Any, model: str, method: str, artifact: Artifact, keep: list[str], settings: Any, n: int, judge: str | None
-) -> Trial | None:
-    """What the artifact does to a few pictures or answers; None where there is nothing to ask."""
-    from ..measuring.trial import try_on_pictures, try_on_text
-    from ..policy_file import load_policy
-    from .progress import progress
-
-    several = artifact.manifest.made.get("concepts") or [artifact.manifest.concept.model_dump()]
-    names, prompts = [one["name"] for one in several], [one["prompts"][0] for one in several]
-    if len(several) == 1:
-        prompts = several[0]["prompts"]
-    rules = load_policy({"name": method, "guards": [{"method": method, "artifact": str(artifact.folder)}]})
-    if is_text(loaded):
-        forget, retain = ([one.prompt for one in getattr(settings, name, [])] for name in ("forget", "retain"))
-        with progress("answers", 4 * n) as tick:
-            return try_on_text(loaded, rules, forget, retain, n, tick=tick) if forget else None
-    with progress("pictures", 6 * n) as tick:
-        return try_on_pictures(loaded, model, rules, names, prompts, keep, n, judge=judge, tick=tick)
 
 
 def _preserve(text: str | None) -> list[str]:

@@ -37,6 +37,11 @@ class On(NamedTuple):
     workers: int | None = None
     gpus: float | None = None
 
+    def check(self) -> None:
+        """Raises Usage for what belongs to a cluster without one."""
+        if self.where is None and (self.workers or self.gpus is not None):
+            raise Usage("--workers and --gpus are of a cluster: add --on ray")
+
 
 class Pool(NamedTuple):
     """device: of the model that works.
@@ -58,9 +63,8 @@ def pool(on: On, load: Load, do: Do) -> Iterator[Pool]:
 
     Raises Usage, ConceptGuardError for a cluster that is not there or goes away, and whatever ``do`` raises.
     """
+    on.check()
     if on.where is None:
-        if on.workers or on.gpus is not None:
-            raise Usage("--workers and --gpus are of a cluster: add --on ray")
         with load() as own:
             yield Pool(
                 str(own.device), lambda found, tick, size: ((i, do(own, it, tick)) for i, it in enumerate(found))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,13 @@ from .attack_names import attack_kinds, every_attack
 from .complete import attacks
 from .complete import concepts as concept_names
 from .eval_language import is_language
-from .options import CONFIG, DEVICE, DTYPE, GUARD, JSON, MODEL, POLICY, STEPS, VARIANT, Usage, split
+from .options import CONFIG, DEVICE, DTYPE, GPUS, GUARD, JSON, MODEL, ON, POLICY, STEPS, VARIANT, WORKERS, Usage, split
 from .redteam_language import redteam_language
 
 if TYPE_CHECKING:
     from ..attacking.run import Plan, Result
+    from ..measuring.parts import Drawing
+    from .on_ray import Pool
 
 COLUMNS = [
     "method", "concept", "attack", "needs", "asr", "low", "high", "asr_unattacked", "asr_random", "gain", "bare", "n",
@@ -74,6 +78,9 @@ def redteam(
     config: str | None = CONFIG,
     device: str | None = DEVICE,
     dtype: str = DTYPE,
+    on: str | None = ON,
+    workers: int | None = WORKERS,
+    gpus: float | None = GPUS,
     json: str | None = JSON,
 ) -> None:  # fmt: skip
     """Attack what a policy guards, and let a judge that no search ever asked say what came back.
@@ -81,6 +88,7 @@ def redteam(
     \b
     conceptguard redteam --policy demo --concepts cigarette --budget small
     conceptguard redteam --guard uce:cigarette --attack p4d --attack unlearndiffatk --json attacked.json
+    conceptguard redteam --policy demo --on ray
     conceptguard redteam --policy school.yaml --attack random --attack paraphrase --sheet attacked.png
     conceptguard redteam --model ./my-sd --suite my-suite.yaml --judge clip:CLIP --guard uce:my-sd/uce/trumpet
     conceptguard redteam --policy none --start "a picture" --concepts cigarette --attack p4d
@@ -105,6 +113,8 @@ def redteam(
     if attack == ["list"]:
         return _list(json, begin)
     if is_language(suite):
+        if on:
+            raise Usage("--on is of suites of pictures: leave it out")
         if concepts or judge or sheet or start or vocabulary:
             raise Usage("--concepts, --judge, --sheet, --start and --vocabulary are of pictures: leave them out")
         return redteam_language(
@@ -116,23 +126,48 @@ def redteam(
                  (steps, guidance, batch), start)  # fmt: skip
     told = {"steps": steps, "guidance": guidance, "budget": budget, "seed": seed, "judges": list(plan.judges.names),
             "vocabulary": plan.vocabulary, "start": start, **told_of(plan.policy)}  # fmt: skip
-    from .loading import drawing
+    from ..attacking.run import red_team
+    from .loading import drawing_under
+    from .on_ray import On, pool
 
-    pipe = drawing(model, device, dtype, variant=variant, config=config)
+    load = partial(drawing_under, model, device, dtype, variant=variant, config=config)
+    where = On(on, workers, gpus)
     found: list[Result] = []
-
-    def report_all() -> None:
-        rows = _stamped([one.row for one in found], plan, steps, guidance, budget)
-        report("redteam", rows, time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **told)
-
-    interrupted = _run(pipe, plan, found, json, told)
-    report_all()
+    if on:
+        with pool(where, load, partial(_row_of, plan)) as at:
+            place, interrupted = at.device, _run(plan, found, partial(_rows_of, at, plan))
+    else:
+        where.check()
+        with load() as own:
+            place, interrupted = own.device, _run(plan, found, partial(red_team, own.pipe, plan))
+    rows = _stamped([one.row for one in found], plan, steps, guidance, budget)
+    report("redteam", rows, time.perf_counter() - begin, json, place, columns=COLUMNS, **told)
     if sheet and found:
-        _sheet(pipe, plan, found).save(sheet, optimize=True)
+        with load() as own:
+            _sheet(own.pipe, plan, found).save(sheet, optimize=True)
     if interrupted:
         print("conceptguard: interrupted; what was measured is kept: the same command goes on from there",
               file=sys.stderr)  # fmt: skip
         raise typer.Exit(130)
+
+
+def _row_of(plan: Plan, own: Drawing, row: tuple[str, str], tick: Callable[[int], None]) -> Result:
+    """A worker's: one row. The row of the prompts that nobody attacked is measured before it, where it is not kept."""
+    from ..attacking.run import red_team
+
+    return list(red_team(own.pipe, plan.alone(*row), tick))[-1]
+
+
+def _rows_of(at: Pool, plan: Plan, tick: Callable[[int], None]) -> Iterator[Result]:
+    """All rows by workers, those that others are compared with before these."""
+    from ..attacking.run import UNATTACKED, work
+
+    def size(row: tuple[str, str]) -> int:
+        return work(plan.alone(*row)) - (0 if row[1] == UNATTACKED else work(plan.alone(row[0], UNATTACKED)))
+
+    for names in ([UNATTACKED], list(plan.attacks)):
+        for _, result in at.each([(concept, name) for concept in plan.concepts for name in names], tick, size):
+            yield result
 
 
 def plan_of(
@@ -194,17 +229,18 @@ def _list(json: str | None, begin: float) -> None:
     report("redteam", rows, time.perf_counter() - begin, json)
 
 
-def _run(pipe: Any, plan: Plan, found: list[Result], json: str | None, told: dict[str, Any]) -> bool:
-    """Fill ``found``. Gives whether somebody interrupted it."""
-    from ..attacking.run import red_team, work
+def _run(plan: Plan, found: list[Result], results_of: Callable[[Callable[[int], None]], Iterator[Result]]) -> bool:
+    """Fill ``found``, in the plan's order. Gives whether somebody interrupted it."""
+    from ..attacking.run import UNATTACKED, work
     from .progress import progress
 
     rows = len(plan.concepts) * (len(plan.attacks) + 1)
     more = f"{rows} rows: {len(plan.concepts)} concepts ({', '.join(plan.concepts)}), {len(plan.attacks)} attacks, " \
            f"{plan.budget.asks} prompts each, N = {plan.budget.pictures}"  # fmt: skip
     print(f"conceptguard: {more}", file=sys.stderr)
+    order = [(concept, attack) for concept in plan.concepts for attack in (UNATTACKED, *plan.attacks)]
     with progress("steps and pictures", work(plan)) as tick:
-        results = red_team(pipe, plan, tick)
+        results = results_of(tick)
         try:
             for one in results:
                 found.append(one)
@@ -213,6 +249,7 @@ def _run(pipe: Any, plan: Plan, found: list[Result], json: str | None, told: dic
             return True
         finally:
             results.close()  # type: ignore[attr-defined]
+            found.sort(key=lambda one: order.index((one.row["concept"], one.row["attack"])))
     return False
 
 

@@ -41,6 +41,28 @@ def test_make_is_judged_where_there_is_a_judge(model: Any, capsys: pytest.Captur
     assert row["trial"] is None and row["picture"] == ""
 
 
+def test_of_several_concepts_an_artifact_each(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second is the one that is made of it alone, to the last bit."""
+    both = [
+        "make",
+        "uce",
+        "--concept",
+        "trumpet: trumpet,horn",
+        "--concept",
+        "drum",
+        "--preserve",
+        "guitar",
+        "--try",
+        0,
+    ]
+    rows = reported(capsys, *both, "--each", "--out", "both")["rows"]
+    assert [row["concept"] for row in rows] == ["drum", "trumpet"]
+    (alone,) = reported(capsys, *MAKE, "--try", 0)["rows"]
+    assert rows[1]["manifest"]["files"] == alone["manifest"]["files"] != rows[0]["manifest"]["files"]
+    (together,) = reported(capsys, *both, "--out", "both")["rows"]
+    assert together["concept"] == "concepts" and len(together["manifest"]["made"]["concepts"]) == 2
+
+
 def test_what_make_wrote_is_served_as_it_is(
     model: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -117,6 +118,41 @@ def test_eval_gives_the_rows_of_one_process(
     assert found[0] == found[1] and [row["method"] for row in found[0]][:2] == ["spm", "spm"]
 
 
+@pytest.mark.slow
+def test_redteam_gives_the_rows_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was found, word for word, included; rows of all concepts stand in the plan's order."""
+    attacks = ["--attack", "random", "--attack", "paraphrase", "--budget", "small", "--steps", 3]
+    asked = ["redteam", "--guard", "spm:cigarette", "--guard", "uce:beer", "--concepts", "cigarette,beer", *attacks]
+    found = []
+    for where in ([], ["--on", "ray"]):
+        monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / f"cache {where}"))
+        found.append(reported(capsys, *asked, *where)["rows"])
+    for row in (row for rows in found for row in rows):
+        row.pop("seconds", 0), row.pop("search_seconds", 0)
+    assert found[0] == found[1] and len(found[0]) == 6 and found[0][1]["found"]
+
+
+@pytest.mark.slow
+def test_make_gives_the_artifacts_of_one_process(somewhere: None, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("many.txt").write_text("pistol: pistol,gun\nknife\nbeer: beer,lager\n")
+    asked = ["make", "uce", "--concepts", "many.txt", "--each", "--preserve", "guitar", "--try", 1, "--out"]
+    one, many = reported(capsys, *asked, "one")["rows"], reported(capsys, *asked, "many", "--on", "ray")["rows"]
+    assert [row["concept"] for row in one] == ["pistol", "knife", "beer"]
+    for alone, row in zip(one, many, strict=True):
+        assert alone["manifest"]["files"] == row["manifest"]["files"] and alone["trial"] == row["trial"]
+        assert alone["manifest"]["gate"] == row["manifest"]["gate"]
+    listed = json.loads(Path("many/index.json").read_text())["entries"]
+    assert {row["ref"] for row in many} == {entry["ref"] for entry in listed}
+
+
+@pytest.mark.slow
+def test_bench_many(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = reported(capsys, "bench", "many", "--n", 4, "--steps", 2, "--batch", 1, "--workers", 2)["rows"]
+    assert row["same"] == 1.0 and row["ratio_peer"] > 0 and row["start_seconds"] > 0
+
+
 @pytest.mark.parametrize(
     "words, told",
     (
@@ -128,6 +164,20 @@ def test_eval_gives_the_rows_of_one_process(
 def test_what_cannot_be_asked(words: list[str], told: str, somewhere: None, capsys: pytest.CaptureFixture[str]) -> None:
     Path("p.txt").write_text("a dog\n")
     assert told in said(capsys, "generate", "--policy", "none", *words, status=2)[1]
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    (
+        (["make", "uce", "--concept", "beer", "--out", "reg", "--on", "ray"], "add --each"),
+        (["make", "uce", "--concept", "a", "--concept", "b", "--name", "c", "--each", "--out", "reg"], "--each out"),
+        (["eval", "--suite", "language", "--on", "ray"], "--on is of suites of pictures"),
+        (["redteam", "--suite", "language", "--policy", "none", "--on", "ray"], "--on is of suites of pictures"),
+        (["redteam", "--policy", "demo", "--attack", "random", "--workers", "2"], "add --on ray"),
+    ),
+)
+def test_what_no_command_takes(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told in said(capsys, *words, status=2)[1]
 
 
 def test_a_cluster_that_is_not_there(
