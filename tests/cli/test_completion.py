@@ -89,26 +89,16 @@ def bash(ask: Ask, line: str, **variables: str) -> list[str]:
     return ask(_CONCEPTGUARD_COMPLETE="complete_bash", **asked, **variables).split()
 
 
+BENCHES = ["overhead", "check", "gates", "logits", "speech", "make", "train", "attach", "comfyui", "many"]
+
+
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("conceptguard ma", ["make", "magicmix"]),
         ("conceptguard generate --guard spm:emoji-sd/spm/ciga", ["spm:emoji-sd/spm/cigarette"]),
         ("conceptguard policy check scho", ["school", "school-uce"]),
-        (
-            "conceptguard bench ",
-            [
-                "overhead",
-                "check",
-                "gates",
-                "logits",
-                "speech",
-                "make",
-                "train",
-                "attach",
-                "comfyui",
-            ],
-        ),
+        ("conceptguard bench ", BENCHES),
         ("conceptguard generate --imag", ["--images-per-prompt"]),
         ("conceptguard make ua", []),
         ("conceptguard make uc", ["uce"]),

@@ -43,18 +43,8 @@ def test_make_is_judged_where_there_is_a_judge(model: Any, capsys: pytest.Captur
 
 def test_of_several_concepts_an_artifact_each(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """The second is the one that is made of it alone, to the last bit."""
-    both = [
-        "make",
-        "uce",
-        "--concept",
-        "trumpet: trumpet,horn",
-        "--concept",
-        "drum",
-        "--preserve",
-        "guitar",
-        "--try",
-        0,
-    ]
+    two = ["--concept", "drum", "--concept", "trumpet: trumpet,horn"]
+    both = ["make", "uce", *two, "--preserve", "guitar", "--try", 0]
     rows = reported(capsys, *both, "--each", "--out", "both")["rows"]
     assert [row["concept"] for row in rows] == ["drum", "trumpet"]
     (alone,) = reported(capsys, *MAKE, "--try", 0)["rows"]

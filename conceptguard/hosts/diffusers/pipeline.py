@@ -79,7 +79,8 @@ class PipelineHost(ReadingHost):
     def compiled(self) -> bool:
         """Whole or in part, by ``torch.compile(pipe.unet)`` or ``pipe.unet.compile()``."""
         parts = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
-        return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for p in parts for m in p.modules())
+        # Asked in every call, of hundreds of modules, of which ``hasattr`` would raise an error each.
+        return any("_orig_mod" in m._modules or m._compiled_call_impl is not None for p in parts for m in p.modules())
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
