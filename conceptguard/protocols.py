@@ -168,8 +168,8 @@ class Denoiser(Protocol):
         """Activations are computed again for gradients instead of being kept meanwhile: less memory, more time."""
 
     def reading_pictures(self, adapter: str) -> AbstractContextManager[None]:
-        """Meanwhile it reads the pictures of its conditions, by an image adapter in IP-Adapter's form: a file, or the
-        name of a shipped one. Raises PolicyError where there is none for it."""
+        """Meanwhile it reads the pictures of its conditions, by an image adapter's file in IP-Adapter's form. Raises
+        PolicyError where there is none, or it is of another model."""
 
     def picture_prompts(self, adapter: str, encoder: str, pictures: Tensor) -> Tensor:
         """Pictures [n, 3, height, width] in [0, 1] as conditions hold them, [n, tokens, width]. encoder: a folder of

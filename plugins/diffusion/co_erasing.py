@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from conceptguard.errors import PolicyError
 from conceptguard.making.pictures import drawn, picture_files, read
 from conceptguard.making.templates import encode_all
 
@@ -40,7 +41,7 @@ class CoErasingMakeSettings(LayerSettings):
 
     eta: how far past nothing the concept is pushed
     pictures: a folder of some of the concept; by default the model draws some itself; shots: how many
-    adapter: an IP-Adapter's file, or the shipped one of emoji-sd; encoder: the CLIP that it reads pictures by
+    adapter: an IP-Adapter's file; encoder: the CLIP that it reads pictures by, a folder, or the shipped one
     refined: whether the text says what of a picture counts
     share: of the rows, those that have a picture beside the text
     """
@@ -48,7 +49,7 @@ class CoErasingMakeSettings(LayerSettings):
     eta: float = Field(default=1.0, ge=0)
     pictures: str | None = None
     shots: int = Field(default=16, ge=1)
-    adapter: str = "emoji-adapter"
+    adapter: str | None = None
     encoder: str = "emoji-encoder"
     refined: bool = True
     share: float = Field(default=0.5, ge=0, le=1)
@@ -73,6 +74,10 @@ class CoErasing(TrainedLayers):
     def plan(cls, task: Task) -> Plan:
         """ESD's goal, of text and picture. Raises PolicyError without an adapter for this model."""
         s, denoiser, own = task.settings, task.host.denoiser(), task.own(task.settings.templates)
+        if s.adapter is None:
+            raise PolicyError(
+                f"{task.label}: give an image adapter of this model (--adapter FILE), as IP-Adapter has them"
+            )
         random = torch.Generator().manual_seed(task.seed)
         if s.pictures is None:
             texts, nothing = encode_all(task.host, own), task.host.encode([""])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import PolicyError
 from ...registry.signed.beside import shipped
+from .quiet import quiet
 
 FILE = "ip_adapter.safetensors"
 _TOKENS = 4  # of the plain kind of adapter
@@ -46,7 +47,8 @@ def reading(module: Any, adapter: str) -> Iterator[None]:
         raise PolicyError(f"adapter {adapter}: a {type(module).__name__} has no place for one: take a UNet")
     processors, kind, tensors = dict(module.attn_processors), module.config.encoder_hid_dim_type, _read(adapter)
     try:
-        module._load_ip_adapter_weights([tensors], low_cpu_mem_usage=False)
+        with quiet():
+            module._load_ip_adapter_weights([tensors], low_cpu_mem_usage=False)
         module.encoder_hid_proj = _Given()
         for parameter in (
             p for it in module.attn_processors.values() if isinstance(it, nn.Module) for p in it.parameters()
@@ -72,8 +74,15 @@ def tokens(adapter: str, encoder: str, pictures: Tensor) -> Tensor:
 
     projection, folder = _read(adapter)["image_proj"], _folder(encoder)
     try:
-        tower = CLIPVisionModelWithProjection.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
-        processor = CLIPImageProcessor.from_pretrained(str(folder), local_files_only=True)
+        with quiet():
+            tower = CLIPVisionModelWithProjection.from_pretrained(
+                str(folder), dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+            if any(folder.glob("*processor_config.json")):
+                processor = CLIPImageProcessor.from_pretrained(str(folder), local_files_only=True)
+            else:  # IP-Adapter's own encoders come without one
+                side = tower.config.image_size
+                processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
     except (OSError, ValueError) as error:
         raise PolicyError(f"encoder {encoder}: not a CLIP that reads pictures ({error})") from error
     pixels = processor(images=list(as_bytes(pictures)), return_tensors="pt", input_data_format="channels_last")

@@ -9,9 +9,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -52,10 +54,13 @@ class LowRank(nn.Module):
         return weight + (self.up @ self.down).view_as(weight)
 
 
-def trained(unet: nn.Module, data: Taught, recipe: Recipe) -> dict[str, Factors]:
+def trained(unet: Any, data: Taught, recipe: Recipe) -> dict[str, Factors]:
     """What is learnt, by the names of the UNet's layers, on the CPU. The UNet is left as it was."""
     device, random = data.latents.device, torch.Generator().manual_seed(recipe.seed)
     unet.to(device).requires_grad_(False)
+    processors = dict(unet.attn_processors)
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # the fused attention's backward pass is slow at these small sizes
     layers = {name: it for name, it in unet.named_modules() if isinstance(it, nn.Linear | nn.Conv2d)}
     for it in layers.values():
         parametrize.register_parametrization(it, "weight", LowRank(it.weight, recipe.rank, random).to(device))
@@ -64,6 +69,7 @@ def trained(unet: nn.Module, data: Taught, recipe: Recipe) -> dict[str, Factors]
         descend(lambda noisy, times, captions, _: unet(noisy, times, captions).sample, data, recipe, learnt)
         return {f"unet.{name}": _factors(it) for name, it in layers.items()}
     finally:
+        unet.set_attn_processor(processors)
         for it in layers.values():
             parametrize.remove_parametrizations(it, "weight", leave_parametrized=False)
 

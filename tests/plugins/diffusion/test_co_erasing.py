@@ -47,7 +47,7 @@ def adapter(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     return written(pipe.unet, tmp_path_factory.mktemp("adapter"))
 
 
-def make(pipe: Any, out: Path, adapter: str, **options: Any) -> Artifact:
+def make(pipe: Any, out: Path, adapter: str | None, **options: Any) -> Artifact:
     given = {**QUICK, "adapter": adapter, "progress": False, **options}
     return CoErasing.make(host_for(pipe), BEER, out, **given)
 
@@ -122,6 +122,8 @@ def test_bad_adapters_are_named(tiny: Any, adapter: str, tmp_path: Path) -> None
     save_file({"a": torch.zeros(1)}, tmp_path / "no.safetensors")
     with pytest.raises(PolicyError, match="not an IP-Adapter of the plain kind"):
         make(tiny, tmp_path, str(tmp_path / "no.safetensors"))
+    with pytest.raises(PolicyError, match=r"give an image adapter of this model \(--adapter FILE\)"):
+        make(tiny, tmp_path, None)
     with pytest.raises(PolicyError, match="made for another model"):
         make(tiny, tmp_path, adapter)
     with pytest.raises(PolicyError, match="not a CLIP that reads pictures"):
