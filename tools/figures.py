@@ -113,6 +113,18 @@ FIGURES = {
         ),
         eval_table, "six hours",
     ),
+    "eval-flow": Figure(
+        (
+            "conceptguard eval --model emoji-flow "
+            + " ".join(f"--guard {one}:pistol,gun,handgun"
+                       for one in ("sld", "negative_guidance", "ant", "safree", "trce", "magicmix"))
+            + " --n 2 --concepts pistol",
+            "conceptguard eval --model emoji-flow --artifacts registry --method uce --concepts pistol --n 2",
+            "conceptguard eval --model emoji-flow --artifacts registry --method nullspace --method rece --method trce "
+            "--concepts pistol --n 2",
+        ),
+        eval_table, "half an hour",
+    ),
     "eval-together": Figure(
         (
             "conceptguard eval --method spm --together 20 --n 4",

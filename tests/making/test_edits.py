@@ -19,7 +19,7 @@ from torch import Tensor
 import conceptguard
 from conceptguard.concept import as_concept
 from conceptguard.errors import ArtifactError, PolicyError
-from conceptguard.making.edits import read_rows, solve, streams_of, tensors_of, wordings
+from conceptguard.making.edits import Edit, read_rows, solve, streams_of, tensors_of, wordings
 from conceptguard.making.edits.rows import Span, paired
 from conceptguard.making.maker import write
 from conceptguard.making.settings import make_settings
@@ -188,13 +188,13 @@ def test_a_model_without_such_layers_is_named(tokenizer: Any, monkeypatch: pytes
         streams_of(host)
 
 
-def test_channels_that_say_nothing_are_left_out_of_an_edit_and_stand_in_its_file() -> None:
+def test_channels_that_say_nothing_are_left_out_of_an_edit() -> None:
     pipe = conceptguard.load_model("emoji-flow")  # SD 3 pads what two small CLIPs say to 4,096 channels
     host = host_for(pipe)
     states = next(stream for stream in streams_of(host) if stream.kind == "states")
     width = host.encode([""]).embeds.shape[-1]
     said = sum(encoder.config.hidden_size for encoder in (pipe.text_encoder, pipe.text_encoder_2))
-    assert states.channels.tolist() == list(range(said)) and said < width == states.width
+    assert states.channels.tolist() == list(range(said)) and said < width
     assert all(weight.shape[1] == said for weight in states.weights.values())
     words = wordings(as_concept(CONCEPT), ["{}"])
     rows = read_rows(host, words, [KEPT], "tail")["states"]
@@ -202,7 +202,10 @@ def test_channels_that_say_nothing_are_left_out_of_an_edit_and_stand_in_its_file
     edit = solve(rows, 0.5)
     tensors, _ = tensors_of({"states": edit}, [states])
     for name, part in (("states.edit.down", edit.down), ("states.edit.shift", edit.shift)):
-        assert torch.equal(tensors[name][:, :said], part.float()) and not tensors[name][:, said:].any()
+        assert torch.equal(tensors[name], part.float())
+    gap = states._replace(channels=torch.tensor([0, 2]))
+    tensors, _ = tensors_of({"states": Edit(*torch.eye(2).expand(2, 2, 2))}, [gap])
+    assert tensors["states.edit.down"].tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
 def test_of_many_texts_only_rows_are_kept(tokenizer: Any) -> None:

@@ -36,14 +36,13 @@ class Stream(NamedTuple):
     """Layers that read the same of a prompt.
 
     weights: [out, d] by layer, of the inputs that are the text and say anything; inputs: how many a layer has, those
-    of other things behind them included; channels: which of the text's ``width`` inputs say anything, indices [d]
+    of other things behind them included; channels: which of the text's inputs say anything, indices [d]
     """
 
     kind: Kind
     weights: dict[str, Tensor]
     inputs: int
     channels: Tensor
-    width: int
 
     def widened(self, rows: Tensor, width: int) -> Tensor:
         """Rows [r, d] as [r, width]: zeros for inputs that say nothing, and for those of other things."""
@@ -82,7 +81,7 @@ def _stream(layers: LayerIndex, weight: BaseWeights, kind: Kind, width: int, sai
         if found.shape[1] < width:
             raise ArtifactError(f"{name} reads {found.shape[1]} numbers, the text encoders give {width}: another model")
         weights[name], inputs = found[:, said.to(found.device)], int(found.shape[1])
-    return Stream(kind, weights, inputs, said, width)
+    return Stream(kind, weights, inputs, said)
 
 
 def tensors_of(edits: Mapping[Kind, Edit], streams: list[Stream]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -95,6 +94,7 @@ def tensors_of(edits: Mapping[Kind, Edit], streams: list[Stream]) -> tuple[dict[
     kept = [stream for stream in streams if len(edits[stream.kind].down)]
     whole = {}
     for stream in kept:
-        down, shift = (stream.widened(part, stream.width) for part in edits[stream.kind])
+        width = int(stream.channels[-1]) + 1  # what a file says is of a layer's first inputs
+        down, shift = (stream.widened(part, width) for part in edits[stream.kind])
         whole[stream.kind] = down, shift, stream.weights
     return write_edit(whole)
