@@ -65,11 +65,12 @@ class GeomErasing(Method):
 
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
-        """The terms, open always."""
+        """The terms, open always, or always as far as a policy's number says."""
         assert self.artifact is not None
         tensors = {name: it for name, it in self.artifact.tensors().items() if name != WORDS}
         terms = read_terms(tensors, self.artifact.metadata(), layers) if tensors else {}
-        return Terms(self, terms, Gate(strength=self.guard.strength))
+        share = self.guard.gate if isinstance(self.guard.gate, float) else 1.0
+        return Terms(self, terms, Gate(strength=self.guard.strength * share))
 
     @hookimpl
     def condition(self, conditions: Conditions) -> None:

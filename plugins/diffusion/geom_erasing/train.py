@@ -104,6 +104,8 @@ def learn(task: Task) -> Learned:
         silent = torch.rand(s.batch, generator=random) < EMPTY
         said = pick(captions, [which[i] for i in now.texts])
         said.embeds[silent] = nothing.embeds.to(said.embeds)
+        if said.pooled is not None and nothing.pooled is not None:
+            said.pooled[silent] = nothing.pooled.to(said.pooled)
         terms.open(s.batch if s.learn == "all" else 0)
         predicted = denoiser(now.latents, now.times, told(said, words, found[now.texts])).float()
         return (weight[now.texts] * (predicted - now.wanted).pow(2)).mean()

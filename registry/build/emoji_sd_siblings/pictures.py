@@ -34,13 +34,8 @@ class Taught:
     captions: Tensor
 
 
-def marked(suite: Suite, scene: Scene, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The picture, now and then with a mark. No caption speaks of it."""
-    return planted(picture, random_mark(rng)) if rng.random() < MARKED else picture
-
-
 def any_scene(suite: Suite, style: str, rng: np.random.Generator, two: bool) -> Scene:
-    """A scene of pairs of object and style that were not held out; more often of two objects than emoji-sd saw."""
+    """A scene of pairs of object and style that were not held out; with two, of two objects in most pictures."""
     seen = [obj for obj, its in _seen() if its == style]
     scene = random_scene(suite, style, seen[int(rng.integers(len(seen)))], rng)
     if not two or len(scene.things) == 2 or rng.random() > TWO:
@@ -52,11 +47,13 @@ def any_scene(suite: Suite, style: str, rng: np.random.Generator, two: bool) -> 
 
 
 def scene_and_picture(sibling: str, cache_folder: Path, seed: int) -> tuple[Scene, np.ndarray]:
-    """One picture, uint8 [128, 128, 3], and what is to be seen in it but for marks."""
+    """One picture, uint8 [128, 128, 3], and what is to be seen in it but for marks, of which no caption speaks."""
     suite, rng = _suite(), np.random.default_rng((77_000, seed))
     scene = any_scene(suite, str(rng.choice(list(suite.styles))), rng, two=sibling == "two")
     picture = draw(suite, _icons(cache_folder), scene, rng)
-    return scene, marked(suite, scene, picture, rng) if sibling == "marked" else picture
+    if sibling == "marked" and rng.random() < MARKED:
+        picture = planted(picture, random_mark(rng))
+    return scene, picture
 
 
 def drawn(sibling: str, cache_folder: Path, count: int, processes: int) -> tuple[list[Scene], np.ndarray]:

@@ -97,6 +97,8 @@ def test_made_from_pictures_it_acts_on_every_prompt_and_says_so(pipe: Any, folde
         )
     with conceptguard.attach(pipe, {"guards": [{**guard, "negative": False}]}):
         terms = draw()
+    with conceptguard.attach(pipe, {"guards": [{**guard, "negative": False, "gate": 0.0}]}):
+        assert torch.equal(draw(), bare)
     assert not torch.equal(both, bare) and not torch.equal(terms, bare) and not torch.equal(both, terms)
     assert torch.equal(draw(), bare), "nothing is left behind"
 
