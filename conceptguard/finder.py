@@ -107,6 +107,7 @@ class Finder(Protocol):
     FindSettings: ClassVar[type[BaseModel]]
     looks_at: ClassVar[str]  # "pictures", "picture", which is one through a model, or "model", as without it
     judged: ClassVar[bool]  # whether it is to find all that pictures show, as `eval --suite finding` asks; by default
+    compares: ClassVar[bool]  # whether it is to find what one class shows more of than the other alone; by default not
 
     @classmethod
     def find(cls, search: Search) -> Found:

@@ -317,6 +317,17 @@ def shown_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(['', 'what the picture shows', 'neighbours', 'others'], table)}"
 
 
+def pixels_table(results: list[Result]) -> str:
+    """Where a bottleneck's concepts look, by how often they occur together."""
+    columns = {"inside": "map on its thing", "pointing": "peak on its thing", "by_chance": "an even map",
+               "area": "area under the ROC curve", "accuracy": "labels right"}  # fmt: skip
+    names = {"labels": "{:.0%} together", "control": "control: {:.0%} together, labels in another order"}
+    rows = [row for result in results for row in result["rows"]]
+    rows.sort(key=lambda row: row["kind"] == "control")
+    table = [[names[row["kind"]].format(row["together"]), *(f"{row[key]:.2f}" for key in columns)] for row in rows]
+    return markdown(["", *columns.values()], table)
+
+
 def redirection_table(results: list[Result]) -> str:
     """What edits at the tokens of a name leave of the answers about it."""
     names = {"erased_after": "answered about the names", "neighbours_after": "other authors", "others_after": "places"}
@@ -420,9 +431,11 @@ def finding_table(results: list[Result]) -> str:
     columns = {
         "recall": "planted things found", "styles": "objects found in a style",
         "precision": "concepts that were planted",
-        "iou": "where", "rank": "importance", "named": "objects named",
+        "iou": "where", "rank": "importance", "there": "is it there", "where": "at the right pixels",
+        "how_much": "what it says of classes", "named": "objects named",
     }  # fmt: skip
     rows = [row for result in results for row in result["rows"]]
+    columns = {key: name for key, name in columns.items() if key in rows[0]}
     table = [
         [f"control: `{row['finder']}`" if row["control"] else f"`{row['finder']}`",
          *(f"{row[key]:.2f}" for key in columns), str(row["shown"]), f"{row['seconds']:.1f}"]

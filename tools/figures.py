@@ -43,6 +43,7 @@ from tools.figure_tables import (
     neurons_table,
     overhead_table,
     per_image_table,
+    pixels_table,
     redirection_table,
     requests_table,
     shown_table,
@@ -212,7 +213,8 @@ FIGURES = {
     "requests": Figure(("python -m tools.stream",), requests_table, "a minute"),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),
     "finding": Figure(("conceptguard eval --suite finding",), finding_table, "two minutes"),
-    "shown": Figure(("python -m tools.shown",), shown_table, "twenty minutes"),
+    "shown": Figure(("python -m tools.shown",), shown_table, "five minutes"),
+    "pixels": Figure(("python -m tools.pixels",), pixels_table, "three minutes"),
     "faults": Figure(("python -m tools.faults",), faults_table, "two minutes"),
     "fuzz": Figure(("python -m tools.fuzz",), fuzz_table, "twenty minutes"),
     "searches": Figure(

@@ -37,7 +37,7 @@ from conceptguard.policy_file import load_policy
 from .rows import parser_of, write_rows
 
 SEED = 8_700_000
-PICTURES, JUDGED = 16, 6  # and for how many objects a guard is made
+PICTURES, JUDGED = 4, 2  # and for how many objects a guard is made
 LEAST = 0.15  # overlap, below which a part is of something else
 
 
@@ -101,7 +101,7 @@ def _judged(pipe: Any, suite: Any, name: str, concept: Any, recipe: Recipe) -> d
     with tempfile.TemporaryDirectory() as folder:
         made = UCE.make(host_for(pipe), concept, Path(folder), progress=False)
         policy = load_policy({"guards": [{"method": "uce", "artifact": str(made.folder)}]})
-        asked = case(suite, "uce", [name], policy, 6, 8, seed=7)
+        asked = case(suite, "uce", [name], policy, 4, 4, seed=7)
         row = evaluate(pipe, load_judges(suite), asked, recipe, "emoji-sd").row
     keys = ("erased_before", "erased_after", "neighbours_before", "neighbours_after", "others_before", "others_after")
     return {"object": name, "words": ", ".join(made.manifest.concept.prompts), **{key: row[key] for key in keys}}

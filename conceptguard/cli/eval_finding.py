@@ -10,7 +10,8 @@ import typer
 
 FINDING = "finding"
 CONTROLS = ("pca", "random_directions")
-COLUMNS = ["finder", "recall", "styles", "precision", "iou", "rank", "named", "shown", "seconds", "passes"]
+COLUMNS = ["finder", "recall", "styles", "precision", "iou", "rank", "there", "where", "how_much", "named", "shown",
+           "seconds", "passes"]  # fmt: skip
 
 
 def eval_finding(

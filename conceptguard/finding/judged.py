@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +18,16 @@ from torch import Tensor
 from ..finder import PictureSet, Search
 from .crops import part, read
 from .decides import decides
-from .planted import OBJECTS, SIDE, Planted
+from .pixels import agreement, existence, location, strongest
+from .planted import GUARDED, OBJECTS, SIDE, Planted
 
 if TYPE_CHECKING:
     from ..finder import Finder, Found, FoundConcept
     from ..protocols import PictureEncoder
 
 RIGHT = 0.9
+DIFFERS = 0.3  # of the pictures of a class
+SHARES = ("recall", "styles", "precision", "iou", "rank", "there", "where", "how_much", "named")
 BARS = {"recall": 0.8, "precision": 0.8}
 
 
@@ -67,6 +70,7 @@ def judge(
     recall: the share of planted things that a concept tells; styles: the same of the objects in each of their styles
     precision: the share of concepts that tell something planted; iou: where it is; named: objects called by their name
     rank: whether importance orders planted things as really taking them away does
+    there, where, how_much: see ``explained``
     """
     read(bench.planted.pictures, bench.encoder, settings.crop, settings.stride)
     begun = time.perf_counter()
@@ -74,8 +78,21 @@ def judge(
                     bench.words)  # fmt: skip
     found = finder.find(search)
     seconds = time.perf_counter() - begun
-    effects = bench.effects(settings.crop, settings.stride, tick)
-    return {"finder": finder.name, **figures(found, bench.planted, effects), "seconds": round(seconds, 2)}
+    planted, effects = bench.planted, bench.effects(settings.crop, settings.stride, tick)
+    if getattr(finder, "compares", False):
+        names = differing(planted)
+        effects = effects[[list(planted.truths).index(name) for name in names]]
+        planted = replace(planted, truths={name: planted.truths[name] for name in names})
+    return {"finder": finder.name, **figures(found, planted, effects), "seconds": round(seconds, 2)}
+
+
+def differing(planted: Planted) -> list[str]:
+    """What one class of planted pictures shows far more of than the other, which is all that a finder that compares
+    them is to find: what both show is no answer to it."""
+    guarded = torch.tensor([one == GUARDED for one in planted.pictures.classes])
+    shares = {name: abs(float(there[guarded].float().mean() - there[~guarded].float().mean()))
+              for name, there in planted.truths.items()}  # fmt: skip
+    return [name for name, share in shares.items() if share >= DIFFERS]
 
 
 def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
@@ -83,7 +100,7 @@ def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
     truths = {**planted.truths, **_in_styles(planted)}
     names, n = list(truths), len(planted.truths)
     if not found.concepts:
-        return {"recall": 0.0, "styles": 0.0, "precision": 0.0, "iou": 0.0, "rank": 0.0, "named": 0.0, "shown": 0}
+        return dict.fromkeys((*SHARES, "shown"), 0.0)
     areas = torch.stack(
         [torch.tensor([area(one.scores, truth) for truth in truths.values()]) for one in found.concepts]
     )
@@ -105,14 +122,30 @@ def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
         "styles": round(float(in_styles.float().mean()), 3),
         "precision": round(float(right.float().mean()), 3),
         "iou": round(sum(overlaps) / n, 3), "rank": round(rank(spoken, effects.abs()), 3),
-        "named": round(sum(called) / len(called), 3), "shown": len(found.concepts),
+        "named": round(sum(called) / max(len(called), 1), 3), "shown": len(found.concepts),
+        **explained(found, planted, [names[i].split(",")[0] for i in areas.argmax(1).tolist()]),
         **{f"area_{name}": round(float(value), 3) for name, value in zip(names, best.values)},
     }  # fmt: skip
 
 
+def explained(found: Found, planted: Planted, about: Sequence[str]) -> dict[str, float]:
+    """``there``, ``where`` and ``how_much``: of the three concepts that most explain a picture the share that is there,
+    the share whose map peaks there, and how far what concepts say of classes is what they have to do with them. about:
+    what each concept tells best, of what was planted."""
+    scores = torch.stack([one.scores for one in found.concepts], 1)
+    truths = torch.stack([planted.masks[name].flatten(1).any(1) for name in about], 1)
+    top = strongest(scores, torch.tensor([one.importance for one in found.concepts]))
+    guarded = torch.tensor([one == GUARDED for one in planted.pictures.classes])
+    relative = scores / scores.amax(0).clamp(min=1e-12)
+    says, really = (torch.stack([rows[guarded].mean(0), rows[~guarded].mean(0)]) for rows in (relative, truths.float()))
+    found_at = location(top, [one.maps for one in found.concepts], [planted.masks[name] for name in about])
+    return {"there": round(existence(top, truths), 3), "where": round(found_at, 3),
+            "how_much": round(agreement(says, really), 3)}  # fmt: skip
+
+
 def _in_styles(planted: Planted) -> dict[str, Tensor]:
-    mono = planted.truths["mono"]
-    return {f"{name},{style}": planted.truths[name] & there for name in OBJECTS
+    mono = planted.masks["mono"].flatten(1).any(1)
+    return {f"{name},{style}": planted.truths[name] & there for name in OBJECTS if name in planted.truths
             for style, there in (("mono", mono), ("noto", ~mono))}  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class Blindspots(PictureFinder):
     """Pictures: compares two classes of them, such as real and generated: what is shown less, what is shown more."""
 
     name: ClassVar[str] = "blindspots"
-    judged: ClassVar[bool] = False  # what both sets show is nothing to it
+    compares: ClassVar[bool] = True  # what both sets show is nothing to it
     FindSettings: ClassVar[Any] = BlindspotsFindSettings
 
     @classmethod

@@ -9,6 +9,7 @@ from small_planted import encoder, found, oracle, planted, search
 from conceptguard.finder import Found
 from conceptguard.finding import judged
 from conceptguard.finding.planted import FIRST, GUARDED, KEPT, OBJECTS, SIDE
+from conceptguard.plugins import offers
 
 
 def test_planted_things_are_where_they_are_said_to_be() -> None:
@@ -34,8 +35,11 @@ def test_the_judge_sees_what_was_planted() -> None:
     known = [oracle(it.truths[n], it.masks[n], n, float(effects[i])) for i, n in enumerate(it.truths)]
     row = judged.figures(Found([], concepts=known), it, effects)
     assert row["recall"] == row["precision"] == row["named"] == 1.0 and row["rank"] > 0.99 and row["iou"] > 0.5
+    assert row["there"] == 1.0 and row["where"] > 0.9 and row["how_much"] > 0.99
     turned = judged.figures(Found([], concepts=known), it, effects.flip(0))
     assert turned["rank"] < -0.9, "importance in another order than what taking away does"
+    blind = [oracle(it.truths[n], it.masks[n].flip(1), n, 1.0) for n in it.truths]
+    assert judged.figures(Found([], concepts=blind), it, effects)["where"] < 0.5, "there, and looking elsewhere"
     mixed = torch.Generator().manual_seed(1)
     guessed = [oracle(torch.rand(48, generator=mixed), it.masks["mark"].flip(2), "cat", 1.0) for _ in range(20)]
     row = judged.figures(Found([], concepts=guessed), it, effects)
@@ -50,6 +54,12 @@ def test_areas_and_ranks() -> None:
     assert judged.area(torch.tensor([0.0, 1.0, 2.0, 3.0]), truth) == 0.0
     assert judged.rank(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([2.0, 3.0, 4.0])) > 0.999
     assert judged.rank(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([2.0, 3.0, 4.0])) == 0.0
+
+
+def test_what_compares_is_to_find_what_differs_alone() -> None:
+    names = judged.differing(planted())
+    assert FIRST in names and "mark" in names and "mono" not in names and "tint" not in names
+    assert getattr(offers("finders")["blindspots"], "compares", False)
 
 
 @pytest.mark.slow
