@@ -8,6 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import routes
 from .demo_node import ConceptGuardDemoModel
+from .exemplar_node import ConceptGuardExemplar
 from .former_nodes import FORMER
 from .guard_nodes import ConceptGuardEncoder, ConceptGuardExplain, ConceptGuardModel
 from .image_nodes import ConceptGuardCheckImage, ConceptGuardReceipt
@@ -33,5 +34,6 @@ class ConceptGuard(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ConceptGuardPolicy, ConceptGuardModel, ConceptGuardEncoder, ConceptGuardCheckImage, ConceptGuardReceipt,
-            ConceptGuardExplain, ConceptGuardDemoModel, *(FORMER if os.environ.get(ENFORCE) else ()),
+            ConceptGuardExplain, ConceptGuardExemplar, ConceptGuardDemoModel,
+            *(FORMER if os.environ.get(ENFORCE) else ()),
         ]  # fmt: skip
