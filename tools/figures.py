@@ -60,6 +60,8 @@ _BLOCK = re.compile(r"(<!-- figure: ([\w-]+) -->\n).*?(<!-- /figure -->)", re.DO
 
 Result = dict[str, Any]
 CLASSIFIER = "emoji-classifier"
+# Made for emoji-flow to be judged, and not shipped.
+BESIDE = ("esd", "few_shot", "all_but_one")
 TEN = "cigarette,pistol,bomb,beer,wine,skull,knife,syringe,pill,dagger"
 
 
@@ -123,6 +125,9 @@ FIGURES = {
             "conceptguard eval --model emoji-flow --artifacts registry --method uce --concepts pistol --n 2",
             "conceptguard eval --model emoji-flow --artifacts registry --method nullspace --method rece --method trce "
             "--concepts pistol --n 2",
+            "conceptguard eval --model emoji-flow --artifacts registry --method spm --concepts pistol --n 2",
+            "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 "
+            + " ".join(f"--method {one}" for one in BESIDE),
         ),
         eval_table, "half an hour",
     ),

@@ -3,6 +3,7 @@
     python -m conceptguard_registry.build.artifacts --list
     python -m conceptguard_registry.build.artifacts --only uce rece spm/beer
     python -m conceptguard_registry.build.artifacts --model out/emoji-sd-2/emoji-sd --out out/tried --only uce trce
+    python -m conceptguard_registry.build.artifacts --model emoji-flow --out out/flow --only esd/pistol salun/pistol
     conceptguard eval --model out/emoji-sd-2/emoji-sd --suite emoji-sd --artifacts out/tried --makers closed
 
 What exists with the same settings, on the same weights, is left alone, so an interrupted run is taken up by running it
@@ -92,6 +93,14 @@ def jobs(suite: Suite) -> Iterator[Job]:
         yield _style_job(suite, style)
     for it in [*objects[10:], *(suite.object(n) for n in EXTRA)]:
         yield _object_job(suite, "spm", it, SPM)
+
+
+def _beside(suite: Suite, label: str, known: list[Job]) -> Job | None:
+    """What does not ship, METHOD/OBJECT, with the method's own settings; None for what is no such thing."""
+    method, _, name = label.partition("/")
+    if label in {job.label for job in known} or name not in {it.name for it in suite.objects}:
+        return None
+    return _object_job(suite, method, suite.object(name), {})
 
 
 def _concept(suite: Suite, it: Object) -> dict[str, Any]:
@@ -211,7 +220,9 @@ def main() -> None:
     parser.add_argument("--model", default="emoji-sd", help="an embedded model, or a folder called like one")
     parser.add_argument("--suite", help="a suite's name, file or folder; default: the one named like the model")
     parser.add_argument("--out", type=Path, default=HOME, help="registry to write to")
-    parser.add_argument("--only", nargs="*", metavar="METHOD[/CONCEPT]", help="e.g. rece spm/beer")
+    parser.add_argument(
+        "--only", nargs="*", metavar="METHOD[/CONCEPT]", help="e.g. rece spm/beer, also what does not ship: esd/beer"
+    )
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, one thread each")
     parser.add_argument("--list", action="store_true", help="say what would be made, and make nothing")
     args = parser.parse_args()
@@ -220,6 +231,7 @@ def main() -> None:
         parser.error(f"artifacts for {args.model} would be of a family '{family}', and the suite is about "
                      f"'{suite.base}': call the folder '{suite.base}'")  # fmt: skip
     known = list(jobs(suite))
+    known += [job for label in args.only or () if (job := _beside(suite, label, known))]
     wanted = [job for job in known if not args.only or job.label in args.only or job.method in args.only]
     if unknown := set(args.only or ()) - {name for job in known for name in (job.label, job.method)}:
         parser.error(f"nothing is called {', '.join(sorted(unknown))}: see --list")
