@@ -94,28 +94,15 @@ def test_eval_gives_the_rows_of_one_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a cache of its own each, so that both draw; methods share what is drawn unguarded."""
-    asked = [
-        "eval",
-        "--method",
-        "spm",
-        "--method",
-        "safree",
-        "--concepts",
-        "pistol,beer",
-        "--n",
-        "2",
-        "--steps",
-        "3",
-        "--batch",
-        "3",
-    ]
+    little = ["--concepts", "pistol", "--n", 1, "--steps", 2, "--batch", 2]
+    asked = ["eval", "--method", "spm", "--method", "safree", *little]
     found = []
     for where in ([], ["--on", "ray"]):
         monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / f"cache {where}"))
         found.append(reported(capsys, *asked, *where)["rows"])
     for row in (row for rows in found for row in rows):
         row.pop("seconds", 0), row.pop("total_seconds", 0)
-    assert found[0] == found[1] and [row["method"] for row in found[0]][:2] == ["spm", "spm"]
+    assert found[0] == found[1] and [row["method"] for row in found[0]][:2] == ["spm", "safree"]
 
 
 @pytest.mark.slow
@@ -136,10 +123,10 @@ def test_redteam_gives_the_rows_of_one_process(
 
 @pytest.mark.slow
 def test_make_gives_the_artifacts_of_one_process(somewhere: None, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("many.txt").write_text("pistol: pistol,gun\nknife\nbeer: beer,lager\n")
+    Path("many.txt").write_text("pistol: pistol,gun\nknife\n")
     asked = ["make", "uce", "--concepts", "many.txt", "--each", "--preserve", "guitar", "--try", 1, "--out"]
     one, many = reported(capsys, *asked, "one")["rows"], reported(capsys, *asked, "many", "--on", "ray")["rows"]
-    assert [row["concept"] for row in one] == ["pistol", "knife", "beer"]
+    assert [row["concept"] for row in one] == ["pistol", "knife"]
     for alone, row in zip(one, many, strict=True):
         assert alone["manifest"]["files"] == row["manifest"]["files"] and alone["trial"] == row["trial"]
         assert alone["manifest"]["gate"] == row["manifest"]["gate"]
