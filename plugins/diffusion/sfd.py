@@ -21,7 +21,9 @@ from pydantic import Field
 from torch import Tensor
 
 import conceptguard
+from conceptguard.errors import PolicyError
 from conceptguard.generation.conditioning import Encoded, pick
+from conceptguard.making.base import weights_mark
 from conceptguard.making.loop import Gradients, Loop
 from conceptguard.making.noising import clean, noised
 from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
@@ -85,13 +87,16 @@ class SFD(TrainedTerms):
 
     @classmethod
     def learn(cls, task: Task) -> Learned:
-        """Train both networks. Raises ArtifactError when a loss is no number, RegistryError without the teacher."""
+        """Train both networks. Raises ArtifactError when a loss is no number, RegistryError without the teacher,
+        PolicyError for a model that is its own."""
         s, host, generator = task.settings, task.host, task.host.denoiser()
         task.check(s.templates)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
         model = conceptguard.load_model(s.teacher, torch_dtype=generator.dtype).to(generator.device)
         guide: Any = host_for(model)
+        if weights_mark(guide) == weights_mark(host):
+            raise PolicyError(f"{s.teacher} is its own teacher: give --model a generator of one step distilled from it")
         teacher = guide.denoiser()
         random = torch.Generator().manual_seed(task.seed)
         layers, its_layers = host.layers(), guide.layers()
@@ -100,11 +105,11 @@ class SFD(TrainedTerms):
         asked, wanted = [*own, *(kept or [""])], instead(s.templates, task.concept.prompts, task.anchor)
         texts, meant = encode_all(host, asked), encode_all(guide, [*wanted, *(kept or [""])])
         nothing, named = guide.encode([""]), encode_all(guide, asked)
-        others = range(len(own), len(asked))
         snapshot = task.snapshot()
 
         def gradients(_: int) -> Gradients:
-            rows = [_any(some, random) for some in (range(len(own)), others) for _ in range(s.batch)]
+            spans = (0, len(own)), (len(own), len(asked))
+            rows = torch.cat([torch.randint(*span, (s.batch,), generator=random) for span in spans]).tolist()
             drawn = one_step(generator, terms, pick(texts, rows), random)
             eps = torch.randn(drawn.shape, generator=random)
             times = torch.randint(*LEVELS, (len(rows),), generator=random)
@@ -141,7 +146,3 @@ def one_step(generator: Denoiser, terms: TermsInTraining, asked: Encoded, random
     times = torch.full((len(noise),), generator.timestep(1.0))
     (said,) = predictions(generator, terms, noise, times, asked, learnt=True)
     return clean(generator, noise, said, times)
-
-
-def _any(rows: range, random: torch.Generator) -> int:
-    return rows[int(torch.randint(len(rows), (1,), generator=random))]

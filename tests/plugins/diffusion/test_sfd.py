@@ -16,7 +16,7 @@ from tiny import generate
 from trained import torn, weights
 
 import conceptguard
-from conceptguard.errors import ArtifactError, RegistryError
+from conceptguard.errors import ArtifactError, PolicyError, RegistryError
 from conceptguard.formats import to_kohya
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
@@ -78,7 +78,9 @@ def test_an_interrupted_training_ends_with_the_same_bits(one_step: Any, tmp_path
     assert weights(make(one_step, tmp_path)) == whole
 
 
-def test_bad_input_is_named(one_step: Any, tmp_path: Path) -> None:
+def test_bad_input_is_named(one_step: Any, tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="is its own teacher"):
+        make(tiny, tmp_path)
     with pytest.raises(RegistryError, match="emoji-ds"):
         make(one_step, tmp_path, teacher="emoji-ds")
     with pytest.raises(ArtifactError, match="lower lr"):
