@@ -49,7 +49,7 @@ def run_export(args: argparse.Namespace) -> None:
 
 def run_measure(args: argparse.Namespace) -> None:
 
-    measure.measure(args.out, args.rounds, args.sheet)
+    measure.measure(args.out, args.rounds, args.sheet, args.objects, args.styles)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ A picture takes {seconds:.3f} s on one CPU core, the teacher's {slow:.3f} s.
     python -m conceptguard_registry.build.emoji_sd_one_step --stage measure
 
 ## How it was made
-From emoji-sd and 24,000 captions of the training templates; no picture was looked at. First it was taught what the
+From emoji-sd and captions of the training templates; no picture was looked at. First it was taught what the
 teacher draws from the same noise, by mean squares; then by distribution matching (Yin et al., CVPR 2024) beside
 that.
 

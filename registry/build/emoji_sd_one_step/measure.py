@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ from conceptguard.measuring.judge import Judge
 from conceptguard.measuring.retrieval import RetrievalJudge
 
 from ..emoji_sd.measure import figures, generate, pair_samples
-from ..emoji_sd.suite import Suite, load_suite, pairs
+from ..emoji_sd.suite import Object, Suite, load_suite
 from .card import shares, write_card
+from .prompts import chosen
 
 SEED = 500_000
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
 
 
-def measure(models: Path, rounds: int, sheet: Path | None) -> None:
-    """Figures and README of ``models/emoji-sd-one-step``; sheet: a PNG of 48 pictures"""
+def measure(
+    models: Path, rounds: int, sheet: Path | None, objects: Sequence[str] = (), styles: Sequence[str] = ()
+) -> None:
+    """Figures and README of ``models/emoji-sd-one-step``; sheet: a PNG of pictures; objects, styles: what it knows"""
     suite = load_suite()
-    judge, second = Judge.load(models / "emoji-judge"), RetrievalJudge.load(models / "emoji-retrieval")
-    pipe, teacher = (conceptguard.load_model(str(models / name)) for name in ("emoji-sd-one-step", "emoji-sd"))
-    seen, unseen = pairs(suite, held_out=False), pairs(suite, held_out=True)
+    judge, second = Judge.load(SHIPPED / "emoji-judge"), RetrievalJudge.load(SHIPPED / "emoji-retrieval")
+    pipe, teacher = conceptguard.load_model(str(models / "emoji-sd-one-step")), conceptguard.load_model("emoji-sd")
+    seen, unseen = (chosen(suite, objects, styles, held_out) for held_out in (False, True))
     said = suite.strangers
     sets = {
         "trained pairs": pair_samples(seen[::2], suite.judge_templates, rounds, SEED),
@@ -33,7 +38,7 @@ def measure(models: Path, rounds: int, sheet: Path | None) -> None:
         "held-out pairs": pair_samples(unseen, suite.judge_templates, 2 * rounds, SEED + 50_000),
     }
     rows, taken = [], [0.0, 0.0]
-    for name, samples in sets.items():
+    for name, samples in ((name, samples) for name, samples in sets.items() if samples):
         both = []
         for i, (model, steps, guidance) in enumerate(((pipe, 1, 1.0), (teacher, 25, 3.5))):
             begin = time.process_time()
@@ -45,13 +50,13 @@ def measure(models: Path, rounds: int, sheet: Path | None) -> None:
     drawn = sum(map(len, sets.values()))
     write_card(models / "emoji-sd-one-step", rows, taken[0] / drawn, taken[1] / drawn)
     if sheet:
-        contact_sheet(pipe, suite).save(sheet)
+        contact_sheet(pipe, suite, seen).save(sheet)
 
 
-def contact_sheet(pipe: Any, suite: Suite, columns: int = 12) -> Image.Image:
-    """Four rows of pictures of trained pairs."""
-    seen = pairs(suite, held_out=False)
-    chosen = seen[:: len(seen) // (4 * columns)][: 4 * columns]
-    images = generate(pipe, pair_samples(chosen, suite.judge_templates, 1, 900_000), 1.0, 1)
+def contact_sheet(pipe: Any, suite: Suite, seen: list[tuple[Object, str]], columns: int = 12) -> Image.Image:
+    """Up to four rows of pictures of trained pairs."""
+    some = seen[:: max(1, len(seen) // (4 * columns))][: 4 * columns]
+    some = (some * columns)[: max(columns, len(some) // columns * columns)]
+    images = generate(pipe, pair_samples(some, suite.judge_templates, 1, 900_000), 1.0, 1)
     tall = torch.cat([torch.cat(list(row), 2) for row in images.split(columns)], 1)
     return Image.fromarray((tall.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
