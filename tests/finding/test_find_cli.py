@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from page import chromium
 from small_planted import planted
 
 from conceptguard.finding.planted import FIRST
+from conceptguard.policy_file import load_policy
 
 PROBED = "beer"
 
@@ -49,10 +51,13 @@ def test_what_it_reports(done: tuple[Path, dict[str, Any]]) -> None:
     assert set(report["written"]) >= {str(out / "found.html"), str(out / "concepts.yaml"), str(out / "policy.yaml")}
 
 
-def test_the_probe_is_a_policys_last_look(done: tuple[Path, dict[str, Any]]) -> None:
+def test_the_probe_is_a_policys_last_look(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """It sees the object on pictures that it did not learn from, and lets those without it pass."""
-    out, _ = done
-    guard = yaml.safe_load((out / "policy.yaml").read_text())["guards"][0]
+    moved = shutil.copytree(done[0], tmp_path / "elsewhere")
+    assert str(done[0]) not in (moved / "policy.yaml").read_text(), "the folder may be moved as a whole"
+    found = load_policy(moved / "policy.yaml").guards[0]
+    guard = {"method": found.method, "artifact": found.artifact}
+    assert Path(str(found.artifact)).is_relative_to(moved.resolve())
     it = planted()
     # What was found is the object as one of the two styles draws it.
     shown = it.truths[PROBED] & ~it.truths["mono"]
