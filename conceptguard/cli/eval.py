@@ -16,6 +16,7 @@ from .complete import methods, policies
 from .eval_captioner import CAPTIONER, eval_captioner
 from .eval_classifier import CLASSIFIER, eval_classifier
 from .eval_finding import FINDING, eval_finding
+from .eval_gan import GAN, eval_gan
 from .eval_graph import GRAPH, eval_graph
 from .eval_language import eval_language, is_language
 from .eval_protocol import eval_protocol, list_protocols, of_suite, told_of
@@ -90,7 +91,7 @@ def eval_(
     batch: int = typer.Option(8, min=1, help="Pictures at once."),
     suite: str | None = typer.Option(
         None,
-        help="A suite file, language, captioner, classifier, graph or finding; default: the one named like the model.",
+        help="A suite file, language, captioner, classifier, graph, gan or finding; default: the model's own.",
     ),
     judge: list[str] | None = typer.Option(
         None,
@@ -165,6 +166,7 @@ def eval_(
     conceptguard eval --suite classifier --model emoji-classifier --method ssd --method damp
     conceptguard eval --suite captioner --method sauce --method siu --concepts skull,dog
     conceptguard eval --suite graph --method d2dgn
+    conceptguard eval --suite gan --model ./my-gan --method text_to_unlearn --concepts skull
     conceptguard eval --suite finding --method craft
     conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
@@ -189,6 +191,10 @@ def eval_(
     --suite graph has methods forget edges of a graph: deleted is how well the net still ranks them above pairs that are
     none (0.5 is right), kept the same of edges that nobody trained on, as before where they are within 0.02; controls:
     a net trained without them, none, and a training that denies them.
+
+    --suite gan has methods erase what a generator draws: erased, others and edited (other things whose codes are moved
+    towards it) are shares that the judge reads; degree and shift, how far its scores moved. Controls: none, renamed
+    (the name alone is gone), noise.
 
     --suite finding judges finders: on pictures put together of what emoji-sd draws it is known what there is to find.
 
@@ -241,6 +247,8 @@ def eval_(
         )
     if suite == CAPTIONER:
         return eval_captioner(model, method or [], _rules(policy, guard), concepts, given, n or 20, device, check, json)
+    if suite == GAN:
+        return eval_gan(model, method or [], _rules(policy, guard), concepts, given, device, check, json)
     if suite == GRAPH:
         return eval_graph(model, method or [], _rules(policy, guard), concepts, given, device, check, json)
     if measure:

@@ -47,7 +47,7 @@ def either(model: str, device: str | None, dtype: str = "fp32", **options: Any) 
 
 
 def _demand_prompted(loaded: Any, model: str) -> None:
-    suites = {"classes": "classifier", "matching": "graph"}
+    suites = {"classes": "classifier", "matching": "graph", "object_names": "gan"}
     for part, suite in suites.items():
         if hasattr(loaded, part):
             raise ConceptGuardError(

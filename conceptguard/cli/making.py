@@ -93,7 +93,8 @@ def make_one(job: Making, own: Loaded, concept: Any, tick: Callable[[int], None]
 def _use(job: Making, own: Loaded, artifact: Artifact, plain: bool) -> str:
     if plain:
         which = f"{job.model} --variant {job.variant}" if job.variant else job.model
-        suite = "graph" if hasattr(own.model, "matching") else "classifier"
+        suites = {"matching": "graph", "mapped": "gan"}
+        suite = next((one for part, one in suites.items() if hasattr(own.model, part)), "classifier")
         return f"use it: conceptguard eval --suite {suite} --model {which} --guard {job.method}:{artifact.folder}"
     command = "say" if is_text(own.model) else "generate"
     command += " --picture FILE" if is_text(own.model) and hasattr(own.model.tokenizer, "image_processor") else ""

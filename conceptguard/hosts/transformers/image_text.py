@@ -45,6 +45,16 @@ class ImageText:
         """[n, width], of pictures [n, 3, h, w] in [0, 1]."""
         return _directions(self.model.get_image_features(**self._given(pixels)))
 
+    def seen(self, pixels: Tensor) -> Tensor:
+        """As ``pictures``, where gradients are to go through: resized by interpolation, [n, width] on their device."""
+        how = self.processor.image_processor
+        size = how.size.get("shortest_edge") or how.size["height"]
+        given = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        mean, spread = (torch.tensor(one).view(3, 1, 1).to(given) for one in (how.image_mean, how.image_std))
+        found = self.model.get_image_features(pixel_values=((given - mean) / spread).to(self.model.dtype))
+        found = found if isinstance(found, Tensor) else found.pooler_output
+        return F.normalize(found.float(), dim=-1)
+
     @torch.no_grad()
     def states(self, pixels: Tensor, before: int) -> Tensor:
         """[n, width of the tower]: what it holds ``before`` layers before its end, the mean over places."""

@@ -45,10 +45,10 @@ def tiles(suite: Suite, cache: Path, kept: Path) -> Tensor:
 def views(some: Tensor, latents: Tensor) -> Tensor:
     """Tiles [n, 3, TILE, TILE] in [0, 1] as latents [n, VIEW], normal numbers, say: [n, 3, SIZE, SIZE]."""
     even = torch.special.ndtr(latents) * 2 - 1  # equally many of each view
-    angle, size = even[:, 3] * math.radians(10), 1.1 + 0.1 * even[:, 2]
+    angle, size = even[:, 3] * math.radians(6), 1.08 + 0.06 * even[:, 2]
     theta = torch.stack(
-        [torch.stack([size * angle.cos(), -size * angle.sin(), 0.1 * even[:, 0]], 1),
-         torch.stack([size * angle.sin(), size * angle.cos(), 0.1 * even[:, 1]], 1)], 1
+        [torch.stack([size * angle.cos(), -size * angle.sin(), 0.05 * even[:, 0]], 1),
+         torch.stack([size * angle.sin(), size * angle.cos(), 0.05 * even[:, 1]], 1)], 1
     )  # fmt: skip
     grid = F.affine_grid(theta, list(some.shape), align_corners=False)
     white = 1 - F.grid_sample(1 - some, grid, align_corners=False)  # outside of a tile is white

@@ -29,10 +29,10 @@ class Recipe:
     """minutes: by the clock; batch: pictures in a step; lr: of both nets, falling to nothing; alone: share of the time
     before the discriminator is heard; weight, penalty: λ and γ; lazy: steps between penalties"""
 
-    minutes: float = 4.5
-    batch: int = 256
+    minutes: float = 23.0
+    batch: int = 16
     lr: float = 2e-3
-    alone: float = 0.4
+    alone: float = 0.75
     weight: float = 30.0
     penalty: float = 1.0
     lazy: int = 8
@@ -58,24 +58,26 @@ class Discriminator(nn.Module):
         return self.real(seen)[:, 0] + (seen * (self.objects(objects) + self.styles(styles))).mean(1)
 
 
-def train(sheet: Tensor, trained: Tensor, recipe: Recipe, device: torch.device) -> Generator:
-    """Gives the mean of the last steps' generators, on the CPU. sheet: [objects, styles, 3, h, w]; trained: pairs
-    [n, 2] of an object and a style that it is shown."""
+def train(sheet: Tensor, recipe: Recipe, device: torch.device, start: nn.Module | None = None) -> Generator:
+    """Gives the mean of the last steps' generators, on the CPU. sheet: [objects, styles, 3, h, w]; start: what it
+    begins with, else at random."""
     torch.manual_seed(recipe.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     objects, styles = sheet.shape[:2]
     net, other = Generator(objects, styles, VIEW).to(device), Discriminator(objects, styles).to(device)
+    if start is not None:
+        net.load_state_dict(start.state_dict())
     mean = copy.deepcopy(net).requires_grad_(False)
     fused = {"fused": device.type == "cuda"}
     optimiser = torch.optim.Adam(net.parameters(), lr=recipe.lr, betas=(0.9, 0.99), **fused)
     against = torch.optim.Adam(other.parameters(), lr=recipe.lr / 2, betas=(0.0, 0.99), **fused)
-    sheet, trained = sheet.to(device), trained.to(device)
+    sheet = sheet.to(device)
     begun, step, done = time.monotonic(), 0, 0.0
     bar = tqdm(total=round(recipe.minutes * 60), desc="emoji-gan", unit="s", mininterval=10)
     while done < 1:
         rate = recipe.lr * min(1.0, (step + 1) / 100, 0.02 + math.cos(math.pi / 2 * done))
         optimiser.param_groups[0]["lr"], against.param_groups[0]["lr"] = rate, rate / 2
-        labels = trained[torch.randint(len(trained), (recipe.batch,), device=device)].unbind(1)
+        labels = tuple(torch.randint(n, (recipe.batch,), device=device) for n in (objects, styles))
         latents = torch.randn(recipe.batch, VIEW, device=device)
         real = views(sheet[labels].float() / 255, latents)
         drawn = net(latents, *labels)
@@ -97,7 +99,7 @@ def train(sheet: Tensor, trained: Tensor, recipe: Recipe, device: torch.device) 
                 torch.cuda.synchronize()  # or steps are queued long past the time
             done = (time.monotonic() - begun) / (recipe.minutes * 60)
             bar.n = round(min(1.0, done) * bar.total)
-            bar.set_postfix(step=step, refresh=False)
+            bar.refresh()
             if step % 500 == 0:
                 bar.set_postfix(step=step, loss=f"{float(loss.detach()):.3f}")
     bar.close()

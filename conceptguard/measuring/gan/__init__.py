@@ -1,0 +1,1 @@
+"""What a GAN's generator forgot and kept, read by judges that no maker sees."""
