@@ -380,6 +380,19 @@ def classifier_table(results: list[Result]) -> str:
     return "\n\n".join([told, markdown(head, table), *([" ".join(refused)] if refused else [])])
 
 
+def graph_table(results: list[Result]) -> str:
+    """What a net over a graph forgot, beside one that never saw it."""
+    names = {"none": "out of the graph alone", "deny": "denied", "retrained": "trained without"}
+    table = [
+        [row["concept"], str(row["edges"]), names.get(row["method"], f"`{row['method']}`"), f"{row['deleted']:.3f}",
+         f"{row['kept']:.3f}", f"{row['before']:.3f}", f"{row['retained']:.3f}",
+         f"{row['ratio']:.2f}" if "ratio" in row else "", "yes" if row["passes"] else "no"]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    head = ["forget set", "edges", "", "deleted", "kept", "before", "retained", "time", "passes"]
+    return markdown(head, table)
+
+
 _OF_CLASSIFIER = ("forget", "retain", "test")
 
 

@@ -35,6 +35,7 @@ from tools.figure_tables import (
     finding_table,
     fuzz_table,
     gates_table,
+    graph_table,
     half_words_table,
     language_table,
     logits_table,
@@ -215,6 +216,7 @@ FIGURES = {
     "captioner": Figure(
         ("conceptguard eval --suite captioner --method sauce --method siu",), captioner_table, "five minutes"
     ),
+    "graph": Figure(("conceptguard eval --suite graph --method d2dgn",), graph_table, "a minute"),
     "requests": Figure(("python -m tools.stream",), requests_table, "a minute"),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),
     "finding": Figure(("conceptguard eval --suite finding",), finding_table, "two minutes"),

@@ -32,7 +32,7 @@ def made(net: Any, name: str, out: Path, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def artifact(bench: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return made(bench.net, CONCEPT, tmp_path_factory.mktemp("made"), steps=25)
+    return made(bench.net, CONCEPT, tmp_path_factory.mktemp("made"), steps=16, batch=4)
 
 
 def policy(artifact: Any) -> dict[str, Any]:
