@@ -52,9 +52,9 @@ class TextToUnlearnMakeSettings(Settings):
     against: float = Field(default=0.2, ge=0)
     end: float = Field(default=5.0, ge=0)
     keep: float = Field(default=10.0, ge=0)
-    steps: int = Field(default=40, ge=1)
+    steps: int = Field(default=36, ge=1)
     batch: int = Field(default=6, ge=2)
-    lr: float = Field(default=1e-2, gt=0)
+    lr: float = Field(default=2e-2, gt=0)
 
 
 class TextToUnlearn(Forgetting):

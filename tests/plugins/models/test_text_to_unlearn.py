@@ -32,13 +32,14 @@ def made(net: Any, name: str, out: Path, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def artifact(bench: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return made(bench.net, CONCEPT, tmp_path_factory.mktemp("made"), steps=16, batch=4)
+    return made(bench.net, CONCEPT, tmp_path_factory.mktemp("made"))
 
 
 def policy(artifact: Any) -> dict[str, Any]:
     return {"name": "dry", "guards": [{"method": "text_to_unlearn", "artifact": str(artifact.folder)}]}
 
 
+@pytest.mark.slow
 def test_what_a_text_says_is_gone_and_the_rest_stays(bench: Any, artifact: Any) -> None:
     row = bench.guarded(load_policy(policy(artifact)), CONCEPT)
     assert row["erased_before"] > 0.6 and row["passes"], row
@@ -54,6 +55,7 @@ def test_controls_do_nothing_or_take_the_name_alone(bench: Any) -> None:
     assert noise["erased_after"] > 0.5 and not noise["passes"]
 
 
+@pytest.mark.slow
 def test_it_acts_and_is_gone_to_the_last_bit(bench: Any, artifact: Any) -> None:
     net = bench.net
     given = net.asked([bench.places[CONCEPT]], 1, torch.Generator().manual_seed(3))
@@ -77,6 +79,7 @@ def test_bad_input_is_told(bench: Any, tmp_path: Path) -> None:
         bench.net.eval()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, artifact: Any, capsys: pytest.CaptureFixture[str]) -> None:
     out, guard = tmp_path / "rows.json", f"text_to_unlearn:{artifact.folder}"
     asked = ["eval", "--suite", "gan", "--model", str(FOLDER), "--concepts", CONCEPT]
