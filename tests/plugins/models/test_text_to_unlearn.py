@@ -67,8 +67,10 @@ def test_it_acts_and_is_gone_to_the_last_bit(bench: Any, artifact: Any) -> None:
 
 
 def test_bad_input_is_told(bench: Any, tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="nothing that the generator draws is what emoji-encoder takes for 'panda'"):
-        made(bench.net, "panda", tmp_path)
+    with pytest.raises(
+        PolicyError, match="nothing that the generator draws is what emoji-encoder takes for 'umbrella'"
+    ):
+        made(bench.net, "umbrella", tmp_path)
     with pytest.raises(PolicyError, match="no generator that makes codes pictures"):
         made(torch.nn.Sequential(torch.nn.Linear(2, 2)).eval(), CONCEPT, tmp_path)
     bench.net.train()
