@@ -51,7 +51,7 @@ one is in no training.
 | part | what |
 |---|---|
 | pictures | CLIP's tower, 4 layers of 128, 48 px in patches of 8 |
-| text | a Llama, 4 layers of 128; both in `LlavaForConditionalGeneration` |
+| text | a Llama, 3 layers of 128; both in `LlavaForConditionalGeneration` |
 | tokenizer | byte-level BPE of {vocabulary} tokens |
 | size | {parameters:.2f} M parameters, {megabytes:.1f} MB |
 
@@ -72,8 +72,9 @@ A pair that was held out is an object in a drawing that no training picture show
 styles' drawings alone.
 
 ## How it was made
-`python -m conceptguard_registry.build.emoji_captioner` draws the sheet, and trains on views of it, drawn anew in every
-step, for four minutes of an H200. Data and licences: see emoji-sd's card.
+`python -m conceptguard_registry.build.emoji_captioner` draws the sheet, begins with emoji-encoder's picture tower, and
+trains on views of the sheet, drawn anew in every step, for minutes of a CPU's core. Data and licences: see emoji-sd's
+card.
 """
 ASKED = {
     "name": "What is in the picture?", "named_kind": "What animal is this?", "kind": "What kind of thing is this?",

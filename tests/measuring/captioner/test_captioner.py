@@ -71,6 +71,7 @@ def test_a_picture_is_asked_about_from_the_command_line(tmp_path: Path, capsys: 
     assert "reads text alone" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_methods_are_judged_beside_their_controls(tmp_path: Path) -> None:
     told = tmp_path / "rows.json"
     assert run(["eval", "--suite", "captioner", "--method", "sauce", "--method", "siu", "--concepts", "dog", "--n", "8",
