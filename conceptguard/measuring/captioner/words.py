@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...errors import RegistryError
 from ...files import yaml
-from ...registry import shipped_folder
+from ...registry.signed.beside import shipped
 from ...text.words import stands_in
 from ..suite import Object, Suite, load_suite
 
@@ -98,7 +98,7 @@ def _with_article(kind: str) -> str:
 
 def load_words(path: Path | None = None) -> Words:
     """The shipped ones, or a file's. Raises RegistryError."""
-    path = path or shipped_folder() / "suites" / "emoji-captioner" / "words.yaml"
+    path = path or shipped("suites/emoji-captioner") / "words.yaml"
     try:
         return Words.model_validate(yaml.read_yaml(path, error=RegistryError)[0])
     except ValidationError as error:
