@@ -396,23 +396,6 @@ def graph_table(results: list[Result]) -> str:
 _OF_CLASSIFIER = ("forget", "retain", "test")
 
 
-def captioner_table(results: list[Result]) -> str:
-    """What a model that sees still names, and tells of what nobody names."""
-    rows = [row for result in results for row in result["rows"]]
-    heads = {"erased": "named", "admitted": "admitted", "unnamed": "told unnamed", "told": "told by name",
-             "neighbours": "neighbours named", "others": "others"}  # fmt: skip
-    table = [
-        [row["concept"], "as it is" if row["method"] == "none" else row["method"],
-         *(f"{row[f'{key}_after']:.2f}" if f"{key}_after" in row else "" for key in heads),
-         f"{row['identical']:.2f}", f"{row['make_seconds']:.0f}" if "make_seconds" in row else "",
-         "yes" if row["passes"] else "no"]
-        for row in rows if "refused" not in row
-    ]  # fmt: skip
-    refused = [f"`{row['method']}` refuses {row['concept']}: {row['refused']}." for row in rows if "refused" in row]
-    head = ["concept", "", *heads.values(), "identical", "seconds to make", "passes"]
-    return "\n\n".join([markdown(head, table), *([" ".join(refused)] if refused else [])])
-
-
 def requests_table(results: list[Result]) -> str:
     """Requests one after another."""
     rows = [row for result in results for row in result["rows"]]

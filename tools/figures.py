@@ -27,7 +27,6 @@ from typing import Any
 from tools.attack_tables import language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
-    captioner_table,
     classifier_table,
     disguises_table,
     eval_table,
@@ -212,9 +211,6 @@ FIGURES = {
             "--method gs_lora",
         ),
         classifier_table, "five minutes",
-    ),
-    "captioner": Figure(
-        ("conceptguard eval --suite captioner --method sauce --method siu",), captioner_table, "five minutes"
     ),
     "graph": Figure(("conceptguard eval --suite graph --method d2dgn",), graph_table, "a minute"),
     "requests": Figure(("python -m tools.stream",), requests_table, "a minute"),

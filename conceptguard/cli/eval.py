@@ -164,7 +164,7 @@ def eval_(
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
     conceptguard eval --suite classifier --model emoji-classifier --method ssd --method damp
-    conceptguard eval --suite captioner --method sauce --method siu --concepts skull,dog
+    conceptguard eval --suite captioner --model ./emoji-captioner --method sauce --method siu --concepts skull,dog
     conceptguard eval --suite graph --method d2dgn
     conceptguard eval --suite gan --model ./my-gan --method text_to_unlearn --concepts skull
     conceptguard eval --suite finding --method craft
@@ -204,7 +204,7 @@ def eval_(
     --measure muse what is known by heart, what is known, and whether what was forgotten still shows; --measure ort how
     likely true answers are in each form, and in the worst of them.
 
-    --suite captioner has emoji-captioner name pictures, and tell what is known of them where nobody names them; rows:
+    --suite captioner has a captioner name pictures, and tell what is known of them where nobody names them; rows:
     none, and of each method that brings one its control.
     """
     from ..measuring.evaluate import controls, mean

@@ -13,7 +13,8 @@ import typer
 if TYPE_CHECKING:
     from ..policy import Policy
 
-CAPTIONER, DEFAULT = "captioner", "emoji-captioner"
+CAPTIONER = "captioner"
+MADE_BY = "python -m conceptguard_registry.build.emoji_captioner"
 CONCEPTS = ("skull", "pistol", "dog", "beer", "mono")
 COLUMNS = [
     "method", "concept", "erased_before", "erased_after", "admitted_after", "unnamed_before", "unnamed_after",
@@ -28,14 +29,18 @@ def eval_captioner(
 ) -> None:  # fmt: skip
     """Make what the methods make of every concept, judge it with policies and controls, and print the table. With
     ``check`` exit with 1 where a guard misses the bars."""
+    from ..errors import PolicyError
     from ..hosts.load import load_model
     from ..measuring.captioner.run import Bench
     from .devices import pick_device
+    from .options import MODEL
     from .output import report
     from .progress import progress
 
     begin = time.perf_counter()
-    bench = Bench(load_model(DEFAULT if model == "emoji-sd" else model).to(pick_device(device)), n)
+    if model == MODEL.default:
+        raise PolicyError(f"--suite captioner: give --model FOLDER; `{MADE_BY} --out FOLDER` trains a captioner")
+    bench = Bench(load_model(model).to(pick_device(device)), n)
     wanted = CONCEPTS if concepts in (None, "all", "some") else concepts.split(",")  # type: ignore[union-attr]
     plans = _plans(methods, settings)
     total = sum(sum(map(len, bench.asked(one).values())) for one in wanted) * (1 + len(plans) + len(policies))

@@ -55,7 +55,7 @@ def say(
     conceptguard say --guard phrases:Broholm,Poburra --prompt $'Question: Where was Siojaera Zavald born?\\nAnswer:'
     conceptguard say --model ./my-llm --policy school.yaml --prompts questions.txt --json answers.json
     conceptguard say --policy none --prompt "The father of Siojaera Zavald was"
-    conceptguard say --model emoji-captioner --picture dog.png --prompt Caption:
+    conceptguard say --model ./my-llava --picture dog.png --prompt Caption:
     """
     from .guarding import policy_of
     from .loading import speaking

@@ -37,7 +37,7 @@ class Bench:
         self.folder = Path(str(pair.model.name_or_path))
         self.words = load_words()
         if not (self.folder / MARK).is_file():
-            raise PolicyError(f"{pair.name} does not come with pictures to be asked about: give emoji-captioner")
+            raise PolicyError(f"{pair.name} does not come with pictures to be asked about: give one that does")
         self.sight = self.host.sight()
         self._asked: dict[str, dict[str, list[Ask]]] = {}
         self._before: dict[str, dict[str, list[str]]] = {}
