@@ -61,7 +61,7 @@ _BLOCK = re.compile(r"(<!-- figure: ([\w-]+) -->\n).*?(<!-- /figure -->)", re.DO
 Result = dict[str, Any]
 CLASSIFIER = "emoji-classifier"
 # Made for emoji-flow to be judged, and not shipped.
-BESIDE = ("esd", "few_shot", "all_but_one")
+BESIDE = ("uce", "nullspace", "rece", "trce", "esd", "few_shot", "all_but_one")
 TEN = "cigarette,pistol,bomb,beer,wine,skull,knife,syringe,pill,dagger"
 
 
@@ -122,10 +122,7 @@ FIGURES = {
             + " ".join(f"--guard {one}:pistol,gun,handgun"
                        for one in ("sld", "negative_guidance", "ant", "safree", "trce", "magicmix"))
             + " --n 2 --concepts pistol",
-            "conceptguard eval --model emoji-flow --artifacts registry --method uce --concepts pistol --n 2",
-            "conceptguard eval --model emoji-flow --artifacts registry --method nullspace --method rece --method trce "
-            "--concepts pistol --n 2",
-            "conceptguard eval --model emoji-flow --artifacts registry --method spm --concepts pistol --n 2",
+            "conceptguard eval --model emoji-flow --method spm --concepts pistol --n 2",
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 "
             + " ".join(f"--method {one}" for one in BESIDE),
         ),

@@ -49,7 +49,7 @@ def test_the_same_text_prediction_and_picture(both: Any) -> None:
 
 
 GUARDS = {
-    "uce": {"method": "uce", "artifact": "emoji-flow/uce/pistol"},
+    "spm": {"method": "spm", "artifact": "emoji-flow/spm/pistol"},
     "sld": {"method": "sld", "concept": {"name": "pistol", "prompts": ["pistol", "gun"]}, "level": "max"},
 }
 
