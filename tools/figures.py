@@ -122,7 +122,7 @@ FIGURES = {
             + " ".join(f"--guard {one}:pistol,gun,handgun"
                        for one in ("sld", "negative_guidance", "ant", "safree", "trce", "magicmix"))
             + " --n 2 --concepts pistol",
-            "conceptguard eval --model emoji-flow --method spm --concepts pistol --n 2",
+            "conceptguard eval --model emoji-flow --artifacts out/flow --method spm --concepts pistol --n 2",
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 "
             + " ".join(f"--method {one}" for one in BESIDE),
         ),

@@ -49,7 +49,7 @@ def test_the_same_text_prediction_and_picture(both: Any) -> None:
 
 
 GUARDS = {
-    "spm": {"method": "spm", "artifact": "emoji-flow/spm/pistol"},
+    "negative_guidance": {"method": "negative_guidance", "concept": {"name": "pistol", "prompts": ["pistol", "gun"]}},
     "sld": {"method": "sld", "concept": {"name": "pistol", "prompts": ["pistol", "gun"]}, "level": "max"},
 }
 

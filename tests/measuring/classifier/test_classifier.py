@@ -127,6 +127,8 @@ def test_make_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "emoji-classifier/damp/skull" in told and "eval --suite classifier" in told
     prompted = ["--model", str(FOLDER), "--policy", "none", "--prompt", "a dog"]
     for command in (["generate", *prompted, "--out", str(tmp_path / "a.png")], ["say", *prompted]):
-        assert run(command) == 1 and "a classifier, which nobody prompts" in " ".join(capsys.readouterr().err.split())
+        assert run(command) == 1 and "of the suite 'classifier', which nobody prompts" in " ".join(
+            capsys.readouterr().err.split()
+        )
     assert run([*made[:5], "zeppelin", *made[6:]]) == 1
     assert "no class 'zeppelin'" in capsys.readouterr().err
