@@ -22,10 +22,8 @@ from conceptguard.finder import Found, Search
 from conceptguard.finding.checks import present
 from conceptguard.finding.decides import fit
 
-from .dictionaries import SWEEPS
-from .found import Looking, PictureFinder, concepts, parts, see, shares, told
-from .importance import sobol
-from .lens import extract
+from .found import Looking, PictureFinder, see, told
+from .lens import factors
 
 HEAT, MARGIN, ELSEWHERE = 10.0, 0.3, 0.5  # γ, δ, and α: what patches outside of every box count
 STEPS = 60
@@ -58,10 +56,7 @@ class Csr(PictureFinder):
         s, seen = search.settings, see(search)
         if not seen.decides.classes:
             raise PolicyError("csr decides between classes: give pictures in folders of their classes")
-        with search.bar(SWEEPS, ", factorising") as tick:
-            amounts, directions = extract(seen, "nmf", s.concepts, tick)
-        importance, about = shares(seen, sobol(parts(seen, amounts, directions), search.seed))
-        found = concepts(seen, amounts, importance, about)
+        found = factors(search, seen, s.concepts)
         names = [one.name for one in found]
         rejected = [_named(name, names, "rejected") for name in s.rejected]
         assert search.pictures is not None

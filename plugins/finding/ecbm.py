@@ -20,10 +20,8 @@ from conceptguard.errors import PolicyError
 from conceptguard.finder import Found, Search
 from conceptguard.finding.checks import present
 
-from .dictionaries import SWEEPS
-from .found import Looking, PictureFinder, concepts, parts, see, shares, told
-from .importance import sobol
-from .lens import extract
+from .found import Looking, PictureFinder, see, told
+from .lens import factors
 
 HIDDEN, STEPS, DESCENTS = 64, 300, 120
 WEIGHTS = (1.0, 1.0, 1.0)  # of the three energies, in descent
@@ -147,10 +145,7 @@ class Ecbm(PictureFinder):
         seen = see(search)
         if not seen.decides.classes:
             raise PolicyError("ecbm relates concepts to classes: give pictures in folders of their classes")
-        with search.bar(SWEEPS, ", factorising") as tick:
-            amounts, directions = extract(seen, "nmf", s.concepts, tick)
-        importance, about = shares(seen, sobol(parts(seen, amounts, directions), search.seed))
-        found = concepts(seen, amounts, importance, about)
+        found = factors(search, seen, s.concepts)
         said = dict(_said(rule, [one.name for one in found]) for rule in s.said)
         labels = torch.stack([present(one) for one in found], 1).float()
         names, wanted = seen.by_class()

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from conceptguard.finder import Found, Search
+from conceptguard.finder import Found, FoundConcept, Search
 
-from .dictionaries import EXTRACTIONS, Dictionary, halves, whole
+from .dictionaries import EXTRACTIONS, SWEEPS, Dictionary, halves, whole
 from .found import Looking, PictureFinder, Seen, concepts, parts, see, shares, told
-from .importance import IMPORTANCES
+from .importance import IMPORTANCES, sobol
 
 SIGNED = ("kmeans", "pca", "random")
 
@@ -51,6 +51,14 @@ def extract(seen: Seen, how: str, k: int, tick: Callable[[int, float], None] | N
     given = rows if signed else halves(rows)
     made: Dictionary = EXTRACTIONS[how](given, k, random, *([tick] if tick and how == "nmf" else []))
     return made.encode(given), made.directions if signed else whole(made.directions)
+
+
+def factors(search: Search, seen: Seen, k: int) -> list[FoundConcept]:
+    """Concepts of a factorisation with their Sobol indices, for finders that go on from there."""
+    with search.bar(SWEEPS, ", factorising") as tick:
+        amounts, directions = extract(seen, "nmf", k, tick)
+    importance, about = shares(seen, sobol(parts(seen, amounts, directions), search.seed))
+    return concepts(seen, amounts, importance, about)
 
 
 def reconstruction_error(rows: Tensor, amounts: Tensor, directions: Tensor) -> float:
