@@ -14,7 +14,7 @@ from conceptguard import load_model
 
 from ..emoji_sd.text import encode
 from ..emoji_sd_siblings.pictures import drawn, taught
-from ..emoji_sd_siblings.train import Recipe
+from ..emoji_sd_siblings.train import Recipe, add_options
 from .adapter import seen, trained
 
 REGISTRY = Path(__file__).resolve().parents[2]
@@ -25,13 +25,7 @@ def main() -> None:
     begun = time.monotonic()
     parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_adapter", description=__doc__)
     parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-adapter")
-    parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
-    parser.add_argument("--minutes", type=float, default=5.0, help="all in all, the drawing of pictures included")
-    parser.add_argument("--pictures", type=int, default=16_000)
-    parser.add_argument("--captions", type=int, default=3, help="of each picture")
-    parser.add_argument("--batch", type=int, default=Recipe.batch)
-    parser.add_argument("--lr", type=float, default=Recipe.lr)
-    parser.add_argument("--processes", type=int, default=2, help="that draw pictures")
+    add_options(parser)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scenes, pictures = drawn("plain", args.cache, args.pictures, args.processes)

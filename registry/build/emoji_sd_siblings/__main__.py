@@ -19,7 +19,7 @@ from conceptguard.formats import to_kohya
 from conceptguard.hosts.diffusers.sibling import CHANGE, MARK
 
 from .pictures import drawn, taught
-from .train import Recipe, trained
+from .train import Recipe, add_options, trained
 
 REGISTRY = Path(__file__).resolve().parents[2]
 
@@ -30,14 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_sd_siblings", description=__doc__)
     parser.add_argument("sibling", choices=("marked", "two"))
     parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd-SIBLING")
-    parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
-    parser.add_argument("--minutes", type=float, default=5.0, help="all in all, the drawing of pictures included")
-    parser.add_argument("--pictures", type=int, default=16_000)
-    parser.add_argument("--captions", type=int, default=3, help="of each picture")
-    parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--rank", type=int, default=Recipe.rank)
-    parser.add_argument("--lr", type=float, default=Recipe.lr)
-    parser.add_argument("--processes", type=int, default=2, help="that draw pictures")
+    add_options(parser)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scenes, pictures = drawn(args.sibling, args.cache, args.pictures, args.processes)

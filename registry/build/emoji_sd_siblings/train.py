@@ -5,10 +5,12 @@ W + up · down in place of W (Hu et al., "LoRA: Low-Rank Adaptation of Large Lan
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +40,17 @@ class Recipe:
     warmup: int = 40
     min_snr: float = 5.0
     seed: int = 77_002
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What all trainings are asked that begin with emoji-sd and pictures drawn anew."""
+    parser.add_argument("--cache", type=Path, default=Path("out/emoji-packs"), help="folder for the downloaded packs")
+    parser.add_argument("--minutes", type=float, default=5.0, help="all in all, the drawing of pictures included")
+    parser.add_argument("--pictures", type=int, default=16_000)
+    parser.add_argument("--captions", type=int, default=3, help="of each picture")
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--lr", type=float, default=Recipe.lr)
+    parser.add_argument("--processes", type=int, default=2, help="that draw pictures")
 
 
 class LowRank(nn.Module):
