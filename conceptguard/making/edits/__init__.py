@@ -16,6 +16,7 @@ from .rows import (
     read_places,
     read_rows,
     runs_of,
+    sample,
     together,
     wordings,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "rotate",
     "rows_of_each",
     "runs_of",
+    "sample",
     "solve",
     "solve_free",
     "streams_of",

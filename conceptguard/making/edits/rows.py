@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from ...errors import PolicyError
+from ...runtime.once import once
 from ..templates import before, fill, through
 
 if TYPE_CHECKING:
     from ...concept import Concept
+    from ...generation.conditioning import Encoded
     from ...host import Host
     from ...protocols import TextEncoder
 
@@ -76,7 +78,7 @@ def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens:
         check_texts(encoder, words, kept)
     own, guided, stays = ([Place(text) for text in texts] for texts in (
         [w.own for w in words], [w.guided for w in words], held))  # fmt: skip
-    empty, said = host.encode([""]), channels(host)
+    empty, said = sample(host), channels(host)
     erased: list[Place] = []
     guide: list[Place] = []
     preserved: list[Place] = []
@@ -101,7 +103,12 @@ def read_rows(host: Host, words: Sequence[Wording], kept: Sequence[str], tokens:
 def channels(host: Host) -> Tensor:
     """Which channels of token states say anything, indices [d]: Stable Diffusion 3 pads what CLIP says to 4,096, and
     zeros would make squares of that width."""
-    return host.encode(["", "a photograph"]).embeds.any(0).any(0).nonzero()[:, 0]
+    return sample(host).embeds.any(0).any(0).nonzero()[:, 0]
+
+
+def sample(host: Host) -> Encoded:
+    """A text without words and one of some, as wide and long as any: asked once while many concepts are read."""
+    return once(host, "sample", lambda: host.encode(["", "a photograph"]))
 
 
 class Place:

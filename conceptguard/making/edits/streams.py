@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import ArtifactError
 from ...formats import write_edit
-from .rows import Kind, channels
+from .rows import Kind, channels, sample
 from .solver import Edit
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def streams_of(host: Host) -> list[Stream]:
     """The streams of a host's model, token states first. Raises ArtifactError when there are none, or when weights are
     not at hand as numbers.
     """
-    layers, empty = host.layers(), host.encode([""])
+    layers, empty = host.layers(), sample(host)
     widths: dict[Kind, int] = {"states": empty.embeds.shape[-1]}
     said = {"states": channels(host)}
     if empty.pooled is not None:

@@ -29,6 +29,7 @@ from conceptguard.making.edits import (
     read_places,
     rows_of_each,
     runs_of,
+    sample,
     solve,
     streams_of,
     tensors_of,
@@ -111,7 +112,7 @@ def read_ends(
     """
     for encoder in host.encoders():
         check_texts(encoder, words, kept)
-    empty, said = host.encode([""]), channels(host)
+    empty, said = sample(host), channels(host)
     own, guided, stays = ([Place(text) for text in texts] for texts in (
         [w.own for w in words], [w.guided for w in words], kept))  # fmt: skip
     spoken = {}  # token states by encoder and text
