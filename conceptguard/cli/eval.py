@@ -225,7 +225,7 @@ def eval_(
 
     begin = time.perf_counter()
     given = settings_of(settings)
-    if on and (protocol or prompts_from or suite in (FINDING, CLASSIFIER, CAPTIONER, GRAPH) or is_language(suite)):
+    if on and (protocol or prompts_from or suite in (FINDING, CLASSIFIER, CAPTIONER, GAN, GRAPH) or is_language(suite)):
         raise Usage("--on is of suites of pictures: leave it out with --protocol and with other suites")
     if protocol == "list":
         return list_protocols(json)

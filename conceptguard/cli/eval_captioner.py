@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+from .eval_bench import verify
 
 if TYPE_CHECKING:
     from ..policy import Policy
@@ -53,8 +53,8 @@ def eval_captioner(
     if json != "-":
         print("erased: named by a picture; admitted: 'yes' where asked for; unnamed: what is known of it, told without "
               "its name; told: the same asked by name, without a picture")  # fmt: skip
-    if check and not all(row["passes"] for row in found if row["method"] != "none" and "random" not in row["method"]):
-        raise typer.Exit(1)
+    if check:
+        verify(found, {"none", *(row["method"] for row in found if "random" in row["method"])})
 
 
 def _plans(methods: Sequence[str], settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

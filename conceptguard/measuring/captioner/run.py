@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConceptGuardError, PolicyError
+from ...errors import PolicyError
 from ...host import LanguageModel
 from ...making.examples import MARK
 from ...plugins import host_for
-from ...plugins import method as method_named
 from ...policy import Policy
-from ...policy_file import load_policy
 from ...sessions.attach import attach
+from ..made import made
 from .evaluate import Ask, questions
 from .words import load_words
 
@@ -62,19 +60,15 @@ class Bench:
         return self._row("none", concept, self.before(concept))
 
     def made(self, method: str, concept: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """What a method makes of a concept, attached. Where it refuses, a row says why."""
+        """What a method makes of a concept, attached."""
         name = f"{method}, random" if settings.get(RANDOM) else method
         about = {"name": concept, "prompts": [f"*/{concept}/*" if concept in self.words.styles else concept],
                  "replacement": self._instead(concept)}  # fmt: skip
         self.before(concept)
-        began = time.process_time()
-        try:
-            artifact = method_named(method).make(self.host, about, out, progress=False, **settings)
-        except ConceptGuardError as error:
-            return {"method": name, "concept": concept, "passes": False, "refused": str(error)}
-        seconds = round(time.process_time() - began, 2)
-        policy = load_policy({"name": name, "guards": [{"method": method, "artifact": str(artifact.folder)}]})
-        return {**self.guarded(policy, concept), "make_seconds": seconds, "bytes": artifact.size}
+        return made(self.pair, method, about, out, settings, self._timed, name)
+
+    def _timed(self, policy: Policy, concept: str, seconds: float) -> dict[str, Any]:
+        return {**self.guarded(policy, concept), "make_seconds": round(seconds, 2)}
 
     def guarded(self, policy: Policy, concept: str) -> dict[str, Any]:
         """A policy as it is, judged on a concept."""

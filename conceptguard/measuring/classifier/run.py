@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,9 @@ from torch import nn
 from ...errors import ConceptGuardError
 from ...making.examples import load_examples
 from ...making.fit import Recipe, fit
-from ...plugins import host_for
-from ...plugins import method as method_named
 from ...policy import Policy
-from ...policy_file import load_policy
 from ...sessions.attach import attach
+from ..made import made
 from .control import relabelled
 from .evaluate import Judging, retrained_row, row
 from .references import References, load_references
@@ -29,6 +28,8 @@ class Bench:
 
     Times are of the processor, so that a busy machine does not show in a ratio.
     """
+
+    CONTROLS = 3
 
     def __init__(self, net: Any):
         self.net: nn.Module = net
@@ -71,6 +72,12 @@ class Bench:
             self.recipe._replace(epochs=epochs), seed=0)  # fmt: skip
         return (time.process_time() - began) * self.recipe.epochs / epochs
 
+    def controls(self, concept: str) -> Iterator[dict[str, Any]]:
+        """A retrained model, the model as it is, and one that was trained with random labels."""
+        yield self.retrained(concept)
+        yield self.bare(concept)
+        yield self.relabelled(concept)
+
     def retrained(self, concept: str) -> dict[str, Any]:
         """One of the retrained models, judged by the others."""
         return retrained_row(*self.judged(concept), concept)
@@ -86,17 +93,10 @@ class Bench:
         return self._row(net, "relabel", concept, seconds=time.process_time() - began)
 
     def made(self, method: str, concept: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """What a method makes of a forget set, attached. Where it refuses, a row says why."""
-        about = {"name": concept, "prompts": self.examples.forget[concept]}
+        """What a method makes of a forget set, attached."""
         assert self.retrain_seconds  # of the model as it is, before anything is attached
-        began = time.process_time()
-        try:
-            artifact = method_named(method).make(host_for(self.net), about, out, progress=False, **settings)
-        except ConceptGuardError as error:
-            return {"method": method, "concept": concept, "passes": False, "refused": str(error)}
-        seconds = time.process_time() - began
-        policy = load_policy({"name": method, "guards": [{"method": method, "artifact": str(artifact.folder)}]})
-        return {**self.guarded(policy, concept, seconds), "bytes": artifact.size}
+        about = {"name": concept, "prompts": self.examples.forget[concept]}
+        return made(self.net, method, about, out, settings, self.guarded)
 
     def guarded(self, policy: Policy, concept: str, seconds: float | None = None) -> dict[str, Any]:
         """A policy as it is, judged on a forget set."""

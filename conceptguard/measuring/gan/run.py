@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...errors import ConceptGuardError
-from ...plugins import host_for
-from ...plugins import method as method_named
 from ...policy import Policy
-from ...policy_file import load_policy
 from ...sessions.attach import attach
 from ..judges import load_judge
+from ..made import made
 
 BAR_ERASED, BAR_OTHERS = 0.10, 0.05
 VIEWS, EDITED, NOISE, SEED = 8, 40, 0.03, 86_000
@@ -28,6 +24,8 @@ class Bench:
     ``edited`` are codes of other things moved towards a concept, by the difference of mean codes: a way to it past its
     name, as whoever attacks a generator would go.
     """
+
+    CONTROLS = 3
 
     def __init__(self, net: Any):
         self.net = net
@@ -79,16 +77,9 @@ class Bench:
         return [self.row(net, name, concept) for name, net in rows]
 
     def made(self, method: str, concept: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """What a method makes of a concept, attached. Where it refuses, a row says why."""
-        began = time.process_time()
-        try:
-            about = {"name": concept, "prompts": [concept]}
-            artifact = method_named(method).make(host_for(self.net), about, out, progress=False, **settings)
-        except ConceptGuardError as error:
-            return {"method": method, "concept": concept, "passes": False, "refused": str(error)}
-        seconds = time.process_time() - began
-        policy = load_policy({"name": method, "guards": [{"method": method, "artifact": str(artifact.folder)}]})
-        return {**self.guarded(policy, concept, seconds), "bytes": artifact.size}
+        """What a method makes of a concept, attached."""
+        about = {"name": concept, "prompts": [concept]}
+        return made(self.net, method, about, out, settings, self.guarded)
 
     def guarded(self, policy: Policy, concept: str, seconds: float | None = None) -> dict[str, Any]:
         """A policy as it is, judged on a concept."""

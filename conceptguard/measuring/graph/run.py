@@ -11,14 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import ConceptGuardError
 from ...making.links import LinkRecipe, fit_links, named, others
-from ...plugins import host_for
-from ...plugins import method as method_named
 from ...policy import Policy
-from ...policy_file import load_policy
 from ...sessions.attach import attach
 from ..classifier.measures import auc
+from ..made import made
 
 BAR_DELETED, BAR_KEPT = 0.05, 0.02
 NONE, SEED = 20, 4_300  # pairs that each edge is compared with
@@ -29,6 +26,8 @@ class Bench:
 
     Times are of the processor, so that a busy machine does not show in a ratio.
     """
+
+    CONTROLS = 3
 
     def __init__(self, net: Any):
         self.net, self.test = net, net.test
@@ -99,16 +98,9 @@ class Bench:
         ]  # fmt: skip
 
     def made(self, method: str, concept: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """What a method makes of a forget set, attached. Where it refuses, a row says why."""
+        """What a method makes of a forget set, attached."""
         about = {"name": concept, "prompts": self.sets[concept]}
-        began = time.process_time()
-        try:
-            artifact = method_named(method).make(host_for(self.net), about, out, progress=False, **settings)
-        except ConceptGuardError as error:
-            return {"method": method, "concept": concept, "passes": False, "refused": str(error)}
-        seconds = time.process_time() - began
-        policy = load_policy({"name": method, "guards": [{"method": method, "artifact": str(artifact.folder)}]})
-        return {**self.guarded(policy, concept, seconds), "bytes": artifact.size}
+        return made(self.net, method, about, out, settings, self.guarded)
 
     def guarded(self, policy: Policy, concept: str, seconds: float | None = None) -> dict[str, Any]:
         """A policy as it is, judged on a forget set."""
