@@ -15,10 +15,11 @@ test: .venv/installed
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(QUICKLY) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# Wheel and sdist for a release, the wheel built from the sdist, so that nothing left over in the checkout gets in.
+# Wheels and sdists for a release, each wheel built from its sdist, so that nothing left over in the checkout gets in.
 dist: .venv/installed
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m build --no-isolation --outdir dist conceptguard-models
 	@wc -c dist/* | awk '$$2 != "total" { printf "%s: %.1f MB\n", $$2, $$1 / 1e6 }'
 
 # What the next release will say.

@@ -14,6 +14,8 @@ ROOTS = {
     "conceptguard_nodes": "nodes",
     "conceptguard_registry": "registry",
 }
+# These models travel in a distribution of their own.
+APART = sorted(link.name for link in Path("conceptguard-models/conceptguard_registry/models").glob("*"))
 
 
 def packages(name: str, folder: str) -> list[str]:
@@ -26,5 +28,8 @@ setup(
     package_dir=ROOTS,
     packages=[package for root in ROOTS.items() for package in packages(*root) if "__pycache__" not in package],
     package_data={name: ["**/*"] for name in ROOTS},
-    exclude_package_data={"": ["*.py[co]", "**/__pycache__/*"]},
+    exclude_package_data={
+        "": ["*.py[co]", "**/__pycache__/*"],
+        "conceptguard_registry": [f"models/{name}/*" for name in APART],
+    },
 )

@@ -27,8 +27,13 @@ def toml(name: str) -> dict[str, Any]:
 
 def test_one_version_everywhere() -> None:
     cited = yaml.safe_load(text("CITATION.cff"))
-    said = [toml(name)["project"]["version"] for name in ("pyproject.toml", "nodes/pyproject.toml")]
+    said = [
+        toml(name)["project"]["version"]
+        for name in ("pyproject.toml", "nodes/pyproject.toml", "conceptguard-models/pyproject.toml")
+    ]
     assert {*said, str(cited["version"])} == {conceptguard.__version__}
+    models = toml("pyproject.toml")["project"]["optional-dependencies"]["models"]
+    assert models == [f"conceptguard-models=={conceptguard.__version__}"]
     assert text("nodes/requirements.txt").strip() == f"conceptguard>={conceptguard.__version__}"
     assert f"\n## {conceptguard.__version__} ({cited['date-released']})\n" in text("CHANGELOG.md")
 

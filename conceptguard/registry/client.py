@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError, meant
-from conceptguard.files.paths import INDEX, MANIFEST, PICKLES, is_ref
+from conceptguard.files.paths import INDEX, MANIFEST, PICKLES, is_name, is_ref
 from conceptguard.registry.index import Entry
 from conceptguard.registry.listing import Entries, Few, Listing, nearest, searched
 from conceptguard.registry.local import LocalSource
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Source = LocalSource | RemoteSource
 Trust = Literal["any", "signed"]
+_APART = "is in a distribution of its own: pip install 'conceptguard[models]'"
 
 
 class Registry:
@@ -179,6 +180,9 @@ class Registry:
             folder = source.model(name)
             if folder is not None:
                 return folder
+        folders = [source for source in self.sources if isinstance(source, LocalSource)]
+        if is_name(name) and any(name in folder.apart() for folder in folders):
+            raise RegistryError(f"model {name!r} {_APART}")
         known = sorted({model for source in self.sources for model in source.models()})
         hint = meant(name, known, f"there are {', '.join(known) or 'none'};")
         raise RegistryError(f"no embedded model {name!r}: {hint} or give a model's folder or Hub id")
@@ -255,7 +259,12 @@ def _verify_beside(source: LocalSource, *places: str) -> Iterator[dict[str, Any]
     if view is not None:
         from conceptguard.registry.signed.beside import rows
 
-        yield from rows(view, source.root, source.name, *places)
+        apart = {f"models/{name}" for name in source.apart()}
+        for row in rows(view, source.root, source.name, *places):
+            if row["ref"] not in apart:
+                yield row
+            elif places:
+                yield {**row, "why": _APART}
 
 
 def _verified(ref: str, source: str, load: Any, why: str = "") -> dict[str, Any]:

@@ -149,6 +149,13 @@ class LocalSource:
             vouch(view, self.root, f"models/{name}")
         return folder
 
+    def apart(self) -> set[str]:
+        """Names of models that were signed with this package's registry, and travel in a distribution of their own that
+        is not installed."""
+        view = self.view() if self.packaged else None
+        signed = {path.split("/")[1] for path in view.beside if path.startswith("models/")} if view else set()
+        return {name for name in signed if not (self.root / "models" / name).exists()}
+
     def models(self) -> list[str]:
         """Names of the embedded models."""
         return sorted(path.parent.name for mark in _GENERATES for path in self.root.glob(f"models/*/{mark}"))
