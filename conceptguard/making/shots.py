@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..generation.conditioning import Encoded, pick
 from .noising import noised
 from .pictures import drawn
 
 if TYPE_CHECKING:
+    from ..generation.conditioning import Encoded
     from ..protocols import Denoiser
+    from .encoded_texts import EncodedTexts
 
 
 class Noisy(NamedTuple):
@@ -40,10 +41,12 @@ class Shots:
     random: torch.Generator
 
     @classmethod
-    def drawn(cls, denoiser: Denoiser, texts: Encoded, nothing: Encoded, count: int, random: torch.Generator) -> Shots:
+    def drawn(
+        cls, denoiser: Denoiser, texts: EncodedTexts, nothing: Encoded, count: int, random: torch.Generator
+    ) -> Shots:
         """What the model draws itself of any of the texts."""
-        shown = torch.randint(len(texts.ids), (count,), generator=random).tolist()
-        return cls(denoiser, drawn(denoiser, pick(texts, shown), nothing, count, random), shown, random)
+        shown = torch.randint(len(texts), (count,), generator=random).tolist()
+        return cls(denoiser, drawn(denoiser, texts.rows(shown), nothing, count, random), shown, random)
 
     def some(self, count: int, noisiest: float = 1.0) -> Noisy:
         """Any of them at any noise level up to a share of the schedule."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from pydantic import Field
 
-from conceptguard.generation.conditioning import pick
-from conceptguard.making.templates import encode_all, instead
+from conceptguard.making.encoded_texts import EncodedTexts
+from conceptguard.making.templates import instead
 
 from .trained_layers import LayerSettings, Plan, TrainedLayers
 
@@ -52,10 +52,10 @@ class AllButOne(TrainedLayers):
         """Both differences against each other, and the empty prompt against itself."""
         s, concept = task.settings, task.concept
         others = instead(s.templates, concept.prompts, concept.replacement)
-        alternatives = encode_all(task.host, others) if concept.replacement else None
+        alternatives = EncodedTexts(task.host, others) if concept.replacement else None
 
         def loss(now: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            *towards, without = now.frozen(*([pick(alternatives, now.rows)] if alternatives else []), now.nothing)
+            *towards, without = now.frozen(*([alternatives.rows(now.rows)] if alternatives else []), now.nothing)
             said, empty = now.trained(now.asked, now.nothing)
             turned = F.mse_loss(said - empty, towards[0] - without if towards else 0 * without)
             return turned + s.hold * F.mse_loss(empty, without), (said, without)

@@ -80,7 +80,7 @@ class CoErasing(TrainedLayers):
             )
         random = torch.Generator().manual_seed(task.seed)
         if s.pictures is None:
-            texts, nothing = encode_all(task.host, own), task.host.encode([""])
+            texts, nothing = encode_all(task.host, own[: s.shots]), task.host.encode([""])
             shown = denoiser.pictures(drawn(denoiser, texts, nothing, s.shots, random))
         else:
             shown = read(picture_files(s.pictures), denoiser.picture_size)

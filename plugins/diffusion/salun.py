@@ -21,10 +21,11 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.generation.conditioning import pick, stack
+from conceptguard.making.encoded_texts import EncodedTexts
 from conceptguard.making.loop import Loop
 from conceptguard.making.preview import previews
 from conceptguard.making.shots import Shots
-from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
+from conceptguard.making.templates import TEMPLATES, check_window, instead
 from conceptguard.making.terms import TermsInTraining, cut_to_rank, predictions
 from conceptguard.method import Settings
 
@@ -102,8 +103,8 @@ class SalUn(TrainedTerms):
         task.check(s.templates)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
-        texts, others = encode_all(host, own), encode_all(host, kept or [""])
-        anchors, nothing = encode_all(host, instead(s.templates, concept.prompts, task.anchor)), host.encode([""])
+        texts, others = EncodedTexts(host, own), EncodedTexts(host, kept or [""])
+        anchors, nothing = EncodedTexts(host, instead(s.templates, concept.prompts, task.anchor)), host.encode([""])
         random = torch.Generator().manual_seed(task.seed)
         layers = host.layers()
         terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), None, random)
@@ -113,16 +114,16 @@ class SalUn(TrainedTerms):
         def guided() -> Tensor:
             """What is wrong about the prediction, under guidance, of pictures of the concept."""
             now = forget.some(s.batch)
-            asked, empty = pick(texts, now.texts), pick(nothing, [0] * s.batch)
+            asked, empty = texts.rows(now.texts), pick(nothing, [0] * s.batch)
             towards, without = said(now.latents, now.times, asked, empty, learnt=True)
             return F.mse_loss(guided_by(s, towards, without), now.wanted)
 
         def loss(_: int) -> Tensor:
             now, stays = forget.some(s.batch), retain.some(s.batch)
             with torch.no_grad():
-                meant = pick(anchors, now.texts)
+                meant = anchors.rows(now.texts)
                 (goal,) = said(now.latents, now.times, meant, learnt=s.anchor_by == "trained")
-            both, asked = now.above(stays), stack(pick(texts, now.texts), pick(others, stays.texts))
+            both, asked = now.above(stays), stack(texts.rows(now.texts), others.rows(stays.texts))
             (every,) = said(both.latents, both.times, asked, learnt=True)
             taken, held = every.chunk(2)
             return relearnt(taken, goal, held, stays.wanted, s.alpha)

@@ -24,9 +24,10 @@ import conceptguard
 from conceptguard.errors import PolicyError
 from conceptguard.generation.conditioning import Encoded, pick
 from conceptguard.making.base import weights_mark
+from conceptguard.making.encoded_texts import EncodedTexts
 from conceptguard.making.loop import Gradients, Loop
 from conceptguard.making.noising import clean, noised
-from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
+from conceptguard.making.templates import TEMPLATES, check_window, instead
 from conceptguard.making.terms import TermsInTraining, predictions
 from conceptguard.method import Settings
 from conceptguard.plugins import host_for
@@ -103,14 +104,14 @@ class SFD(TrainedTerms):
         terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), s.rank, random)
         fake = TermsInTraining(its_layers, layers_of(its_layers.shapes(), "all"), s.rank, random)
         asked, wanted = [*own, *(kept or [""])], instead(s.templates, task.concept.prompts, task.anchor)
-        texts, meant = encode_all(host, asked), encode_all(guide, [*wanted, *(kept or [""])])
-        nothing, named = guide.encode([""]), encode_all(guide, asked)
+        texts, meant = EncodedTexts(host, asked), EncodedTexts(guide, [*wanted, *(kept or [""])])
+        nothing, named = guide.encode([""]), EncodedTexts(guide, asked)
         snapshot = task.snapshot()
 
         def gradients(_: int) -> Gradients:
             spans = (0, len(own)), (len(own), len(asked))
             rows = torch.cat([torch.randint(*span, (s.batch,), generator=random) for span in spans]).tolist()
-            drawn = one_step(generator, terms, pick(texts, rows), random)
+            drawn = one_step(generator, terms, texts.rows(rows), random)
             eps = torch.randn(drawn.shape, generator=random)
             times = torch.randint(*LEVELS, (len(rows),), generator=random)
             state, noise = noised(teacher, drawn, eps, times)
@@ -118,11 +119,11 @@ class SFD(TrainedTerms):
             def says(state: Tensor, *conditions: Encoded, learnt: bool) -> tuple[Tensor, ...]:
                 return predictions(teacher, fake, state, times, *conditions, learnt=learnt)
 
-            (its,) = says(state.detach(), pick(named, rows), learnt=True)
+            (its,) = says(state.detach(), named.rows(rows), learnt=True)
             known = F.mse_loss(its, noise)
             step_of_fake = torch.autograd.grad(known, followed)
-            towards, without = says(state, pick(meant, rows), pick(nothing, [0] * len(rows)), learnt=False)
-            (its,) = says(state, pick(named, rows), learnt=True)
+            towards, without = says(state, meant.rows(rows), pick(nothing, [0] * len(rows)), learnt=False)
+            (its,) = says(state, named.rows(rows), learnt=True)
             real = clean(teacher, state, without + s.guidance * (towards - without), times)
             losses = score_identity(real, clean(teacher, state, its, times), drawn, s.alpha)
             value = losses[: s.batch].mean() + s.keep * losses[s.batch :].mean()

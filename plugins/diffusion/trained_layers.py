@@ -18,9 +18,10 @@ from torch import Tensor
 
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded, pick
+from conceptguard.making.encoded_texts import EncodedTexts
 from conceptguard.making.loop import Loop
 from conceptguard.making.preview import previews
-from conceptguard.making.templates import TEMPLATES, check_window, encode_all
+from conceptguard.making.templates import TEMPLATES, check_window
 from conceptguard.making.terms import TermsInTraining, cut_to_rank, predictions
 from conceptguard.making.walks import Walks
 from conceptguard.method import Settings
@@ -159,7 +160,7 @@ def layers_of(shapes: Mapping[str, tuple[int, ...]], which: Layers) -> list[str]
 
 def _train(task: Task, plan: Plan) -> _Trained:
     s, host, denoiser = task.settings, task.host, task.host.denoiser()
-    texts, nothing = encode_all(host, plan.own), pick(host.encode([""]), [0] * s.batch)
+    texts, nothing = EncodedTexts(host, plan.own), pick(host.encode([""]), [0] * s.batch)
     random = torch.Generator().manual_seed(task.seed)
     layers = host.layers()
     rank = None if plan.mask else s.rank
@@ -169,14 +170,14 @@ def _train(task: Task, plan: Plan) -> _Trained:
 
     def loss(number: int) -> Tensor:
         latents, times, rows = walks.at(number)
-        state = State(denoiser, terms, latents, times, rows, pick(texts, rows), nothing, random)
+        state = State(denoiser, terms, latents, times, rows, texts.rows(rows), nothing, random)
         value, (towards, without) = plan.formula(state)
         walks.go_on(number, without + s.guidance * (towards.detach() - without.detach()))
         return value
 
     def some(rows: Sequence[int]) -> State:
         count, times = len(rows), torch.tensor(denoiser.timesteps(s.trajectory_steps))
-        asked, empty = pick(texts, list(rows)), pick(nothing, [0] * count)
+        asked, empty = texts.rows(rows), pick(nothing, [0] * count)
         noise = torch.randn(count, *denoiser.shape, generator=random)
         terms.open(0)
         runs = denoiser.trajectories(noise, asked, empty, s.trajectory_steps, s.guidance)

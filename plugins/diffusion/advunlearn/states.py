@@ -10,6 +10,7 @@ from torch import Tensor
 from conceptguard.generation.conditioning import Encoded, pick
 
 if TYPE_CHECKING:
+    from conceptguard.making.encoded_texts import EncodedTexts
     from conceptguard.protocols import Denoiser
 
     from .settings import AdvUnlearnMakeSettings
@@ -42,13 +43,13 @@ class States(NamedTuple):
 
 @torch.no_grad()
 def states_of(
-    denoiser: Denoiser, texts: Encoded, nothing: Encoded, settings: AdvUnlearnMakeSettings, random: torch.Generator
+    denoiser: Denoiser, texts: EncodedTexts, nothing: Encoded, settings: AdvUnlearnMakeSettings, random: torch.Generator
 ) -> States:
     """``views`` states of guided runs of ``pool`` texts. nothing: the empty prompt, one row."""
     s = settings
-    rows = torch.randint(len(texts.ids), (s.pool,), generator=random).tolist()
+    rows = torch.randint(len(texts), (s.pool,), generator=random).tolist()
     noise = torch.randn(s.pool, *denoiser.shape, generator=random)
-    runs = denoiser.trajectories(noise, pick(texts, rows), pick(nothing, [0] * s.pool), s.trajectory_steps, s.guidance)
+    runs = denoiser.trajectories(noise, texts.rows(rows), pick(nothing, [0] * s.pool), s.trajectory_steps, s.guidance)
     steps = torch.randint(s.trajectory_steps, (s.views,), generator=random)
     runs_of = torch.randint(s.pool, (s.views,), generator=random)
     latents, times = runs[steps, runs_of], torch.tensor(denoiser.timesteps(s.trajectory_steps))[steps]
@@ -56,7 +57,7 @@ def states_of(
     towards, without = [], []
     for i in range(0, s.views, _AT_ONCE):
         part = slice(i, i + _AT_ONCE)
-        own = pick(texts, which[part])
+        own = texts.rows(which[part])
         towards.append(denoiser(latents[part], times[part], own).float())
         without.append(denoiser(latents[part], times[part], pick(nothing, [0] * len(own.ids))).float())
     return States(which, latents, times, torch.cat(towards), torch.cat(without))

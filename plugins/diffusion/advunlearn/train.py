@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from conceptguard.generation.conditioning import Encoded, stack
+from conceptguard.making.encoded_texts import EncodedTexts
 from conceptguard.making.loop import Loop
 from conceptguard.making.noising import losses
-from conceptguard.making.templates import check_window, encode_all
+from conceptguard.making.templates import check_window
 from conceptguard.making.terms import TermsInTraining
 from conceptguard.making.text_encoders import clip_encoders, conditions, layers_beside
 from conceptguard.runtime.encodings import ordinary_captions
@@ -44,7 +45,7 @@ class Training:
         self._retained = [*self.kept, *ordinary_captions(without=task.concept.prompts)]
         check_window(host, [*self.own, *self.kept])
         self._nothing = host.encode([""])
-        self._concept, self._rest = encode_all(host, self.own), encode_all(host, self._retained)
+        self._concept, self._rest = EncodedTexts(host, self.own), EncodedTexts(host, self._retained)
         self.random = torch.Generator().manual_seed(task.seed)
         names = layers_beside(host.layers(), self.encoders, s.layers)
         self._terms = TermsInTraining(host.layers(), names, s.rank, self.random)
@@ -69,6 +70,7 @@ class Training:
     def _step(self, step: int) -> Tensor:
         s = self.task.settings
         if step % s.refresh == 0 or self._states is None:
+            self._terms.open(0)
             self._states = (
                 states_of(self.denoiser, self._concept, self._nothing, s, self.random),
                 states_of(self.denoiser, self._rest, self._nothing, s, self.random),

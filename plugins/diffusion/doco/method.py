@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from conceptguard.generation.conditioning import pick, stack
+from conceptguard.generation.conditioning import stack
+from conceptguard.making.encoded_texts import EncodedTexts
 from conceptguard.making.loop import Gradients, Loop, without_conflict
 from conceptguard.making.noising import clean
 from conceptguard.making.preview import previews
 from conceptguard.making.shots import Shots
-from conceptguard.making.templates import TEMPLATES, check_window, encode_all, instead
+from conceptguard.making.templates import TEMPLATES, check_window, instead
 from conceptguard.making.terms import TermsInTraining, predictions
 from conceptguard.method import Settings
 
@@ -99,7 +100,7 @@ class Doco(TrainedTerms):
         layers = host.layers()
         terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), s.rank, random)
         anchored = instead(s.templates, concept.prompts, task.anchor)
-        texts = [encode_all(host, some) for some in (own, anchored, kept or [""])]
+        texts = [EncodedTexts(host, some) for some in (own, anchored, kept or [""])]
         shots = [Shots.drawn(denoiser, some, nothing, s.shots, random) for some in texts]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
@@ -109,7 +110,7 @@ class Doco(TrainedTerms):
 
         def gradients(step: int) -> Gradients:
             target, reference, stays = (some.some(s.batch, s.noisiest) for some in shots)
-            asked, meant, others = (pick(t, now.texts) for t, now in zip(texts, (target, reference, stays)))
+            asked, meant, others = (t.rows(now.texts) for t, now in zip(texts, (target, reference, stays)))
             with torch.no_grad():
                 (expected,) = said(reference.latents, reference.times, meant, learnt=False)
                 anchors = clean(denoiser, reference.latents, expected, reference.times)

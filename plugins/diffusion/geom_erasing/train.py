@@ -13,13 +13,13 @@ from torch import Tensor
 
 from conceptguard.errors import PolicyError
 from conceptguard.formats import to_kohya
-from conceptguard.generation.conditioning import Encoded, pick
+from conceptguard.making.encoded_texts import EncodedTexts
 from conceptguard.making.loop import Loop
 from conceptguard.making.pictures import drawn, marks, picture_files, read
 from conceptguard.making.preview import previews
 from conceptguard.making.shots import Shots
 from conceptguard.making.task import Learned
-from conceptguard.making.templates import TEMPLATES, check_window, encode_all
+from conceptguard.making.templates import TEMPLATES, check_window
 from conceptguard.making.terms import TermsInTraining
 from conceptguard.method import Settings
 
@@ -27,6 +27,7 @@ from ..trained_layers import Layers, layers_of
 from .seen import slots, weights
 
 if TYPE_CHECKING:
+    from conceptguard.generation.conditioning import Encoded
     from conceptguard.making.task import Task
 
 WORDS = "geom_erasing.words"
@@ -102,7 +103,7 @@ def learn(task: Task) -> Learned:
     def loss(_: int) -> Tensor:
         now = shots.some(s.batch)
         silent = torch.rand(s.batch, generator=random) < EMPTY
-        said = pick(captions, [which[i] for i in now.texts])
+        said = captions.rows([which[i] for i in now.texts])
         said.embeds[silent] = nothing.embeds.to(said.embeds)
         if said.pooled is not None and nothing.pooled is not None:
             said.pooled[silent] = nothing.pooled.to(said.pooled)
@@ -131,7 +132,7 @@ def learn(task: Task) -> Learned:
     )
 
 
-def _pictures(task: Task, random: torch.Generator) -> tuple[Encoded, list[int], Tensor, list[str]]:
+def _pictures(task: Task, random: torch.Generator) -> tuple[EncodedTexts, list[int], Tensor, list[str]]:
     """(captions, which of them each picture has, the pictures as latents, which files they are)."""
     s, denoiser = task.settings, task.host.denoiser()
     if s.pictures is None:
@@ -139,9 +140,9 @@ def _pictures(task: Task, random: torch.Generator) -> tuple[Encoded, list[int], 
             raise PolicyError(f"{task.label}: what shall the model draw to learn from? Give pictures, or preserve")
         texts, nothing = task.kept(s.templates), task.host.encode([""])
         check_window(task.host, texts)
-        captions = encode_all(task.host, texts)
+        captions = EncodedTexts(task.host, texts)
         which = torch.randint(len(texts), (s.shots,), generator=random).tolist()
-        some = [pick(captions, which[at : at + 32]) for at in range(0, s.shots, 32)]
+        some = [captions.rows(which[at : at + 32]) for at in range(0, s.shots, 32)]
         own = torch.cat([drawn(denoiser, part, nothing, len(part.ids), random) for part in some])
         return captions, which, own, []
     files = picture_files(s.pictures)
@@ -149,7 +150,7 @@ def _pictures(task: Task, random: torch.Generator) -> tuple[Encoded, list[int], 
     texts = list(dict.fromkeys(said))
     parts = [read(files[at : at + 32], denoiser.picture_size) for at in range(0, len(files), 32)]
     latents = torch.cat([denoiser.latents(part) for part in parts])
-    return encode_all(task.host, texts), [texts.index(one) for one in said], latents, marks(files)
+    return EncodedTexts(task.host, texts), [texts.index(one) for one in said], latents, marks(files)
 
 
 def _caption(file: Path) -> str:

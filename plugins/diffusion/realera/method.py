@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from conceptguard.generation.conditioning import Encoded, pick
+from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.edits import Problem, solve
-from conceptguard.making.templates import encode_all, filled, instead
+from conceptguard.making.encoded_texts import EncodedTexts
+from conceptguard.making.templates import filled, instead
 from conceptguard.runtime.lowrank import Factors
 
 from ..trained_layers import Layers, LayerSettings, Plan, TrainedLayers
@@ -79,15 +80,15 @@ class RealEra(TrainedLayers):
                 start[name] = Factors(
                     down.float().cpu(), (weight.double() @ edit.shift.T.to(weight.device)).float().cpu()
                 )
-        anchors = encode_all(host, instead(s.templates, wide.concept.prompts, concept.replacement))
-        others = encode_all(host, filled(s.templates, [*task.preserve, *far]) or [""])
+        anchors = EncodedTexts(host, instead(s.templates, wide.concept.prompts, concept.replacement))
+        others = EncodedTexts(host, filled(s.templates, [*task.preserve, *far]) or [""])
 
         def loss(now: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            rows = torch.randint(len(others.ids), (len(now.rows),), generator=now.random).tolist()
-            asked, held = now.asked, pick(others, rows)
+            rows = torch.randint(len(others), (len(now.rows),), generator=now.random).tolist()
+            asked, held = now.asked, others.rows(rows)
             if s.around == "noise":
                 asked, held = moved(asked, s.radius, now.random), moved(now.asked, 3 * s.radius, now.random)
-            goal, stays, without = now.frozen(pick(anchors, now.rows), held, now.nothing)
+            goal, stays, without = now.frozen(anchors.rows(now.rows), held, now.nothing)
             said, kept = now.trained(asked, held)
             return F.mse_loss(said, goal) + s.beyond * F.mse_loss(kept, stays), (said, without)
 
