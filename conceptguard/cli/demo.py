@@ -47,6 +47,7 @@ def demo(
     from ..measuring.cases import case, concepts_of
     from ..measuring.evaluate import row
     from ..measuring.judges import load_judges
+    from ..measuring.policies import in_full
     from ..measuring.samples import Recipe, make
     from ..measuring.suite import load_suite
     from ..policy_file import load_policy
@@ -55,7 +56,8 @@ def demo(
     from .progress import progress
 
     begin = time.perf_counter()
-    rules, suite = load_policy(policy), load_suite(MODEL)
+    suite = load_suite(MODEL)
+    rules = in_full(load_policy(policy), suite.base)
     concepts = suite.known(concepts_of(rules))
     if not concepts:
         raise RegistryError(f"policy '{rules.name}' guards nothing that {MODEL} can draw: try --policy demo")

@@ -59,6 +59,8 @@ def guard_of(text: str) -> dict[str, Any]:
     if "/" in what or "\\" in what or what.endswith(".safetensors"):
         return {"method": name, "artifact": what}
     if method.needs == "artifact":
-        return {"method": name, "artifact": default_registry().find(f"{name}/{what}").ref}
+        registry, short = default_registry(), f"{name}/{what}"
+        several = len(registry.ending(short)) > 1  # for several models: it is the one for that which is loaded
+        return {"method": name, "artifact": short if several else registry.find(short).ref}
     words = split(what)
     return {"method": name, "concept": {"name": words[0] if words else what, "prompts": words}}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -102,14 +103,16 @@ def check(
     something would not load.
     """
     from .guarding import policy_of
+    from .loading import either
     from .output import report
 
     begin = time.perf_counter()
     rules = policy_of(policy, guard)
     assert rules is not None or policy == "none"
-    rows = [_row(one) for one in rules.guards] if rules else []
+    load = cache(partial(either, model, device)) if model else None
+    rows = [_row(one, _bases(load) if load else ()) for one in rules.guards] if rules else []
     bad = sum(not row["ok"] for row in rows)
-    why = _attached(rules, model, device) if rules and model and not bad else ""
+    why = _attached(rules, load()) if rules and load and not bad else ""
     told: dict[str, Any] = {"valid": not bad and not why, "model": model, "why": why}
     told |= {"policy": rules.name, "on_violation": rules.on_violation} if rules else {"policy": policy}
     columns = ["guard", "acts_on", "model", "ok", "why"]
@@ -121,8 +124,16 @@ def check(
         raise typer.Exit(1)
 
 
-def _row(guard: Guard) -> dict[str, Any]:
-    """What one guard would load."""
+def _bases(load: Callable[[], Any]) -> Iterator[str]:
+    """What artifacts are for that a model takes; it is loaded when a short name fits several."""
+    from ..making.base import bases_of
+    from ..plugins import host_for
+
+    yield from bases_of(host_for(load()))
+
+
+def _row(guard: Guard, bases: Iterable[str]) -> dict[str, Any]:
+    """What one guard would load. bases: see ``Registry.find``"""
     from .. import plugins
     from ..errors import ConceptGuardError
     from ..registry import default_registry
@@ -132,7 +143,7 @@ def _row(guard: Guard) -> dict[str, Any]:
                            "acts_on": acts_on(plugins.method(guard.method)), "model": "any"}  # fmt: skip
     if guard.artifact:
         try:
-            artifact = default_registry().load(guard.artifact)
+            artifact = default_registry().load(guard.artifact, bases=bases)
             artifact.verify()
             base = artifact.manifest.base
             row |= {"artifact": artifact.ref, "bytes": artifact.size, "model": base.family or "any",
@@ -142,13 +153,11 @@ def _row(guard: Guard) -> dict[str, Any]:
     return row
 
 
-def _attached(rules: Policy, model: str, device: str | None) -> str:
+def _attached(rules: Policy, loaded: Any) -> str:
     """Why a model does not take the policy; "" where it does."""
     from ..errors import ConceptGuardError
     from ..sessions.attach import attach
-    from .loading import either
 
-    loaded = either(model, device)
     try:
         attach(loaded, rules).detach()
     except ConceptGuardError as error:

@@ -184,6 +184,7 @@ def plan_of(
     from ..measuring.judges import check_judges, load_judges
     from ..measuring.own_judges import STEPS as TRAINED
     from ..measuring.own_judges import judge_for, words_of
+    from ..measuring.policies import in_full
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
     from ..policy import Policy
@@ -198,6 +199,7 @@ def plan_of(
             "whether they find anything at all, and `conceptguard eval` says what a model draws"
         )
     prompts = load_suite(suite or model)
+    rules = in_full(rules, prompts.base) if rules else None
     guarded = prompts.known(concepts_of(rules)) if rules else split(concepts)
     rules = rules or Policy(name=NONE)
     wanted = prompts.check(split(concepts)) if concepts else guarded

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files.paths import slug
+from ..host import Host
 
 if TYPE_CHECKING:
-    from ..host import Host
+    from ..host import TextHost
 
 
-def family_of(host: Host) -> str:
+def family_of(host: Host | TextHost) -> str:
     """The base family that an artifact of this model belongs to: the model's name, or its folder's."""
     name = getattr(host.target, "name", None) or getattr(host.target, "name_or_path", "") or "model"
     return slug(Path(str(name)).name) or "model"
+
+
+def bases_of(host: Host | TextHost) -> Iterator[str]:
+    """What artifacts that this model takes are made for, nearest first: its family, its architecture, its encoders'."""
+    yield family_of(host)
+    yield host.fingerprint()
+    if isinstance(host, Host):
+        yield host.encoder_fingerprint()
 
 
 def weights_mark(host: Host) -> str:

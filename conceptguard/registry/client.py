@@ -79,14 +79,24 @@ class Registry:
                 print(f"conceptguard: left out: {cause}", file=sys.stderr)
         return listings
 
-    def find(self, ref: str) -> Entry:
+    def find(self, ref: str, bases: Iterable[str] = ()) -> Entry:
         """The entry of `family/method/name`, or of its end (`method/name`, `name`) where only one fits.
 
-        Raises RegistryError with the nearest references on a miss, with the candidates where several fit.
+        bases: families or fingerprints of a model that is known, nearest first: of several that fit, those for the
+        first one that any is for count. Raises RegistryError with the nearest references on a miss, with the candidates
+        where several fit.
         """
-        return self._find(ref)[1]
+        return self._find(ref, bases)[1]
 
-    def _find(self, ref: str) -> tuple[Source, Entry]:
+    def ending(self, ref: str) -> list[Entry]:
+        """All that a reference, or its end, fits."""
+        by_ref: dict[str, Entry] = {}
+        for listing in self._listings() if ref else []:
+            for entry in listing.ending(ref):
+                by_ref.setdefault(entry.ref, entry)
+        return list(by_ref.values())
+
+    def _find(self, ref: str, bases: Iterable[str] = ()) -> tuple[Source, Entry]:
         if "://" in ref:
             return self._addressed(ref)
         if is_ref(ref):
@@ -94,17 +104,15 @@ class Registry:
                 entry = source.find(ref)
                 if entry is not None:
                     return source, entry
-        listings = self._listings()
-        by_ref: dict[str, Entry] = {}
-        for listing in listings if ref else []:
-            for entry in listing.ending(ref):
-                by_ref.setdefault(entry.ref, entry)
-        fitting = list(by_ref.values())
+        fitting = self.ending(ref)
+        if len(fitting) > 1:
+            own = ([entry for entry in fitting if base and base in (entry.base, entry.fingerprint)] for base in bases)
+            fitting = next(filter(None, own), fitting)
         if len(fitting) > 1:
             listed = ", ".join(entry.ref for entry in fitting[:6])
             raise RegistryError(f"{ref!r} fits several artifacts: {listed}: write one of them in full")
         if not fitting:
-            near = nearest(ref, listings)
+            near = nearest(ref, self._listings())
             meant = f"did you mean {', '.join(near)}?" if near else "see `conceptguard list`"
             raise RegistryError(f"no artifact {ref!r} in any registry: {meant}")
         entry = fitting[0]
@@ -127,30 +135,30 @@ class Registry:
             f"`CONCEPTGUARD_REGISTRIES={registry} {does}`, or under `registries` in {settings_file()}"
         )
 
-    def load(self, ref: str | Path, trust: Trust = "any") -> Artifact:
+    def load(self, ref: str | Path, trust: Trust = "any", bases: Iterable[str] = ()) -> Artifact:
         """The artifact of a reference, of a folder with `artifact.yaml`, or of a published safetensors file.
 
-        trust: `signed` takes only what somebody signed whose root is trusted. Raises RegistryError when there is none,
-        ArtifactError when it must not be used.
+        bases: see `find`; trust: `signed` takes only what somebody signed whose root is trusted. Raises RegistryError
+        when there is none, ArtifactError when it must not be used.
         """
         path = _as_path(ref)
         if path is not None:
             artifact, source = _load_path(path), None
         else:
-            source, full = self._holder(str(ref))
+            source, full = self._holder(str(ref), bases)
             artifact = source.load(full)
         if trust == "signed" and not artifact.signed_by:
             raise ArtifactError(_unsigned(artifact, source))
         return artifact
 
-    def _holder(self, ref: str) -> tuple[Source, str]:
+    def _holder(self, ref: str, bases: Iterable[str]) -> tuple[Source, str]:
         """The source of an artifact and its full reference; a folder that has it is not asked for its entry as well."""
         for source in self.sources:
             if not isinstance(source, LocalSource):
                 break
             if source.has(ref):
                 return source, ref
-        found, entry = self._find(ref)
+        found, entry = self._find(ref, bases)
         return found, entry.ref
 
     def standing(self, entry: Entry) -> str:

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from .. import plugins
 from ..errors import ConceptGuardError, GuardError, SessionError
+from ..making.base import bases_of
 from ..receipt import Act
 from ..registry import default_registry
 from .using import Others
@@ -61,7 +62,7 @@ class BaseSession:
         self._alone = {hook: sole for hook in self.calls if (sole := self._sole(hook)) is not None}
 
     def _load(self, guard: Guard, registry: Registry) -> Method:
-        artifact = registry.load(guard.artifact, self.policy.trust) if guard.artifact else None
+        artifact = registry.load(guard.artifact, self.policy.trust, bases_of(self.host)) if guard.artifact else None
         if artifact is not None:
             self.host.check_base(artifact)
         try:
