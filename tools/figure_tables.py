@@ -380,6 +380,30 @@ def classifier_table(results: list[Result]) -> str:
     return "\n\n".join([told, markdown(head, table), *([" ".join(refused)] if refused else [])])
 
 
+def matching_table(results: list[Result]) -> str:
+    """What a model forgot that was tuned to say what datamodels predict; after that, what one trained without says."""
+    rows = []
+    for result in results:
+        name = f"dmm, scores: {result['set'].get('scores', 'datamodel')}"
+        own = [row for row in result["rows"] if result is results[0] or row["method"] == "dmm"]
+        rows += [{**row, "method": name} if row["method"] == "dmm" else row for row in own]
+    return classifier_table([{**results[0], "rows": rows}])
+
+
+def attribution_table(results: list[Result]) -> str:
+    """Margins that datamodels and TRAK predict."""
+    (ranking, *rows) = results[0]["rows"]
+    told = (
+        f"Of {ranking['of']}, Spearman's correlation of predicted margins with theirs: datamodels "
+        f"{ranking['lds_datamodel']:.2f}, TRAK {ranking['lds_trak']:.2f}. The trainings took "
+        f"{ranking['make_seconds']:.0f} s. Mean margins of what is forgotten:"
+    )
+    names = ("as_it_is", "retrained", "datamodel", "trak")
+    table = [[row["of"], *(f"{row[name]:.2f}" for name in names)] for row in rows]
+    head = ["forget set", "as it is", "retrained", "predicted by datamodels", "by TRAK"]
+    return f"{told}\n\n{markdown(head, table)}"
+
+
 def graph_table(results: list[Result]) -> str:
     """What a net over a graph forgot, beside one that never saw it."""
     names = {"none": "out of the graph alone", "deny": "denied", "retrained": "trained without"}

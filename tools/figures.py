@@ -27,6 +27,7 @@ from typing import Any
 from tools.attack_tables import language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
+    attribution_table,
     classifier_table,
     disguises_table,
     eval_table,
@@ -40,6 +41,7 @@ from tools.figure_tables import (
     logits_table,
     looks_table,
     making_table,
+    matching_table,
     neurons_table,
     overhead_table,
     per_image_table,
@@ -209,6 +211,15 @@ FIGURES = {
         ),
         classifier_table, "five minutes",
     ),
+    "dmm": Figure(
+        (
+            "conceptguard eval --suite classifier --method dmm",
+            "conceptguard eval --suite classifier --method dmm --concepts weapons,mono --set scores=oracle "
+            "--set oracles=1",
+        ),
+        matching_table, "five minutes",
+    ),
+    "attribution": Figure(("python -m tools.attribution",), attribution_table, "two minutes"),
     "graph": Figure(("conceptguard eval --suite graph --method d2dgn",), graph_table, "a minute"),
     "requests": Figure(("python -m tools.stream",), requests_table, "a minute"),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),

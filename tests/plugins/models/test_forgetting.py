@@ -21,11 +21,11 @@ from conceptguard.plugins import host_for, methods
 # Forget sets on which a method is within the bar of retraining.
 WITHIN = {
     "ssd": ("skull", "weapons"), "damp": ("skull",), "sparse_unlearning": (), "concept_poisoning": (),
-    "laf": ("weapons",),
+    "laf": ("weapons",), "dmm": ("skull",),
 }  # fmt: skip
 QUICK: dict[str, Any] = {
     "ssd": {"compat": "official"}, "sparse_unlearning": {"steps": 8}, "concept_poisoning": {"steps": 4},
-    "laf": {"steps": 4, "repair": 2, "autoencoding": 10},
+    "laf": {"steps": 4, "repair": 2, "autoencoding": 10}, "dmm": {"trainings": 8, "epochs": 1, "steps": 4},
 }  # fmt: skip
 APART = {"gs_lora", "s3t"}  # of transformers alone
 
