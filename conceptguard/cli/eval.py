@@ -365,12 +365,12 @@ def _rules(policies: list[str] | None, guards: list[str] | None) -> list[Policy]
 
 
 def _named(guard: str) -> Policy:
-    """One guard as a policy that is called by what was written."""
+    """One guard as a policy, which is called by what was written."""
     from .guarding import policy_of
 
     rules = policy_of(None, [guard])
     assert rules is not None
-    return rules.model_copy(update={"name": guard})
+    return rules
 
 
 def _alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -14,7 +14,8 @@ NONE = "none"
 
 
 def policy_of(policy: str | None, guards: Sequence[str] | None) -> Policy | None:
-    """The policy that was asked for, with the guards that stand beside it; None where ``none`` was asked for.
+    """The policy that was asked for, with the guards that stand beside it, called by what was written; None where
+    ``none`` was asked for.
 
     Raises Usage where nothing was said at all: no guard is something that one has to want.
     """
@@ -29,11 +30,13 @@ def policy_of(policy: str | None, guards: Sequence[str] | None) -> Policy | None
         )
     if policy == NONE:
         return None
-    more = load_policy({"name": "command line", "guards": [guard_of(text) for text in guards or []]})
+    written = list(guards or [])
+    more = load_policy({"name": " + ".join(written) or "policy", "guards": [guard_of(text) for text in written]})
     if policy is None:
         return more
     loaded = load_policy(policy)
-    return loaded.model_copy(update={"guards": [*loaded.guards, *more.guards]})
+    name = " + ".join([loaded.name, *written])
+    return loaded.model_copy(update={"name": name, "guards": [*loaded.guards, *more.guards]})
 
 
 def guard_of(text: str) -> dict[str, Any]:

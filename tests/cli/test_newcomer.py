@@ -55,6 +55,9 @@ def test_guards_stand_beside_a_policy() -> None:
     policy = policy_of("no-alcohol", ["sld:pipe", "spm:cigarette"])
     assert policy is not None and policy.on_violation == "black"
     assert [guard.method for guard in policy.guards] == ["spm"] * 3 + ["sld", "spm"]
+    assert policy.name == "no-alcohol + sld:pipe + spm:cigarette"
+    alone = policy_of(None, ["spm:cigarette"])
+    assert alone is not None and alone.name == "spm:cigarette"
     assert policy_of("none", []) is None
     with pytest.raises(Usage, match="no policy: give"):
         policy_of(None, None)
