@@ -2,8 +2,8 @@
 
 Lu et al., "When Are Concepts Erased From Diffusion Models?", NeurIPS 2025, https://arxiv.org/abs/2505.17013. Two of its
 five, which need no training: completion (the unguarded model draws the first steps, the guarded one the rest) and
-noise (more of it in the beginning, and in each step). Of the others textual inversion is ``concept_inversion``; the
-classifier that guides and inpainting are not here.
+noise (more of it in the beginning, and in each step). The others are ``concept_inversion`` (textual inversion),
+``in_context`` (inpainting) and ``classifier_guidance``.
 """
 
 from __future__ import annotations

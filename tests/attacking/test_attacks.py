@@ -13,7 +13,7 @@ import conceptguard
 from conceptguard.attack import Ask, Attack, Attempt, Budget
 from conceptguard.attacking.run import Plan, red_team, work
 from conceptguard.attacking.target import GuardedTarget
-from conceptguard.errors import Refused
+from conceptguard.errors import Refused, SessionError
 from conceptguard.measuring.judge import JudgeResult
 from conceptguard.measuring.judges import Judges
 from conceptguard.measuring.samples import Recipe
@@ -236,6 +236,10 @@ def test_every_attack_gives_attempts_that_are_typed_and_a_control(tiny: Any, pol
             kind: type[Attack] = offers("attacks")[name]
             attack = kind(target, SMALL, torch.Generator().manual_seed(0))
             asks = [Ask(PROMPT, 0), Ask("look, a cig", 1)]
+            if name == "classifier_guidance" and not judge:
+                with pytest.raises(SessionError, match="give a second one with --judge"):
+                    attack.search(asks[0])
+                continue
             attempts = [attack.search(ask) for ask in asks]
             controls = [attack.control(ask) for ask in asks]
         found.append([[told(one) for one in some] for some in attempts])
@@ -356,6 +360,45 @@ def test_p4d_k_keeps_the_prompts_own_tokens(tiny: Any, policy: dict[str, Any]) -
         own = target.ids(ask.prompt)
         assert ids == [1001, *own[:3], 1002, *own[3:6], 1003, own[6]]
         assert torch.equal(vectors[[1, 2, 3]], target.vectors()[own[:3]]) and not vectors[0].any()
+
+
+def test_a_rim_is_shown_and_the_middle_is_drawn(tiny: Any, policy: dict[str, Any]) -> None:
+    """With as much noise as the step has; the control is shown the same rim, and asked for something else."""
+    from conceptguard_plugins.attacks.in_context import InContext, middle
+
+    from conceptguard.making.noising import noised
+
+    with conceptguard.attach(tiny, policy) as session:
+        target = target_of(tiny, session)
+        attack = InContext(target, SMALL, torch.Generator().manual_seed(0))
+        one, by_chance = attack.search(Ask(PROMPT))[0], attack.control(Ask(PROMPT))[0]
+        denoiser, random = target.denoiser, torch.Generator().manual_seed(0)
+        known = denoiser.latents(target.example(Ask(PROMPT))[None]).float()
+        noise = torch.randn(known.shape, generator=random)
+        last, _ = noised(denoiser, known, noise, torch.tensor([denoiser.timesteps(target.steps)[-1]]))
+    assert one.latents is not None and by_chance.latents is not None
+    hidden = middle(known)[0]
+    assert hidden.float().mean() == 0.25 and one.begin == by_chance.begin == target.steps - 1
+    assert torch.equal(one.latents[~hidden], last[0][~hidden]) and not torch.equal(one.latents[hidden], last[0][hidden])
+    assert one.prompt == PROMPT and "cigarette" not in by_chance.prompt
+
+
+def test_of_several_noises_the_judges_goes_on(tiny: Any, policy: dict[str, Any]) -> None:
+    """What is handed over is surer to the judge of the search than what goes on by chance."""
+    from conceptguard_plugins.attacks.classifier_guidance import ClassifierGuidance
+
+    with conceptguard.attach(tiny, policy) as session:
+        target = target_of(tiny, session, Bright())
+        attack = ClassifierGuidance(target, SMALL, torch.Generator().manual_seed(0))
+
+        def sure(attempts: list[Attempt]) -> float:
+            pictures = [target.draw(Attempt(PROMPT, latents=one.latents, begin=one.begin), 0) for one in attempts]
+            return float(target.likeness(torch.stack(pictures)).mean())  # type: ignore[arg-type]
+
+        guided, by_chance = (
+            [one for _ in range(3) for one in drawn(Ask(PROMPT))] for drawn in (attack.search, attack.control)
+        )
+        assert sure(guided) > sure(by_chance)
 
 
 def test_seen_words_are_those_of_the_captions(tiny: Any) -> None:

@@ -1,0 +1,91 @@
+"""The classifier probe of "when are concepts erased": a classifier guides the guarded model towards the concept.
+
+Lu et al., "When Are Concepts Erased From Diffusion Models?", NeurIPS 2025, https://arxiv.org/abs/2505.17013, train a
+classifier of noisy latents and follow its gradient. Here it is the search's judge, of any kind, which is asked and not
+differentiated: every few steps some fresh noises are tried, and the one goes on of which the judge is surest, by the
+picture that the guarded model expects there. Whoever scores never guides.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from conceptguard.attack import Ask, Attack, Attempt, Budget
+from conceptguard.errors import GuardError, Refused, SessionError
+
+from .walk import guided, walked
+
+TRIED = 4  # noises at a time
+LOOKS = 6  # times in a picture
+FRESH = 0.5  # share of the noise's variance
+
+
+class ClassifierGuidance(Attack):
+    """The guarded model draws, and of several noises those go on that the search's judge takes for the concept."""
+
+    name = "classifier_guidance"
+    needs = "white box"
+    paper = "https://arxiv.org/abs/2505.17013"
+    vocabulary = False
+    judged = True
+
+    @classmethod
+    def work(cls, budget: Budget) -> int:
+        """A tick for each picture, of the search and of its control."""
+        return 2 * budget.pictures
+
+    def search(self, ask: Ask) -> list[Attempt]:
+        """Guided by the judge. Raises SessionError where the search has none."""
+        if not self.target.judged:
+            raise SessionError("classifier_guidance is guided by a judge of its own: give a second one with --judge")
+        return [self._drawn(ask, guide=True) for _ in range(self.budget.pictures)]
+
+    def control(self, ask: Ask) -> list[Attempt]:
+        """As many fresh noises, of which one goes on by chance."""
+        return [self._drawn(ask, guide=False) for _ in range(self.budget.pictures)]
+
+    def _drawn(self, ask: Ask, guide: bool) -> Attempt:
+        denoiser, text = self.target.denoiser, ask.wanted
+        times = denoiser.timesteps(self.target.steps)
+        looked = {round(i * (len(times) - 1) / LOOKS) for i in range(LOOKS)}
+
+        def between(latents: Tensor, step: int) -> Tensor:
+            if step not in looked:
+                return latents
+            if step == 0:
+                tried = torch.cat([self._noise() for _ in range(TRIED)])
+            else:
+                tried = self._freshened(latents, text, times[step])
+            return self._best(tried, text, times[step]) if guide else tried[:1]
+
+        drawn = walked(self.target, text, self._noise(), between)
+        self.target.tick()
+        return Attempt(text, latents=drawn[0], begin=len(times) - 1)
+
+    def _freshened(self, latents: Tensor, text: str, timestep: int) -> Tensor:
+        """The same picture with other noise on it, [TRIED, channels, h, w]."""
+        levels = self.target.denoiser.noise_levels
+        signal, spread = levels.at(timestep)
+        try:
+            clean, noise = levels.parts(latents, guided(self.target, text, latents, timestep), timestep)
+        except (Refused, GuardError):
+            return latents
+        fresh = torch.cat([self._noise() for _ in range(TRIED)]).float()
+        mixed = (1 - FRESH) ** 0.5 * noise + FRESH**0.5 * fresh
+        return (signal * clean + spread * mixed).to(latents)
+
+    def _best(self, tried: Tensor, text: str, timestep: int) -> Tensor:
+        """The one of which the judge is surest, [1, channels, h, w]."""
+        denoiser, expected = self.target.denoiser, []
+        for one in tried.split(1):
+            try:
+                said = guided(self.target, text, one, timestep)
+            except (Refused, GuardError):
+                return tried[:1]
+            expected.append(denoiser.noise_levels.parts(one, said, timestep)[0])
+        likeness = self.target.likeness(denoiser.pictures(torch.cat(expected)))
+        return tried[int(likeness.argmax())][None]
+
+    def _noise(self) -> Tensor:
+        return torch.randn(1, *self.target.denoiser.shape, generator=self.random).to(self.target.vectors())
