@@ -47,7 +47,7 @@ class TermsBeside(Method):
 
 
 def blocks_of(layers: Any) -> dict[int, dict[str, str]]:
-    """The numbered blocks of a language model: number -> {name of a linear layer within: its whole name}."""
+    """The numbered blocks among layers of one tower: number -> {name of a linear layer within: its whole name}."""
     found: dict[int, dict[str, str]] = {}
     for name in layers:
         if within := _WITHIN.match(name):

@@ -157,7 +157,7 @@ class TrainedText(TermsBeside):
         s = task.settings
         host: Any = task.host
         speaker, layers = host.speaker(), host.layers()
-        blocks = blocks_of(layers)
+        blocks = blocks_of(host.text_layers())
         # two: what a formula draws is drawn again by a training that is taken up, before its state is restored
         random, once = torch.Generator().manual_seed(task.seed), torch.Generator().manual_seed(task.seed + 1)
         terms = TermsInTraining(layers, cls.trained(s, blocks), s.rank, random)

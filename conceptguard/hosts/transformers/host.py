@@ -122,6 +122,15 @@ class TransformersHost(Host):
         turned = {f"model.{name}": Turned(module) for name, module in self.model.named_modules() if is_turned(module)}
         return LayerIndex.named({**layers, **turned})
 
+    def text_layers(self) -> LayerIndex:
+        """Those of them that write text: a picture tower has numbered blocks as well, of the same numbers."""
+        found, looks = self.layers(), self.looks()
+        if not looks:
+            return found
+        decoder = looks[0][1]
+        head = next(f"model.{name}." for name, module in self.model.named_modules() if module is decoder)
+        return LayerIndex.named({name: layer for name, layer in found.items() if name.startswith(head)})
+
     def part(self, name: str) -> Any:
         """A module by its name, after ``model.``. Raises BaseMismatch where there is none."""
         try:

@@ -26,7 +26,7 @@ class Block(NamedTuple):
 def feed_forward_of(host: Any, wanted: Sequence[int], what: str) -> list[Block]:
     """Blocks by their numbers, or all of them. what: wants them, for errors. Raises PolicyError."""
     there = {}
-    for name in host.layers():
+    for name in host.text_layers():
         if found := _DOWN.search(name):
             block, _, last = name.rpartition(".")
             there[int(found[1])] = Block(int(found[1]), block, f"{block}.{_UP[last]}", name)
