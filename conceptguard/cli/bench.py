@@ -30,8 +30,9 @@ ATTACHING = [
 
 PER_TOKEN = [
     "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "share_peer",
-    "share_floor", "start_seconds", "start_seconds_peer",
+    "share_floor", "start_seconds", "start_seconds_peer", "inside", "ratio_bare", "ms_bare",
 ]  # fmt: skip
+ROUNDS = 5  # of whole generations under a guard on hidden states
 
 PER_IMAGE = [
     "method", "open", "acted", "looks", "ratio_bare", "peer", "ratio_peer", "ms", "ms_bare", "ms_peer", "difference",
@@ -296,6 +297,7 @@ def logits(
     model: str | None = typer.Option(
         None, metavar="MODEL", help="Time whole generations too: a language model, or 1b for one with random weights."
     ),
+    hidden: bool = typer.Option(False, help="With --model: also a guard on hidden states, shut and open."),
     json: str | None = JSON,
 ) -> None:
     """Time what a bank of phrases costs a token, beside NoBadWords of transformers on the same phrases and texts.
@@ -304,19 +306,25 @@ def logits(
     NoBadWords forbids one spelling of a phrase; the bank all that ``phrases`` finds. ms_floor is what a processor takes
     that only reads the last tokens and closes those that are whole phrases: no way in Python is below it.
     start_seconds is from the phrases to the first answer. With --model more rows: share, the part of a generation that
-    is the bank's (of 64 tokens, with 1b of 8), the peer's, and that processor's which does as good as nothing.
+    is the bank's (of 64 tokens, with 1b of 8), the peer's, and that processor's which does as good as nothing. With
+    --hidden two rows of a guard on hidden states, rank 64 beside three layers: ratio_bare is all of generate over the
+    bare model's, with its gate shut and open.
 
     \b
     conceptguard bench logits
+    conceptguard bench logits --n 100 --batch 1 --model 1b --hidden
     conceptguard bench logits --n 10000 --batch 1 --model authors-lm
     """
     import torch
 
+    from ..benchmarks.inside import inside
     from ..benchmarks.logits import per_token, share, speaker, tokenizer
     from ..hosts.load import load_model
     from .output import report
     from .progress import progress
 
+    if hidden and not model:
+        raise Usage("--hidden is of whole generations: add --model")
     begin = time.perf_counter()
     counts, batches = (
         [_count(text, option) for text in split(given)] for given, option in ((n, "--n"), (batch, "--batch"))
@@ -325,7 +333,7 @@ def logits(
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     try:
-        with progress("vocabulary and banks", 1 + len(counts) * (2 if model else 1)) as tick:
+        with progress("vocabulary and banks", 1 + len(counts) * (2 if model else 1) + ROUNDS * hidden) as tick:
             tokenizer()
             tick(1)
             for count in counts:
@@ -338,6 +346,10 @@ def logits(
                     for size in batches:
                         rows.append({"model": model, **share(spoken, tok, count, said, size, time.thread_time)})
                     tick(1)
+                if hidden:
+                    rows += (
+                        {"model": model, **row} for row in inside(spoken, tok, said, ROUNDS, time.thread_time, tick)
+                    )
     finally:
         torch.set_num_threads(before)
     report("bench logits", rows, time.perf_counter() - begin, json, "cpu", columns=PER_TOKEN, tokens=tokens)
