@@ -233,7 +233,10 @@ def logits_table(results: list[Result]) -> str:
     ]  # fmt: skip
     first = markdown(["phrases", "batch", "ms a token", "NoBadWords, ms", "times less"], table)
     second = markdown(["model", "phrases", "batch", "ours", "NoBadWords", "a processor that does nothing"], inside)
-    return f"Reading texts by itself:\n\n{first}\n\nThe part of a generation that is the processor's:\n\n{second}"
+    found = f"Reading texts by itself:\n\n{first}\n\nThe part of a generation that is the processor's:\n\n{second}"
+    hidden = [[row["model"], row["inside"], f"{row['ratio_bare']:.3f}"] for row in rows if "inside" in row]
+    third = markdown(["model", "its gate", "times the bare model's"], hidden)
+    return f"{found}\n\nGenerations under a guard on hidden states:\n\n{third}" if hidden else found
 
 
 def disguises_table(results: list[Result]) -> str:
@@ -417,6 +420,39 @@ def graph_table(results: list[Result]) -> str:
     return markdown(head, table)
 
 
+def restor_table(results: list[Result]) -> str:
+    """What a corrupted model says after unlearning."""
+    names = {"clean": "never corrupted", "none": "corrupted", "retained": "trained on other facts"}
+    columns = {"forget": "wrong gone", "recover": "right back", "rows": "after rows", "beside": "beside",
+               "unaffected": "others"}  # fmt: skip
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [names.get(row["method"], f"`{row['method']}`"), *(f"{row[key]:.2f}" for key in columns),
+         "yes" if row["passes"] else "no"]
+        for row in rows if "refused" not in row
+    ]  # fmt: skip
+    refused = [f"`{row['method']}` refuses: {row['refused']}" for row in rows if "refused" in row]
+    return "\n\n".join([markdown(["", *columns.values(), "passes"], table), *refused])
+
+
+def corrective_table(results: list[Result]) -> str:
+    """What a poisoned classifier names, by the share of bad examples that is known; nothing twice."""
+    rows = list({(row["method"], row["concept"] if row["method"] not in _SAME else ""): row
+                 for result in results for row in result["rows"]}.values())  # fmt: skip
+    table = [
+        [_SAME.get(row["method"], row["method"] if " " in row["method"] else f"`{row['method']}`"),
+         "" if row["method"] in _SAME else row["concept"],
+         *(f"{row[key]:.3f}" for key in ("poisoned", "lured", "retain", "test")),
+         f"{row['ratio']:.2f}" if "ratio" in row else "", "yes" if row["passes"] else "no"]
+        for row in rows if "refused" not in row
+    ]  # fmt: skip
+    refused = {f"`{row['method']}` refuses: {row['refused']}": None for row in rows if "refused" in row}
+    taken = f"Training it took {results[0]['train_seconds']:.0f} s, which `time` is a share of."
+    head = ["", "known", "poisoned", "lured", "retain", "test", "time", "passes"]
+    return "\n\n".join([taken, markdown(head, table), *refused])
+
+
+_SAME = {"none": "poisoned, as it is", "retrained without all": "retrained without all"}
 _OF_CLASSIFIER = ("forget", "retain", "test")
 
 

@@ -29,6 +29,7 @@ from tools.figure_tables import (
     attaching_table,
     attribution_table,
     classifier_table,
+    corrective_table,
     disguises_table,
     eval_table,
     faults_table,
@@ -48,6 +49,7 @@ from tools.figure_tables import (
     pixels_table,
     redirection_table,
     requests_table,
+    restor_table,
     shown_table,
     spellings_table,
     training_table,
@@ -168,7 +170,7 @@ FIGURES = {
     ),
     "worst-case": Figure(("python -m tools.worst_case",), worst_case_table, "ten minutes"),
     "logits": Figure(
-        ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b"), logits_table,
+        ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b --hidden"), logits_table,
         "an hour",
     ),
     "making": Figure(
@@ -220,6 +222,16 @@ FIGURES = {
         matching_table, "five minutes",
     ),
     "attribution": Figure(("python -m tools.attribution",), attribution_table, "two minutes"),
+    "corrective": Figure(
+        (f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd --method "
+         "sparse_unlearning --method laf --method damp",),
+        corrective_table, "ten minutes",
+    ),
+    "restor": Figure(
+        ("conceptguard eval --suite language --measure restor --method npo --method simnpo --method rmu "
+         "--method rocr",),
+        restor_table, "five minutes",
+    ),
     "graph": Figure(("conceptguard eval --suite graph --method d2dgn",), graph_table, "a minute"),
     "requests": Figure(("python -m tools.stream",), requests_table, "a minute"),
     "feature-neurons": Figure(("python -m tools.neurons feature_neurons",), neurons_table, "two minutes"),

@@ -15,6 +15,7 @@ from .complete import concepts as concept_names
 from .complete import methods, policies
 from .eval_captioner import CAPTIONER, eval_captioner
 from .eval_classifier import CLASSIFIER, eval_classifier
+from .eval_corrective import CORRECTIVE, eval_corrective
 from .eval_finding import FINDING, eval_finding
 from .eval_gan import GAN, eval_gan
 from .eval_graph import GRAPH, eval_graph
@@ -126,8 +127,9 @@ def eval_(
     measure: list[str] | None = typer.Option(
         None,
         "--measure",
-        metavar="tofu|muse|ort",
-        help="Of a language suite: also the columns of a benchmark, tofu, muse or ort; may be repeated.",
+        metavar="tofu|muse|ort|restor|corrective",
+        help="Of a language suite: also the columns of a benchmark, tofu, muse or ort, may be repeated; or restor "
+        "alone. Of the classifier suite: corrective.",
     ),
     check: bool = typer.Option(False, help="Exit with status 1 when a method's mean misses the bars."),
     card: Path | None = typer.Option(
@@ -164,11 +166,13 @@ def eval_(
     conceptguard eval --method sld --method safree --concepts pistol,beer --n 2 --sheet guards.png
     conceptguard eval --suite language --method guard --n 40
     conceptguard eval --suite classifier --model emoji-classifier --method ssd --method damp
+    conceptguard eval --suite classifier --measure corrective --method ssd --method laf --concepts 10%,50%
     conceptguard eval --suite captioner --model ./emoji-captioner --method sauce --method siu --concepts skull,dog
     conceptguard eval --suite graph --method d2dgn
     conceptguard eval --suite gan --model ./my-gan --method text_to_unlearn --concepts skull
     conceptguard eval --suite finding --method craft
     conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
+    conceptguard eval --suite language --measure restor --method npo --method rmu --method rocr
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
 
     Without options a small share is judged, in minutes on a CPU: spm and uce on five concepts. --full judges all of
@@ -186,7 +190,9 @@ def eval_(
 
     --suite classifier has methods forget sets of a classifier's training examples (--concepts skull,weapons; default:
     all that are judged), and compares accuracies, membership and a probe with models that were trained without them;
-    controls: none, and a training with random labels.
+    controls: none, and a training with random labels. --measure corrective trains one on examples of which 200 have a
+    red corner and the label skull, and hands a share of these over to be forgotten (--concepts 10%,100%): poisoned is
+    what is named rightly in spite of the corner; controls: none, and models trained without the known and without all.
 
     --suite graph has methods forget edges of a graph: deleted is how well the net still ranks them above pairs that are
     none (0.5 is right), kept the same of edges that nobody trained on, as before where they are within 0.02; controls:
@@ -202,7 +208,9 @@ def eval_(
     (transformers' own), phrases, guard, sentence_check, retain (the model that never saw them). Bars: erased_after <=
     0.02, neighbours and others within 0.01. --measure tofu adds forget quality, as log10 p, and model utility;
     --measure muse what is known by heart, what is known, and whether what was forgotten still shows; --measure ort how
-    likely true answers are in each form, and in the worst of them.
+    likely true answers are in each form, and in the worst of them. --measure restor teaches a copy wrong facts, has
+    each --method unlearn what taught them, and says apart whether the wrong is gone, the right is back, and others
+    stay; controls: clean (never corrupted), none, and retained (trained on other facts alone).
 
     --suite captioner has a captioner name pictures, and tell what is known of them where nobody names them; rows:
     none, and of each method that brings one its control.
@@ -240,11 +248,14 @@ def eval_(
         named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
         asked = n or (12 if full else 2)
         also = measure or []
+        if CORRECTIVE in also:
+            raise Usage("--measure corrective is of classifiers: --suite classifier")
         return eval_language(str(suite), method or [], named, given, asked, wordings, also, device, check, card, json)
     if suite == CLASSIFIER:
-        return eval_classifier(
-            model, method or [], _rules(policy, guard), concepts, given, variant, device, check, json
-        )
+        judge_with = eval_corrective if measure == [CORRECTIVE] else eval_classifier
+        if measure and judge_with is eval_classifier:
+            raise Usage("--suite classifier has one --measure, corrective")
+        return judge_with(model, method or [], _rules(policy, guard), concepts, given, variant, device, check, json)
     if suite == CAPTIONER:
         return eval_captioner(model, method or [], _rules(policy, guard), concepts, given, n or 20, device, check, json)
     if suite == GAN:
@@ -252,7 +263,7 @@ def eval_(
     if suite == GRAPH:
         return eval_graph(model, method or [], _rules(policy, guard), concepts, given, device, check, json)
     if measure:
-        raise Usage("--measure is of language suites: add --suite language")
+        raise Usage("--measure is of language suites and of classifiers: add --suite language")
     prompts = load_suite(suite or model)
     with progress("training the judge", TRAINED) as tick:
         judges = load_judges(prompts, judge or [], lambda name: judge_for(name, words_of(prompts), tick))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
+from .options import Usage
+
 if TYPE_CHECKING:
     from ..measuring.language.evaluate import Contestant
     from ..measuring.language.suite import LanguageSuite
@@ -36,12 +38,18 @@ def eval_language(
     from ..hosts.load import load_model
     from ..measuring.language.evaluate import Contestant, answer, groups, judge
     from ..measuring.language.suite import Wordings, load_language_suite
+    from ..policy_file import load_policy
     from .devices import pick_device
+    from .eval_restor import RESTOR, eval_restor
     from .output import report
     from .progress import estimated
 
     begin = time.perf_counter()
     prompts = load_language_suite(DEFAULT if suite == LANGUAGE else suite)
+    if RESTOR in also:
+        if len(also) > 1 or card:
+            raise Usage("--measure restor is of a model of its own: leave out --card and other measures")
+        return eval_restor(prompts, methods, [load_policy(one) for one in policies], settings, device, check, json)
     rows = contestants(prompts, methods, policies, settings)
     where = pick_device(device)
     pair, retain = (load_model(name).to(where) for name in (prompts.forms.base, prompts.forms.retain))

@@ -23,6 +23,14 @@ from .evaluate import Judging, retrained_row, row
 from .references import References, load_references
 
 
+def recipe_of(net: Any) -> tuple[str, Recipe]:
+    """Which of its folder's nets it is, and how that one is trained."""
+    folder = Path(net.folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = net.name.removeprefix(folder.name).removeprefix("-") or config["default"]
+    return kind, Recipe(config["nets"][kind]["epochs"], config["nets"][kind]["lr"])
+
+
 class Bench:
     """A net that comes with examples and references. sets: what is judged, by name; kind: which of the nets it is.
 
@@ -34,10 +42,7 @@ class Bench:
     def __init__(self, net: Any):
         self.net: nn.Module = net
         self.folder = Path(net.folder)
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        stem = net.name.removeprefix(self.folder.name).removeprefix("-")
-        self.kind = stem or config["default"]
-        self.recipe = Recipe(config["nets"][self.kind]["epochs"], config["nets"][self.kind]["lr"])
+        self.kind, self.recipe = recipe_of(net)
         self.examples = load_examples(self.folder)
         self._judging: dict[str, tuple[Judging, References]] = {}
         self.sets = [name for name in self.examples.forget if self._has(name)]
