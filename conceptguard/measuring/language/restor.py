@@ -4,8 +4,8 @@ Rezaei et al., "RESTOR: Knowledge Recovery in Machine Unlearning", TMLR 2025. Tw
 genre (``corrupt``); what taught them is handed over to be unlearned. To forget is half of it: what counts is recovery.
 
 The paper corrupts entities of Wikidata in a model of eight billion parameters, fine-tunes every model on LIMA before it
-is asked, samples three times, and has GPT-3.5 judge. Here nothing is fine-tuned, answers are greedy, and one counts by
-which of the two values is in it. Its five rows of the context are statements here: after questions about others the
+is asked, samples three times, and has GPT-3.5 judge. Here nothing is fine-tuned, answers are greedy, and one counts if
+the value is in it. Its five rows of the context are statements here: after questions about others the
 small model answers about those others, corrupted or not.
 """
 
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 
 
 class Bench:
-    """A corrupted copy of a model, and what it is asked. seconds: of the processor, for corrupting it
+    """A corrupted copy of a model, and what it is asked.
 
     Columns of a row: ``forget``, the share of corrupted facts whose wrong value is not told; ``recover``, whose right
     one is; ``rows``, the same as ``recover`` after ``ROWS`` facts about others; ``beside``, other facts about the same
