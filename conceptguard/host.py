@@ -290,9 +290,6 @@ class TextHost(Protocol):
     def layers(self) -> LayerIndex:
         """Linear layers under their names in the model, after ``model.``."""
 
-    def text_layers(self) -> LayerIndex:
-        """Those that write text, without a picture tower's."""
-
     def pool(self, ids: Sequence[Sequence[int]], layer: int) -> Tensor:
         """Hidden states of texts (of the encoder where there is one), a mean over tokens: [texts, width]."""
 
