@@ -22,15 +22,16 @@ def test_what_is_timed_is_shut_and_open(tmp_path: Any) -> None:
     assert [row["inside"] for row in rows] == ["closed", "open"]
     assert all(row["ratio_bare"] > 0 and row["ms"] > 0 and row["ms_bare"] > 0 for row in rows)
     artifact, given = bench._artifact(host_for((model, tok)), tmp_path), tok("The history", return_tensors="pt")
-    with torch.no_grad():
-        bare, scores = model(given["input_ids"]).logits, []
-        for gate in bench.STATES.values():
-            guard = {"method": "rocr", "artifact": artifact, "gate": gate}
-            with conceptguard.attach((model, tok), {"guards": [guard]}):
-                said = model.generate(given["input_ids"], max_new_tokens=1, output_logits=True,
-                                      return_dict_in_generate=True)  # fmt: skip
-                scores.append(said.logits[0])
-    assert torch.equal(scores[0], bare[:, -1]) and not torch.equal(scores[1], bare[:, -1])
+
+    def scores() -> torch.Tensor:
+        options = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
+        return model.generate(given["input_ids"], **options).logits[0]
+
+    bare, guarded = scores(), []
+    for gate in bench.STATES.values():
+        with conceptguard.attach((model, tok), {"guards": [{"method": "rocr", "artifact": artifact, "gate": gate}]}):
+            guarded.append(scores())
+    assert torch.equal(guarded[0], bare) and not torch.equal(guarded[1], bare)
 
 
 def test_it_is_of_a_model(capsys: Any) -> None:
