@@ -65,6 +65,15 @@ def find(
     probe: list[str] | None = typer.Option(
         None, metavar="NAME|NUMBER", help="With --out: also a probe of this concept, for a policy's last look."
     ),
+    corrections: Path | None = typer.Option(
+        None,
+        metavar="FILE",
+        help="What a person saved on the page: struck, renamed, boxes, rules; for --out.",
+    ),
+    correct: bool = typer.Option(
+        False, "--correct", help="With --out: serve the page to this machine, and do at once what is corrected on it."
+    ),
+    port: int = typer.Option(0, min=0, max=65535, help="With --correct; 0 is any that is free."),
     settings: list[str] | None = SETTINGS,
     seed: int = typer.Option(0, help="Of what is drawn at random to compare with."),
     device: str | None = DEVICE,
@@ -75,6 +84,7 @@ def find(
     \b
     conceptguard find craft --pictures my-pictures --page found.html
     conceptguard find craft --pictures my-pictures --out found --probe skull
+    conceptguard find craft --pictures my-pictures --out found --probe skull --correct
     conceptguard find craft --model emoji-sd --draw 64
     conceptguard find blindspots --model emoji-sd --policy school --page changed.html
     conceptguard find concept_express --model emoji-sd --pictures one.png --out found
@@ -97,6 +107,7 @@ def find(
     from ..concept import as_concept
     from ..errors import PolicyError, meant
     from ..finder import Search
+    from ..finding.corrections import read_corrections
     from ..making.settings import read_options
     from ..plugins import host_for, offers
     from .find_pictures import Asked, find_in_pictures
@@ -124,13 +135,17 @@ def find(
             raise Usage(f"{finder} looks through pictures: give --pictures FOLDER, or --model for what it draws")
         if policy and not model:
             raise Usage("--policy is for what a model draws: add --model")
-        if probe and not out:
-            raise Usage("--probe writes a file: add --out FOLDER")
+        if (probe or corrections or correct) and not out:
+            option = "--probe" if probe else "--corrections" if corrections else "--correct"
+            raise Usage(f"{option} writes files: add --out FOLDER")
     if looks_at != "model":
-        asked = Asked(pictures, model, what, draw, policy, encoder, words, page, out, probe or [], seed, device)
+        asked = Asked(pictures, model, what, draw, policy, encoder, words, page, out, probe or [], seed, device,
+                      read_corrections(corrections) if corrections else None, port if correct else None)  # fmt: skip
         return find_in_pictures(known[finder], chosen, asked, json, begin)
-    if model is None or pictures or page or out or policy:
-        raise Usage(f"{finder} looks into a model: give --model, and no --pictures, --policy, --page or --out")
+    if model is None or pictures or page or out or policy or corrections or correct:
+        raise Usage(
+            f"{finder} looks into a model: give --model, and no --pictures, --policy, --page, --out or --correct"
+        )
     loaded = either(model, device)
     search = Search(host_for(loaded), what, chosen, seed, finder, shown=json != "-")
     found = known[finder].find(search)

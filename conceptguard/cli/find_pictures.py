@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConceptGuardError
+
 if TYPE_CHECKING:
     from ..concept import Concept
-    from ..finder import Found, PictureSet, Search
+    from ..finder import Found, FoundConcept, PictureSet, Search
     from ..finding.checks import Checks
+    from ..finding.corrections import Corrections
 
 CONTROL = "random_directions"
 
@@ -32,6 +35,8 @@ class Asked:
     probes: Sequence[str]
     seed: int
     device: str | None
+    corrections: Corrections | None
+    port: int | None  # of the page, where it is served
 
 
 def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None, begin: float) -> None:
@@ -50,8 +55,17 @@ def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None,
                     _picture(asked, host) if one else _pictures(asked), encoder,
                     words_for(asked.encoder, asked.words, things=one))  # fmt: skip
     found = finder.find(search)
+    said = asked.corrections
+    if said is not None:
+        found = _corrected(finder, search, found, said)
     checks = [] if one else _checks(finder, search, found)
-    written = _write(asked, search, found, checks)
+    page = _page(asked, search, found, checks)
+    try:
+        written, why = _write(asked, search, found.concepts, said, page), ""
+    except ConceptGuardError as error:
+        if asked.port is None:
+            raise
+        written, why = [], f"{error}; it may be once the page says more"  # such as where the concept is
     told = {"finder": finder.name, "model": asked.model, "pictures": str(asked.pictures or ""),
             "encoder": asked.encoder, "told": found.told}  # fmt: skip
     report("find", found.rows, time.perf_counter() - begin, json, str(encoder.model.device), **told,
@@ -60,8 +74,44 @@ def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None,
         print("\n" + wrapped(found.told) + "\n")
         if checks:
             print_table([each.row() for each in checks])
-        for file in written:
-            print(f"wrote {file}")
+        for line in [*(f"wrote {file}" for file in written), *([why] if why else [])]:
+            print(line)
+    if asked.port is not None:
+        _serve(finder, search, found, asked, page)
+
+
+def _corrected(finder: Any, search: Search, found: Found, said: Corrections) -> Found:
+    """Looked for again, where the finder itself decides by what was said. Raises PolicyError."""
+    from dataclasses import replace
+
+    from ..errors import PolicyError
+    from ..finding.corrections import checked, settings_with
+
+    assert search.pictures is not None
+    checked(said, found.concepts, search.pictures)
+    if said.rules and not hasattr(search.settings, "rules"):
+        raise PolicyError(f"{finder.name} keeps no rules: `conceptguard find confounders` does")
+    settings = settings_with(search.settings, said)
+    if settings is search.settings:
+        return found
+    return finder.find(replace(search, settings=settings, shown=False))
+
+
+def _serve(finder: Any, search: Search, found: Found, asked: Asked, page: str) -> None:
+    """Until ctrl-C."""
+    from ..finding.live import Live
+
+    def correct(said: Corrections) -> str:
+        begin = time.perf_counter()
+        again = _corrected(finder, search, found, said)
+        written = _write(asked, search, found.concepts, said)
+        told = [again.told] if again is not found else []
+        return "\n".join([*told, *(f"wrote {file}" for file in written), f"{time.perf_counter() - begin:.1f} s"])
+
+    assert asked.port is not None
+    live = Live(page, correct, asked.port)
+    print(f"Correct at {live.url} and end with ctrl-C.", flush=True)
+    live.run()
 
 
 def _host(asked: Asked) -> Any:
@@ -128,8 +178,22 @@ def _checks(finder: Any, search: Search, found: Found) -> list[Checks]:
     return checks
 
 
-def _write(asked: Asked, search: Search, found: Found, checks: Sequence[Checks]) -> list[str]:
-    """The files that were asked for."""
+def _page(asked: Asked, search: Search, found: Found, checks: Sequence[Checks]) -> str:
+    from ..finding.page import page
+
+    under = f" without and under policy {asked.policy}" if asked.policy else ""
+    where = str(asked.pictures or f"{asked.model}, {asked.draw} drawn{under}")
+    facts = {"Finder": search.label, "Pictures": where, "Encoder": asked.encoder, "Seed": asked.seed}
+    assert search.pictures is not None
+    rules, live = hasattr(search.settings, "rules"), asked.port is not None
+    return page(found, search.pictures, checks, facts, asked.corrections, rules, live)
+
+
+def _write(
+    asked: Asked, search: Search, found: Sequence[FoundConcept], said: Corrections | None, page: str = ""
+) -> list[str]:
+    """The files that were asked for; of a page that is served none."""
+    from ..finding.corrections import Corrections, corrected, cut_out
     from ..finding.files import (
         STEPS,
         guards_by_words,
@@ -143,25 +207,30 @@ def _write(asked: Asked, search: Search, found: Found, checks: Sequence[Checks])
     from ..finding.page import write_page
     from ..making.progress import progress_bar
 
-    assert search.pictures is not None
+    pictures = search.pictures
     written: list[Path] = []
-    if asked.page:
-        under = f" without and under policy {asked.policy}" if asked.policy else ""
-        where = str(asked.pictures or f"{asked.model}, {asked.draw} drawn{under}")
-        facts = {"Finder": search.label, "Pictures": where, "Encoder": asked.encoder, "Seed": asked.seed}
-        write_page(asked.page, found, search.pictures, checks, facts)
+    assert pictures is not None
+    if asked.page and page:
+        write_page(asked.page, page)
         written.append(asked.page)
     if asked.out:
-        chosen = [named(found.concepts, name) for name in asked.probes]
-        write_concepts(asked.out / "concepts.yaml", found.concepts)
+        said = said or Corrections()
+        kept = corrected(found, pictures, said)
+        write_concepts(asked.out / "concepts.yaml", kept)
         written.append(asked.out / "concepts.yaml")
         made = []
-        for one in chosen:
+        for name in dict.fromkeys(named(found, name).name for name in asked.probes):
+            if name in said.strike:
+                continue
+            one = named(kept, said.rename.get(name, name))
+            more = cut_out(pictures, said, name, True), cut_out(pictures, said, name, False)
             with progress_bar(f"probe {one.name}", STEPS, search.shown) as tick:
-                made.append(write_probe(asked.out, one, search.pictures, asked.seed, tick))
-        guards = guards_of(asked.out, made) if search.host is None else guards_by_words(found.concepts)
+                made.append(write_probe(asked.out, one, pictures, asked.seed, tick, more))
+        guards = guards_of(asked.out, made) if search.host is None else guards_by_words(kept)
         if guards:
             write_policy(asked.out / "policy.yaml", guards)
             written += [asked.out / "policy.yaml", *(one.folder for one in made)]
-        written += write_tokens(asked.out / "tokens", found.concepts)
+        elif asked.probes:
+            (asked.out / "policy.yaml").unlink(missing_ok=True)  # of a probe that was struck
+        written += write_tokens(asked.out / "tokens", kept)
     return [str(file) for file in written]

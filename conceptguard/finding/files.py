@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import save
 
 from ..concept import Concept
@@ -19,6 +20,8 @@ from ..version import __version__
 from .checks import present, split
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..finder import FoundConcept, PictureSet
 
 FAMILY = "pictures"  # of probes that belong to no model: they look at any picture
@@ -40,7 +43,7 @@ def evoked(one: FoundConcept) -> list[str]:
 def write_concepts(file: Path, found: Sequence[FoundConcept]) -> None:
     """A list that ``conceptguard make --concepts`` reads; left out are parts of others, and what no word
     stands out for: a number evokes nothing."""
-    listed = [concept_of(one).model_dump() for one in found if one.words and not one.part_of]
+    listed = [concept_of(one).model_dump() for one in found if evoked(one) and not one.part_of]
     write_bytes(file, yaml.dump(listed).encode())
 
 
@@ -50,19 +53,25 @@ def write_probe(
     pictures: PictureSet,
     seed: int,
     tick: Callable[[int, float], None] = lambda i, x: None,
+    more: tuple[Tensor, Tensor] | None = None,
 ) -> Artifact:
     """A probe artifact in ``out/pictures/probe/NAME``, taught on the pictures that show the concept and on those that
-    do not. Raises PolicyError where there are too few of either, ArtifactError where they cannot be told apart.
+    do not. more: what a person cut out of them as the concept, and as what it is not, uint8 [boxes, 3, side, side].
+
+    Raises PolicyError where there are too few of either, ArtifactError where they cannot be told apart.
     """
-    with_it = present(one)
-    without = one.scores < split(one.scores) / 2
-    if int(with_it.sum()) < FEWEST or int(without.sum()) < FEWEST:
+    own, kept = pictures.pixels[present(one)], pictures.pixels[one.scores < split(one.scores) / 2]
+    if more is not None:
+        own, kept = torch.cat([own, more[0]]), torch.cat([kept, more[1]])
+    if min(len(own), len(kept)) < FEWEST:
         raise PolicyError(
-            f"'{one.name}' is in {int(with_it.sum())} pictures and clearly not in {int(without.sum())}: a probe learns "
+            f"'{one.name}' is in {len(own)} pictures and clearly not in {len(kept)}: a probe learns "
             f"from {FEWEST} or more of each; give more pictures"
         )
     probe: Any = method("probe")
-    tensors, made = probe.taught(pictures.pixels[with_it], pictures.pixels[without], one.name, STEPS, seed, tick)
+    tensors, made = probe.taught(own, kept, one.name, STEPS, seed, tick)
+    if more is not None and len(more[0]) + len(more[1]):
+        made |= {"boxes": len(more[0]), "boxes_not": len(more[1])}
     concept = concept_of(one)
     fields = {
         "name": slug(concept.name), "method": "probe", "concept": concept.model_dump(), "base": {"family": FAMILY},
@@ -81,7 +90,7 @@ def guards_of(out: Path, probes: Sequence[Artifact]) -> list[dict[str, Any]]:
 
 def guards_by_words(found: Sequence[FoundConcept]) -> list[dict[str, Any]]:
     """Entries that guard what was found by its words alone, without an artifact; what has none is left out."""
-    return [{"method": BY_WORDS, "concept": concept_of(one).model_dump()} for one in found if one.words]
+    return [{"method": BY_WORDS, "concept": concept_of(one).model_dump()} for one in found if evoked(one)]
 
 
 def write_policy(file: Path, guards: Sequence[dict[str, Any]]) -> None:

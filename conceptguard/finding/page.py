@@ -1,7 +1,8 @@
 """One page of what was found, at most 32 concepts: one file, readable by whoever has a browser and not us.
 
-A concept that is none can be struck on it, and one that is called wrongly be called otherwise; the page then gives the
-concept file that ``conceptguard make --concepts`` reads.
+A concept that is none can be struck on it, one that is called wrongly be called otherwise, a box say where it is or is
+not, and a rule that it must not tell a class. The page then gives the concept file that ``conceptguard make`` reads and
+the corrections that ``conceptguard find --corrections`` reads; served by ``--correct`` it does them at once.
 """
 
 from __future__ import annotations
@@ -25,67 +26,66 @@ from .files import evoked
 
 if TYPE_CHECKING:
     from ..finder import Found, FoundConcept, PictureSet
+    from .corrections import Corrections
 
 EXAMPLES, SIDE = 6, 128
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d1f24; max-width: 1100px; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin: 0 } .soft { color: #6a7079 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { text-align: left; padding: .2rem .8rem .2rem 0 }
-section { border-top: 1px solid #dfe2e7; padding: 1rem 0 } section.struck { opacity: .35 }
-.pictures { display: flex; gap: .5rem; flex-wrap: wrap; margin: .5rem 0 } figure { margin: 0; position: relative }
-figure img { border-radius: 6px; display: block } figcaption { font-size: .75rem; color: #6a7079; max-width: 128px }
-.bar { background: #3f51b5; height: 6px; border-radius: 3px } code { background: #eef0f4; padding: .1rem .3rem }
-.act { float: right } input[type=text] { font: inherit; width: 14rem }
-@media (prefers-color-scheme: dark) { body { background: #16181c; color: #e6e8eb } section { border-color: #33373d }
-  code { background: #24272d } }
-"""
-
-# Struck concepts and other names are in the page alone until somebody saves the file that it writes.
-_SCRIPT = """
-const listed = () => [...document.querySelectorAll('section')].filter(s => !s.querySelector('.strike').checked)
-  .map(s => ({name: s.querySelector('.name').value.trim(), prompts: JSON.parse(s.dataset.prompts),
-    renamed: s.querySelector('.name').value !== s.querySelector('.name').defaultValue}))
-  .filter(c => c.prompts.length || c.renamed)  // a number evokes nothing, until somebody says what it is
-const quoted = text => JSON.stringify(text)
-const written = () => listed().map(c => {
-  const prompts = c.prompts.length ? c.prompts : [c.name]
-  return `- {name: ${quoted(c.name)}, prompts: [${prompts.map(quoted).join(', ')}]}\\n` }).join('')
-const show = () => {
-  document.querySelectorAll('section').forEach(s => s.classList.toggle('struck', s.querySelector('.strike').checked))
-  document.querySelector('#file').textContent = written()
-  document.querySelector('#save').href = 'data:text/yaml;charset=utf-8,' + encodeURIComponent(written()) }
-document.addEventListener('input', show); show()
-"""
+_HERE = Path(__file__).parent
 
 
-def write_page(
-    file: Path, found: Found, pictures: PictureSet, checks: Sequence[Checks], made: Mapping[str, Any]
-) -> None:
-    """Write what was found. made: facts for the head. Raises ConceptGuardError."""
+def write_page(file: Path, page: str) -> None:
+    """Raises ConceptGuardError."""
     try:
-        write_bytes(file, page(found, pictures, checks, made).encode())
+        write_bytes(file, page.encode())
     except OSError as error:
         raise ConceptGuardError(f"{file}: cannot be written ({error.strerror}): give another --page") from None
 
 
-def page(found: Found, pictures: PictureSet, checks: Sequence[Checks], made: Mapping[str, Any]) -> str:
-    """The page as text."""
+def page(
+    found: Found, pictures: PictureSet, checks: Sequence[Checks], made: Mapping[str, Any],
+    said: Corrections | None = None, rules: bool = False, live: bool = False,
+) -> str:  # fmt: skip
+    """The page as text. made: facts for the head; said: corrections so far; rules: whether the finder can keep any;
+    live: whether the page is served, by what corrects at once"""
+    style, script = ((_HERE / name).read_text("utf-8") for name in ("page.css", "page.js"))
     facts = "".join(f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>" for key, value in made.items())
     shown = found.concepts[:MOST_SHOWN]
     most = max((one.importance for one in shown), default=1.0) or 1.0
     title = _text(f"{len(shown)} concepts in {len(pictures)} pictures")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>'
+        f'<meta name="viewport" content="width=device-width"><style>{style}</style></head>\n'
+        f'<body data-said="{_text(said.model_dump_json() if said else "{}")}"><h1>{title}</h1>'
         f"<table>{facts}</table>\n<p>{_text(found.told)}</p>\n{_checked(checks) if checks else ''}\n"
         + "\n".join(_section(i, one, pictures, most) for i, one in enumerate(shown))
-        + "\n<h2>The concept file</h2><p>Strike what is no concept, call others otherwise, then "
-        '<a id="save" download="concepts.yaml" href="">save concepts.yaml</a>. '
+        + f"\n{_correcting(rules, live)}\n"
+        '<h2>The concept file</h2><p><a id="save" download="concepts.yaml" href="">Save concepts.yaml</a>: '
         "<code>conceptguard make uce --concepts concepts.yaml --out my-registry</code> erases what it names; a "
         "policy's last look takes probes, which <code>conceptguard find … --out FOLDER --probe NAME</code> writes.</p>"
         f'<pre id="file"></pre>\n<p class="soft">Made by conceptguard {__version__}.</p>'
-        f"<script>{_SCRIPT}</script></body></html>\n"
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def _correcting(rules: bool, live: bool) -> str:
+    """What becomes of corrections, and where rules are written."""
+    asked = (
+        "<p><label>Rules, one a line: <code>CLASS: CONCEPT</code> where the concept must not tell the class<br>"
+        '<textarea id="rules" rows="3"></textarea></label></p>'
+        if rules
+        else ""
+    )
+    done = (
+        '<p><button id="apply">Correct</button> writes the files anew, and teaches the probes again.</p>'
+        '<p id="told" role="status"></p>'
+        if live
+        else "<p><code>conceptguard find … --out FOLDER --corrections corrections.yaml</code> does them, and teaches "
+        "probes by them; with <code>--correct</code> this page does it at once.</p>"
+    )
+    return (
+        "<h2>Corrections</h2><p>Strike what is no concept; call others otherwise; draw boxes on pictures around what "
+        "is the concept, or tick “boxes are not it” first. A click takes a box away. "
+        f'<a id="corrections" download="corrections.yaml" href="">Save corrections.yaml</a>.</p>{asked}{done}'
     )
 
 
@@ -114,8 +114,10 @@ def _section(i: int, one: FoundConcept, pictures: PictureSet, most: float) -> st
     figures = "".join(_figure(pictures, row, one.maps[row]) for row in best)
     prompts = html.escape(json.dumps(evoked(one)))
     return (
-        f'<section data-prompts="{prompts}"><span class="act"><label><input type="checkbox" class="strike"> strike'
-        f'</label></span><h2>{i + 1}. <input type="text" class="name" value="{_text(one.name)}"></h2>'
+        f'<section data-prompts="{prompts}" data-name="{_text(one.name)}"><span class="act">'
+        '<label><input type="checkbox" class="no"> boxes are not it</label>'
+        '<label><input type="checkbox" class="strike"> strike</label></span>'
+        f'<h2>{i + 1}. <input type="text" class="name" value="{_text(one.name)}"></h2>'
         f'<div class="bar" style="width:{100 * one.importance / most:.1f}%"></div>'
         f'importance {one.importance:.3f}{about}{part}<br><span class="soft">nearest words: {_text(words)}</span>'
         f'<div class="pictures">{figures}</div></section>'
@@ -130,7 +132,10 @@ def _figure(pictures: PictureSet, row: int, where: Tensor) -> str:
     seen = pixels * (0.3 + 0.7 * light) + 0.12 * (1 - light)
     name = pictures.names[row]
     picture = f'<img src="{_png(seen[0])}" alt="" width="{SIDE}" height="{SIDE}">'
-    return f"<figure>{picture}<figcaption>{_text(name)}</figcaption></figure>"
+    return (
+        f'<figure><div class="seen" data-picture="{_text(name)}">{picture}</div>'
+        f"<figcaption>{_text(name)}</figcaption></figure>"
+    )
 
 
 def _png(pixels: Tensor) -> str:

@@ -120,7 +120,8 @@ def test_what_is_asked_wrongly(capsys: pytest.CaptureFixture[str], folder: Path,
         (tmp_path / "half" / "dog" / f"{i}.png").write_bytes(file.read_bytes())
     for words, status, says in (
         (["find", "craft"], 2, "looks through pictures: give --pictures FOLDER, or --model"),
-        (["find", "craft", "--pictures", folder, "--probe", "1"], 2, "--probe writes a file: add --out FOLDER"),
+        (["find", "craft", "--pictures", folder, "--probe", "1"], 2, "--probe writes files: add --out FOLDER"),
+        (["find", "craft", "--pictures", folder, "--correct"], 2, "--correct writes files: add --out FOLDER"),
         (["find", "concept_vectors", "--pictures", folder], 2, "looks into a model: give --model"),
         (["find", "crafd", "--pictures", folder], 1, "did you mean 'craft'?"),
         (["find", "craft", "--pictures", tmp_path / "none"], 1, "no such folder"),
