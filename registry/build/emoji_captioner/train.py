@@ -27,9 +27,9 @@ from .model import export, learn_tokenizer, make_model, make_processor
 class Recipe:
     """minutes: of CPU time, after which the last step is made, and clock, the same by the clock"""
 
-    minutes: float = 12.0
-    clock: float = 600.0
-    batch: int = 96
+    minutes: float = 40.0
+    clock: float = 90.0
+    batch: int = 128
     lr: float = 0.02  # of Muon
     adam_lr: float = 2e-3
     tower: float = 0.4  # the rates of the picture tower, which can see already, as a share of these
