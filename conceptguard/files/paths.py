@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import stat
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from conceptguard.errors import ArtifactError, ConceptGuardError
 
@@ -56,7 +57,7 @@ def pickle_message(name: str) -> str:
 
 def check_relative(path: str, error: type[ConceptGuardError] = ArtifactError) -> str:
     """Return `path` if it names a file inside a folder on every system; raise `error` otherwise."""
-    suffix = PurePosixPath(path).suffix.lower()
+    suffix = posixpath.splitext(path)[1].lower()
     if suffix in PICKLES:
         raise error(pickle_message(path))
     parts = path.split("/")

@@ -89,7 +89,7 @@ def read_artifact(
     """`read_terms` of an artifact, with the peft configuration that lies beside its weights."""
     config = None
     for file in artifact.manifest.files:
-        if Path(file.path).name == "adapter_config.json":
+        if file.path.rpartition("/")[2] == "adapter_config.json":
             config = read_config(artifact.path(file.path))
     tensors, metadata = artifact.tensors(), artifact.metadata()
     if config is None and layer_names is not None and (alike := _alike(tensors, metadata, layer_names)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -278,7 +279,7 @@ def _finite(tensor: torch.Tensor) -> bool:
     if tensor.element_size() == 1:
         tensor = tensor.float()
     # Whatever is not finite makes the sum so; finite numbers may as well, where they are large.
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+    return cmath.isfinite(tensor.sum().item()) or bool(tensor.isfinite().all())
 
 
 def _check_size(path: Path, size: int, file: File) -> None:

@@ -131,8 +131,9 @@ class EncodingCache:
     def read(self, texts: Sequence[str], encode: Encode) -> tuple[list[Tensor], list[list[int]]]:
         """Content encodings [tokens, width] and token ids of each text; what was read before is not read again."""
         new = [text for text in dict.fromkeys(texts) if text not in self.texts]
-        for i in range(0, len(new), 64):
-            part = new[i : i + 64]
+        portion = 256 if self.short else 64  # short ones are small, and a call takes longer than a few of them do
+        for i in range(0, len(new), portion):
+            part = new[i : i + portion]
             encoded = (self.short or encode)(part)
             for text, own, ids in zip(part, content(encoded), encoded.ids):
                 self.texts[text] = own.float().clone(), ids

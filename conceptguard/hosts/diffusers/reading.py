@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...protocols import DrawingSession
     from .encoding_options import Options
 
-SHORT = 16  # positions; texts are read in multiples of it
+SHORT = 8  # positions; texts are read in multiples of it
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
