@@ -73,7 +73,8 @@ styles' drawings alone.
 
 ## How it was made
 `python -m conceptguard_registry.build.emoji_captioner` draws the sheet, begins with emoji-encoder's picture tower, and
-trains on views of the sheet, drawn anew in every step, for forty minutes of a CPU's core. Data and licences: see emoji-sd's
+trains on views of the sheet, drawn anew in every step, for forty minutes of a CPU's core. \
+Data and licences: see emoji-sd's
 card.
 """
 ASKED = {
