@@ -14,18 +14,19 @@ import time
 from typing import Any
 
 import torch
-from conceptguard_plugins.models.datamodels import SIDE, WIDTH, Datamodels, Sources, sources_of, train_side_by_side
+from conceptguard_plugins.models.datamodels import Datamodels, Sources, sources_of, train_side_by_side
 from conceptguard_plugins.models.trak import margin_of, trak
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptguard import load_model
 from conceptguard.cli.output import report
-from conceptguard.making.fit import Recipe, fit
 from conceptguard.measuring.classifier.measures import logits_of, margins
 from conceptguard.measuring.classifier.run import Bench
 
-TRAININGS, HELD, EPOCHS = 160, 32, 24
+from .klom import EPOCHS, perceptron
+
+TRAININGS, HELD = 160, 32
 COLUMNS = ["of", "as_it_is", "retrained", "datamodel", "trak", "lds_datamodel", "lds_trak", "make_seconds"]
 
 
@@ -46,13 +47,6 @@ def ranked(models: Datamodels, labels: Tensor, scores: Tensor) -> dict[str, Any]
     }  # fmt: skip
 
 
-def perceptron(inputs: Tensor, labels: Tensor, classes: int) -> nn.Module:
-    """One of the small models, trained on everything."""
-    torch.manual_seed(0)
-    shape = nn.AdaptiveAvgPool2d(SIDE), nn.Flatten(), nn.Linear(3 * SIDE * SIDE, WIDTH), nn.ReLU()
-    return fit(nn.Sequential(*shape, nn.Linear(WIDTH, classes)), inputs, labels, Recipe(EPOCHS, 1e-2), 0)
-
-
 def rows(bench: Bench) -> list[dict[str, Any]]:
     """The ranking, then a row for each set that is judged."""
     examples = bench.examples
@@ -63,7 +57,7 @@ def rows(bench: Bench) -> list[dict[str, Any]]:
     models = train_side_by_side(inputs, labels, sources, classes, TRAININGS, EPOCHS)
     seconds = round(time.process_time() - began, 1)
     random = torch.Generator().manual_seed(0)
-    of_small = trak(perceptron(inputs, labels, classes), inputs, labels, random)
+    of_small = trak(perceptron(examples, train, 0), inputs, labels, random)
     found = [{**ranked(models, labels, of_small), "make_seconds": seconds}]
     scores, before = trak(bench.net, inputs, labels, random), logits_of(bench.net, inputs)
     for name in bench.sets:

@@ -407,6 +407,37 @@ def attribution_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
+def klom_table(results: list[Result]) -> str:
+    """Distances of distributions of margins, with their errors."""
+    names = {"none": "as they are", "relabel": "random labels", "retrained": "other retrained models"}
+    parts = ("forget", "retain", "kept")
+    table = [
+        [str(row["models"]), names.get(row["method"], f"`{row['method']}`"),
+         *(f"{row[f'{part}_klom']:.2f} ± {row[f'{part}_error']:.2f} ({row[f'{part}_p95']:.1f})" for part in parts)]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    (concept,) = {row["concept"] for result in results for row in result["rows"]}
+    head = ["models", "", "forget", "retain", "test"]
+    return f"Without {concept}. In brackets: the 95th percentile.\n\n{markdown(head, table)}"
+
+
+def gan_table(results: list[Result]) -> str:
+    """What a GAN's generator forgot, by both judges."""
+    names = {"none": "as it is", "renamed": "renamed", "noise": "noise"}
+
+    def pair(row: Row, key: str) -> str:
+        return f"{row[f'{key}_after']:.3f} ({row[f'second_{key}_after']:.3f})"
+
+    table = [
+        [row["concept"], names.get(row["method"], f"`{row['method']}`"),
+         *(pair(row, key) for key in ("erased", "others", "edited")), f"{row['degree']:.3f}", f"{row['shift']:+.3f}",
+         f"{row['make_seconds']:.0f}" if "make_seconds" in row else "", "yes" if row["passes"] else "no"]
+        for result in results for row in result["rows"] if "refused" not in row
+    ]  # fmt: skip
+    head = ["concept", "", "erased", "others", "edited", "degree", "shift", "seconds", "passes"]
+    return f"In brackets: the second judge.\n\n{markdown(head, table)}"
+
+
 def graph_table(results: list[Result]) -> str:
     """What a net over a graph forgot, beside one that never saw it."""
     names = {"none": "out of the graph alone", "deny": "denied", "retrained": "trained without"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,3 +55,14 @@ def test_margins_beyond_the_clip_and_what_is_no_number() -> None:
         klom(torch.zeros(1, 4), torch.zeros(3, 4))
     with pytest.raises(ValueError, match="three models or more"):
         klom_over(torch.zeros(2, 4), torch.zeros(3, 4))
+
+
+def test_the_tool_tells_models_as_they_are_from_retrained_ones(tmp_path: Path) -> None:
+    """Four perceptrons on either side, hardly trained; a method's models are not those that they were."""
+    from tools.klom import Sides, rows
+
+    found = {row["method"]: row for row in rows(Sides("skull", 4, tmp_path, epochs=4), ["damp"])}
+    assert list(found) == ["retrained", "none", "relabel", "damp"]
+    assert found["retrained"]["forget_klom"] < found["none"]["forget_klom"] - found["none"]["forget_error"]
+    assert found["damp"]["forget_klom"] != found["none"]["forget_klom"]
+    assert abs(found["retrained"]["retain_klom"] - found["none"]["retain_klom"]) < 2, "of what all of them saw"
