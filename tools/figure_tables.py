@@ -452,17 +452,19 @@ def graph_table(results: list[Result]) -> str:
 
 
 def restor_table(results: list[Result]) -> str:
-    """What a corrupted model says after unlearning."""
+    """What a corrupted model says after unlearning; controls once."""
     names = {"clean": "never corrupted", "none": "corrupted", "retained": "trained on other facts"}
     columns = {"forget": "wrong gone", "recover": "right back", "rows": "after rows", "beside": "beside",
                "unaffected": "others"}  # fmt: skip
-    rows = [row for result in results for row in result["rows"]]
+    rows = {}
+    for result in results:
+        settings = "".join(f", {name} {value}" for name, value in result["set"].items())
+        rows |= {names.get(row["method"], f"`{row['method']}`{settings}"): row for row in result["rows"]}
     table = [
-        [names.get(row["method"], f"`{row['method']}`"), *(f"{row[key]:.2f}" for key in columns),
-         "yes" if row["passes"] else "no"]
-        for row in rows if "refused" not in row
+        [label, *(f"{row[key]:.2f}" for key in columns), "yes" if row["passes"] else "no"]
+        for label, row in rows.items() if "refused" not in row
     ]  # fmt: skip
-    refused = [f"`{row['method']}` refuses: {row['refused']}" for row in rows if "refused" in row]
+    refused = [f"{label} refuses: {row['refused']}" for label, row in rows.items() if "refused" in row]
     return "\n\n".join([markdown(["", *columns.values(), "passes"], table), *refused])
 
 
