@@ -167,7 +167,7 @@ def eval_(
     conceptguard eval --suite language --method guard --n 40
     conceptguard eval --suite classifier --model emoji-classifier --method ssd --method damp
     conceptguard eval --suite classifier --measure corrective --method ssd --method laf --concepts 10%,50%
-    conceptguard eval --suite captioner --model ./emoji-captioner --method sauce --method siu --concepts skull,dog
+    conceptguard eval --suite captioner --method sauce --method siu --concepts skull,dog
     conceptguard eval --suite graph --method d2dgn
     conceptguard eval --suite gan --model ./my-gan --method text_to_unlearn --concepts skull
     conceptguard eval --suite finding --method craft

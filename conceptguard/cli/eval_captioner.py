@@ -13,8 +13,7 @@ from .eval_bench import verify
 if TYPE_CHECKING:
     from ..policy import Policy
 
-CAPTIONER = "captioner"
-MADE_BY = "python -m conceptguard_registry.build.emoji_captioner"
+CAPTIONER, DEFAULT = "captioner", "emoji-captioner"
 CONCEPTS = ("skull", "pistol", "dog", "beer", "mono")
 COLUMNS = [
     "method", "concept", "erased_before", "erased_after", "admitted_after", "unnamed_before", "unnamed_after",
@@ -29,7 +28,6 @@ def eval_captioner(
 ) -> None:  # fmt: skip
     """Make what the methods make of every concept, judge it with policies and controls, and print the table. With
     ``check`` exit with 1 where a guard misses the bars."""
-    from ..errors import PolicyError
     from ..hosts.load import load_model
     from ..measuring.captioner.run import Bench
     from .devices import pick_device
@@ -38,9 +36,7 @@ def eval_captioner(
     from .progress import progress
 
     begin = time.perf_counter()
-    if model == MODEL.default:
-        raise PolicyError(f"--suite captioner: give --model FOLDER; `{MADE_BY} --out FOLDER` trains a captioner")
-    bench = Bench(load_model(model).to(pick_device(device)), n)
+    bench = Bench(load_model(DEFAULT if model == MODEL.default else model).to(pick_device(device)), n)
     wanted = CONCEPTS if concepts in (None, "all", "some") else concepts.split(",")  # type: ignore[union-attr]
     plans = _plans(methods, settings)
     total = sum(sum(map(len, bench.asked(one).values())) for one in wanted) * (1 + len(plans) + len(policies))
