@@ -37,7 +37,7 @@ class SAUCEMakeSettings(Settings):
     layer: str = ""
     atoms: int = Field(default=8, ge=1)
     few: int = Field(default=16, ge=1)
-    features: int = Field(default=32, ge=1)
+    features: int = Field(default=128, ge=1)
     at_random: bool = False
     steps: int = Field(default=600, ge=1)
 
