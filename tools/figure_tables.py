@@ -479,7 +479,11 @@ def corrective_table(results: list[Result]) -> str:
          f"{row['ratio']:.2f}" if "ratio" in row else "", "yes" if row["passes"] else "no"]
         for row in rows if "refused" not in row
     ]  # fmt: skip
-    refused = {f"`{row['method']}` refuses: {row['refused']}": None for row in rows if "refused" in row}
+    said = [(row["method"], row["concept"], row["refused"].split(": ", 1)[-1]) for row in rows if "refused" in row]
+    refused = [
+        f"`{method}` refuses ({', '.join(share for one, share, again in said if (one, again) == (method, why))}): {why}."
+        for method, why in dict.fromkeys((method, why) for method, _, why in said)
+    ]
     taken = f"Training it took {results[0]['train_seconds']:.0f} s, which `time` is a share of."
     head = ["", "known", "poisoned", "lured", "retain", "test", "time", "passes"]
     return "\n\n".join([taken, markdown(head, table), *refused])

@@ -226,7 +226,7 @@ FIGURES = {
     "attribution": Figure(("python -m tools.attribution",), attribution_table, "two minutes"),
     "corrective": Figure(
         (f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd --method "
-         "sparse_unlearning --method laf --method damp",),
+         "sparse_unlearning --method laf --method damp --concepts 10%,50%,100%",),
         corrective_table, "ten minutes",
     ),
     "restor": Figure(
