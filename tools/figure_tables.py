@@ -481,8 +481,8 @@ def corrective_table(results: list[Result]) -> str:
     ]  # fmt: skip
     said = [(row["method"], row["concept"], row["refused"].split(": ", 1)[-1]) for row in rows if "refused" in row]
     refused = [
-        f"`{method}` refuses ({', '.join(share for one, share, again in said if (one, again) == (method, why))}): {why}."
-        for method, why in dict.fromkeys((method, why) for method, _, why in said)
+        f"`{name}` refuses ({', '.join(share for one, share, again in said if (one, again) == (name, why))}): {why}."
+        for name, why in dict.fromkeys((name, why) for name, _, why in said)
     ]
     taken = f"Training it took {results[0]['train_seconds']:.0f} s, which `time` is a share of."
     head = ["", "known", "poisoned", "lured", "retain", "test", "time", "passes"]
