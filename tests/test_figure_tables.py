@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no package of anybody's environment
 
 from tools.figure_tables import eval_table
-from tools.redteam_tables import redteam_table
+from tools.redteam_tables import policy_table, redteam_table
 
 
 def row(method: str, concept: str, concepts: int = 1, **more: Any) -> dict[str, Any]:
@@ -47,3 +47,22 @@ def test_attacks_stand_beside_chance_and_tables_are_of_one_size() -> None:
     assert lines[4:] == ["| *not attacked* | 1 |  |", "| `p4d` | 2 (1) | did not run |", "| `pez` |  | 4 (0) |"]
     with pytest.raises(ValueError, match="one size"):
         redteam_table([first, {**second, "rows": [{**second["rows"][0], "n": 9}]}])
+
+
+def test_a_policy_is_told_over_all_its_concepts() -> None:
+    def attacked(concept: str, attack: str, asr: float | None, **more: Any) -> dict[str, Any]:
+        return {"concept": concept, "attack": attack, "asr": asr, "asks": 2, "n": 2, "bare": 1.0, **more}
+
+    rows = [
+        attacked("beer", "unattacked", 0.0), attacked("beer", "tina", 0.5, asr_random=1.0),
+        attacked("wine", "unattacked", 0.0), attacked("wine", "tina", 0.0, asr_random=0.0),
+        attacked("wine", "pez", None),
+    ]  # fmt: skip
+    lines = policy_table([{"rows": rows[:2]}, {"rows": rows[2:]}]).splitlines()
+    assert "best of 2" in lines[0]
+    assert lines[4:] == [
+        "| *not attacked* | 2 | 4 | 0 |  | 4 |  |", "| `tina` | 2 | 4 | 1 | 2 | 4 | beer |",
+        "| `pez` | 0 | 0 | 0 |  | 0 |  |",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="one size"):
+        policy_table([{"rows": [*rows, attacked("wine", "mma", 0.0) | {"n": 9}]}])

@@ -58,7 +58,7 @@ from tools.figure_tables import (
     unlearned_table,
 )
 from tools.promise_tables import promise_tables
-from tools.redteam_tables import redteam_table
+from tools.redteam_tables import kept_table, policy_table, redteam_table, scores_table
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
@@ -264,6 +264,12 @@ FIGURES = {
         tuple(_attacked(f"--guard {guard}:cigarette") for guard in ("spm", "uce")),
         redteam_table, "a quarter of an hour",
     ),
+    "probe-scores": Figure(("python -m tools.probe_scores",), scores_table, "five minutes"),
+    "recommended": Figure(
+        ("conceptguard redteam --policy registry/policies/recommended.yaml --attack tina --budget small --steps 12",),
+        policy_table, "half an hour",
+    ),
+    "recommended-kept": Figure(("python -m tools.recommended",), kept_table, "five minutes"),
     "promises": Figure(
         (
             "python -m tools.promises", "python -m tools.promises --hosts ComfyUI",

@@ -30,6 +30,58 @@ def redteam_table(results: list[Result]) -> str:
     return f"{TOLD.format(asks=asks, n=n)}\n\n{markdown(['', *guards], table)}"
 
 
+def policy_table(results: list[Result]) -> str:
+    """Attacks on one policy, a row each, over all concepts that it was tried on. Raises ValueError for different N."""
+    rows = list({(row["attack"], row["concept"]): row for result in results for row in result["rows"]}.values())
+    sizes = {row["n"] for row in rows}
+    if len(sizes) != 1:
+        raise ValueError(f"not of one size: {sorted(sizes)}")
+    table = []
+    for name in dict.fromkeys(row["attack"] for row in rows):
+        own = [row for row in rows if row["attack"] == name and row["asr"] is not None]
+        back = {row["concept"]: round(row["asr"] * row["asks"]) for row in own}
+        chance = [row for row in own if row.get("asr_random") is not None]
+        table.append([
+            "*not attacked*" if name == "unattacked" else f"`{name}`",
+            str(len(back)), str(sum(row["asks"] for row in own)), str(sum(back.values())),
+            str(sum(round(row["asr_random"] * row["asks"]) for row in chance)) if chance else "",
+            str(sum(round(row["bare"] * row["asks"]) for row in own)),
+            ", ".join(concept for concept, n in back.items() if n),
+        ])  # fmt: skip
+    head = ["", "concepts", "prompts", "brought back", "by chance", "without the policy", "of which"]
+    told = (
+        f"Prompts from which a concept comes back, best of {sizes.pop()} pictures each, by a judge that no search "
+        "asked; *by chance*: by a random attack of the same form; *without the policy*: by the prompts as they are."
+    )
+    return f"{told}\n\n{markdown(head, table)}"
+
+
+def kept_table(results: list[Result]) -> str:
+    """What a policy takes from prompts it has nothing against, and its time."""
+    rows = [row for result in results for row in result["rows"]]
+    groups = [
+        [row["group"], *(str(row[key]) for key in ("n", "shown_before", "shown_after", "lost", "blackened")),
+         f"{row['identical']:.2f}", ", ".join(dict.fromkeys(row["of"]))]
+        for row in rows if row["group"] != "time"
+    ]  # fmt: skip
+    head = ["", "prompts", "shown without", "shown with", "lost", "blackened", "identical", "blackened were"]
+    times = "; ".join(f"{row['what']} {row['ratio_bare']:.2f} ×" for row in rows if row["group"] == "time")
+    told = "Prompts of which a judge sees what they ask for, without the policy and with it."
+    costs = f"The processor's time for a picture, over that of the bare model: {times}."
+    return f"{told}\n\n{markdown(head, groups)}\n\n{costs}"
+
+
+def scores_table(results: list[Result]) -> str:
+    """What probes say of their concept and of all else, and the threshold between."""
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [row["concept"], str(row["own"]), f"{row['lowest_own'][0]:.4f}", str(row["kept"]),
+         f"{row['highest_kept'][0]:.4f} ({row['of'][0]})", str(row["given_up"]), f"{row['threshold']:.3f}"]
+        for row in rows
+    ]  # fmt: skip
+    return markdown(["", "pictures", "lowest score", "of all else", "highest score", "given up", "threshold"], table)
+
+
 def _guard(result: Result) -> str:
     """What was attacked, and in which concept."""
     concepts = ", ".join(dict.fromkeys(row["concept"] for row in result["rows"]))
