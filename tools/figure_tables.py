@@ -468,6 +468,17 @@ def restor_table(results: list[Result]) -> str:
     return "\n\n".join([markdown(["", *columns.values(), "passes"], table), *refused])
 
 
+def captioner_table(results: list[Result]) -> str:
+    """What a model that sees still names and tells."""
+    groups = ("erased", "unnamed", "told", "neighbours", "others")
+    columns = [*(f"{group}_after" for group in groups), "identical"]
+    table = [
+        [row["concept"], row["method"], *(f"{row[name]:.2f}" for name in columns), "yes" if row["passes"] else "no"]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    return markdown(["concept", "", *groups, "identical", "passes"], table)
+
+
 def corrective_table(results: list[Result]) -> str:
     """What a poisoned classifier names, by the share of bad examples that is known; nothing twice."""
     rows = list({(row["method"], row["concept"] if row["method"] not in _SAME else ""): row

@@ -28,6 +28,7 @@ from tools.attack_tables import language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
     attribution_table,
+    captioner_table,
     classifier_table,
     corrective_table,
     disguises_table,
@@ -224,6 +225,10 @@ FIGURES = {
         matching_table, "five minutes",
     ),
     "attribution": Figure(("python -m tools.attribution",), attribution_table, "two minutes"),
+    "captioner": Figure(
+        ("conceptguard eval --suite captioner --method sauce --method siu --concepts skull --n 8",),
+        captioner_table, "two minutes",
+    ),
     "corrective": Figure(
         (f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd --method "
          "sparse_unlearning --method laf --method damp --concepts 10%,50%,100%",),
