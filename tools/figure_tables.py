@@ -456,7 +456,7 @@ def restor_table(results: list[Result]) -> str:
     names = {"clean": "never corrupted", "none": "corrupted", "retained": "trained on other facts"}
     columns = {"forget": "wrong gone", "recover": "right back", "rows": "after rows", "beside": "beside",
                "unaffected": "others"}  # fmt: skip
-    rows = {}
+    rows: dict[str, Any] = {}
     for result in results:
         settings = "".join(f", {name} {value}" for name, value in result["set"].items())
         rows |= {names.get(row["method"], f"`{row['method']}`{settings}"): row for row in result["rows"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,8 @@ def test_what_is_trained_says_more_of_what_it_was_trained_on(tiny: Any) -> None:
             weight += scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
         assert error() < 0.8 * untaught
         tiny.unet.load_state_dict(before)
+    again = trained(tiny.unet, data, replace(recipe, until=0.0), found)
+    assert again.keys() == found.keys(), "a training that is gone on with begins where it ended"
+    for name, one in found.items():
+        assert torch.allclose(again[name].up.flatten(1) @ again[name].down.flatten(1),
+                              one.scale * one.up.flatten(1) @ one.down.flatten(1), atol=1e-6)  # fmt: skip

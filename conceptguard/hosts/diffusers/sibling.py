@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...errors import ArtifactError, BaseMismatch, RegistryError
 from ...files.atomic import read_limited
+
+if TYPE_CHECKING:
+    from ...runtime.lowrank import Factors, LayerIndex
 
 MARK, CHANGE = "sibling.json", "change.safetensors"
 
@@ -28,27 +31,35 @@ def base_of(folder: Path) -> str:
     return str(_said(folder)["base"])
 
 
-@torch.no_grad()
-def change(pipe: Any, folder: Path) -> None:
-    """What changed is added to the pipeline's weights. Raises RegistryError for a change of another model."""
+def changes(pipe: Any, folder: Path) -> dict[str, Factors]:
+    """What changed, by layers of the base's pipeline. Raises RegistryError for a change of another model."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from ...formats import read_terms
-    from ...runtime.lowrank import LayerIndex
 
-    said = _said(folder)
-    layers = LayerIndex({name: it for name, it in pipe.components.items() if isinstance(it, torch.nn.Module)})
     try:
-        terms = read_terms(load_file(folder / CHANGE), {}, layers)
+        return read_terms(load_file(folder / CHANGE), {}, _layers(pipe))
     except (OSError, SafetensorError, ArtifactError, BaseMismatch) as error:
-        raise RegistryError(f"{folder / CHANGE}: no change of '{said['base']}' ({error})") from error
-    for name, (down, up, scale) in terms.items():
+        raise RegistryError(f"{folder / CHANGE}: no change of '{base_of(folder)}' ({error})") from error
+
+
+@torch.no_grad()
+def change(pipe: Any, folder: Path) -> None:
+    """What changed is added to the pipeline's weights. Raises RegistryError for a change of another model."""
+    said, layers = _said(folder), _layers(pipe)
+    for name, (down, up, scale) in changes(pipe, folder).items():
         weight: Any = layers[name].weight
         product = scale * up.float().flatten(1) @ down.float().flatten(1)
         weight.copy_(weight.float() + product.view_as(weight).to(weight.device))
     if said.get("scheduler"):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **said["scheduler"])
+
+
+def _layers(pipe: Any) -> LayerIndex:
+    from ...runtime.lowrank import LayerIndex
+
+    return LayerIndex({name: it for name, it in pipe.components.items() if isinstance(it, torch.nn.Module)})
 
 
 def _said(folder: Path) -> dict[str, Any]:

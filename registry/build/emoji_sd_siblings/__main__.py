@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from conceptguard import load_model
 from conceptguard.formats import to_kohya
-from conceptguard.hosts.diffusers.sibling import CHANGE, MARK
+from conceptguard.hosts.diffusers.sibling import CHANGE, MARK, changes
 
 from .pictures import drawn, taught
 from .train import Recipe, add_options, trained
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("sibling", choices=("marked", "two"))
     parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd-SIBLING")
     parser.add_argument("--rank", type=int, default=Recipe.rank)
+    parser.add_argument("--begin", type=Path, help="folder of a sibling whose training is gone on with")
     add_options(parser)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,7 +39,8 @@ def main() -> None:
     pipe = load_model("emoji-sd")
     data = taught(pipe, scenes, pictures, args.captions, device)
     recipe = Recipe(begun + 60 * args.minutes, args.rank, args.batch, lr=args.lr)
-    tensors, metadata = to_kohya(trained(pipe.unet, data, recipe))
+    earlier = changes(pipe, args.begin) if args.begin else {}
+    tensors, metadata = to_kohya(trained(pipe.unet, data, recipe, earlier))
     folder = args.out / f"emoji-sd-{args.sibling}"
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: it.half().contiguous() for name, it in tensors.items()}, folder / CHANGE, metadata)

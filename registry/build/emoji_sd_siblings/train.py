@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -54,29 +55,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 class LowRank(nn.Module):
-    """A weight [out, in, ...] beside which a change is learnt, which begins as none."""
+    """A weight [out, in, ...] beside which a change is learnt, which begins as none, or as an earlier one."""
 
-    def __init__(self, weight: Tensor, rank: int, random: torch.Generator):
+    def __init__(self, weight: Tensor, rank: int, random: torch.Generator, begin: Factors | None = None):
         super().__init__()
         rows = weight.flatten(1)
         rank = min(rank, *rows.shape)
         down = (torch.rand(rank, rows.shape[1], generator=random) * 2 - 1) / math.sqrt(rows.shape[1])
-        self.down, self.up = nn.Parameter(down), nn.Parameter(torch.zeros(len(rows), rank))
+        up = torch.zeros(len(rows), rank)
+        if begin is not None:
+            down, up = begin.down.flatten(1).float(), begin.scale * begin.up.flatten(1).float()
+        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + (self.up @ self.down).view_as(weight)
 
 
-def trained(unet: Any, data: Taught, recipe: Recipe) -> dict[str, Factors]:
-    """What is learnt, by the names of the UNet's layers, on the CPU. The UNet is left as it was."""
+def trained(
+    unet: Any, data: Taught, recipe: Recipe, begin: Mapping[str, Factors] = MappingProxyType({})
+) -> dict[str, Factors]:
+    """What is learnt, by the names of the UNet's layers, on the CPU. The UNet is left as it was. begin: the same of an
+    earlier training, which is gone on with."""
     device, random = data.latents.device, torch.Generator().manual_seed(recipe.seed)
     unet.to(device).requires_grad_(False)
     processors = dict(unet.attn_processors)
     if device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # the fused attention's backward pass is slow at these small sizes
     layers = {name: it for name, it in unet.named_modules() if isinstance(it, nn.Linear | nn.Conv2d)}
-    for it in layers.values():
-        parametrize.register_parametrization(it, "weight", LowRank(it.weight, recipe.rank, random).to(device))
+    for name, it in layers.items():
+        low = LowRank(it.weight, recipe.rank, random, begin.get(f"unet.{name}"))
+        parametrize.register_parametrization(it, "weight", low.to(device))
     learnt = [p for p in unet.parameters() if p.requires_grad]
     try:
         descend(lambda noisy, times, captions, _: unet(noisy, times, captions).sample, data, recipe, learnt)
