@@ -87,6 +87,9 @@ class Figure:
     needs: str = ""
 
 
+# Methods with a shipped artifact of one concept that guard what is drawn, beside those of "withstands".
+ARTIFACTS = ("few_shot", "advunlearn", "nullspace", "rece", "safree", "trce")
+RECOMMENDED = "conceptguard redteam --policy registry/policies/recommended.yaml --budget small --steps 12"
 WEAK = "{method: spm, artifact: emoji-sd/spm/cigarette, strength: 0.4}"
 
 
@@ -271,10 +274,17 @@ FIGURES = {
     ),
     "probe-scores": Figure(("python -m tools.probe_scores",), scores_table, "five minutes"),
     "recommended": Figure(
-        ("conceptguard redteam --policy registry/policies/recommended.yaml --attack tina --budget small --steps 12",),
+        (
+            f"{RECOMMENDED} --attack tina",
+            f"{RECOMMENDED} --attack recall --attack paraphrase --attack in_context --concepts cigarette,pistol",
+        ),
         policy_table, "half an hour",
     ),
     "recommended-kept": Figure(("python -m tools.recommended",), kept_table, "five minutes"),
+    "misspelt": Figure(
+        tuple(f"{_attacked(f'--guard {guard}:cigarette', 'paraphrase')} --steps 12" for guard in ARTIFACTS),
+        redteam_table, "ten minutes",
+    ),
     "promises": Figure(
         (
             "python -m tools.promises", "python -m tools.promises --hosts ComfyUI",
