@@ -14,7 +14,7 @@ ROOTS = {
     "conceptguard_nodes": "nodes",
     "conceptguard_registry": "registry",
 }
-# These models travel in a distribution of their own.
+# These models travel in a distribution of their own; conceptguard.registry.places has the same names for who asks.
 APART = sorted(link.name for link in Path("conceptguard-models/conceptguard_registry/models").glob("*"))
 
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 from paths import ROOT
 
+from conceptguard.registry.places import APART
+
 ROOTS = {
     "conceptguard": "conceptguard",
     "plugins": "conceptguard_plugins",
@@ -24,7 +26,6 @@ ROOTS = {
     "registry": "conceptguard_registry",
 }
 MODELS = "conceptguard-models"  # the distribution of models that conceptguard's own wheel has no room for
-APART = sorted(path.name for path in (ROOT / MODELS / "conceptguard_registry" / "models").glob("*"))
 BAR_MB = 95  # an index takes files of up to 100
 # What lies about in a checkout, and nobody should get.
 JUNK = ("plugins/__pycache__/spm.cpython-311.pyc", "registry/.lock", "tests/__pycache__/x.pyc", "nodes/web/.DS_Store")
@@ -87,6 +88,8 @@ def test_the_wheel_has_every_file_of_the_four_folders_and_no_other(built: Built)
 
 
 def test_the_models_that_travel_apart_have_every_file_and_no_other(built: Built) -> None:
+    links = (ROOT / MODELS / "conceptguard_registry" / "models").glob("*")
+    assert {path.name for path in links} == APART, "for the build, and for whoever asks for one"
     expected = {f"conceptguard_{name}" for name in built.files if name.startswith("registry/") and is_apart(name)}
     assert "conceptguard_registry/models/emoji-flow/README.md" in expected
     assert inside(built.models_wheel) == expected

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from conceptguard.errors import ArtifactError, ConceptGuardError, RegistryError, meant
-from conceptguard.files.paths import INDEX, MANIFEST, PICKLES, is_name, is_ref
+from conceptguard.files.paths import INDEX, MANIFEST, PICKLES, is_ref
 from conceptguard.registry.index import Entry
 from conceptguard.registry.listing import Entries, Few, Listing, nearest, searched
 from conceptguard.registry.local import LocalSource
@@ -189,7 +189,7 @@ class Registry:
             if folder is not None:
                 return folder
         folders = [source for source in self.sources if isinstance(source, LocalSource)]
-        if is_name(name) and any(name in folder.apart() for folder in folders):
+        if any(name in folder.apart() for folder in folders):
             raise RegistryError(f"model {name!r} {_APART}")
         known = sorted({model for source in self.sources for model in source.models()})
         hint = meant(name, known, f"there are {', '.join(known) or 'none'};")

@@ -19,6 +19,7 @@ from conceptguard.registry.cache import cache_folder
 from conceptguard.registry.index import Entry, entries_by_line, entry_of
 from conceptguard.registry.listing import Entries, Few, Listing
 from conceptguard.registry.opening import LARGE, large_listing, open_index, sharded_listing, tables_of
+from conceptguard.registry.places import APART
 from conceptguard.registry.reindex import change_index, read_part, scan
 from conceptguard.runtime.once import once
 
@@ -150,11 +151,8 @@ class LocalSource:
         return folder
 
     def apart(self) -> set[str]:
-        """Names of models that were signed with this package's registry, and travel in a distribution of their own that
-        is not installed."""
-        view = self.view() if self.packaged else None
-        signed = {path.split("/")[1] for path in view.beside if path.startswith("models/")} if view else set()
-        return {name for name in signed if not (self.root / "models" / name).exists()}
+        """Names of models of this package's registry that travel in another distribution, which is not installed."""
+        return {name for name in APART if self.packaged and not (self.root / "models" / name).exists()}
 
     def models(self) -> list[str]:
         """Names of the embedded models."""

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from conceptguard.registry.settings import folder_named
 
+# Models that were signed with the rest and travel in conceptguard-models, since a wheel may weigh only so much.
+APART = frozenset({"emoji-flow"})
+
 
 def shipped_folder() -> Path:
     """The registry that came with this package (it may be absent from a bare install); found without importing it."""
