@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -73,6 +74,12 @@ def told(captions: Encoded, words: Tensor, slots: Tensor) -> Encoded:
     return replace(captions, embeds=torch.cat([embeds[:, : -len(words)], last], 1))
 
 
+def as_long(words: Tensor, length: Tensor) -> Tensor:
+    """Words as long as the encoder's own states are, which a layer norm gives: guidance away from longer ones leaves no
+    picture."""
+    return F.normalize(words, dim=-1) * length
+
+
 def learn(task: Task) -> Learned:
     """Raises PolicyError without pictures, where no detector finds anything, or everywhere; ArtifactError when the loss
     is no number."""
@@ -98,6 +105,7 @@ def learn(task: Task) -> Learned:
     padding = nothing.embeds[0, -found.shape[1] :].detach().float().cpu()
     words = (padding + padding.std() * torch.randn(padding.shape, generator=random)).to(denoiser.device)
     words.requires_grad_()
+    length = padding.norm(dim=1).mean().to(denoiser.device)
     shots = Shots(denoiser, clean, list(range(len(clean))), random)
 
     def loss(_: int) -> Tensor:
@@ -108,7 +116,7 @@ def learn(task: Task) -> Learned:
         if said.pooled is not None and nothing.pooled is not None:
             said.pooled[silent] = nothing.pooled.to(said.pooled)
         terms.open(s.batch if s.learn == "all" else 0)
-        predicted = denoiser(now.latents, now.times, told(said, words, found[now.texts])).float()
+        predicted = denoiser(now.latents, now.times, told(said, as_long(words, length), found[now.texts])).float()
         return (weight[now.texts] * (predicted - now.wanted).pow(2)).mean()
 
     snapshot = task.snapshot({"pictures": files})
@@ -125,7 +133,7 @@ def learn(task: Task) -> Learned:
     kinds = {name: int(found[:, i].sum()) for i, name in enumerate(s.detectors)}
     made: dict[str, Any] = {"pictures": len(clean), "marked": int(marked.sum()), "found": kinds, "files": files}
     return Learned(
-        {**tensors, WORDS: words.detach().cpu()},
+        {**tensors, WORDS: as_long(words, length).detach().cpu()},
         task.made(seed=task.seed, started_at_step=ended.first, loss=round(ended.value, 6), **made),
         settings={"negative": s.told != "nothing"},
         metadata={**metadata, "detectors": json.dumps(s.detectors), "grid": str(s.grid)},
