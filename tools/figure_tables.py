@@ -32,7 +32,7 @@ def eval_table(results: list[Result]) -> str:
     groups = [g for g in ("second_erased", "synonyms") if any(row.get(f"{g}_after") is not None for row in shown)]
     single = [key for key in ("harmonic", "agree") if any(row.get(key) is not None for row in shown)]
     table = [
-        [named.get(row["method"], _guard(row)), str(row["concepts"]), *map(_share(row), _GROUPS),
+        [named.get(row["method"], _guard(row)), str(row["concepts"]), *map(_share(row), GROUPS),
          f"{row['identical']:.2f}", *map(_share(row), groups), *map(_number(row), single), str(row["n"])]
         for row in shown
     ]  # fmt: skip
@@ -48,7 +48,7 @@ def eval_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
-_GROUPS = ("erased", "neighbours", "others")
+GROUPS = ("erased", "neighbours", "others")
 _MORE = {
     "second_erased": ("concept, second judge", "A second judge of another kind looks at the same pictures."),
     "synonyms": (
@@ -79,7 +79,7 @@ def language_table(results: list[Result]) -> str:
     """What a language model still answers, over all forms of asking."""
     rows = [row for result in results for row in result["rows"] if row["method"] != "none"]
     table = [
-        [f"`{row['method']}`", *map(_share(row), _GROUPS), f"{row['identical']:.2f}", str(row["n"])] for row in rows
+        [f"`{row['method']}`", *map(_share(row), GROUPS), f"{row['identical']:.2f}", str(row["n"])] for row in rows
     ]
     told = (
         "Share of questions that are answered, without → with the guard, over all forms of asking and ways around. "
@@ -313,7 +313,7 @@ def shown_table(results: list[Result]) -> str:
     )
     names = {"guard": "{}, by {}", "control": "control: {}, by {}"}
     table = [
-        [names[row["kind"]].format(row["object"], f"`{row['words']}`"), *map(_share(row), _GROUPS)]
+        [names[row["kind"]].format(row["object"], f"`{row['words']}`"), *map(_share(row), GROUPS)]
         for row in rows
         if row["kind"] != "part"
     ]
@@ -337,184 +337,6 @@ def redirection_table(results: list[Result]) -> str:
     rows = [row for result in results for row in result["rows"]]
     table = [[row["method"], *(f"{row[key]:.2f}" if key in row else "" for key in names)] for row in rows]
     return markdown(["", *names.values()], table)
-
-
-def unlearned_table(results: list[Result]) -> str:
-    """What was trained away, and what went with it."""
-    rows = [row for result in results for row in result["rows"]]
-    names = {"none": "as it is", "retain": "a model that never knew"}
-    marks = {"tofu_forget_quality": 1, "tofu_utility": 2, "muse_privleak": 0, "muse_verbmem": 2, "muse_knowmem": 2}
-    table = [
-        [names.get(row["method"], row["method"]), *(f"{row[f'{group}_after']:.2f}" for group in _GROUPS),
-         f"{row['identical']:.2f}",
-         *(f"{round(row[key], n) + 0.0:.{n}f}" if key in row else "" for key, n in marks.items())]
-        for row in rows
-    ]  # fmt: skip
-    told = (
-        f"Share of {rows[0]['n']} questions that are answered, over all forms of asking and ways around, in wordings "
-        "that no maker saw; the share of answers about others and places that are token for token as they were. Then "
-        "TOFU's forget quality, log10 p against the model that never knew, and model utility; MUSE's PrivLeak, where 0 "
-        "is that model and -100 one that knows all by heart, and ROUGE-L of what it says by heart and answers of those "
-        "to be forgotten."
-    )
-    head = ["", "about forgotten authors", "about others", "about places", "same tokens", "forget quality", "utility",
-            "PrivLeak", "VerbMem", "KnowMem"]  # fmt: skip
-    return f"{told}\n\n{markdown(head, table)}"
-
-
-def classifier_table(results: list[Result]) -> str:
-    """What classifiers forgot, beside models that never saw it."""
-    rows = [row for result in results for row in result["rows"]]
-    names = {"none": "as it is", "relabel": "random labels", "retrained": "another retrained model"}
-
-    def pair(row: Row, key: str) -> str:
-        return f"{row[key]:.3f} ({row[f're_{key}']:.3f})" if key in row else ""
-
-    table = [
-        [row["concept"], names.get(row["method"], f"`{row['method']}`"), *(pair(row, key) for key in _OF_CLASSIFIER),
-         f"{row['gap']:.3f}", f"{row['membership']:.3f}", pair(row, "probe"), f"{row['margins']:.2f}",
-         f"{row['ratio']:.3f}" if "ratio" in row else "", "yes" if row["passes"] else "no"]
-        for row in rows if "refused" not in row
-    ]  # fmt: skip
-    refused = [f"`{row['method']}` refuses {row['concept']}." for row in rows if "refused" in row]
-    took = "; ".join(f"{result['net']}: {result['retrain_seconds']:.0f} s" for result in results)
-    head = ["forget set", "", "forget", "retain", "test", "gap", "membership", "probe", "margins", "time", "passes"]
-    told = f"In brackets: models trained without it. Training one from scratch, which `time` is a share of: {took}."
-    return "\n\n".join([told, markdown(head, table), *([" ".join(refused)] if refused else [])])
-
-
-def matching_table(results: list[Result]) -> str:
-    """What a model forgot that was tuned to say what datamodels predict; after that, what one trained without says."""
-    rows = []
-    for result in results:
-        name = f"dmm, scores: {result['set'].get('scores', 'datamodel')}"
-        own = [row for row in result["rows"] if result is results[0] or row["method"] == "dmm"]
-        rows += [{**row, "method": name} if row["method"] == "dmm" else row for row in own]
-    return classifier_table([{**results[0], "rows": rows}])
-
-
-def attribution_table(results: list[Result]) -> str:
-    """Margins that datamodels and TRAK predict."""
-    (ranking, *rows) = results[0]["rows"]
-    told = (
-        f"Of {ranking['of']}, Spearman's correlation of predicted margins with theirs: datamodels "
-        f"{ranking['lds_datamodel']:.2f}, TRAK {ranking['lds_trak']:.2f}. The trainings took "
-        f"{ranking['make_seconds']:.0f} s. Mean margins of what is forgotten:"
-    )
-    names = ("as_it_is", "retrained", "datamodel", "trak")
-    table = [[row["of"], *(f"{row[name]:.2f}" for name in names)] for row in rows]
-    head = ["forget set", "as it is", "retrained", "predicted by datamodels", "by TRAK"]
-    return f"{told}\n\n{markdown(head, table)}"
-
-
-def klom_table(results: list[Result]) -> str:
-    """Distances of distributions of margins, with their errors."""
-    names = {"none": "as they are", "relabel": "random labels", "retrained": "other retrained models"}
-    parts = ("forget", "retain", "kept")
-    table = [
-        [str(row["models"]), names.get(row["method"], f"`{row['method']}`"),
-         *(f"{row[f'{part}_klom']:.2f} ± {row[f'{part}_error']:.2f} ({row[f'{part}_p95']:.1f})" for part in parts)]
-        for result in results for row in result["rows"]
-    ]  # fmt: skip
-    (concept,) = {row["concept"] for result in results for row in result["rows"]}
-    head = ["models", "", "forget", "retain", "test"]
-    return f"Without {concept}. In brackets: the 95th percentile.\n\n{markdown(head, table)}"
-
-
-def gan_table(results: list[Result]) -> str:
-    """What a GAN's generator forgot, by both judges."""
-    names = {"none": "as it is", "renamed": "renamed", "noise": "noise"}
-
-    def pair(row: Row, key: str) -> str:
-        return f"{row[f'{key}_after']:.3f} ({row[f'second_{key}_after']:.3f})"
-
-    table = [
-        [row["concept"], names.get(row["method"], f"`{row['method']}`"),
-         *(pair(row, key) for key in ("erased", "others", "edited")), f"{row['degree']:.3f}", f"{row['shift']:+.3f}",
-         f"{row['make_seconds']:.0f}" if "make_seconds" in row else "", "yes" if row["passes"] else "no"]
-        for result in results for row in result["rows"] if "refused" not in row
-    ]  # fmt: skip
-    head = ["concept", "", "erased", "others", "edited", "degree", "shift", "seconds", "passes"]
-    return f"In brackets: the second judge.\n\n{markdown(head, table)}"
-
-
-def graph_table(results: list[Result]) -> str:
-    """What a net over a graph forgot, beside one that never saw it."""
-    names = {"none": "out of the graph alone", "deny": "denied", "retrained": "trained without"}
-    table = [
-        [row["concept"], str(row["edges"]), names.get(row["method"], f"`{row['method']}`"), f"{row['deleted']:.3f}",
-         f"{row['kept']:.3f}", f"{row['before']:.3f}", f"{row['retained']:.3f}",
-         f"{row['ratio']:.2f}" if "ratio" in row else "", "yes" if row["passes"] else "no"]
-        for result in results for row in result["rows"]
-    ]  # fmt: skip
-    head = ["forget set", "edges", "", "deleted", "kept", "before", "retained", "time", "passes"]
-    return markdown(head, table)
-
-
-def restor_table(results: list[Result]) -> str:
-    """What a corrupted model says after unlearning; controls once."""
-    names = {"clean": "never corrupted", "none": "corrupted", "retained": "trained on other facts"}
-    columns = {"forget": "wrong gone", "recover": "right back", "rows": "after rows", "beside": "beside",
-               "unaffected": "others"}  # fmt: skip
-    rows: dict[str, Any] = {}
-    for result in results:
-        settings = "".join(f", {name} {value}" for name, value in result["set"].items())
-        rows |= {names.get(row["method"], f"`{row['method']}`{settings}"): row for row in result["rows"]}
-    table = [
-        [label, *(f"{row[key]:.2f}" for key in columns), "yes" if row["passes"] else "no"]
-        for label, row in rows.items() if "refused" not in row
-    ]  # fmt: skip
-    refused = [f"{label} refuses: {row['refused']}" for label, row in rows.items() if "refused" in row]
-    return "\n\n".join([markdown(["", *columns.values(), "passes"], table), *refused])
-
-
-def captioner_table(results: list[Result]) -> str:
-    """What a model that sees still names and tells."""
-    groups = ("erased", "unnamed", "told", "neighbours", "others")
-    columns = [*(f"{group}_after" for group in groups), "identical"]
-    table = [
-        [row["concept"], row["method"], *(f"{row[name]:.2f}" for name in columns), "yes" if row["passes"] else "no"]
-        for result in results for row in result["rows"]
-    ]  # fmt: skip
-    return markdown(["concept", "", *groups, "identical", "passes"], table)
-
-
-def corrective_table(results: list[Result]) -> str:
-    """What a poisoned classifier names, by the share of bad examples that is known; nothing twice."""
-    rows = list({(row["method"], row["concept"] if row["method"] not in _SAME else ""): row
-                 for result in results for row in result["rows"]}.values())  # fmt: skip
-    table = [
-        [_SAME.get(row["method"], row["method"] if " " in row["method"] else f"`{row['method']}`"),
-         "" if row["method"] in _SAME else row["concept"],
-         *(f"{row[key]:.3f}" for key in ("poisoned", "lured", "retain", "test")),
-         f"{row['ratio']:.2f}" if "ratio" in row else "", "yes" if row["passes"] else "no"]
-        for row in rows if "refused" not in row
-    ]  # fmt: skip
-    said = [(row["method"], row["concept"], row["refused"].split(": ", 1)[-1]) for row in rows if "refused" in row]
-    refused = [
-        f"`{name}` refuses ({', '.join(share for one, share, again in said if (one, again) == (name, why))}): {why}."
-        for name, why in dict.fromkeys((name, why) for name, _, why in said)
-    ]
-    taken = f"Training it took {results[0]['train_seconds']:.0f} s, which `time` is a share of."
-    head = ["", "known", "poisoned", "lured", "retain", "test", "time", "passes"]
-    return "\n\n".join([taken, markdown(head, table), *refused])
-
-
-_SAME = {"none": "poisoned, as it is", "retrained without all": "retrained without all"}
-_OF_CLASSIFIER = ("forget", "retain", "test")
-
-
-def requests_table(results: list[Result]) -> str:
-    """Requests one after another."""
-    rows = [row for result in results for row in result["rows"]]
-    table = [
-        [str(row["requests"]), f"{row['forgotten']:.3f}", "" if row["withdrawn"] is None else f"{row['withdrawn']:.3f}",
-         f"{row['kept']:.3f}", f"{row['kept_test']:.3f} ({row['re_test']:.3f})", f"{row['harmonic']:.3f}",
-         row.get("blocks", "")]
-        for row in rows
-    ]  # fmt: skip
-    head = ["requests", "forgotten", "withdrawn", "kept", "kept, test", "harmonic", "size of the change by block"]
-    return markdown(head, table)
 
 
 def neurons_table(results: list[Result]) -> str:

@@ -27,39 +27,41 @@ from typing import Any
 from tools.attack_tables import language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
-    attribution_table,
-    captioner_table,
-    classifier_table,
-    corrective_table,
     disguises_table,
     eval_table,
     faults_table,
     finding_table,
     fuzz_table,
-    gan_table,
     gates_table,
-    graph_table,
     half_words_table,
-    klom_table,
     language_table,
     logits_table,
     looks_table,
     making_table,
-    matching_table,
     neurons_table,
     overhead_table,
     per_image_table,
     pixels_table,
     redirection_table,
-    requests_table,
-    restor_table,
     shown_table,
     spellings_table,
     training_table,
-    unlearned_table,
 )
 from tools.promise_tables import promise_tables
 from tools.redteam_tables import kept_table, policy_table, redteam_table, scores_table
+from tools.unlearning_tables import (
+    attribution_table,
+    captioner_table,
+    classifier_table,
+    corrective_table,
+    gan_table,
+    graph_table,
+    klom_table,
+    matching_table,
+    requests_table,
+    restor_table,
+    unlearned_table,
+)
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
