@@ -112,7 +112,7 @@ def test_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["eval", "--suite", "language", "--measure", "wmdp"]) != 0
-    assert "'wmdp': write tofu, muse or ort" in capsys.readouterr().err
+    assert "'wmdp': write tofu, muse, ort, restor or corrective" in capsys.readouterr().err
     assert run(["eval", "--method", "spm", "--measure", "tofu"]) != 0
     assert "--suite language" in capsys.readouterr().err
     monkeypatch.setattr(muse, "EACH", 4)
