@@ -171,6 +171,17 @@ def making_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
+def many_table(results: list[Result]) -> str:
+    """What workers take of one process's time, on the same prompts."""
+    table = [
+        [str(row["n"]), f"{row['seconds']:.1f}", f"{row['seconds_peer']:.1f}", f"{row['ratio_peer']:.2f}",
+         f"{row['start_seconds']:.1f}", f"{row['start_seconds_peer']:.1f}", "yes" if row["same"] else "no"]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    head = ["pictures", "two workers, s", "one process, s", "share", "their start, s", "its start, s", "same pictures"]
+    return markdown(head, table)
+
+
 def training_table(results: list[Result]) -> str:
     """What a step of a training costs beside the authors' way."""
     table = [

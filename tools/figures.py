@@ -38,6 +38,7 @@ from tools.figure_tables import (
     logits_table,
     looks_table,
     making_table,
+    many_table,
     neurons_table,
     overhead_table,
     per_image_table,
@@ -230,6 +231,7 @@ FIGURES = {
         matching_table, "five minutes",
     ),
     "attribution": Figure(("python -m tools.attribution",), attribution_table, "two minutes"),
+    "many": Figure(("conceptguard bench many --workers 2",), many_table, "two minutes", needs="OMP_NUM_THREADS"),
     "captioner": Figure(
         ("conceptguard eval --suite captioner --method sauce --method siu --concepts skull --n 8",),
         captioner_table, "two minutes",
