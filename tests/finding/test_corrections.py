@@ -153,6 +153,7 @@ def taught(said: Corrections, name: str, out: Path) -> float:
     return float((scores[truth][:, None] > scores[~truth]).float().mean())
 
 
+@pytest.mark.slow
 def test_a_correction_is_worth_it(tmp_path: Path) -> None:
     """Somebody who knows says it of every picture that was taken wrongly; a control says as much at random."""
     it, name = planted(), FIRST
