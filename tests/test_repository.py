@@ -86,3 +86,10 @@ def test_the_next_changes_can_be_read() -> None:
     assert draft.returncode == 0, draft.stderr
     for path in pending:
         assert path.read_text(encoding="utf-8").splitlines()[0] in draft.stdout, f"changes/{path.name}: not shown"
+
+
+def test_no_model_says_where_it_was_made() -> None:
+    """transformers writes the folders that parts were read from, also into configurations inside of others."""
+    files = sorted((ROOT / "registry" / "models").rglob("*.json"))
+    assert len(files) > 20
+    assert not [file.name for file in files if re.search(r'"_name_or_path": "[^"]*/', file.read_text(encoding="utf-8"))]

@@ -83,7 +83,8 @@ def export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out:
     model.to("cpu", torch.float16).save_pretrained(out)
     processor.save_pretrained(out)
     config = json.loads((out / "config.json").read_text())
-    config.pop("_name_or_path", None)
+    for part in (config, *(it for it in config.values() if isinstance(it, dict))):
+        part.pop("_name_or_path", None)  # where on this machine its picture tower was read
     # Stored in half, loaded in full: what a library does when no type is asked for differs from version to version.
     config["dtype"] = config["torch_dtype"] = "float32"
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
