@@ -59,7 +59,7 @@ def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None,
     if said is not None:
         found = _corrected(finder, search, found, said)
     checks = [] if one else _checks(finder, search, found)
-    page = _page(asked, search, found, checks)
+    page = _page(asked, search, found, checks) if asked.page or asked.port is not None else ""
     try:
         written, why = _write(asked, search, found.concepts, said, page), ""
     except ConceptGuardError as error:

@@ -66,14 +66,10 @@ class Live:
         self.url = f"http://127.0.0.1:{self.server.server_port}{path}"
 
     def run(self) -> None:
-        """Until ctrl-C, or ``stop``."""
+        """Until ctrl-C."""
         try:
             self.server.serve_forever()
         except KeyboardInterrupt:
             pass
         finally:
             self.server.server_close()
-
-    def stop(self) -> None:
-        """From another thread."""
-        self.server.shutdown()

@@ -76,7 +76,8 @@ def beside(
     with attach(pipe, policy):
         guarded = make(pipe, samples, recipe, tick)
     classes = [WITHOUT] * count + [UNDER] * count
-    return PictureSet(torch.cat([bare.pixels, guarded.pixels]), _names(samples) * 2, classes)
+    names = [f"{name}, {kind}" for kind in (WITHOUT, UNDER) for name in _names(samples)]
+    return PictureSet(torch.cat([bare.pixels, guarded.pixels]), names, classes)
 
 
 def _samples(prompts: Sequence[str], count: int) -> list[Sample]:
