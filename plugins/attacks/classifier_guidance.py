@@ -14,7 +14,7 @@ from torch import Tensor
 from conceptguard.attack import Ask, Attack, Attempt, Budget
 from conceptguard.errors import GuardError, Refused, SessionError
 
-from .walk import guided, walked
+from .walk import guided, noise, walked
 
 TRIED = 4  # noises at a time
 LOOKS = 6  # times in a picture
@@ -54,12 +54,12 @@ class ClassifierGuidance(Attack):
             if step not in looked:
                 return latents
             if step == 0:
-                tried = torch.cat([self._noise() for _ in range(TRIED)])
+                tried = torch.cat([noise(self.target, self.random) for _ in range(TRIED)])
             else:
                 tried = self._freshened(latents, text, times[step])
             return self._best(tried, text, times[step]) if guide else tried[:1]
 
-        drawn = walked(self.target, text, self._noise(), between)
+        drawn = walked(self.target, text, noise(self.target, self.random), between)
         self.target.tick()
         return Attempt(text, latents=drawn[0], begin=len(times) - 1)
 
@@ -68,11 +68,11 @@ class ClassifierGuidance(Attack):
         levels = self.target.denoiser.noise_levels
         signal, spread = levels.at(timestep)
         try:
-            clean, noise = levels.parts(latents, guided(self.target, text, latents, timestep), timestep)
+            clean, own = levels.parts(latents, self._said(text, latents, timestep), timestep)
         except (Refused, GuardError):
             return latents
-        fresh = torch.cat([self._noise() for _ in range(TRIED)]).float()
-        mixed = (1 - FRESH) ** 0.5 * noise + FRESH**0.5 * fresh
+        fresh = torch.cat([noise(self.target, self.random) for _ in range(TRIED)]).float()
+        mixed = (1 - FRESH) ** 0.5 * own + FRESH**0.5 * fresh
         return (signal * clean + spread * mixed).to(latents)
 
     def _best(self, tried: Tensor, text: str, timestep: int) -> Tensor:
@@ -80,12 +80,12 @@ class ClassifierGuidance(Attack):
         denoiser, expected = self.target.denoiser, []
         for one in tried.split(1):
             try:
-                said = guided(self.target, text, one, timestep)
+                said = self._said(text, one, timestep)
             except (Refused, GuardError):
                 return tried[:1]
             expected.append(denoiser.noise_levels.parts(one, said, timestep)[0])
         likeness = self.target.likeness(denoiser.pictures(torch.cat(expected)))
         return tried[int(likeness.argmax())][None]
 
-    def _noise(self) -> Tensor:
-        return torch.randn(1, *self.target.denoiser.shape, generator=self.random).to(self.target.vectors())
+    def _said(self, text: str, latents: Tensor, timestep: int) -> Tensor:
+        return guided(self.target.guarded, self.target.guidance, text, latents, timestep)

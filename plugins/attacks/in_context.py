@@ -16,7 +16,7 @@ from torch import Tensor
 from conceptguard.attack import Ask, Attack, Attempt, Budget
 from conceptguard.making.noising import noised
 
-from .walk import walked
+from .walk import elsewhere, walked
 
 
 class InContext(Attack):
@@ -39,9 +39,7 @@ class InContext(Attack):
 
     def control(self, ask: Ask) -> list[Attempt]:
         """Completed for something else."""
-        others = list(self.target.others) or ["a thing"]
-        at = torch.randint(len(others), (self.budget.pictures,), generator=self.random).tolist()
-        return [self._completed(ask, f"a picture of {others[i]}") for i in at]
+        return [self._completed(ask, text) for text in elsewhere(self.target, self.budget.pictures, self.random)]
 
     def _completed(self, ask: Ask, text: str) -> Attempt:
         denoiser = self.target.denoiser

@@ -9,9 +9,10 @@ noise (more of it in the beginning, and in each step). The others are ``concept_
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from conceptguard.attack import Ask, Attack, Attempt
+
+from .walk import elsewhere, guided, noise
 
 COMPLETED = 3  # steps at most; the paper takes them of 50
 ETAS, SCALES = (1.0, 1.34, 1.68), (1.02, 1.04)
@@ -32,28 +33,23 @@ class Probes(Attack):
 
     def control(self, ask: Ask) -> list[Attempt]:
         """The same where the unguarded model began something else, and as little noise as usual."""
-        others = list(self.target.others) or ["a thing"]
-        at = torch.randint(len(others), (self.budget.pictures,), generator=self.random).tolist()
-        return [self._completed(ask, f"a picture of {others[i]}", 1 + k % COMPLETED) for k, i in enumerate(at)]
+        begun = elsewhere(self.target, self.budget.pictures, self.random)
+        return [self._completed(ask, text, 1 + k % COMPLETED) for k, text in enumerate(begun)]
 
     def _probe(self, ask: Ask, begun: str, i: int) -> Attempt:
         kind, which = i % 2, i // 2
         if kind == 0:
             return self._completed(ask, begun, 1 + which % COMPLETED)
         scale, eta = SCALES[which % len(SCALES)], ETAS[which % len(ETAS)]
-        return Attempt(ask.wanted, latents=scale * self._noise()[0], eta=eta)
+        return Attempt(ask.wanted, latents=scale * noise(self.target, self.random)[0], eta=eta)
 
     @torch.no_grad()
     def _completed(self, ask: Ask, begun: str, steps: int) -> Attempt:
         """From what the unguarded model made of ``begun`` in its first steps."""
         target, times = self.target, self.target.denoiser.timesteps(self.target.steps)
         steps = min(steps, len(times) - 1)
-        latents = self._noise()
+        latents = noise(self.target, self.random)
         for step in range(steps):
-            nothing, something = (target.bare(text, latents, times[step]) for text in ("", begun))
-            said = nothing + target.guidance * (something - nothing)
+            said = guided(target.bare, target.guidance, begun, latents, times[step])
             latents = target.denoiser.ddim_step(said, latents, times[step], times[step + 1])
         return Attempt(ask.wanted, latents=latents[0], begin=steps)
-
-    def _noise(self) -> Tensor:
-        return torch.randn(1, *self.target.denoiser.shape, generator=self.random).to(self.target.vectors())

@@ -1,4 +1,4 @@
-"""A guided DDIM run under the policy, step by step, for probes that act between two steps."""
+"""What probes have in common: noise, other prompts, guidance, and a DDIM run under the policy, step by step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,24 @@ if TYPE_CHECKING:
     from conceptguard.attack import Target
 
 Between = Callable[[Tensor, int], Tensor]
+Predict = Callable[[str, Tensor, int], Tensor]
 
 
-def guided(target: Target, text: str, latents: Tensor, timestep: int) -> Tensor:
-    """What the guarded model predicts with guidance, as ``latents``."""
-    nothing, something = (target.guarded(one, latents, timestep) for one in ("", text))
-    return nothing + target.guidance * (something - nothing)
+def noise(target: Target, random: torch.Generator) -> Tensor:
+    """What a generation begins from, [1, channels, h, w]."""
+    return torch.randn(1, *target.denoiser.shape, generator=random).to(target.vectors())
+
+
+def elsewhere(target: Target, count: int, random: torch.Generator) -> list[str]:
+    """Prompts for other things, by chance."""
+    others = list(target.others) or ["a thing"]
+    return [f"a picture of {others[i]}" for i in torch.randint(len(others), (count,), generator=random).tolist()]
+
+
+def guided(predict: Predict, guidance: float, text: str, latents: Tensor, timestep: int) -> Tensor:
+    """What is predicted with guidance, as ``latents``. predict: ``Target.guarded``, or ``Target.bare``"""
+    nothing, something = (predict(one, latents, timestep) for one in ("", text))
+    return nothing + guidance * (something - nothing)
 
 
 @torch.no_grad()
@@ -34,7 +46,7 @@ def walked(target: Target, text: str, latents: Tensor, between: Between) -> Tens
     for step in range(len(times) - 1):
         latents = between(latents, step)
         try:
-            said = guided(target, text, latents, times[step])
+            said = guided(target.guarded, target.guidance, text, latents, times[step])
         except (Refused, GuardError):
             return latents
         latents = denoiser.ddim_step(said, latents, times[step], times[step + 1])
