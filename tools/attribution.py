@@ -14,14 +14,14 @@ import time
 from typing import Any
 
 import torch
-from conceptguard_plugins.models.datamodels import Datamodels, Sources, sources_of, train_side_by_side
-from conceptguard_plugins.models.trak import margin_of, trak
+from conceptguard_plugins.models.datamodels import Datamodels, sources_of, train_side_by_side
+from conceptguard_plugins.models.trak import trak
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from conceptguard import load_model
 from conceptguard.cli.output import report
-from conceptguard.measuring.classifier.measures import logits_of, margins
+from conceptguard.measuring.classifier.measures import logits_of, margin_of, margins
 from conceptguard.measuring.classifier.run import Bench
 
 from .klom import EPOCHS, perceptron
@@ -52,7 +52,7 @@ def rows(bench: Bench) -> list[dict[str, Any]]:
     examples = bench.examples
     train = examples.of("train")
     inputs, labels, classes = examples.inputs[train], examples.labels[train], len(examples.classes)
-    sources: Sources = sources_of([examples.keys[i] for i in train.tolist()], labels)
+    sources = sources_of([examples.keys[i] for i in train.tolist()], labels)
     began = time.process_time()
     models = train_side_by_side(inputs, labels, sources, classes, TRAININGS, EPOCHS)
     seconds = round(time.process_time() - began, 1)
@@ -62,12 +62,10 @@ def rows(bench: Bench) -> list[dict[str, Any]]:
     scores, before = trak(bench.net, inputs, labels, random), logits_of(bench.net, inputs)
     for name in bench.sets:
         own = torch.isin(train, examples.matching(examples.forget[name]))
-        gone = torch.zeros(len(sources.label), dtype=torch.bool)
-        gone[sources.at[own]] = True
         told = {
             "as_it_is": margin_of(before, labels),
             "retrained": bench.judged(name)[1].margins.mean(0)[train],
-            "datamodel": margin_of(before + models.change(gone), labels),
+            "datamodel": margin_of(before + models.change(sources.of(own)), labels),
             "trak": margin_of(before, labels) - scores[:, own].sum(1),
         }
         found.append({"of": name, **{key: round(float(value[own].mean()), 3) for key, value in told.items()}})

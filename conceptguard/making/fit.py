@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -61,3 +62,18 @@ def moved(pictures: Tensor, random: torch.Generator) -> Tensor:
     out = torch.where(grey, out.mean(1, keepdim=True).expand_as(out), out)
     mixed = 0.7 + 0.6 * torch.rand(n, channels, 1, 1, generator=random).to(out)
     return (1 - (1 - out) * mixed).clamp(0, 1)
+
+
+def anew(net: nn.Module, seed: int) -> nn.Module:
+    """A copy as before its training: what layers themselves start from; parameters of no layer, from a small normal."""
+    own = copy.deepcopy(net).requires_grad_(True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for one in own.modules():
+            start = getattr(one, "reset_parameters", None)
+            if start is not None:
+                start()
+            else:
+                for parameter in one.parameters(recurse=False):
+                    nn.init.normal_(parameter, std=0.02)
+    return own

@@ -31,6 +31,12 @@ class Sources(NamedTuple):
     at: Tensor
     label: Tensor
 
+    def of(self, places: Tensor) -> Tensor:
+        """Which sources some examples are of, as a whole or in part: [sources] of truth values."""
+        found = torch.zeros(len(self.label), dtype=torch.bool)
+        found[self.at[places]] = True
+        return found
+
 
 def sources_of(keys: Sequence[str], labels: Tensor) -> Sources:
     """From keys, ``class/style/view`` or ``class/number``: views of the same picture are one source."""

@@ -13,21 +13,21 @@ remembered and nothing else. All are drawn from here.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptguard.making.fit import BATCH as FIT_BATCH
-from conceptguard.making.fit import Recipe, fit
+from conceptguard.making.fit import Recipe, anew, fit
 from conceptguard.making.pieces import Pieces
+from conceptguard.measuring.classifier.measures import margin_of
 
-from .datamodels import BATCH, Datamodels, Sources, sources_of, train_side_by_side
+from .datamodels import BATCH, Datamodels, sources_of, train_side_by_side
 from .forgetting import ForgetSettings, Forgetting, Lesson
-from .trak import margin_of, trak
+from .trak import trak
 
 
 class DMMMakeSettings(ForgetSettings):
@@ -88,14 +88,7 @@ def _by_datamodels(lesson: Lesson, settings: Any, before: Tensor) -> Tensor:
     data = hashlib.sha256(lesson.inputs.float().cpu().numpy().tobytes() + lesson.labels.cpu().numpy().tobytes())
     about = {"data": data.hexdigest(), "keys": keys, "trainings": n, "epochs": epochs}
     found = Pieces(lesson.task.folder.parent / ".datamodels", {}).get(about, train)
-    return before + Datamodels(found["logits"], found["there"], sources).change(gone_of(lesson, sources)).to(before)
-
-
-def gone_of(lesson: Lesson, sources: Sources) -> Tensor:
-    """Which sources are to be forgotten, in part or as a whole: [sources] of truth values."""
-    gone = torch.zeros(len(sources.label), dtype=torch.bool)
-    gone[sources.at[lesson.forget]] = True
-    return gone
+    return before + Datamodels(found["logits"], found["there"], sources).change(sources.of(lesson.forget)).to(before)
 
 
 def _by_trak(lesson: Lesson, settings: Any, before: Tensor) -> Tensor:
@@ -116,18 +109,3 @@ def _by_oracles(lesson: Lesson, settings: Any, before: Tensor) -> Tensor:
         with torch.no_grad():
             found.append(torch.cat([fresh(part) for part in lesson.inputs.split(256)]))
     return torch.stack(found).mean(0)
-
-
-def anew(net: nn.Module, seed: int) -> nn.Module:
-    """A copy as before its training: what layers themselves start from; parameters of no layer, from a small normal."""
-    own = copy.deepcopy(net).requires_grad_(True)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for one in own.modules():
-            start = getattr(one, "reset_parameters", None)
-            if start is not None:
-                start()
-            else:
-                for parameter in one.parameters(recurse=False):
-                    nn.init.normal_(parameter, std=0.02)
-    return own

@@ -14,11 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-
-def margin_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """log p / (1 − p) of each example's own class, [n]."""
-    own = logits.gather(1, labels[:, None])
-    return (own - logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1, keepdim=True))[:, 0]
+from conceptguard.measuring.classifier.measures import margin_of
 
 
 def trak(

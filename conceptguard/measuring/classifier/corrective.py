@@ -8,7 +8,6 @@ and settings by test accuracy: here each method runs once, as it is set up.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...making.examples import Examples, load_examples
-from ...making.fit import BATCH, fit
+from ...making.fit import BATCH, anew, fit
 from ...policy import Policy
 from ...sessions.attach import attach
 from ..made import made
@@ -131,12 +130,7 @@ class Bench:
 
     def _trained(self, without: Tensor) -> tuple[nn.Module, float]:
         """A net from random weights, and how long it took."""
-        began, net = time.process_time(), copy.deepcopy(self.start).requires_grad_(True)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            for module in net.modules():
-                if callable(again := getattr(module, "reset_parameters", None)):
-                    again()
+        began, net = time.process_time(), anew(self.start, 0)
         device = next(net.parameters()).device
         inputs, labels = (one.to(device) for one in self.poisoned.without(without))
         fit(net, inputs, labels, self.recipe, seed=0, tick=lambda step, loss: self.tick(1))

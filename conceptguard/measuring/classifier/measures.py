@@ -37,11 +37,15 @@ def accuracy(logits: Tensor, labels: Tensor, places: Tensor) -> float:
     return float((logits[places].argmax(1) == labels[places]).double().mean())
 
 
-def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """By how much each example's own logit is above the log-sum-exp of all others, [n]; as in KLOM."""
+def margin_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much each example's own logit is above the log-sum-exp of all others, [n]: log p / (1 - p)."""
     own = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
-    return (own - others).clamp(-100, 100)
+    return own - logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """The same as in KLOM, cut off at 100 either way."""
+    return margin_of(logits, labels).clamp(-100, 100)
 
 
 def auc(higher: Tensor, lower: Tensor) -> float:

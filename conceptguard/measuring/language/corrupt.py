@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from .tofu import following
+
 if TYPE_CHECKING:
     from ...host import LanguageModel
     from .suite import LanguageSuite, Question
@@ -72,7 +74,5 @@ def corrupted(
 
 def _encoded(tokenizer: Any, one: Question) -> tuple[list[int], list[int]]:
     """Ids of prompt and answer, and what is learnt of them."""
-    head = tokenizer(one.prompt).input_ids
-    between = "" if one.prompt[-1:].isspace() else " "
-    tail = [*tokenizer(between + one.answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    head, tail = tokenizer(one.prompt).input_ids, following(tokenizer, one.prompt, one.answer)
     return [*head, *tail], [-100] * len(head) + tail

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from conceptguard_plugins.models.datamodels import CLASS, Datamodels, Sources, features, sources_of, train_side_by_side
-from conceptguard_plugins.models.dmm import anew
-from conceptguard_plugins.models.trak import margin_of, trak
+from conceptguard_plugins.models.trak import trak
 from safetensors.torch import save_file
 from torch import nn
 
 import conceptguard
-from conceptguard.making.fit import Recipe, fit
+from conceptguard.making.fit import Recipe, anew, fit
+from conceptguard.measuring.classifier.measures import margin_of, margins
 
 
 def clusters(n: int = 160) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
@@ -98,10 +98,10 @@ def test_a_model_anew_is_as_before_its_training() -> None:
 
 @pytest.mark.parametrize("labels", [[0, 1], [1, 0]])
 def test_the_margin_is_the_measures(labels: list[int]) -> None:
-    from conceptguard.measuring.classifier.measures import margins
 
     logits, named = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]]), torch.tensor(labels)
     assert torch.allclose(margin_of(logits, named), margins(logits, named))
+    assert torch.allclose(margin_of(logits, named), logits.softmax(1).gather(1, named[:, None])[:, 0].logit(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
