@@ -101,7 +101,8 @@ def test_the_margin_is_the_measures(labels: list[int]) -> None:
 
     logits, named = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]]), torch.tensor(labels)
     assert torch.allclose(margin_of(logits, named), margins(logits, named))
-    assert torch.allclose(margin_of(logits, named), logits.softmax(1).gather(1, named[:, None])[:, 0].logit(), atol=1e-5)
+    of_the_class = logits.softmax(1).gather(1, named[:, None])[:, 0]
+    assert torch.allclose(margin_of(logits, named), of_the_class.logit(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
