@@ -38,6 +38,10 @@ class Guidance(Method):
         """Whether it pushes at all; one that does not has no use for the concept in one text."""
         return True
 
+    def steers_at(self, step: Step) -> bool:
+        """Whether it pushes in this step. Where it does not, no further row is denoised, and ``push`` is not asked."""
+        return True
+
     def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
         """g, to be taken off the prompts' predictions; None for nothing in this step.
 
@@ -67,7 +71,6 @@ class Guidance(Method):
         rows = [row for row in step.towards if self.act.gates[row]]
         if not rows:
             return
-        assert step.denoise is not None
         scale = step.guidance_scale
         guided = scale is None or scale < 1 or (step.separate and scale > 1)
         if not guided and any(against[row] is None for row in rows):
@@ -75,6 +78,9 @@ class Guidance(Method):
                 f"guard '{self.guard.label}' needs classifier-free guidance, and {step.unguided}, or use a guard that "
                 "reads the prompt, such as safree"
             )
+        if not self.steers_at(step):
+            return
+        assert step.denoise is not None
         concept = step.denoise(self.encoded(self.text), rows).float()
         # A caller who composes predictions may have no unconditional one among them: make it. A negative prompt that
         # asks for the concept itself is none: nothing lies between the two, and guidance would leave that prompt.

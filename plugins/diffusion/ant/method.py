@@ -64,8 +64,10 @@ class ANT(Guidance, TrainedLayers):
         if self.steers():
             super().predict_noise(step)
 
-    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
+    def steers_at(self, step: Step) -> bool:
+        """All but the early steps."""
+        return step.noise <= 1 - float(self.settings.early)
+
+    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor:
         """(1 + η)(ε_S − ε_∅)."""
-        if step.noise > 1 - self.settings.early:
-            return None
-        return (1 + self.settings.eta) * (concept - nothing)
+        return (1 + float(self.settings.eta)) * (concept - nothing)

@@ -82,10 +82,12 @@ class TRCE(Guidance):
         if self.steers():
             super().predict_noise(step)
 
-    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
+    def steers_at(self, step: Step) -> bool:
+        """The early steps."""
+        return step.noise >= 1 - float(self.settings.early)
+
+    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor:
         """s(ε_S − ε_safe). One more row in the denoiser for each guarded one while it lasts."""
-        if step.noise < 1 - self.settings.early:
-            return None
         assert step.denoise is not None
         safe = step.denoise(self.encoded(self.own_concept().replacement), rows).float()
         g: Tensor = self.settings.scale * (concept - safe)

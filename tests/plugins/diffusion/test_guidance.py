@@ -88,10 +88,17 @@ def test_the_guided_prediction_is_the_formula(tiny: Any, method: str, negative: 
 
 @pytest.mark.parametrize(("method", "steps"), [("ant", [1, 2, 3, 4, 5, 6, 7, 8, 9]), ("trce", [0, 1, 2, 3, 4])])
 def test_which_steps_are_steered(tiny: Any, method: str, steps: list[int]) -> None:
-    """Early ones shape the picture, late ones its details: ANT leaves the first seventh, TRCE takes the first half."""
+    """Early ones shape the picture, late ones its details: ANT leaves the first seventh, TRCE takes the first half.
+
+    In the others the denoiser is called once, as without a guard.
+    """
+    times: list[int] = []
     with conceptguard.attach(tiny, policy(method)) as session:
+        hook = tiny.unet.time_proj.register_forward_hook(lambda _, given, out: times.append(int(given[0][0])))
         generate(tiny, PROMPT, num_inference_steps=10)
+        hook.remove()
         assert session.receipt.acts[0].steps == steps
+    assert [i for i, time in enumerate(dict.fromkeys(times)) if times.count(time) > 1] == steps
 
 
 def test_warm_up_is_counted_in_steps_and_momentum_begins_anew(tiny: Any) -> None:
