@@ -33,18 +33,27 @@ def _at_hand(layer: Any) -> bool:
     import torch
 
     weight = layer.weight
-    if getattr(weight, "ndim", 2) != 2:
+    if not isinstance(weight, torch.Tensor):  # a packed layer's is a function
+        return False
+    if weight.ndim != 2:
         return True
     plain = type(weight) in (torch.Tensor, torch.nn.Parameter) and weight.is_floating_point() and not weight.is_meta
     return plain and weight.itemsize > 1 and not any(hasattr(layer, mark) for mark in _ELSEWHERE)
+
+
+def _numbers(layer: Any) -> list[Tensor]:
+    """A layer's weight and bias, as far as they are tensors."""
+    import torch
+
+    return [one for name in ("weight", "bias") if isinstance(one := getattr(layer, name, None), torch.Tensor)]
 
 
 def _computes_in(layer: Any) -> Iterator[torch.dtype | None]:
     hooks = getattr(getattr(layer, "_diffusers_hook", None), "hooks", {})
     for holder in (layer, *hooks.values()):
         yield getattr(holder, "compute_dtype", None)
-    for tensor in (layer.weight, getattr(layer, "bias", None)):
-        if tensor is not None and tensor.is_floating_point() and tensor.itemsize > 1:
+    for tensor in _numbers(layer):
+        if tensor.is_floating_point() and tensor.itemsize > 1:
             yield tensor.dtype
 
 
@@ -55,7 +64,8 @@ def asked(layer: Any) -> Tensor:
     from conceptguard.runtime.bank import running
 
     dtype = next((kind for kind in _computes_in(layer) if kind is not None), torch.float32)
-    device = getattr(getattr(layer, "_hf_hook", None), "execution_device", None) or layer.weight.device
+    device = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)
+    device = device or next((one.device for one in _numbers(layer)), None)  # what torch packs lies on the processor
     every = torch.eye(layer.in_features, dtype=dtype, device=device)
     token = running.set(layer)  # no session's terms act meanwhile
     try:

@@ -56,8 +56,10 @@ class Terms:
 class Part:
     """Some of the outputs of a linear layer that computes several projections at once, as a layer of its own.
 
-    outputs: which; ``whole`` is the layer that runs
+    outputs: which; ``whole`` is the layer that runs; turned: whether that keeps its weight as [in, out]
     """
+
+    turned = False
 
     def __init__(self, whole: nn.Module, outputs: slice):
         self.whole, self.outputs = whole, outputs

@@ -57,5 +57,4 @@ def blocks_of(layers: Any) -> dict[int, dict[str, str]]:
 
 def turned(host: Any, name: str) -> bool:
     """Whether a layer's weight is kept as [in, out] in the model's own files."""
-    layer = host.layers()[name]
-    return tuple(getattr(layer, "whole", layer).weight.shape) != (layer.out_features, layer.in_features)
+    return bool(getattr(host.layers()[name], "turned", False))

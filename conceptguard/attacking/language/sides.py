@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from ...errors import BaseMismatch
 from ...host import LanguageModel
 from ...measuring.language.suite import LanguageSuite, Wordings
 from ...policy import Policy
@@ -72,6 +73,7 @@ class Side:
         """The model under its policy meanwhile, weights changed on a copy where the attack is one on weights."""
         plan, model = self.plan, self.pair.model
         if kind.needs == "weights":
+            demand_numbers(model, kind.name)
             model = copy.deepcopy(model)
             rng = torch.Generator().manual_seed(plan.seed)
             kind.change(model, plan.lessons(), plan.budget, rng, by_chance)
@@ -99,10 +101,30 @@ def sides(plan: TextPlan) -> list[Side]:
     return [never, side("bare", plan.before or plan.pair, nothing, False), own]
 
 
+def demand_numbers(model: torch.nn.Module, attack: str) -> None:
+    """Raises BaseMismatch where weights are not plain numbers, and would be changed to nonsense, or not at all."""
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is not None and not (isinstance(weight, torch.Tensor) and weight.is_floating_point()):
+            raise BaseMismatch(
+                f"{attack} changes weights, and those of layer {name} are quantised: give the model in 16 or 32 bits"
+            )
+
+
 def _digest(pair: LanguageModel) -> str:
     """A hash of every weight: a model that was trained anew is another one."""
     found = hashlib.sha256()
-    for name, tensor in sorted(pair.model.state_dict().items()):
+    for name, value in sorted(pair.model.state_dict().items()):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        # A packed layer keeps its weight, and its bias or none, side by side.
+        for one in value if isinstance(value, tuple) else (value,):
+            found.update(_bytes(one))
     return found.hexdigest()
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, torch.Tensor):
+        return repr(value).encode()
+    plain = value.detach().cpu()
+    plain = plain.dequantize() if plain.is_quantized else plain
+    return plain.contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -17,6 +17,8 @@ def is_turned(module: nn.Module) -> bool:
 class Turned(Part):
     """A ``Conv1D`` as a linear layer of [out, in]."""
 
+    turned = True
+
     def __init__(self, whole: Any):
         self.whole = whole
         self.in_features, self.out_features = int(whole.nx), int(whole.nf)

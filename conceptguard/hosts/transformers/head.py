@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...errors import BaseMismatch
+from ...errors import BaseMismatch, SessionError
 
 NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm")  # the last one before the head, by family
+
+
+def check_head(model: Any) -> None:
+    """Raises SessionError for a causal language model whose head was taken out, or replaced by what gives no scores.
+
+    Some families keep theirs under a name that transformers does not tell: these pass.
+    """
+    head = model.get_output_embeddings()
+    gone = head is None and getattr(model, "lm_head", model) is None
+    # Packed by a quantiser it has no parameters, but sizes.
+    empty = isinstance(head, nn.Module) and next(head.parameters(), None) is None and not hasattr(head, "out_features")
+    if gone or empty:
+        raise SessionError(
+            f"cannot guard a {type(model).__name__} whose language-model head is {type(head).__name__}: it gives no "
+            "scores of tokens; load it with its head"
+        )
 
 
 def through_head(model: Any, vectors: Tensor, normed: bool) -> Tensor:

@@ -27,7 +27,7 @@ from ...runtime.lowrank import LayerIndex
 from ...runtime.once import once
 from .conv1d import Turned, is_turned
 from .foresight import Foresight
-from .head import through_head
+from .head import check_head, through_head
 from .last_inputs import CACHES, LastInputs, length_of
 from .model_lock import ModelLock, demand_free, unwrapped
 from .sight import TOWERS, Sight, image_token
@@ -81,6 +81,7 @@ class TransformersHost(Host):
                 f"cannot guard a {type(self.model).__name__}: it generates no text; give a causal or encoder-decoder "
                 "language model"
             )
+        check_head(self.model)
         demand_free(self.model)
         self._seer = reader
         self.tokenizer = tokenizer = _tokenizer(reader, type(self.model).__name__)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import RegistryError
 from ...host import LanguageModel
 
 
 def load_language_model(folder: str, options: dict[str, Any]) -> LanguageModel:
+    """Raises RegistryError for files that lack some of the model's weights, such as one that was saved without head."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder)
@@ -16,7 +18,12 @@ def load_language_model(folder: str, options: dict[str, Any]) -> LanguageModel:
     kind = transformers.AutoModelForImageTextToText if sees else kind
     release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     options["dtype" if release >= (4, 56) else "torch_dtype"] = options.pop("torch_dtype")
-    model = kind.from_pretrained(folder, use_safetensors=True, **options)
+    model, told = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    if lacking := sorted(told["missing_keys"]):
+        raise RegistryError(
+            f"{folder}: its files lack {len(lacking)} of the weights of a {type(model).__name__}, {lacking[0]} among "
+            "them, which would be random: give a model that was saved with its language-model head"
+        )
     reader = transformers.AutoProcessor.from_pretrained(folder) if sees else _tokenizer(folder)
     return LanguageModel(model.eval(), reader)
 

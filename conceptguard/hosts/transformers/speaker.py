@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ...runtime.frozen import frozen
 
 
 class Speaker:
-    """See ``protocols.Speaker``. Raises SessionError for a model that has an encoder.
+    """See ``protocols.Speaker``. Raises SessionError for a model that has an encoder, or layers without gradients.
 
     part: a module by its name, after ``model.``; asked: entered around every call of the model
     """
@@ -26,6 +27,13 @@ class Speaker:
             raise SessionError(
                 f"a {type(model).__name__} has an encoder and a decoder, and trainings are for one stack of layers: "
                 "give a decoder-only model"
+            )
+        # A weight that is a function is packed by torch's quantiser.
+        packed = (name for name, one in model.named_modules() if isinstance(getattr(one, "weight", None), MethodType))
+        if (name := next(packed, None)) is not None:
+            raise SessionError(
+                f"layer {name} is packed by a quantiser, and no gradient goes through it: train on the model in 16 or "
+                "32 bits; what is made of it also acts beside quantised layers"
             )
         self._model, self._part, self._asked = model, part, asked
 

@@ -30,6 +30,8 @@ def tokens_of(host: Any, text: str, name: str) -> tuple[list[int], list[int]]:
     read = host.tokenizer(text, return_offsets_mapping=True)
     spans = list(enumerate(read["offset_mapping"]))
     own = [i for i, (a, b) in spans if b > begin and a < begin + len(name) and b > a]
+    if not own:
+        raise PolicyError(f"rocr: the model's tokenizer reads nothing in {name!r}: give a name that it has tokens for")
     return list(read["input_ids"]), own
 
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from commands import reported, said
+from packed_layers import quantised
 
 from conceptguard.attacking.language import run, score, sides
 from conceptguard.attacking.language.intent import intent
@@ -188,6 +189,15 @@ def test_weights_are_changed_on_a_copy_alone(plan: Any, pairs: Any, name: str) -
     assert row["asr"] is not None and row["asr_random"] is not None and row["needs"] == "weights"
     assert all(torch.equal(tensor, before[key]) for key, tensor in pairs[0].model.state_dict().items())
     assert all(p.grad is None for p in pairs[0].model.parameters())
+
+
+def test_quantised_weights_are_not_changed_to_nonsense(plan: Any, pairs: Any) -> None:
+    """A row says so, and those that ask have theirs."""
+    made = plan(None, "four_bit", budget=TextBudget(asks=2, answers=1, steps=2))
+    made.pair = pairs[0]._replace(model=quantised(pairs[0].model, "packed"))
+    found = rows(made)
+    assert found["unattacked"]["asr"] is not None and found["four_bit"]["asr"] is None
+    assert "layers.0.self_attn.q_proj are quantised: give the model in 16 or 32 bits" in found["four_bit"]["note"]
 
 
 @pytest.mark.parametrize("name", ["relearn_facts", "four_bit"])

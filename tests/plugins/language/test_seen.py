@@ -113,11 +113,24 @@ def test_pictures_that_nobody_can_tell_apart() -> None:
         model.generate(**{**shown, "pixel_values": torch.zeros(3, 3, 16, 16)}, max_new_tokens=2)
 
 
-def test_a_picture_of_one_pixel_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["sauce", "siu"])
+def test_a_picture_of_one_pixel_is_seen(name: str, tmp_path: Path) -> None:
+    """Among those that something is made of, and by the model under a guard."""
     folder = folder_of_pictures(tmp_path / "pictures")
-    picture(size=(1, 1)).save(folder / "apple" / "one.png")
-    sight = host_for(tiny_llava()).sight()
-    assert sight.pixels(torch.rand(2, 3, 1, 1)).shape == (2, 3, 16, 16)
+    dot = picture(size=(1, 1))
+    dot.save(folder / "apple" / "one.png")
+    dot.convert("L").save(folder / "sky" / "grey.png")
+    made = make(name, tmp_path)
+    model, processor = tiny_llava()
+    options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "output_logits": True}
+    shown = processor(text=[QUESTION], images=[dot], return_tensors="pt")
+    bare = model.generate(**shown, **options, return_dict_in_generate=True)
+    guard = {"method": name, "artifact": str(made.folder), **ACTING[name]}
+    with conceptguard.attach((model, processor), {"guards": [guard]}) as session:
+        out = model.generate(**shown, **options, return_dict_in_generate=True)
+        assert session.receipt.acts[0].gates == [1.0]
+    assert not torch.equal(out.logits[0], bare.logits[0])
+    assert host_for((model, processor)).sight().pixels(torch.rand(2, 3, 1, 1)).shape == (2, 3, 16, 16)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
