@@ -179,7 +179,8 @@ class Method:
 
     @classmethod
     def peers(cls) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
-        """Work to be timed beside published code: its name, and (ours, theirs), which give the same tensor."""
+        """Work to be timed beside published code: its name, and (ours, theirs), each of which gives a tensor: the same,
+        or the difference is told."""
         return {}
 
     def own_concept(self) -> Concept | Listed:

@@ -55,6 +55,7 @@ from tools.unlearning_tables import (
     captioner_table,
     classifier_table,
     corrective_table,
+    forgetting_table,
     gan_table,
     graph_table,
     klom_table,
@@ -221,6 +222,13 @@ FIGURES = {
             "--method gs_lora",
         ),
         classifier_table, "five minutes",
+    ),
+    "forgetting": Figure(
+        (
+            "conceptguard bench forget",
+            "conceptguard bench forget --variant vit --method ssd --method damp --method gs_lora --method s3t",
+        ),
+        forgetting_table, "ten minutes",
     ),
     "dmm": Figure(
         (

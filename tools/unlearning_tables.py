@@ -49,6 +49,29 @@ def classifier_table(results: list[Result]) -> str:
     return "\n\n".join([told, markdown(head, table), *([" ".join(refused)] if refused else [])])
 
 
+def forgetting_table(results: list[Result]) -> str:
+    """What making a classifier forget costs, and single examples' gradients beside a loop."""
+    rows = [row for result in results for row in result["rows"] if "refused" not in row]
+
+    def share(row: Row, key: str) -> str:
+        return f"{row[key]:.3f}" if key in row else ""
+
+    made = [
+        [row["net"], f"`{row['method']}`", share(row, "ratio"), share(row, "ratio_again"), f"{row['make_seconds']:.2f}",
+         f"{row['retrain_seconds']:.0f}"]
+        for row in rows if "ratio" in row
+    ]  # fmt: skip
+    peers = {row["peer"]: row for row in rows if "peer" in row}
+    beside = [[name, f"{row['ratio_peer']:.2f}", f"{row['difference']:.0e}"] for name, row in peers.items()]
+    told = (
+        "One class, then another one, of processor time as a share of training the net again; `again` is empty where "
+        "nothing is kept for the next request."
+    )
+    head = ["net", "", "share", "again", "seconds", "training, s"]
+    between = "The Fisher information of 128 single examples, beside other ways through the same net:"
+    return "\n\n".join([told, markdown(head, made), between, markdown(["", "share", "largest difference"], beside)])
+
+
 def matching_table(results: list[Result]) -> str:
     """What a model forgot that was tuned to say what datamodels predict; after that, what one trained without says."""
     rows = []

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from .bench_check import check
+from .bench_forget import forget
 from .bench_many import many
 from .bench_speech import speech
 from .bench_train import train
@@ -55,6 +56,7 @@ def register(app: typer.Typer) -> None:
     group.command("speech")(speech)
     group.command("make")(make)
     group.command("train")(train)
+    group.command("forget")(forget)
     group.command("attach")(attach)
     group.command("comfyui")(comfyui)
     group.command("many")(many)

@@ -23,6 +23,7 @@ from ..errors import PolicyError, RegistryError
 from ..files.yaml import read_yaml
 
 MARK = "examples.yaml"
+_AT_ONCE = 16  # tiles of which views are made together
 
 
 @dataclass
@@ -111,35 +112,39 @@ def _tiles(folder: Path, again: int) -> Examples:
         raise RegistryError(f"{folder}: no examples of a classifier ({type(error).__name__}: {error})") from None
     if sheet.shape[:2] != (tile * len(classes), tile * len(styles)):
         raise RegistryError(f"{folder / said['sheet']}: its size does not fit {len(classes)} classes x {len(styles)}")
-    pictures, labels, keys, splits = [], [], [], []
+    flat, randoms, labels, keys, splits = [], [], [], [], []
     for label, name in enumerate(classes):
         for column, style in enumerate(styles):
             split = "unseen" if style in unseen else "held" if held.get(name) == style else "train"
-            flat = sheet[label * tile : (label + 1) * tile, column * tile : (column + 1) * tile]
-            one = torch.from_numpy(flat.copy()).permute(2, 0, 1)[None].float() / 255
-            tiles = len(classes) * len(styles)
-            random = torch.Generator().manual_seed(said["seed"] + label * len(styles) + column + again * tiles)
-            pictures.append(_views(one, views, size, random))
+            flat.append(sheet[label * tile : (label + 1) * tile, column * tile : (column + 1) * tile])
+            seed = said["seed"] + label * len(styles) + column + again * len(classes) * len(styles)
+            randoms.append(torch.Generator().manual_seed(seed))
             labels += [label] * views
             keys += [f"{name}/{style}/{view}" for view in range(views)]
             splits += [split] * views
+    tiles = torch.from_numpy(np.stack(flat)).permute(0, 3, 1, 2)
+    pictures = [
+        _views(tiles[i : i + _AT_ONCE].float() / 255, views, size, randoms[i : i + _AT_ONCE])
+        for i in range(0, len(tiles), _AT_ONCE)
+    ]
     return Examples(
         torch.cat(pictures), torch.tensor(labels), keys, splits, list(classes), dict(said.get("forget", {}))
     )
 
 
-def _views(tile: Tensor, n: int, size: int, random: torch.Generator) -> Tensor:
-    """Views [n, 3, size, size] of a tile [1, 3, side, side]: turned, moved and scaled a little, half of them mirrored,
-    on a ground of another colour."""
-    draw = torch.rand(n, 5, generator=random) * 2 - 1
+def _views(tiles: Tensor, n: int, size: int, randoms: Sequence[torch.Generator]) -> Tensor:
+    """``n`` views of each tile [tiles, 3, side, side], each tile's by its own draws: turned, moved and scaled a little,
+    half of them mirrored, on a ground of another colour. [tiles * n, 3, size, size]"""
+    draws = [(torch.rand(n, 5, generator=one), torch.rand(n, 3, 1, 1, generator=one)) for one in randoms]
+    draw, ground = (torch.cat(parts) for parts in zip(*draws))
+    draw = draw * 2 - 1
     angle, scale = draw[:, 0] * math.radians(12), 1.08 + draw[:, 1] * 0.12
     mirror = draw[:, 4].sign()
-    theta = torch.zeros(n, 2, 3)
+    theta = torch.zeros(len(draw), 2, 3)
     theta[:, 0, 0], theta[:, 0, 1] = scale * angle.cos() * mirror, -scale * angle.sin()
     theta[:, 1, 0], theta[:, 1, 1] = scale * angle.sin() * mirror, scale * angle.cos()
     theta[:, :, 2] = draw[:, 2:4] * 0.12
-    ink = 1 - tile.expand(n, -1, -1, -1)  # outside of the tile is white
-    grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
+    ink = (1 - tiles).repeat_interleave(n, 0)  # outside of the tile is white
+    grid = F.affine_grid(theta, [len(draw), 3, size, size], align_corners=False)
     white = 1 - F.grid_sample(ink, grid, align_corners=False)
-    ground = 0.75 + 0.25 * torch.rand(n, 3, 1, 1, generator=random)
-    return (white * ground).clamp(0, 1)
+    return (white * (0.75 + 0.25 * ground)).clamp(0, 1)

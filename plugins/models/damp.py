@@ -45,7 +45,7 @@ class DAMP(Forgetting):
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above, in the copy."""
         layers = {name: one for name, one in lesson.net.named_modules() if isinstance(one, (nn.Linear, nn.Conv2d))}
-        read = means_read(lesson, layers)
+        read = lesson.kept("read", lambda: means_read(lesson, layers))
         classes = lesson.labels[lesson.forget].unique()
         if bool(torch.isin(lesson.labels[lesson.retain], classes).any()):
             raise PolicyError(f"{lesson.task.label}: it takes whole classes out, and some of theirs are to be retained")

@@ -7,6 +7,7 @@ artifact is how the copy differs from the model; attached, that is folded into t
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,7 @@ from conceptguard.formats.beside import is_beside, read_beside
 from conceptguard.making.examples import Examples, load_examples
 from conceptguard.making.fit import moved
 from conceptguard.making.loop import Ended, Loop
+from conceptguard.making.pieces import Pieces
 from conceptguard.making.task import Learned
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
@@ -68,6 +70,16 @@ class Lesson:
         """Inputs and labels as a training sees them: pictures a little moved each time."""
         given = self.inputs[places]
         return moved(given, self.random) if given.ndim == 4 else given, self.labels[places]
+
+    def kept(self, what: str, measure: Callable[[], dict[str, Tensor]], **about: Any) -> dict[str, Tensor]:
+        """What was measured of the model and all of its examples, whichever of them are to be forgotten: kept beside
+        the artifact, for whatever is asked next. about: what it hangs on beside these"""
+        read = hashlib.sha256()
+        for one in (self.inputs, self.labels, *self.before.state_dict().values()):
+            read.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        about |= {"what": what, "of": read.hexdigest(), "torch": torch.__version__}
+        found = Pieces(self.task.folder.parent / ".measured", {}).get(about, measure)
+        return {name: one.to(self.inputs.device) for name, one in found.items()}
 
     def tune(
         self, loss: Callable[[int], Tensor], steps: int, lr: float, parameters: Sequence[Tensor] | None = None

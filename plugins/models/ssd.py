@@ -10,10 +10,16 @@ Foster, Schoepf and Brintrup, "Fast Machine Unlearning Without Retraining Throug
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
+
+from conceptguard import load_model
+from conceptguard.making.examples import load_examples
 
 from .fisher import of_batches, per_sample
 from .forgetting import ForgetSettings, Forgetting, Lesson
@@ -41,18 +47,30 @@ class SSD(Forgetting):
     MakeSettings = SSDMakeSettings
 
     @classmethod
+    def peers(cls) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
+        """Single examples' gradients by a loop, and what the authors' code has in their place, of the embedded nets."""
+        found: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {}
+        for kind in ("resnet", "vit"):
+            net: Any = load_model("emoji-classifier", variant=kind)
+            net.requires_grad_(True)
+            examples = load_examples(net.folder)
+            some = examples.of("train")[:128]
+            given = net, examples.inputs[some], examples.labels[some]
+            ours = partial(_flat, per_sample, *given)
+            found[f"a pass for each example, {kind}"] = ours, partial(_flat, of_batches, *given, batch=1)
+            found[f"a pass for the batch, {kind}"] = ours, partial(_flat, of_batches, *given, batch=len(some))
+        return found
+
+    @classmethod
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above."""
         with lesson.task.bar(2) as tick:
-            found = []
-            for number, places in enumerate((torch.cat([lesson.forget, lesson.retain]).sort().values, lesson.forget)):
-                some = lesson.inputs[places], lesson.labels[places]
-                if settings.compat == "official":
-                    found.append(of_batches(lesson.net, *some, batch=settings.batch))
-                else:
-                    found.append(per_sample(lesson.net, *some))
-                tick(number)
-        every, own = found
+            everything = torch.cat([lesson.forget, lesson.retain]).sort().values
+            every = lesson.kept("fisher", lambda: _fisher(lesson, everything, settings),
+                                batch=settings.batch if settings.compat == "official" else 1)  # fmt: skip
+            tick(0)
+            own = _fisher(lesson, lesson.forget, settings)
+            tick(1)
         dampened = 0
         with torch.no_grad():
             for name, parameter in lesson.net.named_parameters():
@@ -61,3 +79,14 @@ class SSD(Forgetting):
                 parameter.mul_(torch.where(chosen, factor, torch.ones_like(factor)))
                 dampened += int(chosen.sum())
         return {"dampened": dampened, "of": sum(one.numel() for one in lesson.net.parameters())}
+
+
+def _fisher(lesson: Lesson, places: Tensor, settings: Any) -> dict[str, Tensor]:
+    some = lesson.inputs[places], lesson.labels[places]
+    if settings.compat == "official":
+        return of_batches(lesson.net, *some, batch=settings.batch)
+    return per_sample(lesson.net, *some)
+
+
+def _flat(fisher: Callable[..., dict[str, Tensor]], *given: Any, **more: Any) -> Tensor:
+    return torch.cat([one.flatten() for one in fisher(*given, **more).values()])

@@ -69,7 +69,10 @@ class Bench:
     @cached_property
     def retrain_seconds(self) -> float:
         """What training from scratch takes here: a twelfth of it is done."""
-        epochs = max(1, self.recipe.epochs // 12)
+        return self.training_seconds(max(1, self.recipe.epochs // 12))
+
+    def training_seconds(self, epochs: int = 1) -> float:
+        """What training from scratch takes here, of which so many epochs are done."""
         places, began = self.examples.of("train"), time.process_time()
         net = copy.deepcopy(self.net).requires_grad_(True)
         device = next(net.parameters()).device

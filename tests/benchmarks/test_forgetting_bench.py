@@ -1,0 +1,42 @@
+"""What making a classifier forget costs, as a share of training it again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from conceptguard.cli import run
+
+
+def rows(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, Any]]:
+    assert run(["bench", "forget", *options, "--json", "-"]) == 0
+    return list(json.loads(capsys.readouterr().out)["rows"])
+
+
+def test_the_next_request_costs_less_and_another_net_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """damp's bar is the paper's promise: solved in a hundredth of a training, once its examples were read."""
+    damp, other = rows(capsys, "--method", "damp", "--method", "s3t", "--repeats", "1")
+    assert 0 < damp["ratio_again"] < damp["ratio"] and damp["ratio_again"] <= 0.01
+    assert damp["ratio"] == pytest.approx(damp["make_seconds"] / damp["retrain_seconds"], rel=0.01)
+    assert "blocks" in other["refused"] and "ratio" not in other
+
+
+@pytest.mark.slow
+def test_ssd_is_a_fiftieth_of_a_training_and_its_gradients_beat_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    made, *peers = rows(capsys, "--method", "ssd", "--repeats", "3")
+    assert made["ratio_again"] <= 0.02 < 3 * made["ratio_again"] < made["ratio"] < 0.12
+    loops = [row for row in peers if row["peer"].startswith("a pass for each example")]
+    assert [row["ratio_peer"] < 0.5 for row in loops] == [True, True]
+    assert all(row["difference"] < 1e-5 for row in loops)
+
+
+def test_bad_input_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for options, why in (
+        (["--method", "uce"], "uce changes no modules"),
+        (["--classes", "skull"], "write two of"),
+        (["--classes", "skull,zeppelin"], "write two of"),
+    ):
+        assert run(["bench", "forget", *options]) != 0
+        assert why in capsys.readouterr().err
