@@ -89,7 +89,7 @@ def bash(ask: Ask, line: str, **variables: str) -> list[str]:
     return ask(_CONCEPTGUARD_COMPLETE="complete_bash", **asked, **variables).split()
 
 
-BENCHES = ["overhead", "check", "gates", "logits", "speech", "make", "train", "attach", "comfyui", "many"]
+BENCHES = ["overhead", "check", "gates", "logits", "speech", "make", "train", "forget", "attach", "comfyui", "many"]
 
 
 @pytest.mark.parametrize(
