@@ -71,8 +71,7 @@ _BLOCK = re.compile(r"(<!-- figure: ([\w-]+) -->\n).*?(<!-- /figure -->)", re.DO
 
 Result = dict[str, Any]
 CLASSIFIER = "emoji-classifier"
-# Made for emoji-flow to be judged, and not shipped.
-BESIDE = ("uce", "nullspace", "rece", "trce", "esd", "few_shot", "all_but_one")
+FLOW = ("spm", "uce", "nullspace", "rece", "trce", "esd", "few_shot", "all_but_one")  # what ships for emoji-flow
 TEN = "cigarette,pistol,bomb,beer,wine,skull,knife,syringe,pill,dagger"
 
 
@@ -136,9 +135,10 @@ FIGURES = {
             + " ".join(f"--guard {one}:pistol,gun,handgun"
                        for one in ("sld", "negative_guidance", "ant", "safree", "trce", "magicmix"))
             + " --n 2 --concepts pistol",
-            "conceptguard eval --model emoji-flow --artifacts out/flow --method spm --concepts pistol --n 2",
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 "
-            + " ".join(f"--method {one}" for one in BESIDE),
+            + " ".join(f"--method {one}" for one in FLOW),
+            "conceptguard eval --model emoji-flow --guard magicmix:pistol,gun,handgun --set kmax=0.95 --set kmin=0.85 "
+            "--n 2 --concepts pistol",
         ),
         eval_table, "half an hour",
     ),

@@ -3,7 +3,7 @@
     python -m conceptguard_registry.build.artifacts --list
     python -m conceptguard_registry.build.artifacts --only uce rece spm/beer
     python -m conceptguard_registry.build.artifacts --model out/emoji-sd-2/emoji-sd --out out/tried --only uce trce
-    python -m conceptguard_registry.build.artifacts --model emoji-flow --out out/flow --only esd/pistol salun/pistol
+    python -m conceptguard_registry.build.artifacts --model emoji-flow --only spm/pistol esd/pistol
     conceptguard eval --model out/emoji-sd-2/emoji-sd --suite emoji-sd --artifacts out/tried --makers closed
 
 What exists with the same settings, on the same weights, is left alone, so an interrupted run is taken up by running it

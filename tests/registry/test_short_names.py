@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import reported
 
 import conceptguard
-from conceptguard import plugins
 from conceptguard.errors import RegistryError
 from conceptguard.measuring.policies import cases_of, in_full
 from conceptguard.measuring.suite import load_suite
@@ -31,21 +30,26 @@ def flow() -> Any:
     return made
 
 
-@pytest.fixture(scope="module", autouse=True)
-def another(flow: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """emoji-sd/uce/pistol ships; here is one for emoji-flow as well."""
-    out = tmp_path_factory.mktemp("registry")
-    made = plugins.method("uce").make(plugins.host_for(flow), PISTOL, out, progress=False, preserve=["dog"])
-    default_registry().add(made, out)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONCEPTGUARD_REGISTRIES", str(out))
-        yield
-
-
 def test_a_session_takes_the_one_for_its_model(pipe: Any, flow: Any) -> None:
     for model, family in ((pipe, "emoji-sd"), (flow, "emoji-flow")):
         with conceptguard.attach(model, POLICY) as session:
             assert session.methods[0].artifact.ref == f"{family}/uce/pistol"
+
+
+def test_what_ships_for_emoji_flow_is_signed_and_acts(flow: Any) -> None:
+    def draw() -> torch.Tensor:
+        random = torch.Generator().manual_seed(0)
+        return torch.as_tensor(flow("a pistol", num_inference_steps=2, generator=random, output_type="latent").images)
+
+    bare, shipped = draw(), [entry for entry in default_registry().entries() if entry.base == "emoji-flow"]
+    assert {"uce", "spm", "esd"} <= {entry.method for entry in shipped}
+    for entry in shipped:
+        policy = {
+            "trust": "signed",
+            "guards": [{"method": entry.method, "artifact": f"{entry.method}/{entry.concept}"}],
+        }
+        with conceptguard.attach(flow, policy) as session:
+            assert session.methods[0].artifact.ref == entry.ref and not torch.equal(draw(), bare)
 
 
 def test_a_fine_tuned_sibling_takes_the_one_for_its_architecture(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +64,7 @@ def test_without_a_model_both_are_named() -> None:
         with pytest.raises(RegistryError, match=BOTH):
             ask("uce/pistol")
     assert registry.find("uce/pistol", ["another-family", "emoji-flow", "emoji-sd"]).base == "emoji-flow"
-    assert registry.find("spm/pistol").ref == "emoji-sd/spm/pistol"  # there is one
+    assert registry.find("spm/beer").ref == "emoji-sd/spm/beer"  # there is one
 
 
 def test_what_is_judged_is_the_suites() -> None:
@@ -68,7 +72,7 @@ def test_what_is_judged_is_the_suites() -> None:
     (one,) = cases_of(suite, [rules], 1, 0)
     assert one.concepts == ["pistol"] and one.policy.guards[0].artifact == "emoji-flow/uce/pistol"
     plain = load_policy(
-        {"guards": [{"method": "spm", "artifact": "spm/pistol"}, {"method": "normalise", "concept": PISTOL}]}
+        {"guards": [{"method": "spm", "artifact": "spm/beer"}, {"method": "normalise", "concept": PISTOL}]}
     )
     assert in_full(plain, "emoji-flow").guards == plain.guards
 

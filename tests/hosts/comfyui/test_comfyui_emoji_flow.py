@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +12,8 @@ from sampling import encode, sample
 from test_comfyui_twins import flux_prediction
 
 import conceptguard
-from conceptguard import plugins
 from conceptguard.errors import SessionError
 from conceptguard.measuring.judges import load_judge
-from conceptguard.registry import default_registry
 
 DOG = "a dog, noto style"
 PISTOL = "a pistol, noto style"
@@ -69,18 +66,10 @@ def test_guards_erase_here_as_in_diffusers(both: Any, bare: list[str], name: str
         assert torch.equal(drawn(session.host.guarded(), parts, DOG)[1], drawn(parts.model, parts, DOG)[1])
 
 
-def test_a_short_name_is_the_artifact_for_this_model(
-    both: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """emoji-sd/uce/pistol ships; here is one for emoji-flow as well."""
-    pipe, parts = both
-    concept = {"name": "pistol", "prompts": ["pistol"]}
-    made = plugins.method("uce").make(plugins.host_for(pipe), concept, tmp_path, progress=False, preserve=["dog"])
-    default_registry().add(made, tmp_path)
-    monkeypatch.setenv("CONCEPTGUARD_REGISTRIES", str(tmp_path))
-    with conceptguard.attach(
-        (parts.model, parts.clip), {"guards": [{"method": "uce", "artifact": "uce/pistol"}]}
-    ) as on:
+def test_a_short_name_is_the_artifact_for_this_model(both: Any) -> None:
+    """One ships for emoji-sd, and one for emoji-flow."""
+    model, clip = both[1].model, both[1].clip
+    with conceptguard.attach((model, clip), {"guards": [{"method": "uce", "artifact": "uce/pistol"}]}) as on:
         assert on.methods[0].artifact.ref == "emoji-flow/uce/pistol"
 
 
