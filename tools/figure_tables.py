@@ -182,6 +182,24 @@ def many_table(results: list[Result]) -> str:
     return markdown(head, table)
 
 
+def serving_table(results: list[Result]) -> str:
+    """What a server of vLLM says, and how fast, with nothing, under a guard, and with its own bad words."""
+    names = {"nothing": "bare", "guarded": "guarded", "bad_words": "bare, with `bad_words`"}
+    table = [
+        [names[row["method"]], f"{row['phrases']:,}", f"{row['answers']:,}", f"{row['said']:,}",
+         f"{row['same']:,} of {row['others']:,}", f"{row['tokens_a_second']:,.0f}", f"{row['ratio_bare']:.3f}",
+         f"{row['memory_grew']:.3f}" if "memory_grew" in row else ""]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    told = (
+        "Answers to questions about authors, sampled, sixteen streams; forbidden are a third of the towns that it "
+        "knows. The bare server's own answers are asked for twice, in the first round."
+    )
+    head = ["server", "phrases", "answers", "with a forbidden town", "others that are the bare server's",
+            "tokens a second", "of the bare server's", "memory grew by"]  # fmt: skip
+    return f"{told}\n\n{markdown(head, table)}"
+
+
 def training_table(results: list[Result]) -> str:
     """What a step of a training costs beside the authors' way."""
     table = [

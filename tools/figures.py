@@ -44,6 +44,7 @@ from tools.figure_tables import (
     per_image_table,
     pixels_table,
     redirection_table,
+    serving_table,
     shown_table,
     spellings_table,
     training_table,
@@ -240,6 +241,11 @@ FIGURES = {
     ),
     "attribution": Figure(("python -m tools.attribution",), attribution_table, "two minutes"),
     "many": Figure(("conceptguard bench many --workers 2",), many_table, "two minutes", needs="OMP_NUM_THREADS"),
+    "vllm": Figure(
+        ("python examples/vllm/load.py --python $CONCEPTGUARD_VLLM --answers 10000 --option=--dtype=float32 "
+         "--option=--enforce-eager --option=--max-model-len=256",),
+        serving_table, "a quarter of an hour", needs="CONCEPTGUARD_VLLM",
+    ),
     "captioner": Figure(
         ("conceptguard eval --suite captioner --method sauce --method siu --concepts skull --n 8",),
         captioner_table, "two minutes",

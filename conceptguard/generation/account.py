@@ -23,17 +23,17 @@ class Account:
     """Of one generation. Texts are rows of ids, [rows, tokens] int64, prompts included.
 
     steps: how many calls became tokens; unheard: how many were about scores that nobody knows to be the model's
-    proves: whether what was closed and said all the same is an error
+    proves: whether what was closed and said all the same is an error; tells: whether receipts name what was closed
     order: what each call closed, only with ``keep``; ``closed_after`` then knows it of every text. Beams need it: they
     end where nobody asks again
     """
 
-    def __init__(self, keep: bool = False, proves: bool = True):
+    def __init__(self, keep: bool = False, proves: bool = True, tells: bool = True):
         self.steps, self.unheard = 0, 0
         self.order: list[Closed] = []
         self.last: np.ndarray | None = None  # the texts of the last call, and what it closed
         self._latest: Closed | None = None
-        self._keep, self._proves = keep, proves
+        self._keep, self._proves, self._tells = keep, proves, tells
         self._open: list[tuple[Decoding, np.ndarray]] = []  # calls about the model's last answer
         # Of every text that was asked about. None while each call is about the texts of the one before and one more
         # token: the last one tells all then.
@@ -70,7 +70,7 @@ class Account:
             else:
                 continue
             self.steps += 1
-            if (bad := decoding.tell(said)) and self._proves:
+            if (bad := decoding.tell(said, self._tells)) and self._proves:
                 raise _closed(bad[0], before.shape[1] - decoding.begin)
 
     def guess(self) -> None:
@@ -81,7 +81,7 @@ class Account:
             if said is not None and decoding.scores.argmax(1).tolist() != said:
                 said = None
             self.steps += 1
-            decoding.tell(said)
+            decoding.tell(said, self._tells)
             if said is None:
                 return
 

@@ -246,12 +246,13 @@ class Decoding:
                 return []
         return [row for row, best in enumerate(grid.best()) if best == -math.inf]
 
-    def tell(self, said: list[int] | None) -> list[int]:
+    def tell(self, said: list[int] | None, listed: bool = True) -> list[int]:
         """Put into the receipt which of the tokens that guards changed were in reach of what was said instead.
 
         Gives the rows that say what guards had closed.
 
         said: the next token of every row; None where that is not known, for the likeliest one
+        listed: without, nothing is put into the receipt
         """
         if not self.changed:
             return []
@@ -262,7 +263,7 @@ class Decoding:
             if left[row] == -math.inf and token not in self.vocabulary.stops
             and self.live(row) and self.closed(row, token)
         ]  # fmt: skip
-        if self._changes:
+        if self._changes and listed:
             self._list(left)
         return bad
 

@@ -49,6 +49,11 @@ def listen(listener: Listener) -> Callable[[], None]:
     return stop
 
 
+def listening() -> bool:
+    """Whether anybody is."""
+    return bool(_listeners)
+
+
 @contextmanager
 def reported(host: Any, receipt: Callable[[], Receipt]) -> Iterator[None]:
     """A generation: afterwards, whatever it raises, listeners are told of its receipt."""
@@ -63,12 +68,16 @@ def reported(host: Any, receipt: Callable[[], Receipt]) -> Iterator[None]:
         raise
     finally:
         kind = "text" if host.generates == "text" else "image"
-        ended = Ended(receipt(), kind, _name(host.target), began, time.time_ns(), error)
-        for listener in _listeners:
-            try:
-                listener(ended)
-            except Exception:
-                logging.getLogger("conceptguard").exception("a listener to receipts failed")
+        tell(Ended(receipt(), kind, _name(host.target), began, time.time_ns(), error))
+
+
+def tell(ended: Ended) -> None:
+    """Listeners of one generation. What they raise is logged."""
+    for listener in _listeners:
+        try:
+            listener(ended)
+        except Exception:
+            logging.getLogger("conceptguard").exception("a listener to receipts failed")
 
 
 def _name(target: Any) -> str:

@@ -63,6 +63,9 @@ class LanguageSession(BaseSession):
         self._real = False
         self.revocable = False  # whether what a row says now can be taken back
         self.regrets: dict[int, tuple[Any, int]] = {}  # rows of this run that are to be, and from which token on
+        self.lists = (
+            True  # whether the receipt names the tokens that guards changed, which takes as long as changing them
+        )
         self._receipt = self._fresh()
         if not whole and self.has("check_sentence"):
             named = next(m.guard.label for m in self.methods if hasattr(type(m), "check_sentence"))
@@ -154,7 +157,7 @@ class LanguageSession(BaseSession):
         device, dtype = self.host.device_dtype()
         receipt = Receipt(self.policy.name, self.host.name, str(device), str(dtype).removeprefix("torch."))
         receipt.acts = self.acts()
-        self._lineage, self._asked, self._account = Lineage(), None, Account(keep, self._whole)
+        self._lineage, self._asked, self._account = Lineage(), None, Account(keep, self._whole, self.lists)
         self._before: Tensor | None = None  # what the model had been given before the ids that a processor is shown
         self._surely, self._keep = False, keep  # whether that is known
         self._calls += 1  # so that no guard takes the next call for one that goes on
@@ -180,6 +183,12 @@ class LanguageSession(BaseSession):
                     self._receipt.steps = self._account.steps
                     self._receipt.seconds = time.perf_counter() - self._started
                     publish(self, self._receipt)
+
+    def anew(self) -> None:
+        """Another text begins, whatever was said before; for a host that is asked token by token, with no call around
+        them all. What the last one came to, its receipt goes on to say."""
+        with self._lock:
+            self._receipt = self._fresh()
 
     def _gone(self) -> SessionError:
         return SessionError(f"policy '{self.policy.name}' is not attached any more: it was detached before")
@@ -399,3 +408,4 @@ class LanguageSession(BaseSession):
                 "generated"
             )
         decoding.scores[row, ends[0]] = 0.0
+        decoding.closed.force(row, ends[0])

@@ -1,38 +1,29 @@
 """The onnxruntime-genai host: a converted model of text, with its tokenizer.
 
-The engine's classes cannot be changed from outside, so that the door is ``OnnxModel.generate``. It gives scores for the
-next token and takes others, and nothing from inside of the model: a guard that reads hidden states, or an artifact
-that was made for one base model, is refused when the policy is attached.
+The engine's classes cannot be changed from outside, so that the door is ``OnnxModel.generate``.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ...errors import BaseMismatch, SessionError
-from ...generation.decoding import Answer, Asked, Vocabulary
-from ...host import Host
+from ...errors import SessionError
+from ...generation.decoding import Vocabulary
 from ...runtime.choice import choice
+from ..engine import EngineHost
 from ..transformers.vocabulary import vocabulary_of
 from .model import OnnxModel
 from .speech import Speech
 
 if TYPE_CHECKING:
     from ...protocols import SpeakingSession
-    from ...registry import Artifact
 
 
-class OnnxHost(Host):
+class OnnxHost(EngineHost):
     """Host adapter for one model and its tokenizer, transformers' own. Raises SessionError for what does not fit."""
 
     about = "a pair (onnxruntime-genai model, tokenizer)"
-    generates = "text"
-    encodes = False
 
     @classmethod
     def takes(cls, target: Any) -> bool:
@@ -68,62 +59,9 @@ class OnnxHost(Host):
         """Ids that end a text."""
         return self.model.ends  # type: ignore[no-any-return]
 
-    # What a session and a method may ask.
-
-    def check_base(self, artifact: Artifact) -> None:
-        """Raises BaseMismatch for an artifact of one base model: a converted model does not tell what it was."""
-        if made_for := artifact.manifest.base.fingerprint:
-            raise BaseMismatch(
-                f"{artifact.ref} was made for {artifact.manifest.base.family} ({made_for}), and a converted model has "
-                "no layers that tell whether it is that: promise 3, that a guard fits its base, cannot be kept on "
-                "onnxruntime-genai; attach it to the model in transformers"
-            )
-
-    def pool(self, ids: Sequence[Sequence[int]], layer: int) -> Tensor:
-        """Refused: there are no hidden states."""
-        self._no_states()
-
-    def states(self, ids: Sequence[Sequence[int]], layer: int) -> list[Tensor]:
-        """Refused: there are no hidden states."""
-        self._no_states()
-
-    def _no_states(self, *_: Any) -> NoReturn:
-        raise SessionError(
-            "a guard of this policy reads hidden states, which onnxruntime-genai does not give: promise 5, the same "
-            "guard everywhere, cannot be kept here; attach it to the model in transformers"
-        )
-
-    def asked(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Asked, list[int]]:
-        """The prompts among rows of ids [rows, tokens], each once, and for every row which one it is."""
-        assert ids is not None
-        own = []
-        for row in ids.tolist():
-            first = next((at for at, token in enumerate(row) if token != self.model.pad), len(row))
-            own.append(tuple(row[first:]))
-        distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(own))}
-        texts: list[str | None] = [self.vocabulary.decode(prompt) for prompt in distinct]
-        pool: Callable[[int], Tensor] = self._no_states
-        return Asked(texts, [list(prompt) for prompt in distinct], pool), [distinct[prompt] for prompt in own]
-
-    def heard(self, rows: int) -> tuple[Asked, list[int]]:
-        """Not asked: there is no encoder."""
-        raise SessionError("this model has no encoder")
-
-    # Every answer of the engine is shown to the session once, and nothing else is.
-
-    def listen(self) -> None:
-        """Nothing to listen to."""
-
-    def answer(self, ids: Tensor) -> Answer:
-        """Always a new one."""
-        return "new"
-
-    def before(self, ids: Tensor) -> Tensor | None:
-        """Nothing: prompts are whole."""
-        return ids[:, :0]
-
-    def remember(self, ids: Tensor | None) -> None:
-        """Nothing to remember."""
+    def prompt(self, row: list[int]) -> list[int]:
+        """A row without padding."""
+        return row[next((at for at, token in enumerate(row) if token != self.model.pad), len(row)) :]
 
     # Routing.
 
@@ -154,7 +92,3 @@ class OnnxHost(Host):
     def detach(self) -> None:
         """Let ``generate`` go as before."""
         self.model.guarded = None
-
-    def device_dtype(self) -> tuple[torch.device, torch.dtype]:
-        """Where scores are, and in what."""
-        return torch.device("cpu"), torch.float32

@@ -15,6 +15,7 @@ what is spelled "pen" + "guin" is closed as well.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 from pydantic import Field
 
 from conceptguard.errors import PolicyError
-from conceptguard.generation.decoding import Decoding
+from conceptguard.generation.decoding import Decoding, Vocabulary
 from conceptguard.making.task import Learned, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
@@ -37,6 +38,9 @@ from .tokens import NOTHING, PhraseTokens, State
 TENSOR = "phrases"
 HALF = "cannot ask the model ahead here: of a phrase that is one word, half may be said"
 FAMILY = "text"  # of artifacts that serve every language model
+_known: weakref.WeakKeyDictionary[Vocabulary, weakref.WeakValueDictionary[tuple[str, ...], PhraseTokens]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class PhrasesSettings(Settings):
@@ -74,9 +78,18 @@ class Phrases(Method):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        bank = checked(Bank(phrases_of(self)), f"guard '{self.guard.label}'")
-        self.tokens = PhraseTokens(bank, self.host.vocabulary)
+        self.tokens = self._shared(tuple(phrases_of(self)))
         self._states = Follow(lambda: self.tokens.start, self.tokens.advance)
+
+    def _shared(self, phrases: tuple[str, ...]) -> PhraseTokens:
+        """Those of another guard that has the same phrases and vocabulary: a server has a session for each text that is
+        being said, and the bank once."""
+        known = _known.setdefault(self.host.vocabulary, weakref.WeakValueDictionary())
+        found = known.get(phrases)
+        if found is None:
+            bank = checked(Bank(phrases), f"guard '{self.guard.label}'")
+            found = known[phrases] = PhraseTokens(bank, self.host.vocabulary)
+        return found
 
     @hookimpl
     def process_logits(self, decoding: Decoding) -> None:

@@ -165,7 +165,7 @@ def test_what_cannot_be_promised_is_refused_by_its_name() -> None:
     model, _ = pair()
     with pytest.raises(BaseMismatch, match="promise 3, that a guard fits its base, cannot be kept on onnxruntime"):
         conceptguard.attach(pair(), "forget-authors")
-    states = pytest.raises(SessionError, match="promise 5, the same guard everywhere, cannot be kept here")
+    states = pytest.raises(SessionError, match="promise 5, the same guard everywhere, cannot be kept on onnxruntime")
     with offered(Deep) as guard, conceptguard.attach(pair(), {"guards": [guard]}), states:
         say(model, ASKED)
     with pytest.raises(SessionError, match="nobody can stand between a Model of onnxruntime-genai and a generator"):
