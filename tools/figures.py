@@ -94,6 +94,9 @@ class Figure:
 # Methods with a shipped artifact of one concept that guard what is drawn, beside those of "withstands".
 ARTIFACTS = ("few_shot", "advunlearn", "nullspace", "rece", "safree", "trce")
 RECOMMENDED = "conceptguard redteam --policy registry/policies/recommended.yaml --budget small --steps 12"
+SEARCHES = (  # noqa: SIM905
+    "ring_a_bell mma pez p4d unlearndiffatk concept_inversion concept_arithmetics memories probes classifier_guidance"
+).split()
 WEAK = "{method: spm, artifact: emoji-sd/spm/cigarette, strength: 0.4}"
 
 
@@ -138,6 +141,7 @@ FIGURES = {
             + " --n 2 --concepts pistol",
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 "
             + " ".join(f"--method {one}" for one in FLOW),
+            "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 --method salun",
             "conceptguard eval --model emoji-flow --guard magicmix:pistol,gun,handgun --set kmax=0.95 --set kmin=0.85 "
             "--n 2 --concepts pistol",
         ),
@@ -295,6 +299,7 @@ FIGURES = {
         (
             f"{RECOMMENDED} --attack tina",
             f"{RECOMMENDED} --attack recall --attack paraphrase --attack in_context --concepts cigarette,pistol",
+            f"{RECOMMENDED} {' '.join(f'--attack {name}' for name in SEARCHES)} --concepts pistol",
         ),
         policy_table, "half an hour",
     ),

@@ -20,16 +20,18 @@ def shipped(name: str) -> Policy:
     return conceptguard.load_policy(ROOT / "registry" / "policies" / f"{name}.yaml")
 
 
-def test_each_object_is_guarded_in_layers_noise_and_the_picture() -> None:
+def test_each_object_is_guarded_in_layers_and_the_picture_and_no_step_costs_more() -> None:
     policy = shipped("recommended")
     by_hook: dict[str, list[str]] = {}
     for guard in policy.guards:
         concepts = [default_registry().load(guard.artifact).manifest.concept.name] if guard.artifact else TEN
         for hook in hooks(method(guard.method)):
             by_hook.setdefault(hook, []).extend(concepts)
-    for hook in ("encode_prompt", "predict_noise", "check_image"):
+    for hook in ("encode_prompt", "check_image"):
         assert by_hook[hook] == TEN
     assert by_hook["cross_attention"] == TEN * 2
+    steering = [guard for guard in policy.guards if "predict_noise" in hooks(method(guard.method))]
+    assert [guard.model_extra for guard in steering] == [{"scale": 0}] * len(TEN)
 
 
 def test_a_server_has_the_same_guards_and_takes_less() -> None:

@@ -42,7 +42,8 @@ class ProbeSettings(Settings):
 class ProbeMakeSettings(Settings):
     """How a probe is made.
 
-    images: pictures of the concept; as many again of each of what is kept and of ordinary captions
+    images: pictures of the concept; as many again of ordinary captions, and of what is kept, of which each word has one
+        at least
     draw_steps, guidance: of these pictures
     steps, lr: of the optimiser
     templates: what prompts are put into, {} or with an article {a}
@@ -106,8 +107,9 @@ class Probe(Method):
         if task.host.generates == "text":
             raise PolicyError(f"a probe learns from pictures, and {task.host.name} draws none")
         groups = enumerate(_prompts(task.concept, task.preserve, s.templates))
-        wanted = [_samples(prompts, i, s.images) for i, prompts in groups if prompts]
-        with task.bar(len(wanted) * s.images) as tick:
+        counts = [s.images, max(s.images, len(task.preserve)), s.images]
+        wanted = [_samples(prompts, i, counts[i]) for i, prompts in groups if prompts]
+        with task.bar(sum(map(len, wanted))) as tick:
             drawn = _draw(task.host.target, wanted, Recipe(s.draw_steps, s.guidance), tick)
         with task.bar(s.steps) as tick:
             tensors, measured = cls.taught(
@@ -137,8 +139,15 @@ class Probe(Method):
 
 def _prompts(concept: Concept, preserve: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
     """Of the concept, of what is kept, and ordinary ones that do not name it."""
-    groups = [[fill(t, p) for t in templates for p in words] for words in (concept.prompts, preserve)]
+    groups = [_in_turn(words, templates) for words in (concept.prompts, preserve)]
     return [*groups, ordinary_captions(without=concept.prompts)]
+
+
+def _in_turn(words: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Each word once before any comes again, in another template each time, as its neighbours are."""
+    n = len(templates)
+    # The last summand: else what is held out, every fourth, would be of the same few templates.
+    return [fill(templates[(turn + i + i // n) % n], word) for turn in range(n) for i, word in enumerate(words)]
 
 
 def _samples(prompts: Sequence[str], group: int, count: int) -> list[Sample]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conceptguard_plugins.pictures.probe.method import HELD_OUT, _in_turn
 from conceptguard_plugins.pictures.probe.net import ProbeNet, train
 from small_probe import strawberry_probe
 
@@ -61,6 +62,16 @@ def test_the_same_seed_makes_the_same_probe(made: Any) -> None:
         nets.append(net.state_dict())
     assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
     assert {"threshold", "missed", "flagged", "seed", "preserve"} <= set(made.manifest.made)
+
+
+def test_every_word_is_drawn_and_in_every_style() -> None:
+    words, templates = [f"w{i}" for i in range(40)], [f"{{}} t{i}" for i in range(8)]
+    prompts = _in_turn(words, templates)
+    assert len(set(prompts)) == len(prompts) == 40 * 8
+    for part in (prompts[:40], prompts[40:80]):
+        assert {text.split()[0] for text in part} == set(words)
+        for held_out in (part[::HELD_OUT], [text for i, text in enumerate(part) if i % HELD_OUT]):
+            assert {text.split()[1] for text in held_out} == {f"t{i}" for i in range(8)}
 
 
 def test_what_cannot_be_told_apart_makes_no_probe(pipe: Any, tmp_path: Path) -> None:
