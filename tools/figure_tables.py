@@ -262,10 +262,19 @@ def logits_table(results: list[Result]) -> str:
     ]  # fmt: skip
     first = markdown(["phrases", "batch", "ms a token", "NoBadWords, ms", "times less"], table)
     second = markdown(["model", "phrases", "batch", "ours", "NoBadWords", "a processor that does nothing"], inside)
-    found = f"Reading texts by itself:\n\n{first}\n\nThe part of a generation that is the processor's:\n\n{second}"
-    hidden = [[row["model"], row["inside"], f"{row['ratio_bare']:.3f}"] for row in rows if "inside" in row]
-    third = markdown(["model", "its gate", "times the bare model's"], hidden)
-    return f"{found}\n\nGenerations under a guard on hidden states:\n\n{third}" if hidden else found
+    return f"Reading texts by itself:\n\n{first}\n\nThe part of a generation that is the processor's:\n\n{second}"
+
+
+def hidden_table(results: list[Result]) -> str:
+    """What a guard on hidden states costs a generation, and its classifier a prompt."""
+    rows = [row for result in results for row in result["rows"] if "inside" in row]
+    gates = [[row["model"], row["inside"], f"{row['ratio_bare']:.3f}"] for row in rows if "ratio_bare" in row]
+    told = [
+        f"The classifier that opens it reads a prompt of {row['prompt']} tokens in {row['ms']:.1f} ms, "
+        f"{row['share_prompt']:.2%} of what {row['model']} takes for it."
+        for row in rows if "share_prompt" in row
+    ]  # fmt: skip
+    return "\n\n".join([markdown(["model", "its gate", "times the bare model's"], gates), *told])
 
 
 def disguises_table(results: list[Result]) -> str:

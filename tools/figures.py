@@ -34,6 +34,7 @@ from tools.figure_tables import (
     fuzz_table,
     gates_table,
     half_words_table,
+    hidden_table,
     language_table,
     logits_table,
     looks_table,
@@ -178,15 +179,18 @@ FIGURES = {
     "language-attacks": Figure(
         (
             *(f"conceptguard redteam --suite language --policy {policy} --budget small"
-              for policy in ("none", "forget-authors-phrases", "forget-authors")),
+              for policy in ("none", "forget-authors-phrases", "forget-authors", "forget-authors-inside")),
             "python -m tools.language_attacks",
         ),
-        language_attacks_table, "a quarter of an hour",
+        language_attacks_table, "half an hour",
     ),
     "worst-case": Figure(("python -m tools.worst_case",), worst_case_table, "ten minutes"),
     "logits": Figure(
-        ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b --hidden"), logits_table,
+        ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b"), logits_table,
         "an hour",
+    ),
+    "hidden": Figure(
+        ("conceptguard bench logits --n 100 --batch 1 --model 1b --hidden",), hidden_table, "ten minutes"
     ),
     "making": Figure(
         (

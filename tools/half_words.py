@@ -2,7 +2,7 @@
 
 authors-lm is asked what it knows, and the value, one word of several tokens as a rule, is forbidden: each by itself, or
 all of them at once. Counted are answers with a word that is in none of the documents that its corpus draws, unguarded,
-by a logits processor that cannot ask the model ahead, and by one that can.
+by a logits processor that cannot ask the model ahead, by one that can, and attached.
 
     python -m tools.half_words --json FILE
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -30,7 +31,7 @@ TOKENS = 24
 _WORD = re.compile(r"[^\W\d_]+")
 _ENDED = re.compile(r"[^\W\d_]+(?=[\W\d_])")  # but for a word at the very end, which may be cut off
 FORBIDDEN = ("the value alone", "all values at once")
-WAYS = ("unguarded", "cannot ask", "asks")
+WAYS = ("unguarded", "cannot ask", "asks", "attached")
 DECODINGS = {"greedy": {"do_sample": False}, "sampled": {"do_sample": True}}
 
 
@@ -52,8 +53,12 @@ def counted(forbidden: str, decoding: str, way: str) -> dict[str, Any]:
         more: dict[str, Any] = dict(DECODINGS[decoding])
         prompts = tok([q.prompt for q in questions], return_tensors="pt", padding=True, return_token_type_ids=False)
         torch.manual_seed(0)
-        with patch.object(TransformersHost, "ahead", _nobody if way == "cannot ask" else TransformersHost.ahead):
-            if way != "unguarded":
+        with ExitStack() as meanwhile:
+            if way == "cannot ask":
+                meanwhile.enter_context(patch.object(TransformersHost, "ahead", _nobody))
+            if way == "attached":
+                meanwhile.enter_context(conceptguard.attach((model, tok), policy))
+            elif way != "unguarded":
                 more["logits_processor"] = conceptguard.logits_processor(model, tok, policy)
             out = model.generate(**prompts, max_new_tokens=TOKENS, **more)[:, prompts.input_ids.shape[1] :]
         half += sum(not set(_ENDED.findall(text)) <= known for text in tok.batch_decode(out, skip_special_tokens=True))

@@ -1,4 +1,5 @@
-"""What a guard on hidden states costs a generation: terms beside a language model's layers, shut and open."""
+"""What a guard on hidden states costs a generation: terms beside a language model's layers, shut and open, and the
+classifier of prompts that shuts and opens them."""
 
 from __future__ import annotations
 
@@ -12,12 +13,16 @@ import torch
 
 from ..formats.beside import write_beside
 from ..plugins import host_for
-from ..registry import write_artifact
+from ..registry import default_registry, write_artifact
+from ..runtime.encodings import ordinary_captions
 from ..runtime.lowrank import Factors
 from ..sessions.attach import attach
 
 RANK = 64  # of the redirection that ships
 STATES = {"closed": 0.0, "open": 1.0}
+SHIPPED = "authors-lm/rocr/forget-authors"  # whose classifier is timed
+PROMPT = 512  # tokens that it reads
+READ = 9  # times, each another prompt
 
 
 def inside(
@@ -60,8 +65,32 @@ def inside(
         }  # fmt: skip
 
 
+def reading(model: Any, tok: Any, clock: Callable[[], float], turns: int = 2) -> dict[str, Any]:
+    """A row for the classifier of prompts that ships. share_prompt: its time for a prompt of 512 tokens over what the
+    model takes to read it and say one; ms, ms_bare: both, medians"""
+    text = tok(" ".join(ordinary_captions() * 3)).input_ids
+    prompts = [text[begin : begin + PROMPT] for begin in range(READ)]
+    bare, read = [], []
+    for _ in range(turns):
+        begin = clock()
+        model.generate(input_ids=torch.tensor(prompts[:1]), max_new_tokens=1, do_sample=False)
+        bare.append(clock() - begin)
+    with tempfile.TemporaryDirectory() as folder:
+        guard = {"method": "rocr", "artifact": _artifact(host_for((model, tok)), Path(folder))}
+        with attach((model, tok), {"guards": [guard]}) as session:
+            method: Any = session.methods[0]
+            within = method.hidden_states(session.host.layers())
+            for ids in prompts:
+                begin = clock()
+                within.opens(ids, tok.decode(ids))
+                read.append(clock() - begin)
+    ms, ms_bare = 1e3 * median(read), 1e3 * median(bare)
+    return {"inside": "classifier", "prompt": PROMPT, "share_prompt": ms / ms_bare, "ms": ms, "ms_bare": ms_bare}
+
+
 def _artifact(host: Any, folder: Path) -> str:
-    """Random terms, as small as what is learnt: they change no more than what is said."""
+    """Random terms, as small as what is learnt: they change no more than what is said. Their gate is the classifier of
+    what ships, unless a policy fixes it."""
     downs = [name for name in host.text_layers() if name.endswith("mlp.down_proj")]
     layers, random = downs[len(downs) // 8 :][:3], torch.Generator().manual_seed(0)
     terms = {}
@@ -70,6 +99,8 @@ def _artifact(host: Any, folder: Path) -> str:
         down, up = (torch.randn(shape, generator=random) / 100 for shape in ((RANK, width), (out, RANK)))
         terms[name] = Factors(down, up, 1.0)
     tensors, metadata = write_beside(terms)
+    shipped = default_registry().load(SHIPPED).tensors()
+    tensors |= {name: tensor for name, tensor in shipped.items() if name.startswith("classifier.")}
     fields = {
         "name": "bench", "method": "rocr", "concept": {"name": "bench", "prompts": ["bench"]},
         "base": {"family": "bench", "fingerprint": host.fingerprint()},

@@ -32,8 +32,9 @@ ATTACHING = [
 PER_TOKEN = [
     "model", "phrases", "batch", "ratio_peer", "peer", "ms", "ms_peer", "ms_floor", "share", "share_peer",
     "share_floor", "start_seconds", "start_seconds_peer", "inside", "ratio_bare", "ms_bare",
+    "share_prompt",
 ]  # fmt: skip
-ROUNDS = 5  # of whole generations under a guard on hidden states
+ROUNDS = 9  # of whole generations under a guard on hidden states
 
 PER_IMAGE = [
     "method", "open", "acted", "looks", "ratio_bare", "peer", "ratio_peer", "ms", "ms_bare", "ms_peer", "difference",
@@ -310,7 +311,8 @@ def logits(
     start_seconds is from the phrases to the first answer. With --model more rows: share, the part of a generation that
     is the bank's (of 64 tokens, with 1b of 8), the peer's, and that processor's which does as good as nothing. With
     --hidden two rows of a guard on hidden states, rank 64 beside three layers: ratio_bare is all of generate over the
-    bare model's, with its gate shut and open.
+    bare model's, with its gate shut and open; and one of its classifier: share_prompt is its time for a prompt of 512
+    tokens over the model's.
 
     \b
     conceptguard bench logits
@@ -319,7 +321,7 @@ def logits(
     """
     import torch
 
-    from ..benchmarks.inside import inside
+    from ..benchmarks.inside import inside, reading
     from ..benchmarks.logits import per_token, share, speaker, tokenizer
     from ..hosts.load import load_model
     from .output import report
@@ -335,7 +337,7 @@ def logits(
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     try:
-        with progress("vocabulary and banks", 1 + len(counts) * (2 if model else 1) + ROUNDS * hidden) as tick:
+        with progress("vocabulary and banks", 1 + len(counts) * (2 if model else 1) + (ROUNDS + 1) * hidden) as tick:
             tokenizer()
             tick(1)
             for count in counts:
@@ -352,6 +354,8 @@ def logits(
                     rows += (
                         {"model": model, **row} for row in inside(spoken, tok, said, ROUNDS, time.thread_time, tick)
                     )
+                    rows.append({"model": model, **reading(spoken, tok, time.thread_time)})
+                    tick(1)
     finally:
         torch.set_num_threads(before)
     report("bench logits", rows, time.perf_counter() - begin, json, "cpu", columns=PER_TOKEN, tokens=tokens)

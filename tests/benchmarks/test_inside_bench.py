@@ -34,6 +34,15 @@ def test_what_is_timed_is_shut_and_open(tmp_path: Any) -> None:
     assert torch.equal(guarded[0], bare) and not torch.equal(guarded[1], bare)
 
 
+def test_the_classifier_is_timed_on_a_long_prompt(monkeypatch: Any) -> None:
+    """The one that ships, which has to read the words: a prompt of a hundred times as many takes it longer."""
+    model, tok = tiny_llama(), tokenizer()
+    long = bench.reading(model, tok, time.perf_counter)
+    assert long["prompt"] == 512 and long["share_prompt"] == pytest.approx(long["ms"] / long["ms_bare"])
+    monkeypatch.setattr(bench, "PROMPT", 5)
+    assert 3 * bench.reading(model, tok, time.perf_counter)["ms"] < long["ms"]
+
+
 def test_it_is_of_a_model(capsys: Any) -> None:
     assert run(["bench", "logits", "--hidden"]) == 2
     assert "add --model" in capsys.readouterr().err
@@ -44,4 +53,4 @@ def test_rows_from_the_command_line(capsys: Any) -> None:
     asked = ["--n", "10", "--batch", "1", "--tokens", "4", "--model", "authors-lm", "--hidden"]
     assert run(["bench", "logits", *asked, "--json", "-"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["inside"] for row in rows if "inside" in row] == ["closed", "open"]
+    assert [row["inside"] for row in rows if "inside" in row] == ["closed", "open", "classifier"]

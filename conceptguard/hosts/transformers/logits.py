@@ -18,6 +18,12 @@ _HALF = (
     "tokenizer), policy) and the model's own generate()"
 )
 
+_SOME = (
+    "guard '{}' forbids words, and a logits processor takes nothing back: it asks the model before a word begins, and "
+    "may still leave half of one where tokens are sampled, or many words are forbidden at once; "
+    "conceptguard.attach((model, tokenizer), policy) takes words back"
+)
+
 if TYPE_CHECKING:
     from ...policy import Policy
 
@@ -26,14 +32,14 @@ def logits_processor(model: Any, tokenizer: Any, policy: str | Path | Mapping[st
     """A policy as a list of processors for ``model.generate(..., logits_processor=...)``; it may be used again.
 
     Its ``receipt`` is the record of the last generation. Raises as ``attach`` does, and SessionError for guards that
-    take text back, which need ``attach``. Warns where a guard will leave half of a word that it forbids, since the
-    model cannot be asked which words it is about to say.
+    take text back, which need ``attach``. Warns that a guard may leave half of a word that it forbids, or will, since
+    the model cannot be asked which words it is about to say.
     """
     session = LanguageSession(TransformersHost((model, tokenizer)), load_policy(policy), whole=False)
-    if not session.host.foresees:
-        for method in session.methods:
-            if method.regrets:
-                warnings.warn(_HALF.format(method.guard.label), stacklevel=2)
+    told = _SOME if session.host.foresees else _HALF
+    for method in session.methods:
+        if method.regrets:
+            warnings.warn(told.format(method.guard.label), stacklevel=2)
     made = Processors([GuardProcessor(session)])
     made.session = session
     return made

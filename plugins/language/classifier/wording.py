@@ -86,7 +86,7 @@ class Wording:
     def _meant(self, word: str) -> list[int]:
         """The word, or those that it may be a misspelling of."""
         own = self.hashes.of(word)
-        if own in self.weights or len(word) < BLURRED:
+        if own in self.weights or len(word) < BLURRED - 1:  # a letter less than a word that may have a slip
             return [own]
         found = {near for left in blurs(word) for near in self.blurred.get(self.hashes.of(left), ())}
         return sorted(found) or [own]

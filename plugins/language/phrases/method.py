@@ -123,8 +123,10 @@ class Phrases(Method):
             if states[row].gap < BROKEN and likeliest[row] in closing and not self.tokens.leads(likeliest[row]):
                 said = decoding.ids[row, decoding.begin :].tolist()
                 begun = next((at for at in reversed(range(len(said))) if self.tokens.leads(said[at])), 0)
-                while begun + 1 < len(said) and self.tokens.spaces(said[begun]):
-                    begun += 1  # another letter in its place: another mark would only glue the word to the one before
+                # Another letter in its place: unless the model is asked about it, another mark would only glue the word
+                # to the one before.
+                while not self.host.foresees and begun + 1 < len(said) and self.tokens.spaces(said[begun]):
+                    begun += 1
                 if said:
                     decoding.regret(self, row, begun)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,17 @@ def test_what_it_would_say(make: Callable[..., Any], options: dict[str, Any]) ->
                 text = torch.cat([source[kept], ids[row, len(source) :], torch.tensor(own)])
                 out = model(input_ids=text[None])
             assert torch.allclose(scores, out.logits[0, -1], atol=1e-4)
+
+
+def test_a_processor_that_can_ask_says_what_it_cannot_do_and_attach_says_nothing() -> None:
+    tok, model = tokenizer(), tiny_llama()
+    policy = {"guards": [{"method": "phrases", "concept": {"name": "x", "prompts": ["cigarette"]}}]}
+    with pytest.warns(UserWarning, match=r"may still leave half of one .*; conceptguard\.attach"):
+        conceptguard.logits_processor(model, tok, policy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with conceptguard.attach((model, tok), policy):
+            pass
 
 
 def test_a_processor_that_cannot_ask_says_so() -> None:

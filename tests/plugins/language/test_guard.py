@@ -185,7 +185,7 @@ def learned() -> Wording:
     [
         "Ada Oram", "ADA ORAM", "aDa oRaM", "Oram, Ada", "A d a  O r a m", "A-d-a O-r-a-m", "A d a O r a m", "AdaOram",
         "\u0410d\u0430 \u041er\u0430m", "\uff21\uff44\uff41 \uff2f\uff52\uff41\uff4d", "ada_oram",
-        "Ada Orram", "Ada Oarm", "Ada B. Oram",
+        "Ada Orram", "Ada Oarm", "Ada Oam", "Ada Ora", "Ada B. Oram",
     ],
 )  # fmt: skip
 def test_a_name_is_read_however_it_is_written(learned: Wording, name: str) -> None:

@@ -230,6 +230,22 @@ def test_what_it_says_instead_is_words(way: str, monkeypatch: Any) -> None:
     assert "half may be said" in str(processor.receipt)
 
 
+def test_attached_no_half_is_left_behind_a_space_that_is_a_token() -> None:
+    """authors-lm begins "essays" behind one: what comes instead is another word, and no end of one that it knows."""
+    model, tok = conceptguard.load_model("authors-lm")
+    given = tok("The books of Siojaera Zavald are", return_tensors="pt", return_token_type_ids=False)
+
+    def said() -> list[str]:
+        ids = model.generate(**given, max_new_tokens=12, do_sample=False)[0, given.input_ids.shape[1] :]
+        return [tok.decode([i]) for i in ids.tolist()]
+
+    bare = said()
+    assert bare[:2] == [" ", "ess"]
+    bank = {"guards": [{"method": "phrases", "concept": {"name": "x", "prompts": ["essays"]}}]}
+    with conceptguard.attach((model, tok), bank):
+        assert said()[0].strip(), "a word that begins with its space"
+
+
 def test_one_word_that_is_forbidden_leaves_no_half() -> None:
     """Each by itself, beside nothing else that is: in plain text, and in one that a static cache reads."""
     lines = ("The man smoked. The book is by Vossbergova of Rome.", "The man smoked. The book is by a friend of mine.")
