@@ -57,6 +57,7 @@ from tools.unlearning_tables import (
     captioner_table,
     classifier_table,
     corrective_table,
+    dampened_table,
     forgetting_table,
     gan_table,
     graph_table,
@@ -219,6 +220,7 @@ FIGURES = {
     "half-words": Figure(("python -m tools.half_words",), half_words_table, "two minutes"),
     "redirection": Figure(("python -m tools.redirection",), redirection_table, "two minutes"),
     "unlearned": Figure(("python -m tools.unlearned",), unlearned_table, "half an hour"),
+    "dampened": Figure(("python -m tools.dampened",), dampened_table, "five minutes"),
     "concept-vectors": Figure(
         ("python -m tools.neurons concept_vectors", "python -m tools.neurons coverage"), neurons_table, "five minutes"
     ),

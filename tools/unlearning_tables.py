@@ -49,6 +49,38 @@ def classifier_table(results: list[Result]) -> str:
     return "\n\n".join([told, markdown(head, table), *([" ".join(refused)] if refused else [])])
 
 
+def dampened_table(results: list[Result]) -> str:
+    """What dampening makes of models that draw and that write."""
+    rows = [row for result in results for row in result["rows"] if row["method"] != "blank"]
+    names = {
+        "none": "as it is", "retain": "a model that never knew", "fisher": "", "random": "control: drawn at random,",
+        "always": "for every prompt", "prompt": "opened by the prompt", "classifier": "opened by its classifier",
+    }  # fmt: skip
+
+    def named(row: Row) -> str:
+        return " ".join(names.get(part, part) for part in row["method"].split() if names.get(part, part))
+
+    tables = []
+    for model in ("emoji-sd", "authors-lm"):
+        own = [row for row in rows if row["model"] == model]
+        table = [
+            [named(row), f"{row['share']:.3f}" if "share" in row else "",
+             *("" if row.get(f"{g}_after") is None else f"{row[f'{g}_after']:.2f}" for g in GROUPS),
+             f"{row['identical']:.2f}"]
+            for row in own
+        ]  # fmt: skip
+        head = {
+            "emoji-sd": ["", "dampened", "the concept", "neighbours", "others", "others identical"],
+            "authors-lm": ["", "dampened", "about forgotten authors", "about others", "about places", "same tokens"],
+        }
+        tables.append(markdown(head[model], table))
+    told = (
+        "`dampened`: the share of these layers' weights. Of emoji-sd, the share of pictures in which the judge "
+        "recognises what was asked for; of authors-lm, by alpha, of questions that are answered."
+    )
+    return "\n\n".join([told, *tables])
+
+
 def forgetting_table(results: list[Result]) -> str:
     """What making a classifier forget costs, and single examples' gradients beside a loop."""
     rows = [row for result in results for row in result["rows"] if "refused" not in row]

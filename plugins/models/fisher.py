@@ -9,7 +9,7 @@ they are summed. Parameters of other modules go through torch.func whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -69,10 +69,32 @@ def squared(net: nn.Module, loss: Loss, samples: Sequence[Tensor], chunk: int = 
     return {name: one / len(samples[0]) for name, one in total.items()}
 
 
+def of_layers(layers: Mapping[str, Layer], losses: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """Σ_i (∂ loss_i / ∂W)² of the weights of some layers, where they are in a model, by their names.
+
+    losses: gives [n], each of which hangs on one row alone of what the layers read, [n, ...]
+    """
+    read: dict[str, list[Tensor]] = {name: [] for name in layers}
+    gave: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def kept(name: str, given: Tensor, out: Tensor) -> Tensor:
+        out = out if out.requires_grad else out.requires_grad_()
+        read[name].append(given.detach()[:, None])
+        gave[name].append(out)
+        return out
+
+    with torch.enable_grad(), _Hooks(layers, kept):
+        total = losses().sum()
+        back = iter(torch.autograd.grad(total, [one for outs in gave.values() for one in outs]))
+    return {
+        name: _of_weight(layers[name], read[name], [next(back)[:, None] for _ in outs]) for name, outs in gave.items()
+    }
+
+
 class _Hooks:
     """``told(path, what went in, what came out)`` of every call of some layers, and what it gives in place of that."""
 
-    def __init__(self, layers: dict[str, Layer], told: Callable[[str, Tensor, Tensor], Tensor | None]):
+    def __init__(self, layers: Mapping[str, Layer], told: Callable[[str, Tensor, Tensor], Tensor | None]):
         self.layers, self.told = layers, told
 
     def __enter__(self) -> None:

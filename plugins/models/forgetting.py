@@ -103,10 +103,7 @@ class Forgetting(Method):
     @hookimpl
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """The change; it is always open, as far as its strength says."""
-        assert self.artifact is not None
-        low, whole = read_changes(self.artifact.tensors())
-        gate = self.guard.gate if isinstance(self.guard.gate, float) else 1.0
-        return Terms(self, low, Gate(strength=self.guard.strength * gate), whole=whole)
+        return always_open(self)
 
     @classmethod
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
@@ -126,6 +123,14 @@ class Forgetting(Method):
         if not tensors:
             raise ArtifactError(f"{task.label}: nothing was changed: give other settings")
         return Learned(tensors, told(task, lesson, **made))
+
+
+def always_open(method: Method) -> Terms:
+    """What a guard of a module is: its artifact's change, as far as its strength says. Raises ArtifactError."""
+    assert method.artifact is not None
+    low, whole = read_changes(method.artifact.tensors())
+    gate = method.guard.gate if isinstance(method.guard.gate, float) else 1.0
+    return Terms(method, low, Gate(strength=method.guard.strength * gate), whole=whole)
 
 
 def read_changes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Factors], dict[str, Tensor]]:
