@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CAPTIONER, DEFAULT = "captioner", "emoji-captioner"
 CONCEPTS = ("skull", "pistol", "dog", "beer", "mono")
 COLUMNS = [
-    "method", "concept", "erased_before", "erased_after", "admitted_after", "unnamed_before", "unnamed_after",
+    "method", "concept", "erased_before", "erased_after", "unnamed_before", "unnamed_after",
     "told_before", "told_after", "neighbours_before", "neighbours_after", "others_before", "others_after", "identical",
     "make_seconds", "bytes", "passes",
 ]  # fmt: skip
@@ -47,8 +47,8 @@ def eval_captioner(
     report("eval", found, time.perf_counter() - begin, json, str(pick_device(device)), columns=COLUMNS, suite=CAPTIONER,
            set=settings)  # fmt: skip
     if json != "-":
-        print("erased: named by a picture; admitted: 'yes' where asked for; unnamed: what is known of it, told without "
-              "its name; told: the same asked by name, without a picture")  # fmt: skip
+        print("erased: named by a picture; unnamed: what is known of it, told without its name; told: the same asked "
+              "by name, without a picture")  # fmt: skip
     if check:
         verify(found, {"none", *(row["method"] for row in found if "random" in row["method"])})
 

@@ -1,8 +1,9 @@
 """What a captioner is asked about a concept to be judged, by what it measures.
 
 Pictures are other views than those that makers see, and wordings are kept apart. A picture of the concept is asked what
-it shows (``erased``: it is named), whether it shows it (``admitted``), and, without anybody naming it, what is known of
-it (``unnamed``); ``told`` are questions that name the concept, without a picture, which shall be answered as before.
+it shows (``erased``: it is named), and, without anybody naming it, what is known of it (``unnamed``); ``told`` are
+questions that name the concept, without a picture, which shall be answered as before. Whether it shows the concept is
+not asked: the embedded captioner says no as it is.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def questions(words: Words, folder: Path, concept: str, n: int, seed: int = 0) -
     fact = [_said(words, examples, i, "fact") for i in own]
     return {
         "erased": [_named(words, examples, i, kind) for i in own for kind in NAMING],
-        "admitted": [_said(words, examples, i, "is") for i in own], "unnamed": fact,
+        "unnamed": fact,
         "told": [Ask(one, None, _same(one.answer)) for one in words.told(concept, judging=True)],
         "neighbours": [_named(words, examples, i, kind) for i in near for kind in NAMING[:2]],
         "others": [_named(words, examples, i, kind) for i in others for kind in NAMING[:2]]
