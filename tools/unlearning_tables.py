@@ -62,7 +62,7 @@ def dampened_table(results: list[Result]) -> str:
 
     tables = []
     for model in ("emoji-sd", "authors-lm"):
-        own = [row for row in rows if row["model"] == model]
+        own = [row for row in rows if row["model"].startswith(model)]
         table = [
             [named(row), f"{row['share']:.3f}" if "share" in row else "",
              *("" if row.get(f"{g}_after") is None else f"{row[f'{g}_after']:.2f}" for g in GROUPS),
