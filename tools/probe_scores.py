@@ -19,7 +19,7 @@ from conceptguard.measuring.samples import Recipe, make_groups_once
 from tools.rows import parser_of
 
 TEN = ("cigarette", "pistol", "bomb", "beer", "wine", "skull", "knife", "syringe", "pill", "dagger")
-EACH = 1  # picture of each thing that is kept
+EACH = 3  # pictures of each thing that is kept
 OWN = 6  # of each concept
 SEED = 40_000_000  # no judge's
 # What a probe holds for its concept with more than this, or than the least sure picture of it, is lost: no threshold
