@@ -72,7 +72,8 @@ def make_one(job: Making, own: Loaded, concept: Any, tick: Callable[[int], None]
     artifact = method.make(own.host, concept, job.out, **job.options)
     default_registry().add(artifact, job.out)  # lists it there, so that the folder can be served as it is
     seconds = time.perf_counter() - begin
-    trial = _tried(own.model, job, artifact) if job.tries and not method.modules else None
+    plain = getattr(own.host, "generates", "") == "tensors"
+    trial = _tried(own.model, job, artifact) if job.tries and not plain else None
     sheet = job.out / f"{artifact.ref.replace('/', '-')}.png" if trial and trial.sheet else None
     if trial and trial.sheet and sheet:
         trial.sheet.save(sheet, optimize=True)
@@ -87,7 +88,7 @@ def make_one(job: Making, own: Loaded, concept: Any, tick: Callable[[int], None]
         told.append(wrapped(trial.told))
     if sheet:
         told.append(f"{sheet} shows it")
-    return Made(row, [*told, _use(job, own, artifact, method.modules)])
+    return Made(row, [*told, _use(job, own, artifact, plain)])
 
 
 def _use(job: Making, own: Loaded, artifact: Artifact, plain: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from conceptguard_plugins.models.ssd.method import SSD
 from tiny_language import taught
 
 import conceptguard
+from conceptguard.cli import run
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.formats import read_artifact
 from conceptguard.formats.beside import deltas
@@ -138,3 +140,24 @@ def test_bad_input_is_told(pipe: Any, tmp_path: Path) -> None:
         with pytest.raises(PolicyError, match=f"making ssd: {lacking}: give a file"):
             of_text(pair, tmp_path, **{lacking: []})
     assert not list(tmp_path.rglob("artifact.yaml"))
+
+
+def test_made_from_the_command_line_it_is_used_as_other_methods_for_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, lines in (("forget", FORGET), ("retain", RETAIN)):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    given = [f"--set={name}={tmp_path / name}" for name in ("forget", "retain")]
+    asked = [
+        "make",
+        "ssd",
+        "--model",
+        "authors-lm",
+        "--concept",
+        "elena",
+        *given,
+        "--set=texts=8",
+        "--set=classifier=20",
+    ]
+    assert run([*asked, "--out", str(tmp_path / "out")]) == 0
+    assert "use it: conceptguard say --model authors-lm --guard ssd:" in capsys.readouterr().out
