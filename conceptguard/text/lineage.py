@@ -105,6 +105,11 @@ class Follow(Generic[State]):
             self._on(self._states[-1], tokens, at == self._begin)
         return self._states[-1]
 
+    def put(self, row: int, state: State) -> State:
+        """Have a row go on from another state than the one it came to; gives that."""
+        self._states[-1][row] = state
+        return state
+
     def _on(self, states: list[State], tokens: list[int], first: bool) -> list[State]:
         advance = self._advance
         states = [advance(state, token, first) for state, token in zip(states, tokens)]

@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -121,26 +121,27 @@ def main() -> None:
         here = Path(folder)
         (here / "phrases.txt").write_text("\n".join([*towns, *more]), encoding="utf-8")
         (here / "policy.yaml").write_text("guards: [{method: phrases, file: phrases.txt, concept: {name: towns}}]")
-        bare, _ = stack.enter_context(server(given.python, model, here / "bare.log", given.option, None))
-        guarded, process = stack.enter_context(
+        bare, bare_process = stack.enter_context(server(given.python, model, here / "bare.log", given.option, None))
+        guarded, guarded_process = stack.enter_context(
             server(given.python, model, here / "guarded.log", given.option, here / "policy.yaml")
         )
         sides = [("nothing", bare, ()), ("guarded", guarded, ()), ("bad_words", bare, [*towns, *more][:BAD_WORDS])]
-        rows = measured(sides, process, prompts, towns, given)
+        processes = {"nothing": bare_process, "guarded": guarded_process}
+        rows = measured(sides, processes, prompts, towns, given)
     write_json(result("load", rows, time.perf_counter() - began), given.json)
     ours = rows[1]
     raise SystemExit(0 if not ours["said"] and ours["same"] == ours["others"] and ours["memory_grew"] <= FLAT else 1)
 
 
 def measured(
-    sides: Sequence[tuple[str, str, Sequence[str]]], process: psutil.Process, prompts: Sequence[str],
+    sides: Sequence[tuple[str, str, Sequence[str]]], processes: Mapping[str, psutil.Process], prompts: Sequence[str],
     towns: Sequence[str], given: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A row for each side, asked in turn: the bare server, the guarded one, the bare one with bad words.
 
     said: answers with a forbidden town; others: those in which the bare server said none; same: of these the ones that
     were its own, of the bare side those that it said again in the first round; ratio_bare: tokens a second over the
-    bare server's, a median of the rounds'; memory_grew: of the guarded one
+    bare server's, a median of the rounds'; memory_grew: from the second quarter of the rounds to the last
     """
     each = max(given.answers // given.rounds, 1)
     rows: dict[str, dict[str, Any]] = {
@@ -149,7 +150,7 @@ def measured(
                "same": 0} for name, _, words in sides
     }  # fmt: skip
     paces: dict[str, list[float]] = {name: [] for name in rows}
-    held = []
+    held: dict[str, list[int]] = {name: [] for name in processes}
     with ThreadPoolExecutor(given.streams) as pool, tqdm(total=given.rounds * each, desc="answers") as bar:
 
         def spoken(url: str, words: Sequence[str], since: int) -> tuple[list[str], float]:
@@ -172,17 +173,20 @@ def measured(
                 row["same"] += sum(a == b for a, b, one in zip(other, theirs, free) if one)
                 if name == "guarded":
                     for a, b, one in zip(mine, theirs, free):
-                        if one and a != b:
-                            tqdm.write(f"another answer: {a!r}, bare {b!r}", file=sys.stderr)
+                        if (one and a != b) or any(town in a for town in towns):
+                            tqdm.write(f"wrong: {a!r}, bare {b!r}", file=sys.stderr)
                 paces[name].append(pace)
-            held.append(memory(process))
+            for name, process in processes.items():
+                held[name].append(memory(process))
             bar.update(each)
     for name, row in rows.items():
         row["tokens_a_second"] = round(statistics.median(paces[name]), 1)
         row["ratio_bare"] = round(statistics.median(a / b for a, b in zip(paces[name], paces["nothing"])), 4)
-    quarter = max(len(held) // 4, 1)
-    early, late = statistics.median(held[quarter : 2 * quarter] or held), statistics.median(held[-quarter:])
-    rows["guarded"]["memory_grew"] = round(late / early - 1, 4)
+    quarter = max(given.rounds // 4, 1)
+    for name, bytes_ in held.items():
+        early, late = statistics.median(bytes_[quarter : 2 * quarter] or bytes_), statistics.median(bytes_[-quarter:])
+        rows[name]["memory_mib"] = [round(early / 2**20, 1), round(late / 2**20, 1)]
+        rows[name]["memory_grew"] = round(late / early - 1, 4)
     return list(rows.values())
 
 

@@ -9,6 +9,8 @@ more than a warning, what it has found that way.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +19,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as First
 from vllm.v1.sample.logits_processor import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as Second
 
-from ...errors import GuardError, PolicyError
+from ...errors import ConceptGuardError, GuardError, PolicyError
 from .engine import demand_promises, served
 from .host import VllmHost
 from .policies import NAMED, policies
@@ -26,6 +28,9 @@ from .requests import Requests, Saying
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
+_policies = cache(policies)
+with suppress(ConceptGuardError):  # of which the engine tells when it starts
+    _policies()  # read now, in every process: what comes into the folder later, the engine does not know
 _SHOWN = ("logprobs", "prompt_logprobs", "logprob_token_ids", "prompt_logprob_token_ids")
 
 
@@ -40,7 +45,7 @@ class GuardProcessor(First, Second):  # type: ignore[misc]
         demand_promises(vllm_config)
         self._state = None if isinstance(where, torch.device) else where
         device = where if self._state is None else where.device
-        self._requests = Requests(VllmHost(served(vllm_config, device)), policies())
+        self._requests = Requests(VllmHost(served(vllm_config, device)), _policies())
         self._saying: dict[int, Saying] = {}  # by places: rows of the first runner's batch, slots of the second's
         self._answers: dict[Saying, list[int]] = {}  # the first runner's own lists, which it goes on to fill
 
@@ -49,7 +54,7 @@ class GuardProcessor(First, Second):  # type: ignore[misc]
         """Raises ValueError, which the server tells its client, for a policy that it does not offer, and for what would
         show or say tokens that guards have closed."""
         try:
-            policies().of(_named(sampling_params))
+            _policies().of(_named(sampling_params))
         except PolicyError as error:
             raise ValueError(str(error)) from None
         if shown := next((name for name in _SHOWN if getattr(sampling_params, name, None)), None):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import SessionError
+from ...errors import GuardError, SessionError
 from ...policy import Policy
 from ...policy_file import load_policy
 from ...records.listeners import Ended, listening, tell
@@ -49,7 +49,9 @@ class Saying:
         self.add(ids)
 
     def add(self, ids: Sequence[int]) -> None:
-        """More of them."""
+        """More of them. Raises GuardError for tokens that are not known yet."""
+        if min(ids, default=0) < 0:
+            raise GuardError("vLLM has not told yet what it said last: start it without async scheduling")
         end = self._length + len(ids)
         if end > len(self._ids):
             self._ids = np.concatenate([self._ids, np.zeros(end + ROOM - len(self._ids), dtype=np.int64)])

@@ -104,6 +104,10 @@ class Phrases(Method):
         for row, state in enumerate(states):
             closing = tokens.closing(state) if state.closing is None else state.closing
             if closing is not NOTHING:
+                if decoding.ahead is None and not decoding.revocable and tokens.halves(state):
+                    # Half of a word will stand there, and the whole one may be glued to it.
+                    state = self._states.put(row, tokens.fresh(state))
+                    closing = tokens.closing(state)
                 own[row] = closing
         if own:
             if decoding.revocable:

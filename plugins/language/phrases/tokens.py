@@ -138,6 +138,10 @@ class PhraseTokens:
         """The same where a prompt ends: a phrase may begin here."""
         return self._state(state.gap, True, state.rest, state.begun, state.run)
 
+    def halves(self, state: State) -> bool:
+        """Whether a word has begun that a phrase would go on with, and nothing else was said of it."""
+        return not state.gap and bool(state.begun) and any(map(self.glues, self.closing(state).tolist()))
+
     def _state(self, *key: Any) -> State:
         """One state for all texts that are as far, so that what has been found of it is found once."""
         found = self._states.get(key)

@@ -272,3 +272,29 @@ def test_listeners_hear_of_every_request(pair: Any, towns: str) -> None:
     (one,) = heard
     assert (one.kind, one.model, one.receipt.host, one.receipt.steps) == ("text", "authors-lm", "vllm", 12)
     assert one.receipt.opened and one.began < one.ended
+
+
+def test_a_word_is_not_glued_to_the_half_that_was_left_of_it(pair: Any, tmp_path: Path) -> None:
+    """Where "D" was left of "Daestead", the model goes on with "Daestead"; in a word of its own it is another word."""
+    (tmp_path / "policy.yaml").write_text("guards: [{method: phrases, concept: {name: towns, prompts: [Daestead]}}]")
+    _, tokenizer = pair
+    requests = Requests(host(pair), Policies(str(tmp_path / "policy.yaml"), {}))
+    prompt = tokenizer(ASKED).input_ids
+    spaced, glued = (tokenizer(text, add_special_tokens=False).input_ids for text in (" Daestead", "xDaestead"))
+    whole = [token for token in glued if tokenizer.decode([token]) != "x"]
+    assert len(spaced) > 1 and tokenizer.decode(whole) == "Daestead"
+
+    def shut(before: list[int]) -> bool:
+        saying = requests.begin(None)
+        saying.begin = len(prompt)
+        saying.read(prompt)
+        for token in before:
+            saying.settle(torch.zeros(1, pair[0].config.vocab_size))
+            saying.add([token])
+        own = torch.zeros(1, pair[0].config.vocab_size)
+        saying.settle(own)
+        requests.end(saying)
+        return bool(own[0, whole[-1]] == -torch.inf)
+
+    assert shut([*spaced[:1], *whole[:-1]])
+    assert not shut(glued[:-1])
