@@ -15,15 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from vllm.v1.sample.logits_processor import LogitsProcessor as First
-from vllm.v1.sample.logits_processor import process_dict_updates
-from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as Second
 
-from ...errors import ConceptGuardError, GuardError, PolicyError
+from ...errors import ConceptGuardError, GuardError, PolicyError, SessionError
 from .engine import demand_promises, served
 from .host import VllmHost
 from .policies import NAMED, policies
 from .requests import Requests, Saying
+
+try:
+    from vllm.v1.sample.logits_processor import LogitsProcessor as First
+    from vllm.v1.sample.logits_processor import process_dict_updates
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as Second
+except ImportError as error:
+    raise SessionError(
+        f"this vLLM has other logits processors than those that conceptguard knows ({error}): take 0.32 or 0.33"
+    ) from error
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

@@ -97,6 +97,17 @@ def test_an_engine_that_could_not_keep_a_promise_does_not_start() -> None:
     assert "no policy: set CONCEPTGUARD_ENFORCE" in say(1, True, policy="")["start"]
 
 
+def test_a_release_with_other_logits_processors_is_told_of() -> None:
+    hidden = "import sys; sys.modules['vllm.v1.worker.gpu.sample.logits_processor'] = None"
+    done = subprocess.run(
+        [python(), "-c", f"{hidden}; import conceptguard.hosts.vllm.processor"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "SessionError: this vLLM has other logits processors than those that conceptguard knows" in done.stderr
+
+
 def test_its_server_under_load(tmp_path: Path) -> None:
     """Over HTTP, streamed, many at once: see the example. Status 1 where anything was said that should not be."""
     options = ("--option=--dtype=float32", "--option=--enforce-eager", "--option=--max-model-len=256")
