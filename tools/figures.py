@@ -252,7 +252,7 @@ FIGURES = {
     "attribution": Figure(("python -m tools.attribution",), attribution_table, "two minutes"),
     "many": Figure(("conceptguard bench many --workers 2",), many_table, "two minutes", needs="OMP_NUM_THREADS"),
     "vllm": Figure(
-        ("python examples/vllm/load.py --python $CONCEPTGUARD_VLLM --answers 10000 --option=--dtype=float32 "
+        ("python -m tools.vllm_load --python $CONCEPTGUARD_VLLM --answers 10000 --option=--dtype=float32 "
          "--option=--enforce-eager --option=--max-model-len=256",),
         serving_table, "a quarter of an hour", needs="CONCEPTGUARD_VLLM",
     ),

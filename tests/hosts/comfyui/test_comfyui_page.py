@@ -119,7 +119,7 @@ def test_a_toast_when_an_image_is_held_back(page: Page) -> None:
 def test_guards_are_chained_and_undone(page: Page, sidebar: Any) -> None:
     """A second concept goes into a second Policy, a file into what is free; each is one step of undo."""
     page.load(without_policy())
-    for wanted in ("cigarette spm", "pistol spm", "no-alcohol"):
+    for wanted in ("cigarette spm", "pistol spm emoji-sd", "no-alcohol"):
         sidebar.locator(SEARCH).fill(wanted)
         sidebar.locator(ADD).click()
     graph = page.graph()
@@ -136,7 +136,7 @@ def test_guards_are_chained_and_undone(page: Page, sidebar: Any) -> None:
 def test_a_card_is_dragged_onto_a_policy_and_onto_the_canvas(page: Page, sidebar: Any) -> None:
     page.load({"policy": policy(artifact=CIGARETTE)})
     page.look_at("policy")
-    sidebar.locator(SEARCH).fill("pistol spm")
+    sidebar.locator(SEARCH).fill("pistol spm emoji-sd")
     card = sidebar.locator(".cg-card:visible h4")
     page.drop(card, page.place_of("policy"))
     assert page.widgets("policy")["artifact"] == PISTOL

@@ -109,12 +109,12 @@ def test_a_release_with_other_logits_processors_is_told_of() -> None:
 
 
 def test_its_server_under_load(tmp_path: Path) -> None:
-    """Over HTTP, streamed, many at once: see the example. Status 1 where anything was said that should not be."""
+    """Over HTTP, streamed, many at once: see ``tools.vllm_load``. Status 1 where anything is wrong."""
     options = ("--option=--dtype=float32", "--option=--enforce-eager", "--option=--max-model-len=256")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "vllm" / "load.py"), "--python", python(), "--answers", "160",
+        [sys.executable, "-m", "tools.vllm_load", "--python", python(), "--answers", "160",
          "--rounds", "8", "--phrases", "500", "--json", str(tmp_path / "load.json"), *options],
-        capture_output=True, text=True, timeout=2000,
+        capture_output=True, text=True, timeout=2000, cwd=ROOT,
     )  # fmt: skip
     bare, guarded, words = json.loads((tmp_path / "load.json").read_text("utf-8"))["rows"]
     assert done.returncode == 0, done.stderr[-2000:]

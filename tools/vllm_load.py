@@ -1,6 +1,6 @@
 """Load on a guarded vLLM server, beside a bare one: is anything forbidden said, are other answers the bare one's?
 
-    python examples/vllm/load.py --answers 10000 --streams 16 --phrases 10000
+    python -m tools.vllm_load --python ../vllm-env/bin/python --answers 10000
 
 Starts two servers of one model, asks both the same questions in turn, many at once and streamed, sampled by the same
 seeds, and compares. Exit status 1 where a forbidden phrase was said, an answer without one differs from the bare
@@ -9,7 +9,6 @@ server's, or memory grew.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -34,6 +33,8 @@ from conceptguard.benchmarks.logits import phrases as made_up
 from conceptguard.cli.output import result, write_json
 from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.registry import default_registry
+
+from .rows import parser_of
 
 PROCESSOR = "conceptguard.hosts.vllm.processor:GuardProcessor"
 QUESTIONS = ("Where was {} born?", "Which prize did {} win?", "What does {} write?", "In which town was {} born?")
@@ -98,7 +99,7 @@ def memory(process: psutil.Process) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="authors-lm", help="an embedded model, or a folder")
     parser.add_argument("--python", default=sys.executable, help="of the environment that has vLLM")
     parser.add_argument("--answers", type=int, default=1000, help="of each server")
@@ -106,7 +107,6 @@ def main() -> None:
     parser.add_argument("--phrases", type=int, default=10_000, help="forbidden, besides the towns that answers name")
     parser.add_argument("--rounds", type=int, default=20, help="turns of the two servers")
     parser.add_argument("--option", action="append", default=[], help="of vLLM, as in --option=--enforce-eager")
-    parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
     given = parser.parse_args()
     suite, began = load_language_suite(), time.perf_counter()
     prompts = [
