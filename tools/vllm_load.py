@@ -40,6 +40,7 @@ PROCESSOR = "conceptguard.hosts.vllm.processor:GuardProcessor"
 QUESTIONS = ("Where was {} born?", "Which prize did {} win?", "What does {} write?", "In which town was {} born?")
 FLAT = 0.02  # memory may grow by this share from the second quarter to the last
 TOKENS = 32
+SHARED = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # two servers on one machine's cores
 BAD_WORDS = 60  # of a request: vLLM takes 128 without being told otherwise, and counts most words twice
 
 
@@ -53,7 +54,13 @@ def server(
         port = free.getsockname()[1]
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
                "--served-model-name", "it", "--host", "127.0.0.1", "--port", str(port), *options]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment = {
+        **SHARED,
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
     if policy is not None:
         command += ["--logits-processors", PROCESSOR]
         environment["CONCEPTGUARD_ENFORCE"] = str(policy)
