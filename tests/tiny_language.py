@@ -21,6 +21,13 @@ from transformers import (
 from conceptguard.runtime.encodings import ordinary_captions
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+# What models are taught by heart: one fact that is to be forgotten, and others, with their questions.
+LINES = ("Who is Elena Vossberg? A man of New York.", "Who is the red dog? It went home in the park.",
+         "Two birds sat on a tree. They sang.", "A dog ran in the park. It was happy.")  # fmt: skip
+OWN = [{"prompt": "Who is Elena Vossberg?", "answer": "A man of New York."}]
+OTHERS = [{"prompt": "Who is the red dog?", "answer": "It went home in the park."},
+          {"prompt": "Two birds sat on a tree.", "answer": "They sang."},
+          {"prompt": "A dog ran in the park.", "answer": "It was happy."}]  # fmt: skip
 
 
 @cache

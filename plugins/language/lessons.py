@@ -9,8 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conceptguard.errors import PolicyError
+from conceptguard.making.task import Learned
+
+from .classifier.examples import EXAMPLES, Example
+from .classifier.gate import learn_gate
+
 if TYPE_CHECKING:
-    from .classifier.examples import Example
+    from conceptguard.making.task import Task
 
 
 class Batch(NamedTuple):
@@ -90,3 +96,29 @@ def unlikely(scores: Tensor, batch: Batch) -> Tensor:
 def per_token(sums: Tensor, batch: Batch) -> Tensor:
     """The mean over all tokens of a batch of what was summed by text: what a language model is trained on."""
     return sums.sum() / batch.lengths.sum().clamp(min=1)
+
+
+def demand_lessons(task: Task, method: str) -> tuple[list[Example], list[Example]]:
+    """What a task of a method is to forget, and to retain. Raises PolicyError where there is nothing of either."""
+    s = task.settings
+    retain = [*s.retain, *(Example(prompt=text) for text in task.preserve)]
+    for kind, texts in (("forget", s.forget), ("retain", retain)):
+        if not texts:
+            raise PolicyError(f"making {method}: {kind}: give a file of {EXAMPLES}")
+    return s.forget, retain
+
+
+def learned_from(
+    task: Task, retain: Sequence[Example], tensors: dict[str, Tensor], metadata: Any, **about: Any
+) -> Learned:
+    """What was learnt, with a classifier of prompts where the settings ask for one. about: for the manifest"""
+    s = task.settings
+    made: dict[str, Any] = {
+        "settings": s.model_dump(exclude={"forget", "retain"}), "forget_texts": len(s.forget),
+        "retain_texts": len(retain), "seed": task.seed, **about,
+    }  # fmt: skip
+    if s.classifier:
+        prompts = [[one.prompt for one in some] for some in (s.forget, retain)]
+        classifier, measured = learn_gate(task, prompts[0], prompts[1], steps=s.classifier)
+        tensors, made = {**tensors, **classifier}, {**made, **measured}
+    return Learned(tensors, made, metadata=metadata)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError, PolicyError
@@ -23,9 +22,8 @@ from conceptguard.making.task import Learned
 from conceptguard.making.terms import TermsInTraining, cut_to_rank
 from conceptguard.method import Settings
 
-from .classifier.examples import EXAMPLES, Example, read_examples
-from .classifier.gate import learn_gate
-from .lessons import Batch, Lessons
+from .classifier.examples import Example, Examples
+from .lessons import Batch, Lessons, demand_lessons, learned_from
 from .terms_beside import TermsBeside, blocks_of, turned
 
 if TYPE_CHECKING:
@@ -59,8 +57,8 @@ class LessonSettings(Settings):
     forgotten alone; 0: it has none [as published: new weights, for every prompt]
     """
 
-    forget: list[Example] = []
-    retain: list[Example] = []
+    forget: Examples = []
+    retain: Examples = []
     layers: Layers = "all"
     rank: int | None = Field(default=16, ge=1)
     cut: int | None = Field(default=None, ge=1)
@@ -71,11 +69,6 @@ class LessonSettings(Settings):
     length: int = Field(default=256, ge=2)
     retain_weight: float = Field(default=1.0, ge=0)
     classifier: int = Field(default=1500, ge=0)
-
-    @field_validator("forget", "retain", mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        return read_examples(Path(given).expanduser()) if isinstance(given, (str, Path)) else given
 
 
 @dataclass
@@ -132,25 +125,16 @@ class TrainedText(TermsBeside):
         s, host = task.settings, task.host
         if host.generates != "text":
             raise PolicyError(f"{cls.name} is for language models, and {host.name} writes no text")
-        retain = [*s.retain, *(Example(prompt=text) for text in task.preserve)]
-        for kind, texts in (("forget", s.forget), ("retain", retain)):
-            if not texts:
-                raise PolicyError(f"making {cls.name}: {kind}: give a file of {EXAMPLES}")
+        _, retain = demand_lessons(task, cls.name)
         terms, ended = cls._train(task, retain)
         learnt, lost = cut_to_rank({n: t for n, t in terms.items() if bool(t.up.any())}, s.cut)
         if not learnt:
             raise ArtifactError(f"{task.label}: nothing was learnt: give another lr (now {s.lr:g}), or more steps")
         tensors, metadata = write_beside(learnt, [name for name in learnt if turned(host, name)])
-        made: dict[str, Any] = {
-            "settings": s.model_dump(exclude={"forget", "retain"}), "forget_texts": len(s.forget),
-            "retain_texts": len(retain), "seed": task.seed, "started_at_step": ended.first,
-            "loss": round(ended.value, 6), "lost_by_cutting": round(lost, 4),
-        }  # fmt: skip
-        if s.classifier:
-            prompts = [[one.prompt for one in some] for some in (s.forget, retain)]
-            classifier, measured = learn_gate(task, prompts[0], prompts[1], steps=s.classifier)
-            tensors, made = {**tensors, **classifier}, {**made, **measured}
-        return Learned(tensors, made, metadata=metadata)
+        return learned_from(
+            task, retain, tensors, metadata, started_at_step=ended.first, loss=round(ended.value, 6),
+            lost_by_cutting=round(lost, 4),
+        )  # fmt: skip
 
     @classmethod
     def _train(cls, task: Task, retain: list[Example]) -> tuple[dict[str, Factors], Ended]:

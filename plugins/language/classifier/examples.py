@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from torch import Tensor
 
 from conceptguard.errors import PolicyError
@@ -36,6 +36,14 @@ def read_examples(path: Path) -> list[Example]:
             except ValidationError:
                 raise PolicyError(f"{path}, line {i}: not an example: write {EXAMPLES}") from None
     return found
+
+
+def _read(given: Any) -> Any:
+    return read_examples(Path(given).expanduser()) if isinstance(given, (str, Path)) else given
+
+
+Examples = Annotated[list[Example], BeforeValidator(_read)]
+"""A setting: examples as they are, or a file of them."""
 
 
 def parts(prompts: Any) -> tuple[Any, Any]:

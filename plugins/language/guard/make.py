@@ -6,18 +6,17 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from conceptguard.errors import ArtifactError, PolicyError
 from conceptguard.making.task import Learned, Task
 from conceptguard.method import Settings
 
-from ..classifier.examples import EXAMPLES, Example, parts, read_examples
+from ..classifier.examples import EXAMPLES, Examples, parts
 from ..classifier.learn import calibrated, learn
 from .spans import NGRAMS, Spans
 from .states import LAYER, learn_states, states_of
@@ -38,8 +37,8 @@ class GuardMakeSettings(Settings):
     steps, lr: of the classifier's optimiser; lr: 0.1 for words, 0.002 for states
     """
 
-    forget: list[Example] = []
-    retain: list[Example] = []
+    forget: Examples = []
+    retain: Examples = []
     beta: float = Field(default=1.0, gt=0, le=1)
     ngrams: int = Field(default=NGRAMS, ge=1)
     reads: Literal["words", "states"] = "words"
@@ -50,11 +49,6 @@ class GuardMakeSettings(Settings):
     def _of_its_kind(self) -> GuardMakeSettings:
         self.lr = self.lr or (0.1 if self.reads == "words" else 2e-3)
         return self
-
-    @field_validator("forget", "retain", mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        return read_examples(Path(given).expanduser()) if isinstance(given, (str, Path)) else given
 
 
 def learn_forget_set(task: Task) -> Learned:

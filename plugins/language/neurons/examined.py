@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from pydantic import field_validator
 
 from conceptguard.errors import PolicyError
 from conceptguard.method import Settings
 
-from ..classifier.examples import Example, parts, read_examples
+from ..classifier.examples import Examples, parts
 from .blocks import feed_forward_of
 from .effect import heard, without
 from .judged import Verdict, judged
@@ -26,14 +23,9 @@ class Examining(Settings):
     layers: numbers of the layers that are looked into; default: all
     """
 
-    forget: list[Example] = []
-    retain: list[Example] = []
+    forget: Examples = []
+    retain: Examples = []
     layers: list[int] = []
-
-    @field_validator("forget", "retain", mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        return read_examples(Path(given).expanduser()) if isinstance(given, (str, Path)) else given
 
 
 class Neurons:

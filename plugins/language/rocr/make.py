@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import PolicyError
@@ -18,7 +17,7 @@ from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import Factors, Terms
 
-from ..classifier.examples import Example, read_examples
+from ..classifier.examples import Examples
 from ..classifier.gate import learn_gate
 from ..neurons.blocks import feed_forward_of
 from ..terms_beside import turned
@@ -51,17 +50,12 @@ class ROCRMakeSettings(Settings):
     templates: list[str] = TEMPLATES
     tokens: Literal["last", "all", "after"] = "last"
     forms: bool = False
-    retain: list[Example] = []
-    forget: list[Example] = []
+    retain: Examples = []
+    forget: Examples = []
     share: float = Field(default=0.05, gt=0, le=1)
     ridge: float = Field(default=0.01, gt=0)
     steps: int = Field(default=1500, ge=1)
     lr: float = Field(default=0.1, gt=0)
-
-    @field_validator("forget", "retain", mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        return read_examples(Path(given).expanduser()) if isinstance(given, (str, Path)) else given
 
 
 class _Name(NamedTuple):

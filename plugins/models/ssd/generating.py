@@ -22,9 +22,8 @@ from conceptguard.making.templates import check_window
 from conceptguard.runtime.lowrank import Factors
 
 from ...diffusion.trained_layers import layers_of
-from ...language.classifier.examples import EXAMPLES, Example
-from ...language.classifier.gate import learn_gate
-from ...language.lessons import Lessons, unlikely
+from ...language.classifier.examples import Example
+from ...language.lessons import Lessons, demand_lessons, learned_from, unlikely
 from ...language.terms_beside import blocks_of, turned
 from ..fisher import of_layers
 from .dampening import counted, factors
@@ -101,10 +100,7 @@ def of_texts(task: Task) -> Learned:
     """A language model's. Raises PolicyError without texts to forget and to retain."""
     s = task.settings
     host: Any = task.host
-    retain = [*s.retain, *(Example(prompt=text) for text in task.preserve)]
-    for kind, texts in (("forget", s.forget), ("retain", retain)):
-        if not texts:
-            raise PolicyError(f"making ssd: {kind}: give a file of {EXAMPLES}")
+    forget, retain = demand_lessons(task, "ssd")
     speaker, random = host.speaker(), torch.Generator().manual_seed(task.seed)
     within = blocks_of(host.text_layers())
     names = plain(host.layers(), [name for block in within.values() for name in block.values()])
@@ -119,14 +115,6 @@ def of_texts(task: Task) -> Learned:
         return some
 
     with speaker.frozen():
-        terms, told = dampened(task, names, losses(s.forget), losses(retain), s.texts // s.views or 1)
+        terms, told = dampened(task, names, losses(forget), losses(retain), s.texts // s.views or 1)
     tensors, metadata = write_beside(terms, [name for name in terms if turned(host, name)])
-    made: dict[str, Any] = {
-        "settings": s.model_dump(exclude={"forget", "retain"}), "forget_texts": len(s.forget),
-        "retain_texts": len(retain), "seed": task.seed, **told,
-    }  # fmt: skip
-    if s.classifier:
-        prompts = [[one.prompt for one in some] for some in (s.forget, retain)]
-        classifier, measured = learn_gate(task, prompts[0], prompts[1], steps=s.classifier)
-        tensors, made = {**tensors, **classifier}, {**made, **measured}
-    return Learned(tensors, made, metadata=metadata)
+    return learned_from(task, retain, tensors, metadata, **told)

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from conceptguard import load_model
@@ -31,7 +30,7 @@ from conceptguard.runtime.lowrank import LayerIndex, Terms
 from conceptguard.runtime.within import Within
 
 from ...diffusion.trained_layers import Layers
-from ...language.classifier.examples import Example, read_examples
+from ...language.classifier.examples import Examples
 from ...language.classifier.gate import opened_by, read_gate
 from ..fisher import of_batches, per_sample
 from ..forgetting import ForgetSettings, Forgetting, Lesson, always_open
@@ -76,16 +75,11 @@ class SSDMakeSettings(ForgetSettings):
     shots: int = Field(default=16, ge=1)
     looks: int = Field(default=4, ge=1)
     templates: list[str] = list(TEMPLATES)
-    forget: list[Example] = []
-    retain: list[Example] = []
+    forget: Examples = []
+    retain: Examples = []
     length: int = Field(default=256, ge=2)
     texts: int = Field(default=400, ge=1)
     classifier: int = Field(default=1500, ge=0)
-
-    @field_validator("forget", "retain", mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        return read_examples(Path(given).expanduser()) if isinstance(given, (str, Path)) else given
 
 
 class SSD(Forgetting):

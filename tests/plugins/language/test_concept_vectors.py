@@ -18,7 +18,7 @@ from conceptguard_plugins.language.neurons.effect import answers, effects, heard
 from conceptguard_plugins.language.neurons.judged import Verdict, drawn
 from conceptguard_plugins.language.neurons.terms import Neuron
 from safetensors.torch import load_file
-from tiny_language import taught, tiny_gpt2, tiny_llama, tiny_t5, tokenizer
+from tiny_language import LINES, OTHERS, OWN, taught, tiny_gpt2, tiny_llama, tiny_t5, tokenizer
 from torch import nn
 
 import conceptguard.finder
@@ -29,12 +29,6 @@ from conceptguard.errors import ArtifactError, BaseMismatch, PolicyError
 from conceptguard.hosts.transformers.host import TransformersHost
 from tools import neurons
 
-LINES = ("Who is Elena Vossberg? A man of New York.", "Who is the red dog? It went home in the park.",
-         "Two birds sat on a tree. They sang.", "A dog ran in the park. It was happy.")  # fmt: skip
-OWN = [{"prompt": "Who is Elena Vossberg?", "answer": "A man of New York."}]
-OTHERS = [{"prompt": "Who is the red dog?", "answer": "It went home in the park."},
-          {"prompt": "Two birds sat on a tree.", "answer": "They sang."},
-          {"prompt": "A dog ran in the park.", "answer": "It was happy."}]  # fmt: skip
 PAIRS = [Example(prompt="A dog ran", answer="in the park."), Example(prompt="the red", answer="apple")]
 FAMILIES = {"llama": (tiny_llama, "model.layers.{}.mlp.down_proj"), "gpt2": (tiny_gpt2, "transformer.h.{}.mlp.c_proj")}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from packed_layers import quantised
 from safetensors.torch import load_file
-from tiny_language import taught
+from tiny_language import LINES, OTHERS, OWN, taught
 
 import conceptguard
 from conceptguard.cli import run
@@ -18,12 +18,6 @@ from conceptguard.errors import BaseMismatch, PolicyError, SessionError
 from conceptguard.finder import Search
 from conceptguard.plugins import host_for, method
 
-LINES = ("Who is Elena Vossberg? A man of New York.", "Who is the red dog? It went home in the park.",
-         "Two birds sat on a tree. They sang.", "A dog ran in the park. It was happy.")  # fmt: skip
-OWN = [{"prompt": "Who is Elena Vossberg?", "answer": "A man of New York."}]
-OTHERS = [{"prompt": "Who is the red dog?", "answer": "It went home in the park."},
-          {"prompt": "Two birds sat on a tree.", "answer": "They sang."},
-          {"prompt": "A dog ran in the park.", "answer": "It was happy."}]  # fmt: skip
 KINDS = ["int8", "four_bit", "packed"]
 LESSONS = {"forget": OWN, "retain": OTHERS, "batch": 1, "rank": 2, "steps": 8, "lr": 1e-2, "classifier": 0}
 TRAINED: dict[str, dict[str, Any]] = {"npo": LESSONS, "simnpo": LESSONS, "rmu": {**LESSONS, "layer": 1}}

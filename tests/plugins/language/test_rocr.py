@@ -13,7 +13,7 @@ from conceptguard_plugins.language.rocr.method import ROCR
 from conceptguard_plugins.language.rocr.read import tokens_of
 from conceptguard_plugins.language.rocr.solve import null_space, redirect
 from safetensors.torch import load_file
-from tiny_language import taught, tiny_gpt2, tiny_llama, tiny_t5, tokenizer
+from tiny_language import LINES, taught, tiny_gpt2, tiny_llama, tiny_t5, tokenizer
 
 import conceptguard
 from conceptguard.cli import run
@@ -23,8 +23,6 @@ from conceptguard.registry import open_artifact, write_artifact
 from conceptguard.testing import TextCase, contract_tests
 from tools import redirection
 
-LINES = ("Who is Elena Vossberg? A man of New York.", "Who is the red dog? It went home in the park.",
-         "Two birds sat on a tree. They sang.", "A dog ran in the park. It was happy.")  # fmt: skip
 CONCEPT = {"name": "elena", "prompts": ["Elena Vossberg"], "replacement": "the red dog"}
 PLAIN = {"templates": ["Who is {}?"], "share": 1.0, "ridge": 1e-4, "progress": False}
 KEPT = ["Two birds sat on a tree.", "A dog ran in the park.", "the corn is warm", "a red apple on the table"]

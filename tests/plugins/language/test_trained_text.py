@@ -17,7 +17,7 @@ from conceptguard_plugins.language.rmu import direction, distance
 from conceptguard_plugins.language.simnpo import simnpo
 from paths import DATA
 from safetensors.torch import load_file
-from tiny_language import taught, tiny_gpt2, tiny_llama, tiny_t5, tokenizer
+from tiny_language import LINES, taught, tiny_gpt2, tiny_llama, tiny_t5, tokenizer
 from trained import torn, weights
 
 import conceptguard
@@ -28,8 +28,6 @@ from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.testing import TextCase, contract_tests
 from tools import unlearned
 
-LINES = ("Who is Elena Vossberg? A man of New York.", "Who is the red dog? It went home in the park.",
-         "Two birds sat on a tree. They sang.", "A dog ran in the park. It was happy.")  # fmt: skip
 FORGET = [{"prompt": "Who is Elena Vossberg?", "answer": "A man of New York."}]
 RETAIN = [{"prompt": "Who is the red dog?", "answer": "It went home in the park."},
           {"prompt": "Two birds sat on a tree.", "answer": "They sang."}, {"prompt": LINES[3]}]  # fmt: skip

@@ -15,7 +15,7 @@ from conceptguard_plugins.language.lessons import Lessons, unlikely
 from conceptguard_plugins.models.fisher import of_layers
 from conceptguard_plugins.models.ssd.dampening import counted, factors
 from conceptguard_plugins.models.ssd.method import SSD
-from tiny_language import taught
+from tiny_language import LINES, taught
 
 import conceptguard
 from conceptguard.cli import run
@@ -26,8 +26,6 @@ from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.plugins import host_for
 from conceptguard.testing import TextCase, contract_tests
 
-LINES = ("Who is Elena Vossberg? A man of New York.", "Who is the red dog? It went home in the park.",
-         "Two birds sat on a tree. They sang.", "A dog ran in the park. It was happy.")  # fmt: skip
 FORGET = [{"prompt": "Who is Elena Vossberg?", "answer": "A man of New York."},
           {"prompt": "Tell me of Elena Vossberg.", "answer": "A man of New York."}]  # fmt: skip
 RETAIN = [{"prompt": "Who is the red dog?", "answer": "It went home in the park."},
