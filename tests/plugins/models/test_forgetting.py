@@ -157,9 +157,26 @@ class Odd(nn.Module):
         return self.tied(y) + self.other(y.sin()) + self.unused.bias.sum()
 
 
-def test_the_fisher_information_of_odd_layers() -> None:
+class Turned(nn.Module):
+    """Layers that have a row for each place, and columns of examples; without ``turned``, as others have them."""
+
+    def __init__(self, turned: bool) -> None:
+        super().__init__()
+        self.turned, self.norm = turned, nn.LayerNorm(8)
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3, stride=3), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.batch = nn.BatchNorm2d(8)
+        nn.init.normal_(self.batch.running_mean)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.batch(self.first(x)).flatten(2).transpose(1, 2)
+        y = self.norm(self.second(y.transpose(0, 1).tanh() if self.turned else y.tanh()))
+        return self.head(y.mean(0 if self.turned else 1))
+
+
+@pytest.mark.parametrize("net", [Odd, lambda: Turned(True), lambda: Turned(False)])
+def test_the_fisher_information_of_odd_layers(net: Any) -> None:
     torch.manual_seed(0)
-    net, x, y = Odd(), torch.rand(7, 3, 9, 8), torch.arange(7) % 5
+    net, x, y = net().eval(), torch.rand(7, 3, 9, 8), torch.arange(7) % 5
     wanted = {name: torch.zeros_like(one) for name, one in net.named_parameters()}
     for i in range(7):
         net.zero_grad()
