@@ -54,6 +54,7 @@ class Method:
     family: ClassVar[str | None] = None  # of its artifacts, where they belong to no base model
     several: ClassVar[bool] = False  # whether one artifact can be made of many concepts: see ``Task.each``
     modules: ClassVar[bool] = False  # whether it guards plain torch modules, into whose weights it is folded
+    generating: ClassVar[bool] = False  # of one that does: whether it guards models that draw and that write as well
     previews: ClassVar[bool] = False  # whether its training shows pictures: see ``making.preview``
     any_concept: ClassVar[bool] = False  # whether an artifact serves whatever concept the policy names beside it
     Settings: ClassVar[type[BaseModel]] = Settings

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from conceptguard import plugins
 from conceptguard.cli import fields
-from conceptguard.hookspecs import GENERATION, TEXT
+from conceptguard.cli.plugins import acts_on
+from conceptguard.hookspecs import GENERATION
 from conceptguard.method import Method
 from conceptguard.registry import shipped_folder
 from conceptguard.registry.manifest import Manifest, parse_manifest
@@ -49,8 +50,8 @@ def table() -> str:
     rows = []
     for name in names():
         method = plugins.method(name)
-        kinds = "modules" if method.modules else "text" if set(hooks_of(method)) & TEXT else "pictures"
-        rows.append([f"[`{name}`]({name}.md)", summary(name), kinds, ", ".join(f"`{h}`" for h in hooks_of(method))])
+        hooks = ", ".join(f"`{h}`" for h in hooks_of(method))
+        rows.append([f"[`{name}`]({name}.md)", summary(name), acts_on(method), hooks])
     return rows_as_table(["method", "what it does", "guards", "hooks"], rows)
 
 

@@ -104,12 +104,12 @@ def _row(name: str, method: Any) -> dict[str, Any]:
 
 
 def acts_on(method: Any) -> str:
-    """ "pictures", "text" or "modules"."""
+    """ "pictures", "text" or "modules", or all of them."""
     from .. import plugins
     from ..hookspecs import TEXT
 
     if method.modules:
-        return "modules"
+        return "modules, pictures, text" if method.generating else "modules"
     return "text" if plugins.hooks(method) & TEXT else "pictures"
 
 

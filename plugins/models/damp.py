@@ -29,10 +29,12 @@ class DAMPMakeSettings(ForgetSettings):
 
     power: of how well a class stands apart at a layer; more spares the early layers more
     scale: of all projections together
+    sample: how many examples, of each class its share, tell what is retained; 0: all of them
     """
 
     power: float = Field(default=16.0, ge=0)
     scale: float = Field(default=1.0, gt=0, le=2)
+    sample: int = Field(default=256, ge=0)
 
 
 class DAMP(Forgetting):
@@ -45,16 +47,19 @@ class DAMP(Forgetting):
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above, in the copy."""
         layers = {name: one for name, one in lesson.net.named_modules() if isinstance(one, (nn.Linear, nn.Conv2d))}
-        read = lesson.kept("read", lambda: means_read(lesson, layers))
         classes = lesson.labels[lesson.forget].unique()
         if bool(torch.isin(lesson.labels[lesson.retain], classes).any()):
             raise PolicyError(f"{lesson.task.label}: it takes whole classes out, and some of theirs are to be retained")
+        places = lesson.spread(settings.sample)
+        stays = torch.isin(places, lesson.retain)
+        read = lesson.kept("read", lambda: means_read(lesson, layers, places), examples=len(places))
+        gone = means_read(lesson, layers, lesson.forget)
         shares: dict[str, float] = {}
         with lesson.task.bar(len(layers)) as tick, torch.no_grad():
             for number, (name, layer) in enumerate(layers.items()):
                 if isinstance(layer, nn.Conv2d) and layer.groups != 1:
                     continue
-                basis, middle, apart = directions(read[name], lesson, classes)
+                basis, middle, apart = directions(gone[name], read[name][stays], lesson.labels[lesson.forget])
                 gamma = settings.scale * apart**settings.power
                 shares[name] = round(gamma, 4)
                 project(layer, basis, middle, gamma)
@@ -73,8 +78,8 @@ def project(layer: nn.Linear | nn.Conv2d, basis: Tensor, middle: Tensor, gamma: 
 
 
 @torch.no_grad()
-def means_read(lesson: Lesson, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """What each layer reads of every example, a mean over places or tokens: [n, in]."""
+def means_read(lesson: Lesson, layers: Mapping[str, nn.Module], places: Tensor) -> dict[str, Tensor]:
+    """What each layer reads of some examples, a mean over its places or tokens: [n, in]."""
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
     handles = []
     for name, layer in layers.items():
@@ -85,23 +90,25 @@ def means_read(lesson: Lesson, layers: Mapping[str, nn.Module]) -> dict[str, Ten
 
         handles.append(layer.register_forward_pre_hook(read))
     try:
-        for part in lesson.inputs.split(256):
-            lesson.net(part)
+        for part in lesson.inputs[places].split(256):
+            lesson.net(part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part)
     finally:
         for handle in handles:
             handle.remove()
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def directions(read: Tensor, lesson: Lesson, classes: Tensor) -> tuple[Tensor, Tensor, float]:
-    """An orthonormal basis [in, k], the middle of what is retained [in], and how well classes stand apart, 0 to 1."""
-    labels, middle = lesson.labels, read[lesson.retain].mean(0)
+def directions(gone: Tensor, kept: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
+    """An orthonormal basis [in, k], the middle of what is retained [in], and how well classes stand apart, 0 to 1.
+
+    gone, kept [n, in]: of what is to be forgotten, whose classes are ``labels``, and of what is retained"""
+    middle = kept.mean(0)
     found, apart = [], []
-    for label in classes.tolist():
-        own = read[lesson.forget[labels[lesson.forget] == label]]
+    for label in labels.unique().tolist():
+        own = gone[labels == label]
         way = own.mean(0) - middle
         found.append(way)
-        apart.append(max(0.0, 2 * auc(own @ way, read[lesson.retain] @ way) - 1))
+        apart.append(max(0.0, 2 * auc(own @ way, kept @ way) - 1))
     basis, values, _ = torch.linalg.svd(torch.stack(found, 1), full_matrices=False)
     return basis[:, values > 1e-4 * values[0]], middle, sum(apart) / len(apart)
 

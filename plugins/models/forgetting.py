@@ -66,14 +66,28 @@ class Lesson:
         """``n`` of some places, drawn anew each time; all where there are fewer."""
         return places[torch.randperm(len(places), generator=self.random)[:n]]
 
+    def spread(self, n: int) -> Tensor:
+        """``n`` places of all examples, of each class its share, the same whatever is to be forgotten; all for 0.
+
+        Raises PolicyError where none of them is retained.
+        """
+        if not 0 < n < len(self.labels):
+            return torch.arange(len(self.labels))
+        drawn = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
+        by_class = drawn[self.labels.cpu()[drawn].argsort(stable=True)]
+        found = by_class[torch.linspace(0, len(drawn) - 1, n).round().long()].sort().values
+        if not bool(torch.isin(found, self.retain).any()):
+            raise PolicyError(f"{self.task.label}: none of {n} examples is retained: give a larger sample")
+        return found
+
     def seen(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels as a training sees them: pictures a little moved each time."""
         given = self.inputs[places]
         return moved(given, self.random) if given.ndim == 4 else given, self.labels[places]
 
     def kept(self, what: str, measure: Callable[[], dict[str, Tensor]], **about: Any) -> dict[str, Tensor]:
-        """What was measured of the model and all of its examples, whichever of them are to be forgotten: kept beside
-        the artifact, for whatever is asked next. about: what it hangs on beside these"""
+        """What was measured of the model and of its examples, whichever of them are to be forgotten: kept beside the
+        artifact, for whatever is asked next. about: what it hangs on beside these"""
         read = hashlib.sha256()
         for one in (self.inputs, self.labels, *self.before.state_dict().values()):
             read.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -275,11 +275,9 @@ def test_a_method_tells_its_settings(capsys: pytest.CaptureFixture[str]) -> None
     assert "makes no artifacts" in said(capsys, "make", "sld", "--help")[0]
 
 
-def test_every_method_says_picture_or_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_method_says_what_it_acts_on(capsys: pytest.CaptureFixture[str]) -> None:
     for row in reported(capsys, "plugins")["rows"]:
-        assert row["about"].startswith(
-            {"pictures": "Pictures: ", "text": "Text: ", "modules": "Modules: "}[row["acts_on"]]
-        ), row
+        assert row["about"].startswith(f"{row['acts_on'].capitalize()}: "), row
         assert not re.search(r"[ελη`_=]", row["about"]), "a formula is for the paragraphs below"
 
 

@@ -83,13 +83,14 @@ class SSDMakeSettings(ForgetSettings):
 
 
 class SSD(Forgetting):
-    """Modules: weights that matter most to what is to be forgotten are dampened; nothing is trained.
+    """Modules, pictures, text: weights that matter most to what is to be forgotten are dampened; nothing is trained.
 
     Of a model that draws or writes they are those of its blocks' linear layers, and the change lies beside them, opened
     by the prompt.
     """
 
     name = "ssd"
+    generating = True
     Settings = SSDSettings
     MakeSettings = SSDMakeSettings
 

@@ -229,6 +229,15 @@ def test_damp_is_a_projection_of_low_rank(tmp_path: Path) -> None:
         made("damp", "mono", tmp_path)
 
 
+def test_a_sample_of_which_nothing_is_retained_is_refused(tmp_path: Path) -> None:
+    """And one has of each class its share."""
+    first = bench().examples.classes[0]
+    with pytest.raises(PolicyError, match="none of 1 examples is retained: give a larger sample"):
+        made("damp", first, tmp_path, sample=1)
+    one, other = (made("damp", first, tmp_path / str(n), sample=n).tensors() for n in (0, 10**6))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
 def test_a_file_that_was_damaged_is_refused(tmp_path: Path) -> None:
     one = made("damp", "skull", tmp_path)
     path = next(one.folder.glob("*.safetensors"))
