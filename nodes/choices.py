@@ -61,10 +61,16 @@ def methods_without_artifact() -> list[str]:
     return [name for name, method in installed().items() if method.needs != "artifact"]
 
 
-def policies() -> dict[str, Path]:
-    """Policy files by name: those in ComfyUI's models/conceptguard, then the shipped ones."""
+def own_folder() -> Path:
+    """The first of ComfyUI's folders models/conceptguard."""
     if FOLDER not in folder_paths.folder_names_and_paths:
         folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+    return Path(folder_paths.get_folder_paths(FOLDER)[0])
+
+
+def policies() -> dict[str, Path]:
+    """Policy files by name: those in ComfyUI's models/conceptguard, then the shipped ones."""
+    own_folder()
     own = {
         path.name: path
         for folder in folder_paths.get_folder_paths(FOLDER)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from conceptguard.errors import PolicyError
 from conceptguard.finder import PictureSet, Search
-from conceptguard.finding.encoders import EMBEDDED, load_encoder, words_for
+from conceptguard.finding.encoders import EMBEDDED, load_encoder, split_words, words_for
 from conceptguard.finding.files import guards_by_words
 from conceptguard.hosts.comfyui.looking import LookingHost
 from conceptguard.plugins import methods, offers
@@ -60,7 +59,7 @@ class ConceptGuardExemplar(io.ComfyNode):
         search = Search(
             LookingHost(model, clip, vae, (int(pixels.shape[1]), int(pixels.shape[2]))), None,
             finder.FindSettings(steps=0), 0, FINDER, False, PictureSet(pixels[None], ["the picture"], [""]),
-            _encoder(), words_for(EMBEDDED, words, things=True),
+            load_encoder(), words_for(EMBEDDED, split_words(words), things=True),
         )  # fmt: skip
         found = finder.find(search)
         guards = [{**guard, "method": method} for guard in guards_by_words(found.concepts)]
@@ -73,8 +72,3 @@ class ConceptGuardExemplar(io.ComfyNode):
         report = "\n".join(f"{one.name}: {', '.join(one.evoked) or 'no word, not guarded'}" for one in found.concepts)
         parts = torch.cat([one.maps for one in found.concepts]).float()
         return io.NodeOutput(together(policy, own) if policy is not None else own, report, parts)
-
-
-@cache
-def _encoder() -> Any:
-    return load_encoder()

@@ -6,9 +6,10 @@ import os
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import routes
+from . import found, routes
 from .demo_node import ConceptGuardDemoModel
 from .exemplar_node import ConceptGuardExemplar
+from .find_node import ConceptGuardFind
 from .former_nodes import FORMER
 from .guard_nodes import ConceptGuardEncoder, ConceptGuardExplain, ConceptGuardModel
 from .image_nodes import ConceptGuardCheckImage, ConceptGuardReceipt
@@ -26,6 +27,7 @@ def begin() -> None:
         enforced = server.start()
     routes.tell_status(enforced=enforced)
     routes.serve_registry()
+    found.serve()
 
 
 class ConceptGuard(ComfyExtension):
@@ -35,5 +37,6 @@ class ConceptGuard(ComfyExtension):
         return [
             ConceptGuardPolicy, ConceptGuardModel, ConceptGuardEncoder, ConceptGuardCheckImage, ConceptGuardReceipt,
             ConceptGuardExplain, ConceptGuardExemplar, ConceptGuardDemoModel,
-            *(FORMER if os.environ.get(ENFORCE) else ()),
+            # Its pages show pictures that an operator's policy did not look at.
+            *(FORMER if os.environ.get(ENFORCE) else (ConceptGuardFind,)),
         ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,9 @@ from ..errors import ConceptGuardError
 
 if TYPE_CHECKING:
     from ..concept import Concept
-    from ..finder import Found, FoundConcept, PictureSet, Search
+    from ..finder import Found, PictureSet, Search
     from ..finding.checks import Checks
     from ..finding.corrections import Corrections
-
-CONTROL = "random_directions"
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,11 @@ class Asked:
 def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None, begin: float) -> None:
     """Look, check the finder beside a random one, and write what was asked for."""
     from ..finder import Search
-    from ..finding.encoders import load_encoder, words_for
+    from ..finding.checks import beside_random
+    from ..finding.encoders import load_encoder, words_for, words_in
+    from ..finding.live import Live
+    from ..finding.looked import Looked
+    from ..finding.page import write_page
     from .devices import pick_device
     from .output import print_table, report
     from .table import wrapped
@@ -53,19 +55,25 @@ def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None,
     host = _host(asked) if one else None
     search = Search(host, asked.concept, settings, asked.seed, finder.name, shown,
                     _picture(asked, host) if one else _pictures(asked), encoder,
-                    words_for(asked.encoder, asked.words, things=one))  # fmt: skip
-    found = finder.find(search)
+                    words_for(asked.encoder, words_in(asked.words), things=one))  # fmt: skip
+    looked = Looked(finder, search, finder.find(search), asked.out or Path(), asked.probes)
     said = asked.corrections
     if said is not None:
-        found = _corrected(finder, search, found, said)
-    checks = [] if one else _checks(finder, search, found)
-    page = _page(asked, search, found, checks) if asked.page or asked.port is not None else ""
+        looked = replace(looked, found=looked.again(said))
+    found = looked.found
+    checks = [] if one else beside_random(finder, search, found)
+    page, written, why = "", [], ""
+    if asked.page or asked.port is not None:
+        page = _page(asked, search, found, checks)
+    if asked.page:
+        write_page(asked.page, page)
+        written.append(str(asked.page))
     try:
-        written, why = _write(asked, search, found.concepts, said, page), ""
+        written += looked.write(said) if asked.out else []
     except ConceptGuardError as error:
         if asked.port is None:
             raise
-        written, why = [], f"{error}; it may be once the page says more"  # such as where the concept is
+        why = f"{error}; it may be once the page says more"  # such as where the concept is
     told = {"finder": finder.name, "model": asked.model, "pictures": str(asked.pictures or ""),
             "encoder": asked.encoder, "told": found.told}  # fmt: skip
     report("find", found.rows, time.perf_counter() - begin, json, str(encoder.model.device), **told,
@@ -77,41 +85,9 @@ def find_in_pictures(finder: Any, settings: Any, asked: Asked, json: str | None,
         for line in [*(f"wrote {file}" for file in written), *([why] if why else [])]:
             print(line)
     if asked.port is not None:
-        _serve(finder, search, found, asked, page)
-
-
-def _corrected(finder: Any, search: Search, found: Found, said: Corrections) -> Found:
-    """Looked for again, where the finder itself decides by what was said. Raises PolicyError."""
-    from dataclasses import replace
-
-    from ..errors import PolicyError
-    from ..finding.corrections import checked, settings_with
-
-    assert search.pictures is not None
-    checked(said, found.concepts, search.pictures)
-    if said.rules and not hasattr(search.settings, "rules"):
-        raise PolicyError(f"{finder.name} keeps no rules: `conceptguard find confounders` does")
-    settings = settings_with(search.settings, said)
-    if settings is search.settings:
-        return found
-    return finder.find(replace(search, settings=settings, shown=False))
-
-
-def _serve(finder: Any, search: Search, found: Found, asked: Asked, page: str) -> None:
-    """Until ctrl-C."""
-    from ..finding.live import Live
-
-    def correct(said: Corrections) -> str:
-        begin = time.perf_counter()
-        again = _corrected(finder, search, found, said)
-        written = _write(asked, search, found.concepts, said)
-        told = [again.told] if again is not found else []
-        return "\n".join([*told, *(f"wrote {file}" for file in written), f"{time.perf_counter() - begin:.1f} s"])
-
-    assert asked.port is not None
-    live = Live(page, correct, asked.port)
-    print(f"Correct at {live.url} and end with ctrl-C.", flush=True)
-    live.run()
+        live = Live(page, looked.correct, asked.port)
+        print(f"Correct at {live.url} and end with ctrl-C.", flush=True)
+        live.run()
 
 
 def _host(asked: Asked) -> Any:
@@ -157,27 +133,6 @@ def _pictures(asked: Asked) -> PictureSet:
         return draw(pipe, prompts, asked.draw, Recipe(), tick)
 
 
-def _checks(finder: Any, search: Search, found: Found) -> list[Checks]:
-    """Of the finder, and of the random one on the same pictures."""
-    from dataclasses import replace
-
-    from ..finding.checks import check
-    from ..finding.crops import look
-    from ..plugins import offers
-
-    s = search.settings
-    assert search.pictures is not None and search.encoder is not None
-    rows = look(search.pictures, search.encoder, s.crop, s.stride).rows.mean(1)
-    checks = [check(finder, search, found, rows)]
-    control = offers("finders").get(CONTROL)
-    if control is not None and control is not finder:
-        same = {name: getattr(s, name) for name in control.FindSettings.model_fields if hasattr(s, name)}
-        same = {name: value for name, value in same.items() if name not in ("extraction", "importance")}
-        again = replace(search, settings=control.FindSettings(**same), label=CONTROL, shown=False)
-        checks.append(check(control, again, control.find(again), rows))
-    return checks
-
-
 def _page(asked: Asked, search: Search, found: Found, checks: Sequence[Checks]) -> str:
     from ..finding.page import page
 
@@ -187,50 +142,3 @@ def _page(asked: Asked, search: Search, found: Found, checks: Sequence[Checks]) 
     assert search.pictures is not None
     rules, live = hasattr(search.settings, "rules"), asked.port is not None
     return page(found, search.pictures, checks, facts, asked.corrections, rules, live)
-
-
-def _write(
-    asked: Asked, search: Search, found: Sequence[FoundConcept], said: Corrections | None, page: str = ""
-) -> list[str]:
-    """The files that were asked for; of a page that is served none."""
-    from ..finding.corrections import Corrections, corrected, cut_out
-    from ..finding.files import (
-        STEPS,
-        guards_by_words,
-        guards_of,
-        named,
-        write_concepts,
-        write_policy,
-        write_probe,
-        write_tokens,
-    )
-    from ..finding.page import write_page
-    from ..making.progress import progress_bar
-
-    pictures = search.pictures
-    written: list[Path] = []
-    assert pictures is not None
-    if asked.page and page:
-        write_page(asked.page, page)
-        written.append(asked.page)
-    if asked.out:
-        said = said or Corrections()
-        kept = corrected(found, pictures, said)
-        write_concepts(asked.out / "concepts.yaml", kept)
-        written.append(asked.out / "concepts.yaml")
-        made = []
-        for name in dict.fromkeys(named(found, name).name for name in asked.probes):
-            if name in said.strike:
-                continue
-            one = named(kept, said.rename.get(name, name))
-            more = cut_out(pictures, said, name, True), cut_out(pictures, said, name, False)
-            with progress_bar(f"probe {one.name}", STEPS, search.shown) as tick:
-                made.append(write_probe(asked.out, one, pictures, asked.seed, tick, more))
-        guards = guards_of(asked.out, made) if search.host is None else guards_by_words(kept)
-        if guards:
-            write_policy(asked.out / "policy.yaml", guards)
-            written += [asked.out / "policy.yaml", *(one.folder for one in made)]
-        elif asked.probes:
-            (asked.out / "policy.yaml").unlink(missing_ok=True)  # of a probe that was struck
-        written += write_tokens(asked.out / "tokens", kept)
-    return [str(file) for file in written]

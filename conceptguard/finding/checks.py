@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..finder import Finder, Found, FoundConcept, PictureSet, Search
 
 MOST_SHOWN = 32
+CONTROL = "random_directions"
 CHANCE = 8  # of the positives that normalised precision counts where there are no classes: an eighth of the pictures
 
 
@@ -57,6 +58,24 @@ def check(finder: type[Finder], search: Search, found: Found, rows: Tensor) -> C
         own = torch.tensor([[one == name for name in names] for one in pictures.classes])
         classes = learnability(rows, own.float())
     return Checks(finder.name, _agreement(finder, search, pictures), learnt, classes, len(found.concepts))
+
+
+def beside_random(finder: type[Finder], search: Search, found: Found) -> list[Checks]:
+    """Of what a finder found, and of what directions at random make of the same pictures."""
+    from ..plugins import offers
+    from .crops import look
+
+    s = search.settings
+    assert search.pictures is not None and search.encoder is not None
+    rows = look(search.pictures, search.encoder, s.crop, s.stride).rows.mean(1)
+    checks = [check(finder, search, found, rows)]
+    control = offers("finders").get(CONTROL)
+    if control is not None and control is not finder:
+        same = {name: getattr(s, name) for name in control.FindSettings.model_fields if hasattr(s, name)}
+        same = {name: value for name, value in same.items() if name not in ("extraction", "importance")}
+        again = replace(search, settings=control.FindSettings(**same), label=CONTROL, shown=False)
+        checks.append(check(control, again, control.find(again), rows))
+    return checks
 
 
 def present(concept: FoundConcept) -> Tensor:

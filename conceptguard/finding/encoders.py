@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import RegistryError
@@ -22,17 +23,26 @@ def load_encoder(name: str = EMBEDDED) -> ImageText:
     return load_image_text(folder)
 
 
-def words_for(name: str, given: str = "", things: bool = False) -> list[str]:
-    """What concepts may be called: a file of words, one a line, or words with commas between; of the shipped encoder by
-    default the words of its world. None otherwise: concepts have numbers then. things: of that world the things alone,
-    in all words for them, for parts of a picture, each of which is of some style as well. Raises RegistryError."""
-    if given:
-        file = Path(given).expanduser()
-        if file.is_file():
-            return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [word.strip() for word in given.split(",") if word.strip()]
-    if name != EMBEDDED:
-        return []
+def words_in(given: str) -> list[str]:
+    """A file's words, one a line, or words with commas between. For the person whose machine this is alone: whoever
+    else writes a file's name would learn what is in it."""
+    file = Path(given).expanduser()
+    if given and file.is_file():
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return split_words(given)
+
+
+def split_words(given: str) -> list[str]:
+    """Words with commas between."""
+    return [word.strip() for word in given.split(",") if word.strip()]
+
+
+def words_for(name: str, given: Sequence[str] = (), things: bool = False) -> list[str]:
+    """What concepts may be called: words that were given, or of the shipped encoder the words of its world. None
+    otherwise: concepts have numbers then. things: of that world the things alone, in all words for them, for parts of a
+    picture, each of which is of some style as well. Raises RegistryError."""
+    if given or name != EMBEDDED:
+        return list(given)
     from ..measuring.suite import load_suite
 
     suite = load_suite("emoji-sd")

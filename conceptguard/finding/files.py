@@ -116,4 +116,4 @@ def named(found: Sequence[FoundConcept], name: str) -> FoundConcept:
     for one in found:
         if one.name == name:
             return one
-    raise PolicyError(f"--probe {name}: nothing of that name was found: {', '.join(one.name for one in found)}")
+    raise PolicyError(f"no concept '{name}' was found: there are {', '.join(one.name for one in found)}")

@@ -1,4 +1,5 @@
-// Corrections are in the page alone until somebody saves them, or `conceptguard find --correct` serves the page.
+// Corrections are in the page alone until somebody saves them, or where `conceptguard find --correct` or ComfyUI serves
+// the page.
 const sections = [...document.querySelectorAll('section')]
 const field = (section, name) => section.querySelector(name)
 const struck = section => field(section, '.strike').checked
@@ -82,7 +83,7 @@ apply?.addEventListener('click', async () => {
     const answer = await fetch('corrections', { method: 'POST', body: JSON.stringify(corrections()) })
     told.textContent = await answer.text()
   } catch {
-    told.textContent = 'No answer: `conceptguard find --correct` has ended.'
+    told.textContent = 'No answer: what served this page has ended.'
   }
   apply.disabled = false
 })

@@ -31,20 +31,18 @@ def read_folder(folder: Path, tick: Callable[[int], None] = lambda n: None, side
 
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise PolicyError(f"--pictures {folder}: no such folder")
+        raise PolicyError(f"{folder}: no such folder")
     files = sorted(one for one in folder.rglob("*") if one.suffix.lower() in SUFFIXES)
     if not files:
         empty = sorted(one.name for one in folder.iterdir() if one.is_dir())
         told = f"; there are folders, {', '.join(empty[:5])}, and nothing in them" if empty else ""
-        raise PolicyError(f"--pictures {folder}: no PNG, JPEG, WebP or BMP in it{told}")
+        raise PolicyError(f"{folder}: no PNG, JPEG, WebP or BMP in it{told}")
     classes = [one.relative_to(folder).parts[0] if one.parent != folder else "" for one in files]
     if "" in classes and set(classes) != {""}:
-        raise PolicyError(
-            f"--pictures {folder}: some pictures are in folders and some are not: sort all of them, or none"
-        )
+        raise PolicyError(f"{folder}: some pictures are in folders and some are not: sort all of them, or none")
     for one in sorted(path.name for path in folder.iterdir() if path.is_dir() and set(classes) != {""}):
         if one not in classes and not one.startswith("."):
-            raise PolicyError(f"--pictures {folder}: class '{one}' has no pictures: add some, or delete its folder")
+            raise PolicyError(f"{folder}: class '{one}' has no pictures: add some, or delete its folder")
     pixels = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
     for i, file in enumerate(files):
         fitted = ImageOps.fit(open_picture(file), (side, side), Image.Resampling.LANCZOS)

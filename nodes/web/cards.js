@@ -1,9 +1,10 @@
-// One card of the sidebar: an artifact with its picture and figures, a policy, or a method that takes words.
+// One card of the sidebar: an artifact with its picture and figures, a policy, a method that takes words, or what was
+// found in pictures.
 import { api } from "../../scripts/api.js";
 import { make } from "./dom.js";
 import { draggable } from "./drop.js";
 import { add } from "./policy.js";
-import { showSheet } from "./sheet.js";
+import { showPage, showSheet } from "./sheet.js";
 import { say } from "./words.js";
 
 export function artifactCard(artifact, tell) {
@@ -31,6 +32,18 @@ export function policyCard(file, tell) {
 export function methodCard({ method, needs }, tell) {
   const hint = make("p", { className: "cg-meta" }, say(needs === "concept" ? "sidebar.needsConcept" : "sidebar.needsNothing"));
   return shell({ method }, { title: method, badge: say("sidebar.method"), words: [method], tell }, hint);
+}
+
+// What Find Concepts found: a click opens its page, on which a person corrects it.
+export function foundCard({ name, finder, concepts }) {
+  const source = api.apiURL(`/conceptguard/found/${encodeURIComponent(name)}/`);
+  return make(
+    "article",
+    { className: "cg-card cg-opens", data: { words: [name, finder, ...concepts].join(" ").toLowerCase(), base: "" } },
+    make("button", { className: "cg-body cg-look", title: say("sidebar.correct"), onclick: () => showPage(name, source) },
+      make("h4", {}, name, " ", make("small", {}, finder)),
+      make("p", { className: "cg-prompts" }, concepts.join(", "))),
+  );
 }
 
 // What was measured: shares of pictures in which the concept, or its neighbours, were recognised.

@@ -1,7 +1,7 @@
 // The sidebar tab: what the registry has, to look at, to search, and to add to the graph.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { artifactCard, methodCard, policyCard } from "./cards.js";
+import { artifactCard, foundCard, methodCard, policyCard } from "./cards.js";
 import { make } from "./dom.js";
 import { status } from "./toasts.js";
 import { say } from "./words.js";
@@ -36,6 +36,7 @@ function createPanel() {
   search.addEventListener("input", filter);
   base.addEventListener("change", filter);
   reload.addEventListener("click", () => fill(list, base, told).then(filter));
+  api.addEventListener("conceptguard.found", () => reload.click());
   // Keys typed here are no shortcuts of the graph.
   search.addEventListener("keydown", (event) => event.stopPropagation());
   reload.click();
@@ -45,8 +46,8 @@ function createPanel() {
 async function fill(list, base, told) {
   told.textContent = say("sidebar.loading");
   const state = await status();
-  const answer = state?.error ? null : await api.fetchApi("/conceptguard/registry");
-  const found = (await answer?.json().catch(() => null)) ?? {};
+  const asked = state?.error ? [] : ["registry", "found"].map((name) => api.fetchApi(`/conceptguard/${name}`));
+  const [found, looked] = await Promise.all([0, 1].map(async (i) => (await (await asked[i])?.json().catch(() => null)) ?? {}));
   if (!found.artifacts) {
     told.textContent = state?.error ?? found.error ?? say("sidebar.unreachable");
     list.replaceChildren();
@@ -61,6 +62,7 @@ async function fill(list, base, told) {
   const artifacts = found.artifacts.sort((a, b) => a.concept.localeCompare(b.concept) || b.picture - a.picture);
   const tell = (text) => (told.textContent = text);
   list.replaceChildren(
+    group("found", looked.map((one) => foundCard(one))),
     group("policies", found.policies.map((file) => policyCard(file, tell))),
     group("artifacts", artifacts.map((artifact) => artifactCard(artifact, tell))),
     group("methods", found.methods.filter(({ needs }) => needs !== "artifact").map((method) => methodCard(method, tell))),

@@ -39,5 +39,8 @@ def test_it_names_what_a_model_drew() -> None:
 
 def test_words_come_from_a_file_or_a_line(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("cat\n\n dog \n")
-    assert encoders.words_for("x", str(tmp_path / "words.txt")) == encoders.words_for("x", "cat, dog") == ["cat", "dog"]
+    words = str(tmp_path / "words.txt")
+    assert encoders.words_in(words) == encoders.words_in("cat, dog") == ["cat", "dog"]
+    assert encoders.split_words(words) == [words], "of what may be anybody's no file is read"
+    assert encoders.words_for("x", ["cat", "dog"]) == ["cat", "dog"]
     assert encoders.words_for("x") == [] and "skull" in encoders.words_for(encoders.EMBEDDED)

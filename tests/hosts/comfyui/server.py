@@ -82,6 +82,14 @@ class Client:
         body = json.dumps(data).encode()
         return _open(Request(f"http://127.0.0.1:{self.port}{path}", body, {"Content-Type": "application/json"}))
 
+    def upload(self, name: str, png: bytes, folder: str) -> Any:
+        """A picture into a folder of ComfyUI's input."""
+        fields = [("image", f'; filename="{name}"', png), ("subfolder", "", folder.encode())]
+        parts = [b"--it\r\nContent-Disposition: form-data; name=\"%b\"%b\r\n\r\n%b\r\n"
+                 % (field.encode(), more.encode(), value) for field, more, value in fields]  # fmt: skip
+        kind = {"Content-Type": "multipart/form-data; boundary=it"}
+        return _open(Request(f"http://127.0.0.1:{self.port}/upload/image", b"".join([*parts, b"--it--\r\n"]), kind))
+
     def queue(self, graph: dict[str, Any], **more: Any) -> Any:
         """Post a prompt; the answer, with ``prompt_id`` where it was accepted."""
         return self.post("/prompt", {"prompt": graph, "client_id": self.id, **more})

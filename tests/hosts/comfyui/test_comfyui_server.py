@@ -23,7 +23,8 @@ def test_the_pack_is_there(client: Client) -> None:
     mine = {name for name in known if name.startswith("ConceptGuard")}
     assert mine == {
         "ConceptGuardPolicy", "ConceptGuardModel", "ConceptGuardEncoder", "ConceptGuardCheckImage",
-        "ConceptGuardReceipt", "ConceptGuardExplain", "ConceptGuardExemplar", "ConceptGuardDemoModel",
+        "ConceptGuardReceipt", "ConceptGuardExplain", "ConceptGuardExemplar", "ConceptGuardFind",
+        "ConceptGuardDemoModel",
     }  # fmt: skip
     offered = str(known["ConceptGuardPolicy"]["input"]["required"])
     assert "emoji-sd/spm/cigarette" in offered and "safree" in offered and "school" in offered
