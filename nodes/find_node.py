@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
+from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from conceptguard.errors import PolicyError
 from conceptguard.files.paths import slug
-from conceptguard.finder import PictureSet, Search
+from conceptguard.finder import PictureSet
+from conceptguard.finder import Search as AskedFor
 from conceptguard.finding.checks import beside_random
 from conceptguard.finding.corrections import read_corrections
 from conceptguard.finding.encoders import EMBEDDED, load_encoder, split_words, words_for
 from conceptguard.finding.looked import CORRECTIONS, Looked
 from conceptguard.finding.page import page
 from conceptguard.finding.pictures import SIDE, read_folder
+from conceptguard.making.progress import Tick
 from conceptguard.plugins import offers
 from conceptguard.policy import Policy, together
 from conceptguard.policy_file import load_policy
 
 from . import choices, events, found
 from .policy_node import POLICY
+
+
+class Search(AskedFor):
+    """One whose progress the page shows."""
+
+    @contextmanager
+    def bar(self, total: int, what: str = "", told: str = "loss") -> Iterator[Tick]:
+        bar = ProgressBar(total)
+        yield lambda step, value=None, /: bar.update_absolute(step + 1)
 
 
 class ConceptGuardFind(io.ComfyNode):

@@ -12,7 +12,6 @@ from typing import Any
 from ..errors import PolicyError
 from ..files.atomic import write_bytes
 from ..finder import Found, FoundConcept, Search
-from ..making.progress import progress_bar
 from .corrections import Corrections, checked, corrected, cut_out, settings_with
 from .files import (
     STEPS,
@@ -67,7 +66,7 @@ class Looked:
                 continue
             one: FoundConcept = named(kept, said.rename.get(name, name))
             more = cut_out(pictures, said, name, True), cut_out(pictures, said, name, False)
-            with progress_bar(f"probe {one.name}", STEPS, self.search.shown) as tick:
+            with self.search.bar(STEPS, f", probe {one.name}") as tick:
                 made.append(write_probe(self.out, one, pictures, self.search.seed, tick, more))
         guards = guards_of(self.out, made) if self.search.host is None else guards_by_words(kept)
         if guards:
