@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -51,19 +52,35 @@ def policies(json: str | None = JSON) -> None:
 
     Every guard takes strength (of what it does; default 1), gate (prompt, always or a number; default prompt) and
     preserve (what must leave a gate by prompt shut); beside these, the settings of its method: `conceptguard plugins
-    METHOD`.
+    METHOD`. One that would not load, such as a file that nobody signed, is named with why, and the exit status is 1.
     """
-    from ..policy_file import load_policy, shipped_policies, shipped_policy
+    from ..policy_file import shipped_policies
     from .output import report
 
     begin = time.perf_counter()
-    rows = []
-    for name in shipped_policies():
-        rules = load_policy(path := shipped_policy(name))
-        families = ", ".join(sorted(_families(rules)))
-        rows.append({"policy": name, "for": families, "guards": len(rules.guards), "on_violation": rules.on_violation,
-                     "about": _about(rules), "file": str(path)})  # fmt: skip
-    report("policies", rows, time.perf_counter() - begin, json, columns=["policy", "for", "guards", "about"])
+    rows = [_listed(name, path) for name, path in shipped_policies().items()]
+    bad = [row for row in rows if row["why"]]
+    report("policies", rows, time.perf_counter() - begin, json, columns=["policy", "for", "guards", "about"],
+           failed=len(bad))  # fmt: skip
+    for row in bad:
+        typer.echo(wrapped(f"{row['policy']} would not load: {row['why']}"), err=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _listed(name: str, path: Path) -> dict[str, Any]:
+    """A row for a shipped policy; why: it would not load."""
+    from ..errors import ConceptGuardError
+    from ..policy_file import load_policy, shipped_policy
+
+    row = {"policy": name, "for": "", "guards": None, "on_violation": "", "about": "", "file": str(path), "why": ""}
+    try:
+        rules = load_policy(shipped_policy(name))
+    except ConceptGuardError as error:
+        return row | {"why": str(error)}
+    families = ", ".join(sorted(_families(rules)))
+    return row | {"for": families, "guards": len(rules.guards), "on_violation": rules.on_violation,
+                  "about": _about(rules)}  # fmt: skip
 
 
 def _families(rules: Policy) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -103,6 +104,21 @@ def test_a_policy_that_nobody_signed(shipped: Path) -> None:
     assert conceptguard.load_policy(mine).name == "school"
     with pytest.raises(PolicyError, match="no policy file or shipped policy 'minne': did you mean 'mine'"):
         conceptguard.load_policy("minne")
+
+
+def test_a_policy_that_would_not_load_leaves_the_others_in_the_list(
+    shipped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(shipped / "policies" / "school.yaml", shipped / "policies" / "mine.yaml")
+    changed(shipped / "policies" / "demo.yaml")
+    assert run(["policies", "--json", "-"]) == 1
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    why = {row["policy"]: row["why"] for row in told["rows"] if row["why"]}
+    assert sorted(why) == ["demo", "mine"] and told["failed"] == 2
+    assert "did not sign it" in why["mine"] and "is not what it was" in why["demo"]
+    assert "mine would not load" in err and "mine.yaml" in err
+    assert {row["guards"] for row in told["rows"] if row["policy"] == "school"} == {10}
 
 
 def test_signatures_that_are_no_good(shipped: Path) -> None:
