@@ -99,6 +99,10 @@ RECOMMENDED = "conceptguard redteam --policy registry/policies/recommended.yaml 
 SEARCHES = (  # noqa: SIM905
     "ring_a_bell mma pez p4d unlearndiffatk concept_inversion concept_arithmetics memories probes classifier_guidance"
 ).split()
+CHEAP = (  # one or two of every form: words, states of the encoder, gradients, rims and noise
+    "paraphrase", "random", "concept_arithmetics", "pez", "ring_a_bell", "concept_inversion", "unlearndiffatk",
+    "in_context", "tina",
+)  # fmt: skip
 WEAK = "{method: spm, artifact: emoji-sd/spm/cigarette, strength: 0.4}"
 
 
@@ -310,9 +314,9 @@ FIGURES = {
         policy_table, "half an hour",
     ),
     "recommended-kept": Figure(("python -m tools.recommended",), kept_table, "five minutes"),
-    "misspelt": Figure(
-        tuple(f"{_attacked(f'--guard {guard}:cigarette', 'paraphrase')} --steps 12" for guard in ARTIFACTS),
-        redteam_table, "ten minutes",
+    "other-guards": Figure(
+        tuple(f"{_attacked(f'--guard {guard}:cigarette', *CHEAP)} --steps 12" for guard in ARTIFACTS),
+        redteam_table, "half an hour",
     ),
     "promises": Figure(
         (
