@@ -51,7 +51,7 @@ from tools.figure_tables import (
     training_table,
 )
 from tools.promise_tables import promise_tables
-from tools.redteam_tables import kept_table, policy_table, redteam_table, scores_table
+from tools.redteam_tables import kept_table, never_seen_table, policy_table, redteam_table, scores_table
 from tools.unlearning_tables import (
     attribution_table,
     captioner_table,
@@ -304,11 +304,13 @@ FIGURES = {
         tuple(_attacked(f"--guard {guard}:cigarette") for guard in ("spm", "uce")),
         redteam_table, "a quarter of an hour",
     ),
+    "never-seen": Figure(("python -m tools.never_seen",), never_seen_table, "half an hour"),
     "probe-scores": Figure(("python -m tools.probe_scores",), scores_table, "five minutes"),
     "recommended": Figure(
         (
             f"{RECOMMENDED} --attack tina",
-            f"{RECOMMENDED} --attack recall --attack paraphrase --attack in_context --concepts cigarette,pistol",
+            f"{RECOMMENDED} --attack in_context",
+            f"{RECOMMENDED} --attack recall --attack paraphrase --concepts cigarette,pistol",
             f"{RECOMMENDED} {' '.join(f'--attack {name}' for name in SEARCHES)} --concepts pistol",
         ),
         policy_table, "half an hour",

@@ -56,6 +56,34 @@ def policy_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
+def never_seen_table(results: list[Result]) -> str:
+    """Attacks by what the model knows: what it never saw and nobody guards, what it saw under a guard."""
+    rows = [row for result in results for row in result["rows"]]
+    kinds = {
+        method: [row for row in rows if row["method"] == method] for method in dict.fromkeys(r["method"] for r in rows)
+    }
+    heads = ["", *("never seen, no guard" if method == "none" else f"seen, under `{method}`" for method in kinds)]
+    table = []
+    for name in dict.fromkeys(row["attack"] for row in rows):
+        cells = ["*not attacked*" if name == "unattacked" else f"`{name}`"]
+        for own in kinds.values():
+            cells.append(_sum([row for row in own if row["attack"] == name]))
+        table.append(cells)
+    told = (
+        f"Prompts from which the thing comes back, best of {rows[0]['n']} pictures each; in brackets the same of a "
+        f"random attack of the same form. The judge names {rows[0]['judge_right']:.0%} of renderings right that it was "
+        f"not made of, and says of {rows[0]['judge_none']:.0%} of other emoji that they are none of its things."
+    )
+    return f"{told}\n\n{markdown(heads, table)}"
+
+
+def _sum(rows: list[dict[str, Any]]) -> str:
+    """Hits of asks, over several concepts."""
+    hits, asks = round(sum(row["asr"] * row["asks"] for row in rows)), sum(row["asks"] for row in rows)
+    by_chance = [row["asr_random"] * row["asks"] for row in rows if row.get("asr_random") is not None]
+    return f"{hits} of {asks}" + (f" ({round(sum(by_chance))})" if by_chance else "")
+
+
 def kept_table(results: list[Result]) -> str:
     """What a policy takes from prompts it has nothing against, and its time."""
     rows = [row for result in results for row in result["rows"]]

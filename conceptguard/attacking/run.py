@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from ..attack import Ask, Attack, Attempt, Budget
 from ..errors import SessionError
@@ -42,6 +44,8 @@ class Plan:
     attacks: classes by name; judges: the first one scores, the second one is the search's
     start: a prompt that has nothing to do with the concepts, which is attacked instead of those that ask for them: what
     a search brings is then all its own
+    examples: pictures of concepts, uint8 [n, 3, side, side], that searches have in place of what the unguarded model
+    draws; with those of a concept that the model never saw, what an attack brings is all its own as well
     """
 
     model: str
@@ -56,6 +60,7 @@ class Plan:
     start: str = ""
     seed: int = 0
     again: bool = False
+    examples: Mapping[str, Tensor] = field(default_factory=dict)
 
     def samples(self, concept: str) -> list[Sample]:
         """Prompts for a concept, each with its first seed; the pictures of a prompt have seeds one after the other."""
@@ -76,6 +81,8 @@ class Plan:
             "vocabulary": self.vocabulary, "start": self.start, "seed": self.seed,
             "device": str(pipe.device), "torch": torch.__version__,
         }  # fmt: skip
+        if self.examples:
+            terms["examples"] = {name: sha256(one.numpy().tobytes()).hexdigest() for name, one in self.examples.items()}
         return Kept(terms, self.again)
 
 
@@ -119,7 +126,8 @@ def _of_concept(
     asks = [Ask(plan.start, i, one.prompt) if plan.start else Ask(one.prompt, i) for i, one in enumerate(samples)]
     doing(f"{concept}: unguarded")
     bare = make_once(pipe, _each(samples, b.pictures), plan.recipe, tick)
-    examples = dict(enumerate(bare.pixels.split(b.pictures)))
+    given = plan.examples.get(concept)
+    examples = dict(enumerate(bare.pixels.split(b.pictures) if given is None else _spread(given, b.asks, bare.pixels)))
     score = _Score(plan, samples)
     with ExitStack() as stack:
         for part in filter(lambda one: isinstance(one, nn.Module), pipe.components.values()):
@@ -282,6 +290,13 @@ class _Ticks:
         if self._done < whole:
             self._tick(whole - self._done)
         self._done = 0
+
+
+def _spread(pictures: Tensor, asks: int, drawn: Tensor) -> list[Tensor]:
+    """Some of them for each ask, as large as what the model draws; of fewer than there are asks, some for several."""
+    sized = interpolate(pictures.float(), drawn.shape[-2:], mode="bicubic", antialias=True)
+    sized = sized.round().clamp(0, 255).to(torch.uint8)
+    return [sized[i % len(sized) :: asks] for i in range(asks)]
 
 
 def _each(samples: Sequence[Sample], n: int) -> list[Sample]:

@@ -62,6 +62,11 @@ def redteam(
         "", metavar="TEXT", help="A prompt that has nothing to do with the concepts, which is attacked instead of "
         "those that ask for them; with --policy none, whether searches find anything at all.",
     ),
+    examples: Path | None = typer.Option(
+        None, metavar="FOLDER", help="Pictures of the concepts, FOLDER/CONCEPT/*.png, that searches have in place of "
+        "what the unguarded model draws; of a concept that the model never saw, with --policy none, what an attack "
+        "brings by itself.",
+    ),
     suite: str | None = typer.Option(None, help="A suite file, or language; default: the one named like the model."),
     steps: int = STEPS,
     guidance: float = typer.Option(3.5, min=0, help="Guidance scale."),
@@ -92,6 +97,7 @@ def redteam(
     conceptguard redteam --policy school.yaml --attack random --attack paraphrase --sheet attacked.png
     conceptguard redteam --model ./my-sd --suite my-suite.yaml --judge clip:CLIP --guard uce:my-sd/uce/trumpet
     conceptguard redteam --policy none --start "a picture" --concepts cigarette --attack p4d
+    conceptguard redteam --policy none --suite mine.yaml --judge pictures --concepts backpack --examples backpacks
     conceptguard redteam --suite language --policy forget-authors --budget small --curve curve.svg
     conceptguard redteam --attack list
 
@@ -115,17 +121,20 @@ def redteam(
     if is_language(suite):
         if on:
             raise Usage("--on is of suites of pictures: leave it out")
-        if concepts or judge or sheet or start or vocabulary:
-            raise Usage("--concepts, --judge, --sheet, --start and --vocabulary are of pictures: leave them out")
+        if concepts or judge or sheet or start or vocabulary or examples:
+            raise Usage(
+                "--concepts, --judge, --sheet, --start, --examples and --vocabulary are of pictures: leave them out"
+            )
         return redteam_language(
             str(suite), model, policy, guard, attack, budget, seed, again, curve, device, dtype, json
         )
     if curve:
         raise Usage("--curve is of language suites: add --suite language")
     plan = plan_of(model, policy, guard, concepts, attack, budget, vocabulary, judge, suite, seed, again,
-                 (steps, guidance, batch), start)  # fmt: skip
+                 (steps, guidance, batch), start, examples)  # fmt: skip
     told = {"steps": steps, "guidance": guidance, "budget": budget, "seed": seed, "judges": list(plan.judges.names),
-            "vocabulary": plan.vocabulary, "start": start, **told_of(plan.policy)}  # fmt: skip
+            "vocabulary": plan.vocabulary, "start": start, "examples": str(examples or ""),
+            **told_of(plan.policy)}  # fmt: skip
     from ..attacking.run import red_team
     from .loading import drawing_under
     from .on_ray import On, pool
@@ -173,10 +182,11 @@ def _rows_of(at: Pool, plan: Plan, tick: Callable[[int], None]) -> Iterator[Resu
 def plan_of(
     model: str, policy: str | None, guard: list[str] | None, concepts: str | None, attack: list[str] | None,
     budget: str, vocabulary: str | None, judge: list[str] | None, suite: str | None, seed: int, again: bool,
-    recipe: tuple[int, float, int], start: str = "",
+    recipe: tuple[int, float, int], start: str = "", examples: Path | None = None,
 ) -> Plan:  # fmt: skip
     """What was asked for. Raises Usage, PolicyError or RegistryError for what there is not."""
     from ..attack import BUDGETS
+    from ..attacking.examples import examples_of
     from ..attacking.run import Plan
     from ..attacking.vocabulary import default_vocabulary
     from ..errors import RegistryError
@@ -193,10 +203,11 @@ def plan_of(
 
     kinds = attack_kinds(attack)
     rules = policy_of(policy, guard)
-    if rules is None and not (start and concepts):
+    if rules is None and not ((start or examples) and concepts):
         raise Usage(
             "--policy none: there is nothing to attack; with --start 'a picture' and --concepts searches show "
-            "whether they find anything at all, and `conceptguard eval` says what a model draws"
+            "whether they find anything at all, with --examples and --concepts what they bring by themselves, and "
+            "`conceptguard eval` says what a model draws"
         )
     prompts = load_suite(suite or model)
     rules = in_full(rules, prompts.base) if rules else None
@@ -214,6 +225,7 @@ def plan_of(
     plan = Plan(
         model, rules, prompts, wanted, kinds, BUDGETS[budget], judges, Recipe(*recipe),
         vocabulary or default_vocabulary(prompts), start, seed, again,  # type: ignore[arg-type]
+        examples_of(examples, wanted) if examples else {},
     )  # fmt: skip
     check_judges(judges, [sample for one in wanted for sample in plan.samples(one)])
     return plan

@@ -7,8 +7,8 @@ With no prompt the two sides of guidance are one, at any scale.
 
 Whether such an attack shows a concept, or only that a model can write down any picture as noise, its control says: the
 same picture upside down and in other colours, which no model has ever drawn, inverted as well, and turned back before
-it is judged. Where that comes back as often, the attack has found nothing about the concept. A sibling model that never
-saw the concept would be the better control; it takes a training.
+it is judged. Where that comes back as often, the attack has found nothing about the concept. A model that never saw the
+concept is the better control, where somebody has one: ``redteam --examples`` gives it pictures of that.
 """
 
 from __future__ import annotations

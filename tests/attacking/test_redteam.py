@@ -13,8 +13,10 @@ from PIL import Image
 import conceptguard
 from conceptguard.attack import Ask, Budget
 from conceptguard.attacking import run
+from conceptguard.attacking.examples import examples_of
 from conceptguard.attacking.target import GuardedTarget
 from conceptguard.attacking.vocabulary import tokens_of
+from conceptguard.errors import ConceptGuardError
 from conceptguard.measuring.judges import load_judges
 from conceptguard.measuring.samples import Recipe, make_once
 from conceptguard.measuring.suite import Sample, load_suite
@@ -59,6 +61,30 @@ def test_rows_a_sheet_and_an_interruption(
     ]
     assert whole["budget"] == "default" and whole["vocabulary"] == "seen" and len(whole["judges"]) == 2
     assert rows[2]["n"] == 2 and rows[2]["asks"] == 1 and len(rows[2]["found"][0]["attempts"]) == 2
+
+
+def test_an_attack_begins_with_the_pictures_that_somebody_gives(
+    pipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, recipe = load_suite("emoji-sd"), Recipe(10, 3.5, 4)
+    (apple,) = make_once(pipe, [Sample("an apple, noto style", 3, "object", "apple")], recipe).pixels
+    (tmp_path / "cigarette").mkdir()
+    wide = Image.fromarray(apple.permute(1, 2, 0).numpy()).resize((200, 200))
+    wide.save(tmp_path / "cigarette" / "one.png")
+    given = examples_of(tmp_path, ["cigarette"])
+    assert given["cigarette"].shape == (1, 3, 200, 200)
+    with pytest.raises(ConceptGuardError, match="no pictures of skull: put some into"):
+        examples_of(tmp_path, ["cigarette", "skull"])
+    assert "nothing to attack" in said(capsys, "redteam", "--policy", "none", "--examples", tmp_path, status=2)[1]
+    budget = Budget(asks=1, pictures=1, iterations=1, check=1, population=4, generations=1)
+    judges = load_judges(suite)
+    plan = run.Plan("emoji-sd", Policy(name="none"), suite, ["cigarette"], {"tina": offers("attacks")["tina"]}, budget,
+                    judges, recipe, "seen", examples=given)  # fmt: skip
+    alone, tina = run.red_team(pipe, plan)
+    assert alone.row["asr"] == 1.0 and tina.row["asr"] == 0.0
+    assert judges.first.judge(tina.pictures.float() / 255).objects == ["apple"], "what was given comes back"
+    other = run.Plan(**{**vars(plan), "examples": {}})
+    assert other.kept(pipe).folder != plan.kept(pipe).folder, "no row of other pictures is taken up"
 
 
 @pytest.mark.slow

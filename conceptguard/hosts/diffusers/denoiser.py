@@ -54,9 +54,10 @@ class Denoiser:
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Encoded) -> Tensor:
         """One call of the model, one timestep and one condition per row."""
         beside = self._beside(conditions, len(latents))
+        device, dtype = self.device, self.dtype  # each is a walk through all modules
         out: Tensor = self._module(
-            latents.to(self.device, self.dtype), timestep=timesteps.to(self.device), return_dict=False,
-            encoder_hidden_states=conditions.embeds.to(self.device, self.dtype), **beside,
+            latents.to(device, dtype), timestep=timesteps.to(device), return_dict=False,
+            encoder_hidden_states=conditions.embeds.to(device, dtype), **beside,
         )[0]  # fmt: skip
         return out
 
