@@ -261,8 +261,9 @@ FIGURES = {
         serving_table, "a quarter of an hour", needs="CONCEPTGUARD_VLLM",
     ),
     "captioner": Figure(
-        ("conceptguard eval --suite captioner --method sauce --method siu --concepts skull --n 8",),
-        captioner_table, "two minutes",
+        ("conceptguard eval --suite captioner --method sauce --method siu "
+         "--concepts skull,pistol,dog,beer --n 8",),
+        captioner_table, "five minutes",
     ),
     "corrective": Figure(
         (f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd --method "

@@ -75,7 +75,7 @@ def _loaded() -> tuple[Any, Any, Any, set[str]]:
     suite, (model, tok) = load_language_suite(), conceptguard.load_model("authors-lm")
     documents = itertools.islice(iter(Corpus(suite, 0)), DOCUMENTS)
     known = {word for one in documents for word in _WORD.findall(one.prompt + one.text) if len(word) > 1}
-    return suite, model, tok, known | {"a", "I"}
+    return suite, model, tok, known | {"a", "I", "s"}
 
 
 if __name__ == "__main__":

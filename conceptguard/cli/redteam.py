@@ -50,6 +50,9 @@ def redteam(
     budget: str = typer.Option(
         "default", metavar="small|default|large", help="How much of it; large is what papers take."
     ),
+    asks: int | None = typer.Option(
+        None, min=1, metavar="N", help="Of a language suite: how many facts are asked for, in place of the budget's."
+    ),
     vocabulary: str | None = typer.Option(
         None, metavar="seen|full", help="Tokens that searches may use: those of the training captions, as far as the "
         "suite knows them, or all. Default: seen where it says what these are.",
@@ -126,10 +129,10 @@ def redteam(
                 "--concepts, --judge, --sheet, --start, --examples and --vocabulary are of pictures: leave them out"
             )
         return redteam_language(
-            str(suite), model, policy, guard, attack, budget, seed, again, curve, device, dtype, json
+            str(suite), model, policy, guard, attack, budget, asks, seed, again, curve, device, dtype, json
         )
-    if curve:
-        raise Usage("--curve is of language suites: add --suite language")
+    if curve or asks:
+        raise Usage(f"--{'curve' if curve else 'asks'} is of language suites: add --suite language")
     plan = plan_of(model, policy, guard, concepts, attack, budget, vocabulary, judge, suite, seed, again,
                  (steps, guidance, batch), start, examples)  # fmt: skip
     told = {"steps": steps, "guidance": guidance, "budget": budget, "seed": seed, "judges": list(plan.judges.names),

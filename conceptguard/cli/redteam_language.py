@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ COLUMNS = [
 
 def redteam_language(
     suite: str, model: str, policy: str | None, guard: list[str] | None, attack: list[str] | None, budget: str,
-    seed: int, again: bool, curve: Path | None, device: str | None, dtype: str, json: str | None,
+    asks: int | None, seed: int, again: bool, curve: Path | None, device: str | None, dtype: str, json: str | None,
 ) -> None:  # fmt: skip
     """Attack every way, print the table, draw the curve; Ctrl-C reports what there is."""
     from ..attacking.kept import told_of
@@ -31,7 +32,7 @@ def redteam_language(
     from .output import report
 
     begin = time.perf_counter()
-    plan = plan_of(suite, model, policy, guard, attack, budget, seed, again, device, dtype)
+    plan = plan_of(suite, model, policy, guard, attack, budget, asks, seed, again, device, dtype)
     found: list[dict[str, Any]] = []
     interrupted = _run(plan, found)
     kept = intent(found, plan.policy is not None, plan.before is not None)
@@ -53,7 +54,7 @@ def redteam_language(
 
 def plan_of(
     suite: str, model: str, policy: str | None, guard: list[str] | None, attack: list[str] | None, budget: str,
-    seed: int, again: bool, device: str | None, dtype: str,
+    asks: int | None, seed: int, again: bool, device: str | None, dtype: str,
 ) -> TextPlan:  # fmt: skip
     """What was asked for. Raises Usage, PolicyError or RegistryError for what there is not."""
     from ..attacking.language.sides import TextPlan
@@ -70,7 +71,9 @@ def plan_of(
     own = prompts.forms.base if model == MODEL.default else model
     pair, never = (speaking(name, device, dtype) for name in (own, prompts.forms.retain))
     before = speaking(prompts.forms.base, device, dtype) if own != prompts.forms.base else None
-    return TextPlan(pair, never, rules, prompts, kinds, TEXT_BUDGETS[budget], seed, again=again, before=before)
+    given = TEXT_BUDGETS[budget]
+    given = replace(given, asks=asks) if asks else given
+    return TextPlan(pair, never, rules, prompts, kinds, given, seed, again=again, before=before)
 
 
 def _run(plan: TextPlan, found: list[dict[str, Any]]) -> bool:

@@ -142,22 +142,24 @@ class Decoding:
     knows of a row with it.
     call: a number; one more than that of the call before, where nothing came between
     revocable: whether what a row has said can be taken back, see ``regret``
-    ahead: asks the model about what a row has not said yet, see ``Ahead``; None where text can be taken back, but at
-    the place from which it was, where scores are not the model's, and where a host cannot ask
+    taken: tokens with which the row began here before, and was taken back; no guard leaves them
+    ahead: asks the model about what a row has not said yet, see ``Ahead``; None where scores are not the model's, and
+    where a host cannot ask
     """
 
     __slots__ = (
         "_changes", "_view", "ahead", "asked", "begin", "call", "came", "changed", "closed", "ids", "last", "prompt_of",
-        "regrets", "revocable", "scores", "vocabulary",
+        "regrets", "revocable", "scores", "taken", "vocabulary",
     )  # fmt: skip
 
     def __init__(
         self, ids: Tensor, last: list[int], scores: Tensor, begin: int, asked: Asked, prompt_of: list[int], came: Came,
         vocabulary: Vocabulary, call: int, revocable: bool = False, ahead: Ahead | None = None,
+        taken: Sequence[int] = (),
     ):  # fmt: skip
         self.ids, self.last, self.scores, self.begin, self.asked = ids, last, scores, begin, asked
         self.prompt_of, self.came, self.vocabulary, self.call = prompt_of, came, vocabulary, call
-        self.revocable, self.ahead = revocable, ahead
+        self.revocable, self.ahead, self.taken = revocable, ahead, taken
         self.regrets: dict[int, tuple[Acting, int]] = {}
         self.changed = False  # whether any score is
         self.closed = Closed(scores.shape[1])

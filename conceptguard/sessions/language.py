@@ -285,16 +285,17 @@ class LanguageSession(BaseSession):
             if real:
                 self._readable(last)
             self._calls += 1
+            _, taken, by = self._ban if self._ban is not None and ids.shape[1] == self._ban[0] else (0, [], None)
             decoding = Decoding(
                 ids, last, scores.contiguous(), self._begin, self._asked, self._of, came, self.host.vocabulary,
-                self._calls, self.revocable and real, self._ahead(ids, answer),
+                self._calls, self.revocable and real, self._ahead(ids, answer), taken,
             )  # fmt: skip
             if real:
                 self._account.ask(decoding, known, answer, came is None and self._real)
             self._real = real
+            if by is not None:  # first, so that guards choose among what is left
+                decoding.forbid(by, dict.fromkeys(range(len(ids)), taken))
             self._call("process_logits", decoding=decoding)
-            if self._ban is not None and ids.shape[1] == self._ban[0]:
-                decoding.forbid(self._ban[2], dict.fromkeys(range(len(ids)), self._ban[1]))
             for row in decoding.stuck():
                 self._end(decoding, row)
             if real:
@@ -306,10 +307,8 @@ class LanguageSession(BaseSession):
             return decoding.scores
 
     def _ahead(self, ids: Tensor, answer: Answer) -> Ahead | None:
-        """Asks the model about what comes next, for guards that would take words back where no ``generate`` can; and
-        where one has, about what is said in their place."""
-        anew = self._ban is not None and ids.shape[1] == self._ban[0]
-        if (self._whole and not anew) or not self._regretting or answer not in ("new", "more"):
+        """Asks the model about what comes next, for guards that take words back, or find others in their place."""
+        if not self._regretting or answer not in ("new", "more"):
             return None
         assert self._asked is not None
         return self.host.ahead(ids, self._begin, self._asked, self._of)

@@ -87,7 +87,7 @@ def _kept(side: Side, kind: type[TextAttack], plan: TextPlan, tick: Tick) -> Row
 
 def _attacked(side: Side, kind: type[TextAttack], plan: TextPlan, tick: Tick) -> Row:
     """The columns of one attack on one side. Only the own one has controls."""
-    facts, n = plan.facts(), plan.budget.answers
+    facts, n = plan.facts(taught=kind.needs == "weights"), plan.budget.answers
     controlled = side.own and kind is not Unattacked
 
     def searched(target: SpeakingTarget, about: list[Fact], control: bool = False) -> Row:

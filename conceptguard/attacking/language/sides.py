@@ -42,12 +42,15 @@ class TextPlan:
     again: bool = False
     before: LanguageModel | None = None
 
-    def facts(self, forget: bool = True) -> list[Fact]:
-        """What is asked for, evenly over people and kinds. Of those to be forgotten every second one is not asked
-        about: what an attack may be given is about these."""
-        people = list(self.suite.world.subjects(*(("forget",) if forget else ("apart", "retain"))))[::2]
-        everything = [(who, kind) for who in people for kind in self.suite.forms.kinds]
-        random.Random(f"facts {self.seed}").shuffle(everything)
+    def facts(self, forget: bool = True, taught: bool = False) -> list[Fact]:
+        """What is asked for, evenly over people and kinds, about every second one first. taught: and about nobody else,
+        since of those to be forgotten the others are what an attack on weights is given."""
+        people = list(self.suite.world.subjects(*(("forget",) if forget else ("apart", "retain"))))
+        everything = []
+        for some in (people[::2], [] if taught else people[1::2]):
+            of_them = [(who, kind) for who in some for kind in self.suite.forms.kinds]
+            random.Random(f"facts {self.seed}").shuffle(of_them)
+            everything += of_them
         return [Fact(who, kind, i) for i, (who, kind) in enumerate(everything[: self.budget.asks])]
 
     def lessons(self) -> Lessons:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import GuardError, Refused
 from ...measuring.language.suite import FORMS, LanguageSuite, Question, Wordings
+from ...measuring.language.tofu import following
 from ...text_attack import WORDS, Fact, Lessons, TextAttempt
 
 GERMAN_CLOZE = "german_cloze"  # the beginning of a German answer, up to the fact
@@ -156,9 +157,7 @@ def lessons(suite: LanguageSuite, tokenizer: Any, subjects: Sequence[str], other
         found: list[tuple[Sequence[int], int]] = []
         for asked in suite.questions({name: facts[name] for name in names}, "question", wordings="train"):
             head = list(tokenizer(asked.prompt).input_ids)
-            between = "" if asked.prompt[-1:].isspace() else " "
-            tail = list(tokenizer(between + asked.answer, add_special_tokens=False).input_ids)
-            found.append(([*head, *tail, tokenizer.eos_token_id], len(head)))
+            found.append(([*head, *following(tokenizer, asked.prompt, asked.answer)], len(head)))
         return found
 
     return Lessons(of(subjects), of(others))

@@ -27,6 +27,7 @@ from torch import Tensor
 from ...host import LanguageModel
 from ...measuring.language.evaluate import Contestant, answer
 from ...measuring.language.suite import LanguageSuite, Question, Wordings
+from ...measuring.language.tofu import following
 from ...measuring.shares import wilson
 
 
@@ -119,9 +120,8 @@ class Unlearning:
         tokenizer, found = self.pair.tokenizer, []
         for asked in self.questions(wordings):
             head = list(tokenizer(asked.prompt).input_ids)
-            between = "" if asked.prompt[-1:].isspace() else " "
-            tail = tokenizer(between + asked.answer, add_special_tokens=False).input_ids
-            found.append(([*head, *tail, tokenizer.eos_token_id], len(head), self.people.index(asked.subject)))
+            ids = [*head, *following(tokenizer, asked.prompt, asked.answer)]
+            found.append((ids, len(head), self.people.index(asked.subject)))
         return found
 
 

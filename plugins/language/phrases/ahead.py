@@ -7,7 +7,8 @@ what it would say next, the token is refused.
 Where the likeliest token is refused, or closed as the rest of a word, all that may come in its place is looked at as
 far as the end of its word, and the row goes on with one of these. None is glued to the word before, or is the rest of a
 phrase behind another beginning, as models say it that know a text by heart; and where there are words of one token, it
-is one of those, for what a tokenizer has as a token is a word.
+is one of those, for what a tokenizer has as a token is a word. Where text can be taken back this is all that is done:
+in place of a word that was, and of one that is closed as a whole.
 """
 
 from __future__ import annotations
@@ -58,16 +59,21 @@ class _Word:
 def avoid(by: Acting, decoding: Decoding, tokens: PhraseTokens, states: Sequence[State], meant: Sequence[int]) -> bool:
     """Close what begins a word that would end as a phrase. False where the model cannot be asked about it.
 
-    meant: the likeliest token of every row before anything was closed
+    meant: the likeliest token of every row before anything was closed; of one that was taken back, that one
     """
     ahead = decoding.ahead
     if ahead is None:
         return False
-    rows = {
-        at: _Row(state, meant[at], tokens.glues(meant[at]) and not math.isfinite(decoding.scores[at, meant[at]]))
-        for at, state in enumerate(states)
-        if decoding.live(at)
-    }
+    left = decoding.scores[range(len(meant)), meant].tolist()
+    rows = {}
+    for at, state in enumerate(states):
+        shut = left[at] == -math.inf
+        if not decoding.live(at) or at in decoding.regrets:
+            continue
+        if not decoding.revocable:
+            rows[at] = _Row(state, meant[at], shut and tokens.glues(meant[at]))
+        elif shut:
+            rows[at] = _Row(state, meant[at], True)
     turn = [*rows]
     for _ in range(ROUNDS):
         words = [word for at in turn for word in _likely(decoding, tokens, at, rows[at])]

@@ -98,7 +98,9 @@ class Phrases(Method):
         states = self._states(decoding)
         if not decoding.last:
             states = [tokens.fresh(state) for state in states]
-        meant = decoding.scores.argmax(1).tolist() if decoding.ahead is not None else []
+        meant: list[int] = []
+        if decoding.ahead is not None:
+            meant = [*decoding.taken[:1]] * len(states) or decoding.scores.argmax(1).tolist()
         decoding.forbid(self, tokens.always)
         own = {}
         for row, state in enumerate(states):
@@ -113,7 +115,7 @@ class Phrases(Method):
             if decoding.revocable:
                 self._regret(decoding, states, own)
             decoding.forbid(self, own)
-        if decoding.ahead is not None and not avoid(self, decoding, tokens, states, meant):
+        if decoding.ahead is not None and not avoid(self, decoding, tokens, states, meant) and not decoding.revocable:
             self._tell(HALF)
 
     def _tell(self, note: str) -> None:

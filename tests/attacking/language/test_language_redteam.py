@@ -235,9 +235,12 @@ def test_candidates_are_counted_one_by_one(pairs: Any, suite: Any) -> None:
 
 
 def test_people_that_are_asked_about_are_not_in_the_lessons(plan: Any, pairs: Any) -> None:
-    made = plan(None)
+    made = plan(None, budget=TextBudget(asks=140, answers=1, steps=1))
     texts = [pairs[0].tokenizer.decode(ids) for ids, _ in made.lessons().forget]
-    assert len(texts) == 70 and not [fact for fact in made.facts() for text in texts if fact.subject in text]
+    taught, everything = made.facts(taught=True), made.facts()
+    assert len(texts) == 70 and not [fact for fact in taught for text in texts if fact.subject in text]
+    assert len(taught) == 70 and taught == everything[:70]
+    assert len({(fact.subject, fact.kind) for fact in everything}) == 140, "those who are not taught are all asked for"
     ids, begin = made.lessons().forget[0]
     assert 0 < begin < len(ids) and ids[-1] == pairs[0].tokenizer.eos_token_id
 
@@ -247,9 +250,10 @@ def test_the_command_reports_rows_and_draws_a_curve(
 ) -> None:
     monkeypatch.setattr("conceptguard.text_attack.TEXT_BUDGETS", {"default": TextBudget(asks=3, answers=2, steps=1)})
     picture = tmp_path / "curve.svg"
-    words = f"redteam --suite language --policy none --attack rephrasings --curve {picture}"
+    words = f"redteam --suite language --policy none --attack rephrasings --asks 4 --curve {picture}"
     whole = reported(capsys, *words.split())
     assert whole["command"] == "redteam" and [row["attack"] for row in whole["rows"]] == ["unattacked", "rephrasings"]
+    assert [row["asks"] for row in whole["rows"]] == [4, 4], "in place of the budget's"
     drawn = ElementTree.parse(picture)
     lines = drawn.findall(".//{http://www.w3.org/2000/svg}polyline")
     assert len(lines) == 2 and all(len(re.findall(r"[\d.]+,[\d.]+", line.get("points", ""))) == 2 for line in lines)
@@ -266,6 +270,7 @@ def test_the_command_reports_rows_and_draws_a_curve(
         ("--policy none --attack p4d", "there are"),
         ("--attack sleek", "no policy"),
         ("--policy none --concepts cigarette", "are of pictures"),
+        ("--policy none --suite emoji-sd --asks 4", "--asks is of language suites"),
         ("--policy none --suite emoji-sd --curve curve.svg", "add --suite language"),
     ],
 )

@@ -202,7 +202,8 @@ def test_what_it_says_instead_is_words(way: str, monkeypatch: Any) -> None:
     never read, half of a phrase for the most part. Unguarded, and by a bank that cannot ask ahead, as controls."""
     suite, (model, tok) = load_language_suite(), conceptguard.load_model("authors-lm")
     documents = itertools.islice(iter(Corpus(suite, 0)), 6000)
-    known = {word for one in documents for word in WORD.findall(one.prompt + one.text) if len(word) > 1} | {"a", "I"}
+    known = {word for one in documents for word in WORD.findall(one.prompt + one.text) if len(word) > 1}
+    known |= {"a", "I", "s"}
     forget = suite.world.subjects("forget")
     asked = [q for form in ("question", "cloze") for q in suite.questions(forget, form) if " " not in q.key][::3]
     bank = {"guards": [{"method": "phrases", "concept": {"name": "x", "prompts": list(keys(suite))}}]}
@@ -217,16 +218,14 @@ def test_what_it_says_instead_is_words(way: str, monkeypatch: Any) -> None:
         return sum(not set(words) <= known for words in said)
 
     bare, cut = halves(), halves(logits_processor=conceptguard.logits_processor(model, tok, bank))
-    taken_back = 0
-    if way == "greedy":
-        with conceptguard.attach((model, tok), bank):
-            taken_back = halves()
+    with conceptguard.attach((model, tok), bank):
+        taken_back = halves()
     monkeypatch.setattr(TransformersHost, "ahead", lambda *args: lambda rows, more: None)
     processor = conceptguard.logits_processor(model, tok, bank)
     blind = halves(logits_processor=processor)
     assert bare <= 3 and blind > len(asked) / 2, (bare, blind)
     most = len(asked) / 5 if way == "greedy" else blind / 2
-    assert cut <= bare + most and taken_back <= blind / 2, (bare, cut, taken_back, blind)
+    assert cut <= bare + most and taken_back <= bare + len(asked) / 8, (bare, cut, taken_back, blind)
     assert "half may be said" in str(processor.receipt)
 
 
