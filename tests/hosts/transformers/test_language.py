@@ -89,8 +89,10 @@ def test_streaming_assisted_and_a_pipeline() -> None:
     assert "".join(heard).replace("</s>", "").strip() == text.strip()
     assert torch.equal(streamed, expected) and torch.equal(drafted, expected) and torch.equal(looked_up, expected)
     speaker = pipeline("text-generation", model=model, tokenizer=tok)
+    with conceptguard.attach((model, tok), PHRASES):
+        text = tok.decode(model.generate(**one, **plain)[0], skip_special_tokens=True)
     with conceptguard.attach(speaker, PHRASES) as guard:
-        assert speaker("The sun was", **plain)[0]["generated_text"] == text
+        assert speaker("The sun was", **plain)[0]["generated_text"] == text and "cigarette" not in text
         assert any(" cigarette" in "".join(t.tokens) or t.tokens for t in guard.receipt.acts[0].touched)
         batched = speaker(["The sun was", "The sun"], batch_size=2, **plain)
         assert all("cigarette" not in found[0]["generated_text"] for found in batched)
