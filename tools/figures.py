@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.attack_tables import language_attacks_table, worst_case_table
+from tools.attack_tables import every_fact_table, language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
     disguises_table,
@@ -188,6 +188,12 @@ FIGURES = {
             "python -m tools.language_attacks",
         ),
         language_attacks_table, "half an hour",
+    ),
+    "every-fact": Figure(
+        ("conceptguard redteam --suite language --policy forget-authors-inside --budget small --asks 140 "
+         + " ".join(f"--attack {one}" for one in ("rephrasings", "translated", "ununlearning", "extraction",
+                                                  "four_bit", "sleek")),),
+        every_fact_table, "half an hour",
     ),
     "worst-case": Figure(("python -m tools.worst_case",), worst_case_table, "ten minutes"),
     "logits": Figure(
