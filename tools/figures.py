@@ -65,6 +65,7 @@ from tools.unlearning_tables import (
     matching_table,
     requests_table,
     restor_table,
+    sampled_table,
     unlearned_table,
 )
 
@@ -251,6 +252,7 @@ FIGURES = {
         ),
         forgetting_table, "ten minutes",
     ),
+    "sampled": Figure(("python -m tools.sampled",), sampled_table, "two minutes"),
     "dmm": Figure(
         (
             "conceptguard eval --suite classifier --method dmm",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from tools.figure_tables import GROUPS, Result, Row, markdown
 
 
@@ -102,6 +104,22 @@ def forgetting_table(results: list[Result]) -> str:
     head = ["net", "", "share", "again", "seconds", "training, s"]
     between = "The Fisher information of 128 single examples, beside other ways through the same net:"
     return "\n\n".join([told, markdown(head, made), between, markdown(["", "share", "largest difference"], beside)])
+
+
+def sampled_table(results: list[Result]) -> str:
+    """What methods forget that read a sample of the examples."""
+    rows = results[0]["rows"]
+    sizes = list(dict.fromkeys((row["method"], row["sample"]) for row in rows))
+    concepts = list(dict.fromkeys(row["concept"] for row in rows))
+
+    def cells(method: str, size: int) -> list[str]:
+        own = [row for row in rows if (row["method"], row["sample"]) == (method, size)]
+        gaps = [sorted(row["gap"] for row in own if row["concept"] == concept) for concept in concepts]
+        told = [" ".join(dict.fromkeys(f"{gap:.3f}" for gap in some)) for some in gaps]
+        return [f"`{method}`", f"{size or 'all'}", *told, f"{statistics.median(row['ratio'] for row in own):.3f}"]
+
+    table = markdown(["", "sample", *(f"gap, {one}" for one in concepts), "time"], [cells(*one) for one in sizes])
+    return f"Gaps to retraining, one for each draw of a sample; `time` is a share of a training.\n\n{table}"
 
 
 def matching_table(results: list[Result]) -> str:

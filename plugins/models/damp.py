@@ -52,7 +52,7 @@ class DAMP(Forgetting):
             raise PolicyError(f"{lesson.task.label}: it takes whole classes out, and some of theirs are to be retained")
         places = lesson.spread(settings.sample)
         stays = torch.isin(places, lesson.retain)
-        read = lesson.kept("read", lambda: means_read(lesson, layers, places), examples=len(places))
+        read = lesson.kept("read", places, lambda: means_read(lesson, layers, places))
         gone = means_read(lesson, layers, lesson.forget)
         shares: dict[str, float] = {}
         with lesson.task.bar(len(layers)) as tick, torch.no_grad():

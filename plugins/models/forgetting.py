@@ -73,7 +73,7 @@ class Lesson:
         """
         if not 0 < n < len(self.labels):
             return torch.arange(len(self.labels))
-        drawn = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
+        drawn = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(self.task.seed))
         by_class = drawn[self.labels.cpu()[drawn].argsort(stable=True)]
         found = by_class[torch.linspace(0, len(drawn) - 1, n).round().long()].sort().values
         if not bool(torch.isin(found, self.retain).any()):
@@ -85,11 +85,13 @@ class Lesson:
         given = self.inputs[places]
         return moved(given, self.random) if given.ndim == 4 else given, self.labels[places]
 
-    def kept(self, what: str, measure: Callable[[], dict[str, Tensor]], **about: Any) -> dict[str, Tensor]:
-        """What was measured of the model and of its examples, whichever of them are to be forgotten: kept beside the
-        artifact, for whatever is asked next. about: what it hangs on beside these"""
+    def kept(
+        self, what: str, places: Tensor, measure: Callable[[], dict[str, Tensor]], **about: Any
+    ) -> dict[str, Tensor]:
+        """What was measured of the model and of examples at some places, whichever of them are to be forgotten: kept
+        beside the artifact, for whatever is asked next. about: what it hangs on beside these"""
         read = hashlib.sha256()
-        for one in (self.inputs, self.labels, *self.before.state_dict().values()):
+        for one in (self.inputs[places], self.labels[places], *self.before.state_dict().values()):
             read.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         about |= {"what": what, "of": read.hexdigest(), "torch": torch.__version__}
         found = Pieces(self.task.folder.parent / ".measured", {}).get(about, measure)

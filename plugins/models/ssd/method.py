@@ -54,6 +54,7 @@ class SSDMakeSettings(ForgetSettings):
     compat: "official" squares mean gradients of batches, as the authors' code does; "paper", those of single examples;
     of classifiers
     batch: how many examples are in such a batch
+    sample: of classifiers, how many examples stand for all, of each class its share; 0: all, as with compat: official
     views: of generating models, how many pictures or texts are looked at together
     layers: of a model that draws, which of the denoiser's linear layers, as for esd
     shots, looks: pictures that it draws, of the concept and of what stays each, and how often each is looked at, with
@@ -70,6 +71,7 @@ class SSDMakeSettings(ForgetSettings):
     chosen: Literal["fisher", "random"] = "fisher"
     compat: Literal["paper", "official"] = "paper"
     batch: int = Field(default=64, ge=1)
+    sample: int = Field(default=0, ge=0)
     views: int = Field(default=8, ge=1)
     layers: Layers = "all"
     shots: int = Field(default=16, ge=1)
@@ -136,17 +138,37 @@ class SSD(Forgetting):
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above."""
         with lesson.task.bar(2) as tick:
-            everything = torch.cat([lesson.forget, lesson.retain]).sort().values
-            every = lesson.kept("fisher", lambda: _fisher(lesson, everything, settings),
-                                batch=settings.batch if settings.compat == "official" else 1)  # fmt: skip
-            tick(0)
-            own = _fisher(lesson, lesson.forget, settings)
+            every, own = _information(lesson, settings, tick)
             tick(1)
         change = factors(every, own, settings.alpha, settings.lam, settings.chosen == "random")
         with torch.no_grad():
             for name, parameter in lesson.net.named_parameters():
                 parameter.mul_(change[name])
         return counted(change)
+
+
+def _information(
+    lesson: Lesson, settings: Any, tick: Callable[[int], None]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """F_D and F_f. What a sample of all examples estimates is of those to be retained alone: the others' part of F_D
+    may be large, and decides whether alpha times as much can be reached."""
+    official = settings.compat == "official"
+    places = lesson.spread(0 if official else settings.sample)
+    drawn = lesson.kept("fisher", places, lambda: _fisher(lesson, places, settings),
+                        batch=settings.batch if official else 1)  # fmt: skip
+    tick(0)
+    if len(places) == len(lesson.labels):
+        return drawn, _fisher(lesson, lesson.forget, settings)
+    among = torch.isin(lesson.forget, places)
+    parts = lesson.forget[among], lesson.forget[~among]
+    sums = [_fisher(lesson, part, settings) if len(part) else {} for part in parts]
+    every, own, n = {}, {}, len(lesson.forget)
+    for name, one in drawn.items():
+        inside, outside = (len(part) * found.get(name, torch.zeros(())) for part, found in zip(parts, sums))
+        retained = (len(places) * one - inside).clamp_min(0) / (len(places) - len(parts[0]))
+        own[name] = (inside + outside) / n
+        every[name] = (n * own[name] + len(lesson.retain) * retained) / len(lesson.labels)
+    return every, own
 
 
 def _fisher(lesson: Lesson, places: Tensor, settings: Any) -> dict[str, Tensor]:

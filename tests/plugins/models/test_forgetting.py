@@ -232,10 +232,18 @@ def test_damp_is_a_projection_of_low_rank(tmp_path: Path) -> None:
 def test_a_sample_of_which_nothing_is_retained_is_refused(tmp_path: Path) -> None:
     """And one has of each class its share."""
     first = bench().examples.classes[0]
-    with pytest.raises(PolicyError, match="none of 1 examples is retained: give a larger sample"):
-        made("damp", first, tmp_path, sample=1)
+    for method in ("damp", "ssd"):
+        with pytest.raises(PolicyError, match="none of 1 examples is retained: give a larger sample"):
+            made(method, first, tmp_path, sample=1)
     one, other = (made("damp", first, tmp_path / str(n), sample=n).tensors() for n in (0, 10**6))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_sample_of_nearly_all_is_nearly_all(tmp_path: Path) -> None:
+    """Whatever of it is to be forgotten: ssd puts together what it read of a sample and of the forget set."""
+    n = len(bench().examples.of("train"))
+    whole, most = (made("ssd", "weapons", tmp_path, sample=k).manifest.made["dampened"] for k in (0, n - 50))
+    assert whole > 100 and most == pytest.approx(whole, rel=0.03) and most != whole
 
 
 def test_a_file_that_was_damaged_is_refused(tmp_path: Path) -> None:
