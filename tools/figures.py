@@ -51,7 +51,7 @@ from tools.figure_tables import (
     training_table,
 )
 from tools.promise_tables import promise_tables
-from tools.redteam_tables import kept_table, never_seen_table, policy_table, redteam_table, scores_table
+from tools.redteam_tables import kept_table, never_seen_table, policy_table, redteam_table, scores_table, steps_table
 from tools.unlearning_tables import (
     attribution_table,
     captioner_table,
@@ -313,13 +313,16 @@ FIGURES = {
         tuple(_attacked(f"--guard {guard}:cigarette") for guard in ("spm", "uce")),
         redteam_table, "a quarter of an hour",
     ),
+    "attack-steps": Figure(
+        ("python -m tools.attack_steps",), steps_table, "five minutes", needs="OMP_NUM_THREADS"
+    ),
     "never-seen": Figure(("python -m tools.never_seen",), never_seen_table, "half an hour"),
     "probe-scores": Figure(("python -m tools.probe_scores",), scores_table, "five minutes"),
     "recommended": Figure(
         (
             f"{RECOMMENDED} --attack tina",
             f"{RECOMMENDED} --attack in_context",
-            f"{RECOMMENDED} --attack recall --attack paraphrase --concepts cigarette,pistol",
+            f"{RECOMMENDED} --attack recall --attack paraphrase",
             f"{RECOMMENDED} {' '.join(f'--attack {name}' for name in SEARCHES)} --concepts pistol",
         ),
         policy_table, "half an hour",

@@ -99,6 +99,16 @@ def kept_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, groups)}\n\n{costs}"
 
 
+def steps_table(results: list[Result]) -> str:
+    """What a step of an attack costs under guards."""
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [f"`{row['method']}`", row["model"], f"{row['ms']:,.0f}", f"{row['ms_bare']:,.0f}", f"{row['ratio_bare']:.2f}"]
+        for row in rows
+    ]  # fmt: skip
+    return markdown(["", "size", "ms a step", "without the guard", "ratio"], table)
+
+
 def scores_table(results: list[Result]) -> str:
     """What probes say of their concept and of all else, and the threshold between."""
     rows = [row for result in results for row in result["rows"]]

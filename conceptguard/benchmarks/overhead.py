@@ -67,7 +67,7 @@ def measure(
             bare.compile()
             guarded.compile()
         made = [membrane(LayerIndex({"unet": bare}).shapes(), i) for i in range(n)]
-        session, attach_seconds = stack.enter_context(_guard(of, guarded, made, clock))
+        session, attach_seconds = stack.enter_context(under_membranes(of, guarded, made, clock))
         variants = [Variant("bare", 0, bare)]
         _step(guarded, of)  # reads the conditions; from now on the benchmark says which gates are open
         for k in opens:
@@ -105,7 +105,7 @@ def _rows(variants: Sequence[Variant], common: Row) -> list[Row]:
 
 
 @contextmanager
-def _guard(
+def under_membranes(
     of: Subject, unet: nn.Module, made: list[dict[str, Factors]], clock: Clock
 ) -> Iterator[tuple[Session, float]]:
     """A session with the membranes on a pipeline around ``unet``, and the seconds that attaching took."""
