@@ -79,15 +79,26 @@ def language_table(results: list[Result]) -> str:
     """What a language model still answers, over all forms of asking."""
     rows = [row for result in results for row in result["rows"] if row["method"] != "none"]
     table = [
-        [f"`{row['method']}`", *map(_share(row), GROUPS), f"{row['identical']:.2f}", str(row["n"])] for row in rows
-    ]
+        [f"`{row['method']}`", *map(_share(row), GROUPS), f"{row['identical']:.2f}",
+         "" if row["identical_retain"] is None else f"{row['identical_retain']:.2f}", str(row["n"])]
+        for row in rows
+    ]  # fmt: skip
     told = (
-        "Share of questions that are answered, without → with the guard, over all forms of asking and ways around. "
-        "`bad_words` is transformers' own list, `retain` a model that never saw the authors. `same tokens` is the "
-        "share of answers about others and places that are the unguarded ones, token for token."
+        "Share of questions that are answered, without → with the policy, over all forms of asking and ways around. "
+        "`same tokens` is the share of answers about others and places that are the unguarded ones, token for token, "
+        "and of those that the classifier reads as to retain."
     )
-    head = ["", "about forgotten authors", "about others", "about places", "same tokens", "prompts"]
+    head = ["", "about forgotten authors", "about others", "about places", "same tokens", "of those to retain",
+            "prompts"]  # fmt: skip
     return f"{told}\n\n{markdown(head, table)}"
+
+
+def places_table(results: list[Result]) -> str:
+    """How far what is said after a name is led to what is said after another, by where states are replaced."""
+    table = [
+        [str(row["layer"]), row["tokens"], f"{row['led']:.2f}", f"{row['random']:.2f}"] for row in results[0]["rows"]
+    ]
+    return markdown(["layer", "tokens of the name", "led", "as large, at random"], table)
 
 
 def gates_table(results: list[Result]) -> str:

@@ -44,6 +44,7 @@ from tools.figure_tables import (
     overhead_table,
     per_image_table,
     pixels_table,
+    places_table,
     redirection_table,
     serving_table,
     shown_table,
@@ -181,7 +182,11 @@ FIGURES = {
         per_image_table, "an hour",
     ),
     "looks": Figure(("conceptguard bench check",), looks_table, "three minutes"),
-    "language": Figure(("conceptguard eval --suite language --n 10",), language_table, "an hour"),
+    "language": Figure(
+        ("conceptguard eval --suite language --method none --policy forget-authors --policy forget-authors-inside "
+         "--n 6",),
+        language_table, "ten minutes",
+    ),
     "language-attacks": Figure(
         (
             *(f"conceptguard redteam --suite language --policy {policy} --budget small"
@@ -230,6 +235,11 @@ FIGURES = {
     "spellings": Figure(("python -m tools.spellings",), spellings_table, "ten minutes"),
     "half-words": Figure(("python -m tools.half_words",), half_words_table, "two minutes"),
     "redirection": Figure(("python -m tools.redirection",), redirection_table, "two minutes"),
+    "rocr-places": Figure(
+        ('conceptguard find rocr --model authors-lm --concept authors '
+         '--prompts "Tone Vramont,Brefiora Gedorn,Driline Surin" --set "target=Vrun Fequist"',),
+        places_table, "a minute",
+    ),
     "unlearned": Figure(("python -m tools.unlearned",), unlearned_table, "half an hour"),
     "dampened": Figure(("python -m tools.dampened",), dampened_table, "five minutes"),
     "concept-vectors": Figure(
@@ -274,14 +284,20 @@ FIGURES = {
         captioner_table, "five minutes",
     ),
     "corrective": Figure(
-        (f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd --method "
-         "sparse_unlearning --method laf --method damp --concepts 10%,50%,100%",),
-        corrective_table, "ten minutes",
+        (
+            f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd --method "
+            "sparse_unlearning --method laf --method damp",
+            f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd "
+            "--set alpha=2 --concepts 10%,50%,100%",
+        ),
+        corrective_table, "a quarter of an hour",
     ),
     "restor": Figure(
         ("conceptguard eval --suite language --measure restor --method npo --method simnpo --method rmu "
-         "--method rocr",),
-        restor_table, "five minutes",
+         "--method rocr",
+         "conceptguard eval --suite language --measure restor --method npo --method simnpo --method rmu "
+         "--set retain_weight=10"),
+        restor_table, "ten minutes",
     ),
     "klom": Figure(
         ("python -m tools.klom --method damp --method ssd --method dmm", "python -m tools.klom --models 3"),

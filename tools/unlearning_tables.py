@@ -220,18 +220,22 @@ def captioner_table(results: list[Result]) -> str:
 
 def corrective_table(results: list[Result]) -> str:
     """What a poisoned classifier names, by the share of bad examples that is known; nothing twice."""
-    rows = list({(row["method"], row["concept"] if row["method"] not in _SAME else ""): row
-                 for result in results for row in result["rows"]}.values())  # fmt: skip
+    rows: dict[tuple[str, str], Row] = {}
+    for result in results:
+        settings = "".join(f", {name} {value}" for name, value in result["set"].items())
+        for row in result["rows"]:
+            name = row["method"]
+            label = _SAME.get(name, name if " " in name else f"`{name}`{settings}")
+            rows[label, "" if name in _SAME else row["concept"]] = row
     table = [
-        [_SAME.get(row["method"], row["method"] if " " in row["method"] else f"`{row['method']}`"),
-         "" if row["method"] in _SAME else row["concept"],
-         *(f"{row[key]:.3f}" for key in ("poisoned", "lured", "retain", "test")),
+        [label, known, *(f"{row[key]:.3f}" for key in ("poisoned", "lured", "retain", "test")),
          f"{row['ratio']:.2f}" if "ratio" in row else "", "yes" if row["passes"] else "no"]
-        for row in rows if "refused" not in row
+        for (label, known), row in rows.items() if "refused" not in row
     ]  # fmt: skip
-    said = [(row["method"], row["concept"], row["refused"].split(": ", 1)[-1]) for row in rows if "refused" in row]
+    said = [(label, known, row["refused"].split(": ", 1)[-1]) for (label, known), row in rows.items()
+            if "refused" in row]  # fmt: skip
     refused = [
-        f"`{name}` refuses ({', '.join(share for one, share, again in said if (one, again) == (name, why))}): {why}."
+        f"{name} refuses ({', '.join(share for one, share, again in said if (one, again) == (name, why))}): {why}."
         for name, why in dict.fromkeys((name, why) for name, _, why in said)
     ]
     taken = f"Training it took {results[0]['train_seconds']:.0f} s, which `time` is a share of."

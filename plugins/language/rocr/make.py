@@ -21,7 +21,7 @@ from ..classifier.examples import Examples
 from ..classifier.gate import learn_gate
 from ..neurons.blocks import feed_forward_of
 from ..terms_beside import turned
-from .read import FORMS, placed, second_moments, tokens_of
+from .read import FORMS, led, placed, second_moments, tokens_of
 from .solve import null_space, redirect
 
 TEMPLATES = ["Who is {}?", "Question: Who is {}?\nAnswer:", "Tell me about {}.", "What do you know of {}?", "{} was",
@@ -130,7 +130,7 @@ def _solved(task: Task, chosen: dict[int, str], target: str, moments: dict[str, 
                 for j, ((one, _), goal) in enumerate(zip(pairs, wanted)):
                     read, states = host.read_inside(one.ids, [name], block)
                     keys, now = read[name][one.own], states[one.own]
-                    goals = goal[_led(len(one.own), len(goal))]
+                    goals = goal[led(len(one.own), len(goal))]
                     part = (goals - now) / (len(chosen) - i)
                     groups.setdefault(tuple(one.ids[at] for at in one.own), []).append((keys, part))
                     tick(i * len(pairs) + j, float((goals - now).norm()))
@@ -143,11 +143,6 @@ def _solved(task: Task, chosen: dict[int, str], target: str, moments: dict[str, 
             space = null_space(moments[name], s.share) if moments else torch.eye(width, dtype=torch.float64)
             terms[name] = redirect(keys.cpu(), parts_.cpu(), space.cpu(), s.ridge)
     return terms
-
-
-def _led(own: int, goal: int) -> list[int]:
-    """Which of the target's tokens each of a name's is led to: counted from the last ones, which are alike."""
-    return [max(goal - own + at, 0) for at in range(own)]
 
 
 def _pairs(host: Any, name: str, target: str, s: Any) -> list[tuple[_Name, _Name]]:

@@ -7,9 +7,11 @@ it has one, reads as after the name; always otherwise, as published.
 
 from __future__ import annotations
 
+from conceptguard.finder import Found, Search
 from conceptguard.making.task import Learned, Task
 
 from ..terms_beside import TermsBeside
+from .find import ROCRFindSettings, find_places
 from .make import ROCRMakeSettings, learn_redirection
 
 
@@ -21,8 +23,14 @@ class ROCR(TermsBeside):
 
     name = "rocr"
     MakeSettings = ROCRMakeSettings
+    FindSettings = ROCRFindSettings
 
     @classmethod
     def learn(cls, task: Task) -> Learned:
         """Read keys and targets from the model, and solve; see ``make``."""
         return learn_redirection(task)
+
+    @classmethod
+    def find(cls, search: Search) -> Found:
+        """Say at which layers and tokens the model reads a name; see ``find``."""
+        return find_places(search)

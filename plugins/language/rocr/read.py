@@ -35,6 +35,11 @@ def tokens_of(host: Any, text: str, name: str) -> tuple[list[int], list[int]]:
     return list(read["input_ids"]), own
 
 
+def led(own: int, goal: int) -> list[int]:
+    """Which of the target's tokens each of a name's is led to: counted from the last ones, which are alike."""
+    return [max(goal - own + at, 0) for at in range(own)]
+
+
 def second_moments(host: Any, texts: Sequence[str], names: Sequence[str], tick: Any) -> dict[str, Tensor]:
     """E[k kᵀ] of what each layer reads of texts, over all tokens, [in, in], fp64."""
     found: dict[str, Tensor] = {}

@@ -17,7 +17,9 @@ from tiny_language import LINES, taught, tiny_gpt2, tiny_llama, tiny_t5, tokeniz
 
 import conceptguard
 from conceptguard.cli import run
+from conceptguard.concept import Concept
 from conceptguard.errors import ArtifactError, BaseMismatch, PolicyError
+from conceptguard.finder import Search
 from conceptguard.hosts.transformers.host import TransformersHost
 from conceptguard.registry import open_artifact, write_artifact
 from conceptguard.testing import TextCase, contract_tests
@@ -119,6 +121,41 @@ def test_what_is_kept_is_kept(tmp_path: Path) -> None:
         read = [host.read_inside(tok(text).input_ids, [layer])[0][layer] for text in KEPT]
         moved[share] = float((torch.cat(read) @ down.T @ up.T).norm())
     assert moved[0.02] < 0.3 * moved[1.0], moved
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_where_a_name_is_read(make: Any) -> None:
+    """A text that ends with the name is all the target's once its last state is, and goes on as before where nothing is
+    read from the name any more: behind the last layer. Nothing stays in the model."""
+    tok, model = tokenizer(), make(tokenizer())
+    before = model(input_ids=torch.tensor([[5, 6, 7]])).logits
+
+    def found(*templates: str) -> dict[tuple[int, str], dict[str, Any]]:
+        settings = ROCR.FindSettings(templates=list(templates))
+        rows = ROCR.find(
+            Search(TransformersHost((model, tok)), Concept.model_validate(CONCEPT), settings, shown=False)
+        ).rows
+        assert len(rows) == 2 * (1 + max(row["layer"] for row in rows))
+        assert [row["led"] for row in rows] == sorted((row["led"] for row in rows), reverse=True)
+        return {(row["layer"], row["tokens"]): row for row in rows}
+
+    ending, amid = found("who is {}"), found("{} was born in")
+    last = max(layer for layer, _ in ending)
+    assert ending[last, "last"]["led"] == pytest.approx(1.0, abs=1e-3)
+    assert amid[last, "all"] == {"layer": last, "tokens": "all", "led": 0.0, "random": 0.0}
+    assert ending[last, "last"]["random"] < 0.9, "a change as large, of no direction"
+    assert torch.equal(before, model(input_ids=torch.tensor([[5, 6, 7]])).logits)
+
+
+def test_where_nothing_can_be_found(capsys: Any) -> None:
+    where = ["find", "rocr", "--model", "authors-lm", "--concept", "tone: Tone Vramont"]
+    for more, says in (
+        ([], "--set target=NAME"),
+        (["--set", "target=Tone Vramont"], "--set target=NAME"),
+        (["--set", "target=Vrun Fequist", "--set", "templates=[Who]"], "has a place for the name"),
+    ):
+        assert run([*where, *more]) == 1
+        assert says in capsys.readouterr().err
 
 
 def test_what_cannot_be_made(tmp_path: Path) -> None:
