@@ -287,8 +287,6 @@ FIGURES = {
         (
             f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd --method "
             "sparse_unlearning --method laf --method damp",
-            f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd "
-            "--set alpha=2 --concepts 10%,50%,100%",
         ),
         corrective_table, "a quarter of an hour",
     ),
