@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class PictureSet:
     """Pictures to look through. pixels: uint8 [n, 3, side, side]; names: of each, for people; classes: what each was
-    sorted under, all "" where nobody sorted them"""
+    sorted under, all "" where nobody sorted them; of: how many there are, where these are some of them"""
 
     pixels: Tensor
     names: Sequence[str]
     classes: Sequence[str]
+    of: int = 0
 
     def __len__(self) -> int:
         return len(self.names)

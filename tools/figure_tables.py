@@ -193,6 +193,17 @@ def many_table(results: list[Result]) -> str:
     return markdown(head, table)
 
 
+def craft_peer_table(results: list[Result]) -> str:
+    """What factorising and weighing take, beside the published code on the same activations."""
+    table = [
+        [row["pictures"], f"{row['crops']:,}", f"{row['seconds']:.2f}", f"{row['seconds_peer']:.2f}",
+         f"{row['ratio_peer']:.3f}", f"{row['error']:.3f}", f"{row['error_peer']:.3f}"]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    head = ["pictures", "crops", "seconds", "craft-xai", "ratio", "error", "craft-xai's"]
+    return markdown(head, table)
+
+
 def serving_table(results: list[Result]) -> str:
     """What a server of vLLM says, and how fast, with nothing, under a guard, and with its own bad words."""
     names = {"nothing": "bare", "guarded": "guarded", "bad_words": "bare, with `bad_words`"}

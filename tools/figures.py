@@ -27,6 +27,7 @@ from typing import Any
 from tools.attack_tables import every_fact_table, language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
+    craft_peer_table,
     disguises_table,
     eval_table,
     faults_table,
@@ -273,6 +274,7 @@ FIGURES = {
     ),
     "attribution": Figure(("python -m tools.attribution",), attribution_table, "two minutes"),
     "many": Figure(("conceptguard bench many --workers 2",), many_table, "two minutes", needs="OMP_NUM_THREADS"),
+    "craft-peer": Figure(("python -m tools.craft_peer",), craft_peer_table, "six minutes", needs="CRAFT_PATH"),
     "vllm": Figure(
         ("python -m tools.vllm_load --python $CONCEPTGUARD_VLLM --answers 10000 --option=--dtype=float32 "
          "--option=--enforce-eager --option=--max-model-len=256",),

@@ -42,6 +42,7 @@ def find(
     pictures: Path | None = typer.Option(
         None, metavar="FOLDER", help="Pictures to look through; in folders of their classes, where they have any."
     ),
+    most: int = typer.Option(4096, min=8, metavar="N", help="Of a folder with more pictures: how many are read."),
     draw: int = typer.Option(96, min=8, metavar="N", help="Of a model that draws: how many pictures."),
     policy: str | None = typer.Option(
         None,
@@ -139,7 +140,7 @@ def find(
             option = "--probe" if probe else "--corrections" if corrections else "--correct"
             raise Usage(f"{option} writes files: add --out FOLDER")
     if looks_at != "model":
-        asked = Asked(pictures, model, what, draw, policy, encoder, words, page, out, probe or [], seed, device,
+        asked = Asked(pictures, model, what, most, draw, policy, encoder, words, page, out, probe or [], seed, device,
                       read_corrections(corrections) if corrections else None, port if correct else None)  # fmt: skip
         return find_in_pictures(known[finder], chosen, asked, json, begin)
     if model is None or pictures or page or out or policy or corrections or correct:

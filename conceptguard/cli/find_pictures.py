@@ -24,6 +24,7 @@ class Asked:
     pictures: Path | None
     model: str | None
     concept: Concept | None
+    most: int
     draw: int
     policy: str | None
     encoder: str
@@ -117,8 +118,9 @@ def _pictures(asked: Asked) -> PictureSet:
     from .progress import estimated, progress
 
     if asked.pictures:
-        with progress("pictures", sum(1 for _ in asked.pictures.expanduser().rglob("*"))) as tick:
-            return read_folder(asked.pictures, tick)
+        there = sum(1 for _ in asked.pictures.expanduser().rglob("*"))
+        with progress("pictures", min(there, asked.most)) as tick:
+            return read_folder(asked.pictures, tick, most=asked.most)
     assert asked.model is not None
     if asked.concept:
         prompts = [fill(template, prompt) for prompt in asked.concept.prompts for template in TEMPLATES]

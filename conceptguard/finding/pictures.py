@@ -15,14 +15,19 @@ from ..measuring.samples import Recipe, make, make_once
 from ..measuring.suite import Sample
 from ..sessions.attach import attach
 
+MOST = 4096  # pictures: what more of them have in common, these have
 SIDE = 128  # pixels that a picture is kept with: crops of a third are as large as small encoders read
 WITHOUT, UNDER = "without", "under"  # the classes of pictures that a policy is compared by
 FIRST_SEED = 60_000_000  # far from those that anything is judged with
 
 
-def read_folder(folder: Path, tick: Callable[[int], None] = lambda n: None, side: int = SIDE) -> PictureSet:
+def read_folder(
+    folder: Path, tick: Callable[[int], None] = lambda n: None, side: int = SIDE, most: int = MOST
+) -> PictureSet:
     """PNG, JPEG, WebP and BMP files of a folder, each cut to its middle square. Where pictures lie in folders below it,
     those are their classes.
+
+    most: of more files some are read, of every class its share, so that memory does not grow with the folder
 
     Raises PolicyError for a folder without pictures, or with some sorted and some not.
     """
@@ -43,12 +48,24 @@ def read_folder(folder: Path, tick: Callable[[int], None] = lambda n: None, side
     for one in sorted(path.name for path in folder.iterdir() if path.is_dir() and set(classes) != {""}):
         if one not in classes and not one.startswith("."):
             raise PolicyError(f"{folder}: class '{one}' has no pictures: add some, or delete its folder")
+    there = len(files)
+    if there > most:
+        kept = [i for name in dict.fromkeys(classes) for i in _some(classes, name, most)]
+        files, classes = [files[i] for i in kept], [classes[i] for i in kept]
     pixels = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
     for i, file in enumerate(files):
         fitted = ImageOps.fit(open_picture(file), (side, side), Image.Resampling.LANCZOS)
         pixels[i] = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
         tick(1)
-    return PictureSet(pixels, [str(one.relative_to(folder)) for one in files], classes)
+    names = [str(one.relative_to(folder)) for one in files]
+    return PictureSet(pixels, names, classes, there if len(files) < there else 0)
+
+
+def _some(classes: Sequence[str], name: str, most: int) -> list[int]:
+    """Places of a class's share of so many, two at least, at even distances."""
+    own = [i for i, one in enumerate(classes) if one == name]
+    count = min(len(own), max(2, most * len(own) // len(classes)))
+    return [own[i * len(own) // count] for i in range(count)]
 
 
 def draw(

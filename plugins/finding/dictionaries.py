@@ -16,7 +16,8 @@ from torch import Tensor
 
 from conceptguard.making.progress import Tick
 
-SWEEPS = 150
+SWEEPS = 150  # at most
+EVERY, FELL = 10, 3e-3  # sweeps after which the squared error must have fallen by this share, or the factors are found
 MOST = 20_000  # rows that directions are learnt from; all others are encoded with them
 TINY = 1e-9
 
@@ -48,21 +49,29 @@ def some(rows: Tensor, random: torch.Generator) -> Tensor:
 
 
 def nmf(rows: Tensor, k: int, random: torch.Generator, tick: Tick | None = None) -> Dictionary:
-    """Non-negative matrix factorisation by hierarchical alternating least squares (Cichocki and Phan, 2009).
+    """Non-negative matrix factorisation by hierarchical alternating least squares (Cichocki and Phan, 2009), until it
+    gets no better.
 
     rows: [n, width], not negative; k: at most as many directions as there are rows
     """
     mine = some(rows, random)
     k = min(k, len(mine))
     directions = mine[_spread(mine, k, random)] + TINY
-    amounts = torch.full((len(mine), k), 1.0 / k, device=mine.device)
+    amounts = torch.full((k, len(mine)), 1.0 / k, device=mine.device)  # the other way round, so that each is in a piece
+    size, before = mine.square().sum(), torch.inf
     for sweep in range(SWEEPS):
-        _descend(amounts, mine @ directions.T, directions @ directions.T)
-        turned = directions.T.contiguous()
-        _descend(turned, mine.T @ amounts, amounts.T @ amounts)
-        directions = turned.T
+        _descend(amounts, directions @ mine.T, directions @ directions.T)
+        wanted, gram = amounts @ mine, amounts @ amounts.T
+        _descend(directions, wanted, gram)
         if tick:
             tick(sweep)
+        if sweep % EVERY == EVERY - 1:
+            error = float(_error(size, directions, wanted, gram))
+            if before - error < FELL * before:
+                break
+            before = error
+    if tick:
+        tick(SWEEPS - 1)
     lengths = directions.norm(dim=1, keepdim=True)
     directions = directions[lengths[:, 0] > 1e-6] / lengths[lengths[:, 0] > 1e-6]
     return Dictionary(directions, lambda given: nnls(given, directions))
@@ -70,28 +79,44 @@ def nmf(rows: Tensor, k: int, random: torch.Generator, tick: Tick | None = None)
 
 def nnls(rows: Tensor, directions: Tensor, sweeps: int = 60) -> Tensor:
     """Amounts [n, k], none negative, with which directions come nearest to rows."""
-    amounts = (rows @ directions.T / directions.square().sum(1).clamp(min=TINY)).clamp(min=0)
-    wanted, gram = rows @ directions.T, directions @ directions.T
-    for _ in range(sweeps):
+    wanted, gram = directions @ rows.T, directions @ directions.T
+    amounts = (wanted / gram.diagonal()[:, None].clamp(min=TINY)).clamp(min=0)
+    size, before = rows.square().sum(), torch.inf
+    for sweep in range(sweeps):
         _descend(amounts, wanted, gram)
-    return amounts
+        if sweep % EVERY == EVERY - 1:
+            error = float(_error(size, amounts, wanted, gram))
+            if before - error < FELL * before:
+                break
+            before = error
+    return amounts.T.contiguous()
 
 
-def _descend(amounts: Tensor, wanted: Tensor, gram: Tensor) -> None:
-    """One sweep over the columns, in place; each is the best that there is for the others as they are."""
-    for j in range(amounts.shape[1]):
-        step = (wanted[:, j] - amounts @ gram[:, j]) / gram[j, j].clamp(min=TINY)
-        amounts[:, j] = (amounts[:, j] + step).clamp(min=0)
+def _descend(factor: Tensor, wanted: Tensor, gram: Tensor) -> None:
+    """One sweep over the rows of a factor, in place; each is the best that there is for the others as they are."""
+    for j in range(len(factor)):
+        step = (wanted[j] - gram[j] @ factor) / gram[j, j].clamp(min=TINY)
+        factor[j].add_(step).clamp_(min=0)
+
+
+def _error(size: Tensor, factor: Tensor, wanted: Tensor, gram: Tensor) -> Tensor:
+    """What is left, squared, of rows whose squares sum up to ``size``, by what the other factor makes of them."""
+    return size - 2 * (wanted * factor).sum() + (gram * (factor @ factor.T)).sum()
 
 
 def _spread(rows: Tensor, k: int, random: torch.Generator) -> Tensor:
     """Rows to begin with, each likelier the farther it is from those chosen before (k-means++)."""
+    sizes = rows.square().sum(1)
+
+    def far_from(one: int) -> Tensor:
+        return (sizes - 2 * rows @ rows[one] + sizes[one]).clamp(min=0)
+
     chosen = [int(torch.randint(len(rows), (), generator=random))]
-    far = (rows - rows[chosen[0]]).square().sum(1)
+    far = far_from(chosen[0])
     for _ in range(k - 1):
         chance = far.clamp(min=TINY).cpu()
         chosen.append(int(torch.multinomial(chance, 1, generator=random)))
-        far = torch.minimum(far, (rows - rows[chosen[-1]]).square().sum(1))
+        far = torch.minimum(far, far_from(chosen[-1]))
     return torch.tensor(chosen)
 
 

@@ -143,5 +143,7 @@ def told(seen: Seen, found: Sequence[FoundConcept], how: str, **figures: Any) ->
          "words": ", ".join(word for word, _ in one.words[:3])}
         for one in found
     ]  # fmt: skip
-    text = f"{len(found)} concepts in {seen.n} pictures, {how}"
+    assert seen.search.pictures is not None
+    many = f"{seen.n} of {seen.search.pictures.of} pictures" if seen.search.pictures.of else f"{seen.n} pictures"
+    text = f"{len(found)} concepts in {many}, {how}"
     return Found(rows, text, {"pictures": seen.n, "crops": len(seen.rows), **figures}, found)

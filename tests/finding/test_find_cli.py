@@ -14,9 +14,11 @@ from commands import reported, said
 from core import Unavailable
 from drawn import looking
 from page import chromium
-from small_planted import planted
+from small_planted import planted, search
 
+from conceptguard.finding.pictures import read_folder
 from conceptguard.finding.planted import FIRST
+from conceptguard.plugins import offers
 from conceptguard.policy_file import load_policy
 
 PROBED = "beer"
@@ -146,3 +148,19 @@ def test_a_model_is_looked_at_by_what_it_draws(capsys: pytest.CaptureFixture[str
     told = reported(capsys, *words, "--set", "concepts=6")
     assert told["rows"] and all(row["about"] == "" for row in told["rows"])
     assert any("dog" in row["words"] for row in told["rows"])
+
+
+def test_of_many_pictures_some_are_read(folder: Path, tmp_path: Path) -> None:
+    """Memory does not grow with the folder, every class is there, and it is said how many were read."""
+    pictures = sorted(folder.rglob("*.png"))
+    for name, count in (("many", 90), ("few", 3)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            (tmp_path / name / f"{i:02}.png").write_bytes(pictures[i % len(pictures)].read_bytes())
+    some = read_folder(tmp_path, most=31)
+    assert len(some) == 32 and some.of == 93 and list(some.classes).count("few") == 2
+    assert len(set(some.names)) == len(some)
+    whole = read_folder(tmp_path)
+    assert len(whole) == 93 and not whole.of
+    told = offers("finders")["random_directions"].find(search("random_directions", some)).told
+    assert "in 32 of 93 pictures" in told
