@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no package of anybody's environment
 
 from tools.figure_tables import eval_table
-from tools.redteam_tables import policy_table, redteam_table
+from tools.redteam_tables import never_seen_table, policy_table, redteam_table
 
 
 def row(method: str, concept: str, concepts: int = 1, **more: Any) -> dict[str, Any]:
@@ -66,3 +66,17 @@ def test_a_policy_is_told_over_all_its_concepts() -> None:
     ]  # fmt: skip
     with pytest.raises(ValueError, match="one size"):
         policy_table([{"rows": [*rows, attacked("wine", "mma", 0.0) | {"n": 9}]}])
+
+
+def test_what_was_never_seen_stands_beside_what_was() -> None:
+    def attacked(method: str, concept: str, attack: str, asr: float, chance: float | None = None) -> dict[str, Any]:
+        told = {"method": method, "concept": concept, "attack": attack, "asr": asr, "asr_random": chance}
+        return {**told, "asks": 2, "n": 2, "judge_right": 0.9, "judge_none": 0.8}
+
+    rows = [
+        attacked("none", "tent", "unattacked", 0.0), attacked("none", "tent", "tina", 1.0, 0.5),
+        attacked("none", "harp", "tina", 0.5, 1.0), attacked("uce", "beer", "tina", 1.0, 1.0),
+    ]  # fmt: skip
+    lines = never_seen_table([{"rows": rows}]).splitlines()
+    assert "90% of renderings right" in lines[0] and "never seen, no guard | seen, under `uce`" in lines[2]
+    assert lines[-1] == "| `tina` | 3 of 4 (3) | 2 of 2 (2) |"
