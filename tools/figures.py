@@ -100,7 +100,7 @@ class Figure:
 ARTIFACTS = ("few_shot", "advunlearn", "nullspace", "rece", "safree", "trce")
 RECOMMENDED = "conceptguard redteam --policy registry/policies/recommended.yaml --budget small --steps 12"
 SEARCHES = (  # noqa: SIM905
-    "ring_a_bell mma pez p4d unlearndiffatk concept_inversion concept_arithmetics memories probes classifier_guidance"
+    "ring_a_bell mma pez p4d unlearndiffatk concept_arithmetics probes classifier_guidance"
 ).split()
 CHEAP = (  # one or two of every form: words, states of the encoder, gradients, rims and noise
     "paraphrase", "random", "concept_arithmetics", "pez", "ring_a_bell", "concept_inversion", "unlearndiffatk",
@@ -339,6 +339,7 @@ FIGURES = {
             f"{RECOMMENDED} --attack tina",
             f"{RECOMMENDED} --attack in_context",
             f"{RECOMMENDED} --attack recall --attack paraphrase",
+            f"{RECOMMENDED} --attack concept_inversion --attack memories",
             f"{RECOMMENDED} {' '.join(f'--attack {name}' for name in SEARCHES)} --concepts pistol",
         ),
         policy_table, "half an hour",
