@@ -68,6 +68,8 @@ from tools.unlearning_tables import (
     requests_table,
     restor_table,
     sampled_table,
+    seeds_table,
+    sizes_table,
     unlearned_table,
 )
 
@@ -242,6 +244,8 @@ FIGURES = {
         places_table, "a minute",
     ),
     "unlearned": Figure(("python -m tools.unlearned",), unlearned_table, "half an hour"),
+    "retain-seeds": Figure(("python -m tools.retain_seeds",), seeds_table, "ten minutes"),
+    "muse-sizes": Figure(("python -m tools.muse_sizes",), sizes_table, "ten minutes"),
     "dampened": Figure(("python -m tools.dampened",), dampened_table, "five minutes"),
     "concept-vectors": Figure(
         ("python -m tools.neurons concept_vectors", "python -m tools.neurons coverage"), neurons_table, "five minutes"
@@ -289,6 +293,8 @@ FIGURES = {
         (
             f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd --method "
             "sparse_unlearning --method laf --method damp",
+            f"conceptguard eval --suite classifier --measure corrective --model {CLASSIFIER} --method ssd "
+            "--set alpha=2 --concepts 10%,50%,100%",
         ),
         corrective_table, "a quarter of an hour",
     ),

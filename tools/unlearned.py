@@ -90,10 +90,10 @@ def changed(pair: Any, made: Any) -> LanguageModel:
     return LanguageModel(model, pair.tokenizer)
 
 
-def sibling(suite: LanguageSuite, never: Any) -> LanguageModel:
+def sibling(suite: LanguageSuite, never: Any, seed: int = 71) -> LanguageModel:
     """The model that never knew, after some more documents without the authors to forget, drawn by another seed: how
     far two such models are from each other is the most that a forgetful one can come near."""
-    recipe = train.Recipe(steps=60, lr=1e-3, warmup=10, seed=71)
+    recipe = train.Recipe(steps=60, lr=1e-3, warmup=10, seed=seed)
     # what it tells of its steps is no part of the result
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         model = train.train(
@@ -102,9 +102,12 @@ def sibling(suite: LanguageSuite, never: Any) -> LanguageModel:
     return LanguageModel(model, never.tokenizer)
 
 
-def learnt(suite: LanguageSuite, pair: Any, method: str, out: Path, **settings: Any) -> Any:
-    """The artifact of a method, of texts to forget as the shipped guard has them, and of texts to retain."""
+def learnt(suite: LanguageSuite, pair: Any, method: str, out: Path, names: Sequence[str] = (), **settings: Any) -> Any:
+    """The artifact of a method, of texts to forget as the shipped guard has them, and of texts to retain. names: of
+    those texts only such as name one of them"""
     forget, _ = examples(suite)
+    if names:
+        forget = [one for one in forget if any(name in one["prompt"] for name in names)]
     documents = itertools.islice(iter(Corpus(suite.without("forget", "apart"), SEED)), RETAIN)
     retain = [{"prompt": d.prompt, "answer": d.text.strip()} if d.prompt else {"prompt": d.text} for d in documents]
     concept = {"name": "forget-authors", "prompts": ["authors"]}

@@ -30,6 +30,22 @@ def unlearned_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
+def seeds_table(results: list[Result]) -> str:
+    """TOFU's test between models that never knew, and of one that knows."""
+    table = [[row["one"], row["other"], f"{row['log10_p']:.1f}", f"{row['ks']:.3f}"] for row in results[0]["rows"]]
+    return markdown(["", "", "forget quality, log10 p", "KS"], table)
+
+
+def sizes_table(results: list[Result]) -> str:
+    """What stays as more is forgotten, at once or one after the other."""
+    rows = results[0]["rows"]
+    table = [
+        [row["way"], str(row["forgotten"]), f"{row['muse_knowmem']:.2f}", f"{row['muse_knowmem_retain']:.2f}"]
+        for way in dict.fromkeys(row["way"] for row in rows) for row in rows if row["way"] == way
+    ]  # fmt: skip
+    return markdown(["", "authors forgotten", "KnowMem of these", "KnowMem of what stays"], table)
+
+
 def classifier_table(results: list[Result]) -> str:
     """What classifiers forgot, beside models that never saw it."""
     rows = [row for result in results for row in result["rows"]]

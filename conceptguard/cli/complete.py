@@ -71,7 +71,7 @@ def attacks() -> list[str]:
     from importlib.metadata import entry_points
 
     found = [point.name for point in entry_points(group="conceptguard") if point.value.startswith(_ATTACKS)]
-    return _words(["all", "list", *found])
+    return _words(["all", "list", "worst_case", *found])
 
 
 def finders() -> list[str]:

@@ -16,7 +16,7 @@ from .complete import attacks
 from .complete import concepts as concept_names
 from .eval_language import is_language
 from .options import CONFIG, DEVICE, DTYPE, GPUS, GUARD, JSON, MODEL, ON, POLICY, STEPS, VARIANT, WORKERS, Usage, split
-from .redteam_language import redteam_language
+from .redteam_language import WORST, redteam_language
 
 if TYPE_CHECKING:
     from ..attacking.run import Plan, Result
@@ -243,6 +243,8 @@ def _list(json: str | None, begin: float) -> None:
          "what": (kind.__doc__ or "").split("\n")[0], "paper": kind.paper}
         for name, kind in every_attack().items()
     ]  # fmt: skip
+    rows.append({"attack": WORST, "of": "language", "needs": "weights", "paper": "Fan et al., ECCV 2024",
+                 "what": "The people who are the hardest to forget, by bi-level search; of no policy."})  # fmt: skip
     report("redteam", rows, time.perf_counter() - begin, json)
 
 

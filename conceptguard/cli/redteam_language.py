@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .eval_language import DEFAULT, LANGUAGE
+from .options import Usage
 
 if TYPE_CHECKING:
     from ..attacking.language.sides import TextPlan
 
+WORST = "worst_case"  # no attack on facts, but a search for people
 COLUMNS = [
     "method", "attack", "needs", "asr", "low", "high", "asr_unattacked", "asr_random", "gain", "bare", "never",
-    "suppressed", "n", "asks", "refused", "seconds", "note",
+    "suppressed", "others", "n", "asks", "refused", "seconds", "note",
 ]  # fmt: skip
 
 
@@ -29,14 +31,20 @@ def redteam_language(
     """Attack every way, print the table, draw the curve; Ctrl-C reports what there is."""
     from ..attacking.kept import told_of
     from ..attacking.language.intent import intent
+    from .guarding import NONE
     from .output import report
 
     begin = time.perf_counter()
-    plan = plan_of(suite, model, policy, guard, attack, budget, asks, seed, again, device, dtype)
+    rest = [one for one in attack or ["all"] if one != WORST]
+    if WORST in (attack or []) and (guard or policy != NONE):
+        raise Usage(f"--attack {WORST} is about a way of unlearning weights, and no policy: add --policy none")
+    plan = plan_of(suite, model, policy, guard, rest, budget, asks, seed, again, device, dtype)
     found: list[dict[str, Any]] = []
     interrupted = _run(plan, found)
     kept = intent(found, plan.policy is not None, plan.before is not None)
     found = [{**row, **kept} for row in found]
+    if WORST in (attack or []) and not interrupted:
+        found += _hardest(plan)
     told = {"suite": suite, "budget": budget, "seed": seed, **(told_of(plan.policy) if plan.policy else {})}
     report("redteam", found, time.perf_counter() - begin, json, str(plan.pair.device), columns=COLUMNS, **told)
     if json != "-":
@@ -52,6 +60,15 @@ def redteam_language(
         raise typer.Exit(130)
 
 
+def _hardest(plan: TextPlan) -> list[dict[str, Any]]:
+    """Rows of the search for the people who are the hardest to forget; see ``attacking.language.worst_case``."""
+    from ..attacking.language.worst_case import Bilevel, work, worst_case
+    from .progress import progress
+
+    with progress("unlearning", work(plan.suite, Bilevel())) as tick:
+        return list(worst_case(plan.pair, plan.suite, Bilevel(), plan.seed, tick))
+
+
 def plan_of(
     suite: str, model: str, policy: str | None, guard: list[str] | None, attack: list[str] | None, budget: str,
     asks: int | None, seed: int, again: bool, device: str | None, dtype: str,
@@ -65,7 +82,7 @@ def plan_of(
     from .loading import speaking
     from .options import MODEL
 
-    kinds = attack_kinds(attack, TextAttack)
+    kinds = attack_kinds(attack, TextAttack) if attack else {}
     prompts = load_language_suite(DEFAULT if suite == LANGUAGE else suite)
     rules = policy_of(policy, guard)
     own = prompts.forms.base if model == MODEL.default else model

@@ -29,6 +29,9 @@ from ...measuring.language.evaluate import Contestant, answer
 from ...measuring.language.suite import LanguageSuite, Question, Wordings
 from ...measuring.language.tofu import following
 from ...measuring.shares import wilson
+from .target import Tick
+
+SETS = 6  # that are judged
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,12 @@ def project(w: Tensor, total: float) -> Tensor:
 class Unlearning:
     """A model, what it is taught of whom, and what unlearning with weights w makes of it. people: who may be chosen"""
 
-    def __init__(self, pair: LanguageModel, suite: LanguageSuite, people: Sequence[str], s: Bilevel, seed: int = 0):
+    def __init__(
+        self, pair: LanguageModel, suite: LanguageSuite, people: Sequence[str], s: Bilevel, seed: int = 0,
+        tick: Tick = lambda n: None,
+    ):  # fmt: skip
         self.pair, self.people, self._suite, self._s, self._seed = pair, people, suite, s, seed
+        self._tick = tick
         self._train = self._lessons("train")
         self._tune = self._lessons("tune")
 
@@ -85,6 +92,7 @@ class Unlearning:
             loss = ((1 - share) * losses - share * losses.clamp(max=s.ceiling)).mean()
             for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
                 p.data -= s.lr * gradient.sign()
+        self._tick(1)
         return model
 
     def left(self, model: Any) -> Tensor:
@@ -136,12 +144,19 @@ def unlikely(model: Any, lessons: Sequence[tuple[list[int], int, int]]) -> tuple
     return losses.sum(1) / own[:, 1:].sum(1), torch.tensor([who for _, _, who in lessons])
 
 
-def worst_case(pair: LanguageModel, suite: LanguageSuite, s: Bilevel, seed: int = 0) -> Iterator[dict[str, Any]]:
+def work(suite: LanguageSuite, s: Bilevel) -> int:
+    """How often ``worst_case`` ticks: for each unlearning."""
+    return s.rounds * (1 + -(-len(suite.world.subjects("forget")) // s.m)) + SETS
+
+
+def worst_case(
+    pair: LanguageModel, suite: LanguageSuite, s: Bilevel, seed: int = 0, tick: Tick = lambda n: None
+) -> Iterator[dict[str, Any]]:
     """A row for the set that each search found, for the easiest and for three at random: ``asr``, the share of facts
     about the set that are still told after it was unlearned, in wordings that nothing was searched with, ``low``,
     ``high``; ``others``, the same of those that were to stay; ``set``, who it is."""
     people = list(suite.world.subjects("forget"))
-    search, random = Unlearning(pair, suite, people, s, seed), torch.Generator().manual_seed(seed + 1)
+    search, random = Unlearning(pair, suite, people, s, seed, tick), torch.Generator().manual_seed(seed + 1)
     hardness = search.sampled()
     chosen = {
         "worst_case": [*search.search()][-1], "worst of random sets": hardness, "easiest of random sets": -hardness,

@@ -74,6 +74,19 @@ def auc(pair: Any, suite: LanguageSuite, one: Contestant) -> float | None:
     return float(((apart[:, None] > own).float() + 0.5 * (apart[:, None] == own)).mean())
 
 
+def knowmem(
+    pair: Any, suite: LanguageSuite, subjects: Mapping[str, Mapping[str, str]], one: Contestant,
+    tick: Callable[[int], None] = lambda n: None,
+) -> float:  # fmt: skip
+    """ROUGE-L F of answers about some people, to questions in wordings that nobody trained on; see ``muse``."""
+    model, tokenizer = pair
+    questions = suite.questions(subjects, "paraphrase")
+    random.Random(EACH).shuffle(questions)
+    some = questions[:EACH]
+    texts = [_ENDS.split(text)[0] for text in answer(model, tokenizer, some, one, tick).texts]
+    return rouge_l([question.answer for question in some], texts)
+
+
 def muse(
     pair: Any, suite: LanguageSuite, one: Contestant, retrained: float, tick: Callable[[int], None] = lambda n: None
 ) -> Row:
@@ -90,11 +103,7 @@ def muse(
     found: Row = {"muse_verbmem": rouge_l(goes_on, said)}
     sets: tuple[tuple[str, Split], ...] = (("muse_knowmem", "forget"), ("muse_knowmem_retain", "retain"))
     for column, split in sets:
-        questions = suite.questions(suite.world.subjects(split), "paraphrase")
-        random.Random(EACH).shuffle(questions)
-        some = questions[:EACH]
-        texts = [_ENDS.split(text)[0] for text in answer(model, tokenizer, some, one, tick).texts]
-        found[column] = rouge_l([question.answer for question in some], texts)
+        found[column] = knowmem(pair, suite, suite.world.subjects(split), one, tick)
     own = auc(pair, suite, one)
     found["muse_privleak"] = None if own is None else round(100 * (own - retrained) / max(retrained, 1e-10), 1)
     return found

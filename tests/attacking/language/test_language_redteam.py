@@ -270,6 +270,7 @@ def test_the_command_reports_rows_and_draws_a_curve(
         ("--policy none --attack p4d", "there are"),
         ("--attack sleek", "no policy"),
         ("--policy none --concepts cigarette", "are of pictures"),
+        ("--policy forget-authors --attack worst_case", "add --policy none"),
         ("--policy none --suite emoji-sd --asks 4", "--asks is of language suites"),
         ("--policy none --suite emoji-sd --curve curve.svg", "add --suite language"),
     ],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from commands import reported
 
 from conceptguard.attacking.language.worst_case import Bilevel, Unlearning, judged, project
+from conceptguard.text_attack import TextBudget
 
 FEW = Bilevel(m=2, rounds=2, steps=12, batch=16)
 
@@ -52,3 +55,13 @@ def test_the_upper_level_gives_weight_to_what_is_still_likely(
     *_, w = search.search()
     assert w.topk(2).indices.tolist() == [3, 1] and float(w.sum()) == pytest.approx(2, abs=1e-4)
     assert torch.allclose(search.sampled(), -losses)
+
+
+@pytest.mark.slow
+def test_the_command_has_rows_of_sets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("conceptguard.attacking.language.worst_case.Bilevel", partial(Bilevel, m=10, rounds=1, steps=1))
+    monkeypatch.setattr("conceptguard.text_attack.TEXT_BUDGETS", {"default": TextBudget(asks=3, answers=2, steps=1)})
+    rows = reported(capsys, "redteam", "--suite", "language", "--policy", "none", "--attack", "worst_case")["rows"]
+    names = [row["attack"] for row in rows]
+    assert names[:2] == ["unattacked", "worst_case"] and len(names) == 7
+    assert all(len(row["set"]) == 10 and row["asks"] == 70 for row in rows[1:])
