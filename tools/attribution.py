@@ -3,8 +3,9 @@
     python -m tools.attribution --json FILE
 
 ``lds``: trainings on parts that datamodels were not fitted on are ranked, for each training example, by the margin that
-is predicted of it; Spearman's correlation with the margins that they have, mean over examples. The margins of the sets
-that are judged are means over what is forgotten, in logits; ``retrained`` are the references of emoji-classifier.
+is predicted of it; Spearman's correlation with the margins that they have, mean over examples. ``told``: the share of
+these margins' variance that datamodels predict. The margins of the sets that are judged are means over what is
+forgotten, in logits; ``retrained`` are the references of emoji-classifier.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from conceptguard.measuring.classifier.run import Bench
 
 from .klom import EPOCHS, perceptron
 
-TRAININGS, HELD = 160, 32
-COLUMNS = ["of", "as_it_is", "retrained", "datamodel", "trak", "lds_datamodel", "lds_trak", "make_seconds"]
+TRAININGS, HELD = 320, 32
+COLUMNS = ["of", "as_it_is", "retrained", "datamodel", "trak", "lds_datamodel", "lds_trak", "told", "make_seconds"]
 
 
 def ranked(models: Datamodels, labels: Tensor, scores: Tensor) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def ranked(models: Datamodels, labels: Tensor, scores: Tensor) -> dict[str, Any]
     own = torch.stack([margins(one.float(), labels) for one in models.logits])
     there = models.there[:HELD]
     predicted = known.said(there, own[HELD:])
+    apart = (own[:HELD] - own[HELD:].mean(0)).pow(2).mean()
     by_trak = there[:, models.sources.at].float() @ scores.T
 
     def correlation(said: Tensor) -> float:
@@ -43,7 +45,8 @@ def ranked(models: Datamodels, labels: Tensor, scores: Tensor) -> dict[str, Any]
         return round(float(torch.tensor(found).nanmean()), 4)
 
     return {
-        "of": f"{HELD} trainings kept back", "lds_datamodel": correlation(predicted), "lds_trak": correlation(by_trak)
+        "of": f"{HELD} trainings kept back", "lds_datamodel": correlation(predicted), "lds_trak": correlation(by_trak),
+        "told": round(1 - float((predicted - own[:HELD]).pow(2).mean() / apart), 4),
     }  # fmt: skip
 
 

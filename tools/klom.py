@@ -35,7 +35,10 @@ from conceptguard.measuring.made import made
 
 MODEL, EPOCHS, LR = "emoji-classifier", 24, 1e-2
 PARTS = ("forget", "retain", "kept")
-COLUMNS = ["method", "concept", *(f"{part}_{what}" for part in PARTS for what in ("klom", "error", "p95"))]
+COLUMNS = [
+    "method", "concept", *(f"{part}_{what}" for part in PARTS for what in ("klom", "error", "p95")), "margin",
+    "deviations",
+]  # fmt: skip
 
 
 def perceptron(examples: Examples, places: Tensor, seed: int, epochs: int = EPOCHS) -> nn.Module:
@@ -83,14 +86,17 @@ class Sides:
         return margins(logits_of(net, self.examples.inputs), self.examples.labels)
 
     def row(self, method: str, own: Tensor) -> dict[str, Any]:
-        """KLOM of the forget set, of what is retained, and of test examples of classes that are kept."""
+        """KLOM of the forget set, of what is retained, and of test examples of classes that are kept; margins of the
+        forget set, and how far they are from the retrained models' on the mean, in deviations of these."""
         found: dict[str, Any] = {"method": method, "concept": self.concept, "models": self.models}
         for part in PARTS:
             places = getattr(self.judging, part)
             spread = klom_over(own[:, places], self.retrained[:, places])
             values = {"klom": spread.mean, "error": spread.error, "p95": spread.p95}
             found |= {f"{part}_{what}": round(value, 4) for what, value in values.items()}
-        return found
+        gone, never = own[:, self.judging.forget], self.retrained[:, self.judging.forget]
+        apart = (gone.mean(0) - never.mean(0)) / never.std(0)
+        return found | {"margin": round(float(gone.mean()), 4), "deviations": round(float(apart.mean()), 4)}
 
     def of(self, method: str) -> Tensor:
         """Margins of all models, each with what a method made of it attached."""

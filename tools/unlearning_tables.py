@@ -153,8 +153,8 @@ def attribution_table(results: list[Result]) -> str:
     (ranking, *rows) = results[0]["rows"]
     told = (
         f"Of {ranking['of']}, Spearman's correlation of predicted margins with theirs: datamodels "
-        f"{ranking['lds_datamodel']:.2f}, TRAK {ranking['lds_trak']:.2f}. The trainings took "
-        f"{ranking['make_seconds']:.0f} s. Mean margins of what is forgotten:"
+        f"{ranking['lds_datamodel']:.2f}, TRAK {ranking['lds_trak']:.2f}; datamodels tell {ranking['told']:.2f} of the "
+        f"variance of these. The trainings took {ranking['make_seconds']:.0f} s. Mean margins of what is forgotten:"
     )
     names = ("as_it_is", "retrained", "datamodel", "trak")
     table = [[row["of"], *(f"{row[name]:.2f}" for name in names)] for row in rows]
@@ -168,12 +168,17 @@ def klom_table(results: list[Result]) -> str:
     parts = ("forget", "retain", "kept")
     table = [
         [str(row["models"]), names.get(row["method"], f"`{row['method']}`"),
-         *(f"{row[f'{part}_klom']:.2f} ± {row[f'{part}_error']:.2f} ({row[f'{part}_p95']:.1f})" for part in parts)]
+         *(f"{row[f'{part}_klom']:.2f} ± {row[f'{part}_error']:.2f} ({row[f'{part}_p95']:.1f})" for part in parts),
+         *(f"{row[key]:+.1f}" if key in row else "" for key in ("margin", "deviations"))]
         for result in results for row in result["rows"]
     ]  # fmt: skip
     (concept,) = {row["concept"] for result in results for row in result["rows"]}
-    head = ["models", "", "forget", "retain", "test"]
-    return f"Without {concept}. In brackets: the 95th percentile.\n\n{markdown(head, table)}"
+    head = ["models", "", "forget", "retain", "test", "margin", "deviations"]
+    told = (
+        f"Without {concept}. In brackets: the 95th percentile. `margin`: of what is forgotten, the mean; `deviations`: "
+        "by how many standard deviations of retrained models, over these models, it is above theirs."
+    )
+    return f"{told}\n\n{markdown(head, table)}"
 
 
 def gan_table(results: list[Result]) -> str:

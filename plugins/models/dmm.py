@@ -40,7 +40,7 @@ class DMMMakeSettings(ForgetSettings):
     """
 
     scores: Literal["datamodel", "trak", "oracle"] = "datamodel"
-    trainings: int = Field(default=160, ge=8)
+    trainings: int = Field(default=320, ge=8)
     epochs: int = Field(default=24, ge=1)
     oracles: int = Field(default=3, ge=1)
     oracle_epochs: int = Field(default=24, ge=1)

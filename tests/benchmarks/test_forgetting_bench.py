@@ -25,10 +25,12 @@ def test_the_next_request_costs_less_and_another_net_is_named(capsys: pytest.Cap
 
 @pytest.mark.slow
 def test_ssd_is_a_fiftieth_of_a_training_and_its_gradients_beat_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
-    made, *peers = rows(capsys, "--method", "ssd", "--repeats", "3")
-    assert made["ratio_again"] <= 0.02 < 3 * made["ratio_again"] < made["ratio"] < 0.12
+    """And damp a hundredth, the first time too. The bar beside the loop is a fifth, on a machine that does no more."""
+    damp, made, *peers = rows(capsys, "--method", "damp", "--method", "ssd", "--repeats", "3")
+    assert damp["ratio"] <= 0.01
+    assert made["ratio_again"] <= 0.02 and 3 * made["ratio_again"] < made["ratio"] < 0.08
     loops = [row for row in peers if row["peer"].startswith("a pass for each example")]
-    assert [row["ratio_peer"] < 0.5 for row in loops] == [True, True]
+    assert [row["ratio_peer"] < 0.3 for row in loops] == [True, True]
     assert all(row["difference"] < 1e-5 for row in loops)
 
 
