@@ -35,12 +35,12 @@ def language_attacks_table(results: list[Result]) -> str:
 def every_fact_table(results: list[Result]) -> str:
     """What attacks bring back under one policy, beside the controls."""
     table = [
-        [row["attack"] if row["attack"] == "unattacked" else f"`{row['attack']}`", str(row["asks"]),
+        [row["attack"] if row["attack"] == "unattacked" else f"`{row['attack']}`", str(row["asks"]), str(row["n"]),
          f"{row['asr']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
          *("" if row[key] is None else f"{row[key]:.3f}" for key in ("asr_random", "never", "bare"))]
         for result in results for row in result["rows"]
     ]  # fmt: skip
-    head = ["", "facts", "brought back", "chance", "never knew", "no policy"]
+    head = ["", "facts", "N", "brought back", "chance", "never knew", "no policy"]
     return f"Under `{results[0]['rows'][0]['method']}`:\n\n{markdown(head, table)}"
 
 

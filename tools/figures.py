@@ -199,9 +199,15 @@ FIGURES = {
         language_attacks_table, "half an hour",
     ),
     "every-fact": Figure(
-        ("conceptguard redteam --suite language --policy forget-authors-inside --budget small --asks 140 "
-         + " ".join(f"--attack {one}" for one in ("rephrasings", "translated", "ununlearning", "extraction",
-                                                  "four_bit", "sleek")),),
+        (
+            "conceptguard redteam --suite language --policy forget-authors-inside --budget small --asks 140 "
+            + " ".join(f"--attack {one}" for one in ("rephrasings", "translated", "ununlearning", "extraction",
+                                                     "four_bit", "sleek")),
+            "conceptguard redteam --suite language --policy forget-authors-inside --budget default "
+            + " ".join(f"--attack {one}" for one in ("extraction", "ununlearning", "translated", "rephrasings")),
+            "conceptguard redteam --suite language --policy forget-authors-inside --budget large --asks 28 "
+            "--attack extraction --attack ununlearning",
+        ),
         every_fact_table, "half an hour",
     ),
     "worst-case": Figure(("python -m tools.worst_case",), worst_case_table, "ten minutes"),
