@@ -49,6 +49,7 @@ from tools.figure_tables import (
     redirection_table,
     serving_table,
     shown_table,
+    speech_table,
     spellings_table,
     training_table,
 )
@@ -109,6 +110,10 @@ CHEAP = (  # one or two of every form: words, states of the encoder, gradients, 
     "in_context", "tina",
 )  # fmt: skip
 WEAK = "{method: spm, artifact: emoji-sd/spm/cigarette, strength: 0.4}"
+SERVED = (
+    "python -m tools.vllm_load --python $CONCEPTGUARD_VLLM --option=--dtype=float32 --option=--enforce-eager "
+    "--option=--max-model-len=256"
+)
 
 
 def _attacked(what: str, *attacks: str, budget: str = "small") -> str:
@@ -286,10 +291,10 @@ FIGURES = {
     "many": Figure(("conceptguard bench many --workers 2",), many_table, "two minutes", needs="OMP_NUM_THREADS"),
     "craft-peer": Figure(("python -m tools.craft_peer",), craft_peer_table, "six minutes", needs="CRAFT_PATH"),
     "vllm": Figure(
-        ("python -m tools.vllm_load --python $CONCEPTGUARD_VLLM --answers 10000 --option=--dtype=float32 "
-         "--option=--enforce-eager --option=--max-model-len=256",),
+        (f"{SERVED} --answers 10000", f"{SERVED} --model larger --answers 192 --rounds 6"),
         serving_table, "a quarter of an hour", needs="CONCEPTGUARD_VLLM",
     ),
+    "speech": Figure(("python -m tools.converted_speech",), speech_table, "five minutes"),
     "captioner": Figure(
         ("conceptguard eval --suite captioner --method sauce --method siu "
          "--concepts skull,pistol,dog,beer --n 8",),

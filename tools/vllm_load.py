@@ -34,6 +34,7 @@ from conceptguard.cli.output import result, write_json
 from conceptguard.measuring.language.suite import load_language_suite
 from conceptguard.registry import default_registry
 
+from .larger import LARGER, saved
 from .rows import parser_of
 
 PROCESSOR = "conceptguard.hosts.vllm.processor:GuardProcessor"
@@ -107,7 +108,7 @@ def memory(process: psutil.Process) -> int:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--model", default="authors-lm", help="an embedded model, or a folder")
+    parser.add_argument("--model", default="authors-lm", help=f"an embedded model, a folder, or {LARGER}")
     parser.add_argument("--python", default=sys.executable, help="of the environment that has vLLM")
     parser.add_argument("--answers", type=int, default=1000, help="of each server")
     parser.add_argument("--streams", type=int, default=16, help="requests at once")
@@ -123,9 +124,12 @@ def main() -> None:
     # Of words that no answer has: after the first word of a phrase its last one is not begun.
     known = set(re.findall(r"\w+", repr(suite).lower()))
     more = [phrase for phrase in made_up(4 * given.phrases) if known.isdisjoint(phrase.split())][: given.phrases]
-    model = given.model if Path(given.model).is_dir() else str(default_registry().model(given.model))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         here = Path(folder)
+        if given.model == LARGER:
+            model = saved(here / LARGER)
+        else:
+            model = given.model if Path(given.model).is_dir() else str(default_registry().model(given.model))
         (here / "phrases.txt").write_text("\n".join([*towns, *more]), encoding="utf-8")
         (here / "policy.yaml").write_text("guards: [{method: phrases, file: phrases.txt, concept: {name: towns}}]")
         bare, bare_process = stack.enter_context(server(given.python, model, here / "bare.log", given.option, None))
@@ -135,7 +139,7 @@ def main() -> None:
         sides = [("nothing", bare, ()), ("guarded", guarded, ()), ("bad_words", bare, [*towns, *more][:BAD_WORDS])]
         processes = {"nothing": bare_process, "guarded": guarded_process}
         rows = measured(sides, processes, prompts, towns, given)
-    write_json(result("load", rows, time.perf_counter() - began), given.json)
+    write_json(result("load", [{"model": given.model, **row} for row in rows], time.perf_counter() - began), given.json)
     ours = rows[1]
     raise SystemExit(0 if not ours["said"] and ours["same"] == ours["others"] and ours["memory_grew"] <= FLAT else 1)
 
