@@ -196,7 +196,7 @@ def many_table(results: list[Result]) -> str:
 def craft_peer_table(results: list[Result]) -> str:
     """What factorising and weighing take, beside the published code on the same activations."""
     table = [
-        [row["pictures"], f"{row['crops']:,}", f"{row['seconds']:.2f}", f"{row['seconds_peer']:.2f}",
+        [f"{row['pictures']:,}", f"{row['crops']:,}", f"{row['seconds']:.2f}", f"{row['seconds_peer']:.2f}",
          f"{row['ratio_peer']:.3f}", f"{row['error']:.3f}", f"{row['error_peer']:.3f}"]
         for result in results for row in result["rows"]
     ]  # fmt: skip
@@ -226,7 +226,7 @@ def serving_table(results: list[Result]) -> str:
 def speech_table(results: list[Result]) -> str:
     """How fast a converted model speaks under a bank of phrases, beside the same one bare."""
     table = [
-        [f"`{row['model']}`", row["batch"], f"{row['phrases']:,}", f"{row['tokens_a_second']:,.0f}",
+        [f"`{row['model']}`", f"{row['batch']}", f"{row['phrases']:,}", f"{row['tokens_a_second']:,.0f}",
          f"{1 / row['ratio_bare']:.3f}", f"{row['same']:.3f}"]
         for result in results for row in result["rows"]
     ]  # fmt: skip

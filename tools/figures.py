@@ -111,7 +111,7 @@ CHEAP = (  # one or two of every form: words, states of the encoder, gradients, 
 )  # fmt: skip
 WEAK = "{method: spm, artifact: emoji-sd/spm/cigarette, strength: 0.4}"
 SERVED = (
-    "python -m tools.vllm_load --python $CONCEPTGUARD_VLLM --option=--dtype=float32 --option=--enforce-eager "
+    "python -m tools.vllm_load --python $CONCEPTGUARD_VLLM {} --option=--dtype=float32 --option=--enforce-eager "
     "--option=--max-model-len=256"
 )
 
@@ -291,7 +291,7 @@ FIGURES = {
     "many": Figure(("conceptguard bench many --workers 2",), many_table, "two minutes", needs="OMP_NUM_THREADS"),
     "craft-peer": Figure(("python -m tools.craft_peer",), craft_peer_table, "six minutes", needs="CRAFT_PATH"),
     "vllm": Figure(
-        (f"{SERVED} --answers 10000", f"{SERVED} --model larger --answers 192 --rounds 6"),
+        (SERVED.format("--answers 10000"), SERVED.format("--model larger --answers 192 --rounds 6")),
         serving_table, "a quarter of an hour", needs="CONCEPTGUARD_VLLM",
     ),
     "speech": Figure(("python -m tools.converted_speech",), speech_table, "five minutes"),

@@ -121,9 +121,11 @@ def main() -> None:
         f"Question: {asked.format(author.name)}\nAnswer:" for author in suite.world.authors for asked in QUESTIONS
     ]
     towns = sorted(suite.world.places)[::3]
-    # Of words that no answer has: after the first word of a phrase its last one is not begun.
+    # Of words that no answer has: after the first word of a phrase its last one is not begun. Of several words: one by
+    # itself may be a token, which random weights say.
     known = set(re.findall(r"\w+", repr(suite).lower()))
-    more = [phrase for phrase in made_up(4 * given.phrases) if known.isdisjoint(phrase.split())][: given.phrases]
+    several = [phrase for phrase in made_up(5 * given.phrases) if " " in phrase]
+    more = [phrase for phrase in several if known.isdisjoint(phrase.split())][: given.phrases]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         here = Path(folder)
         if given.model == LARGER:
