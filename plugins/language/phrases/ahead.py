@@ -4,11 +4,11 @@ A word of several tokens is closed at its last one, and half of it would stand t
 the model is asked before a word begins, or goes on: would its own likeliest tokens end a phrase, or more than half of
 what it would say next, the token is refused.
 
-Where the likeliest token is refused, or closed as the rest of a word, all that may come in its place is looked at as
-far as the end of its word, and the row goes on with one of these. None is glued to the word before, or is the rest of a
-phrase behind another beginning, as models say it that know a text by heart; and where there are words of one token, it
-is one of those, for what a tokenizer has as a token is a word. Where text can be taken back this is all that is done:
-in place of a word that was, and of one that is closed as a whole.
+Where the likeliest token is refused or closed, all that may come in its place is looked at as far as the end of its
+word, and the row goes on with one of these. None is glued to the word before, or is the rest of a phrase behind another
+beginning, as models say it that know a text by heart; and where there are words of one token, it is one of those, for
+what a tokenizer has as a token is a word. Where text can be taken back this is all that is done, also in place of a
+word that was.
 """
 
 from __future__ import annotations
@@ -70,10 +70,8 @@ def avoid(by: Acting, decoding: Decoding, tokens: PhraseTokens, states: Sequence
         shut = left[at] == -math.inf
         if not decoding.live(at) or at in decoding.regrets:
             continue
-        if not decoding.revocable:
-            rows[at] = _Row(state, meant[at], shut and tokens.glues(meant[at]))
-        elif shut:
-            rows[at] = _Row(state, meant[at], True)
+        if shut or not decoding.revocable:
+            rows[at] = _Row(state, meant[at], shut)
     turn = [*rows]
     for _ in range(ROUNDS):
         words = [word for at in turn for word in _likely(decoding, tokens, at, rows[at])]

@@ -264,7 +264,7 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     assert run(["find", "concept_vectors", "--help"]) == 0
     page = capsys.readouterr().out
     assert "Settings of concept_vectors" in page and "candidates" in page and "threshold" not in page
-    assert run(["find", "rocr", "--help"]) == 0 and "finds nothing" in capsys.readouterr().out
+    assert run(["find", "npo", "--help"]) == 0 and "finds nothing" in capsys.readouterr().out
 
 
 @pytest.mark.slow
