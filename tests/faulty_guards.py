@@ -1,4 +1,4 @@
-"""Guards with one hook that fails, and what it fails with."""
+"""Guards with one hook that fails, and what it fails with; and one that leaves nothing to say."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from conceptguard import Method, hookimpl
+from conceptguard.generation.decoding import Decoding
 from conceptguard.hookspecs import GENERATION, TEXT
 
 FAULTS = (ZeroDivisionError, MemoryError, KeyboardInterrupt, SystemExit)
@@ -29,3 +31,14 @@ def failing(hook: str, fault: type[BaseException], on: int) -> type[Method]:
             raise fault("on purpose")
 
     return type("Broken", (Method,), {"name": "broken-on-purpose", "needs": "nothing", hook: broken, "__doc__": "x"})
+
+
+class NothingLeft(Method):
+    """Closes every token, were it an end."""
+
+    name = "nothing-left"
+    needs = "nothing"
+
+    @hookimpl
+    def process_logits(self, decoding: Decoding) -> None:
+        decoding.forbid(self, torch.arange(decoding.scores.shape[1]))

@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from conceptguard import load_model
 from conceptguard.benchmarks.speech import beside_bare
-from conceptguard.registry import default_registry
 
-from .larger import LARGER, saved
+from .larger import LARGER, folder_of
 from .rows import parser_of, write_rows
 
 BATCHES = (1, 8)
@@ -34,7 +33,8 @@ def converted(source: str, folder: Path) -> str:
     """A model of transformers, as a folder of onnxruntime-genai in fp32. Raises SystemExit where its builder fails."""
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", source, "-o", str(folder), "-p", "fp32",
                "-e", "cpu", "-c", str(folder / "cache")]  # fmt: skip
-    done = subprocess.run(builder, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(builder, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                          timeout=800)  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     return str(folder)
@@ -45,8 +45,7 @@ def measured(phrases: int) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         for name, (tokens, rounds) in SIZES.items():
-            source = saved(here / "larger") if name == LARGER else str(default_registry().model(name))
-            pair = load_model(converted(source, here / f"{name}-onnx"))
+            pair = load_model(converted(folder_of(name, here), here / f"{name}-onnx"))
             with tqdm(total=len(BATCHES) * (rounds + 1), desc=name, leave=False) as bar:
                 for row in beside_bare(pair, phrases, BATCHES, tokens, rounds, time.perf_counter, bar.update):
                     yield {"model": name, **row}

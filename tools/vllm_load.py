@@ -32,9 +32,8 @@ from tqdm import tqdm
 from conceptguard.benchmarks.logits import phrases as made_up
 from conceptguard.cli.output import result, write_json
 from conceptguard.measuring.language.suite import load_language_suite
-from conceptguard.registry import default_registry
 
-from .larger import LARGER, saved
+from .larger import LARGER, folder_of
 from .rows import parser_of
 
 PROCESSOR = "conceptguard.hosts.vllm.processor:GuardProcessor"
@@ -128,10 +127,7 @@ def main() -> None:
     more = [phrase for phrase in several if known.isdisjoint(phrase.split())][: given.phrases]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         here = Path(folder)
-        if given.model == LARGER:
-            model = saved(here / LARGER)
-        else:
-            model = given.model if Path(given.model).is_dir() else str(default_registry().model(given.model))
+        model = folder_of(given.model, here)
         (here / "phrases.txt").write_text("\n".join([*towns, *more]), encoding="utf-8")
         (here / "policy.yaml").write_text("guards: [{method: phrases, file: phrases.txt, concept: {name: towns}}]")
         bare, bare_process = stack.enter_context(server(given.python, model, here / "bare.log", given.option, None))

@@ -58,18 +58,15 @@ def nmf(rows: Tensor, k: int, random: torch.Generator, tick: Tick | None = None)
     k = min(k, len(mine))
     directions = mine[_spread(mine, k, random)] + TINY
     amounts = torch.full((k, len(mine)), 1.0 / k, device=mine.device)  # the other way round, so that each is in a piece
-    size, before = mine.square().sum(), torch.inf
+    settled = _settling(mine)
     for sweep in range(SWEEPS):
         _descend(amounts, directions @ mine.T, directions @ directions.T)
         wanted, gram = amounts @ mine, amounts @ amounts.T
         _descend(directions, wanted, gram)
         if tick:
             tick(sweep)
-        if sweep % EVERY == EVERY - 1:
-            error = float(_error(size, directions, wanted, gram))
-            if before - error < FELL * before:
-                break
-            before = error
+        if settled(sweep, directions, wanted, gram):
+            break
     if tick:
         tick(SWEEPS - 1)
     lengths = directions.norm(dim=1, keepdim=True)
@@ -81,14 +78,11 @@ def nnls(rows: Tensor, directions: Tensor, sweeps: int = 60) -> Tensor:
     """Amounts [n, k], none negative, with which directions come nearest to rows."""
     wanted, gram = directions @ rows.T, directions @ directions.T
     amounts = (wanted / gram.diagonal()[:, None].clamp(min=TINY)).clamp(min=0)
-    size, before = rows.square().sum(), torch.inf
+    settled = _settling(rows)
     for sweep in range(sweeps):
         _descend(amounts, wanted, gram)
-        if sweep % EVERY == EVERY - 1:
-            error = float(_error(size, amounts, wanted, gram))
-            if before - error < FELL * before:
-                break
-            before = error
+        if settled(sweep, amounts, wanted, gram):
+            break
     return amounts.T.contiguous()
 
 
@@ -99,9 +93,20 @@ def _descend(factor: Tensor, wanted: Tensor, gram: Tensor) -> None:
         factor[j].add_(step).clamp_(min=0)
 
 
-def _error(size: Tensor, factor: Tensor, wanted: Tensor, gram: Tensor) -> Tensor:
-    """What is left, squared, of rows whose squares sum up to ``size``, by what the other factor makes of them."""
-    return size - 2 * (wanted * factor).sum() + (gram * (factor @ factor.T)).sum()
+def _settling(rows: Tensor) -> Callable[[int, Tensor, Tensor, Tensor], bool]:
+    """Tells every ``EVERY`` sweeps whether the squared error of rows fell by less than ``FELL`` since it was asked
+    before, from a factor, what the rows want of it, and the products of the other one."""
+    size, before = rows.square().sum(), torch.inf
+
+    def settled(sweep: int, factor: Tensor, wanted: Tensor, gram: Tensor) -> bool:
+        nonlocal before
+        if sweep % EVERY != EVERY - 1:
+            return False
+        error = float(size - 2 * (wanted * factor).sum() + (gram * (factor @ factor.T)).sum())
+        last, before = before, error
+        return last - error < FELL * last
+
+    return settled
 
 
 def _spread(rows: Tensor, k: int, random: torch.Generator) -> Tensor:

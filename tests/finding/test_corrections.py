@@ -19,7 +19,7 @@ import torch
 import yaml
 from conceptguard_plugins.pictures.probe.net import ProbeNet
 from core import Unavailable
-from page import chromium
+from page import chromium, draw_box
 from small_planted import STEPS, found, planted, search
 
 from conceptguard.errors import ConceptGuardError, PolicyError
@@ -70,13 +70,7 @@ def test_a_person_corrects_in_a_browser(served: tuple[str, Path, Any]) -> None:
             it = page.locator(f'section[data-name="{PROBED}"]')
             it.locator(".name").fill("what I mean")
             for i in range(2):  # one that is it, and one that is not
-                seen = it.locator(".seen").nth(i)
-                seen.scroll_into_view_if_needed()
-                around = seen.bounding_box()
-                page.mouse.move(around["x"] + 20, around["y"] + 30)
-                page.mouse.down()
-                page.mouse.move(around["x"] + 84, around["y"] + 94)
-                page.mouse.up()
+                draw_box(page, it.locator(".seen").nth(i))
                 it.locator(".no").check()
             assert page.locator(".box").count() == 2 and page.locator(".box.not").count() == 1
             page.locator("#apply").click()

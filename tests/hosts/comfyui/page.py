@@ -62,6 +62,16 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def draw_box(page: Any, picture: Any) -> None:
+    """With the mouse, from (20, 30) to (84, 94) of a picture on the page of what was found."""
+    picture.scroll_into_view_if_needed()
+    around = picture.bounding_box()
+    page.mouse.move(around["x"] + 20, around["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(around["x"] + 84, around["y"] + 94)
+    page.mouse.up()
+
+
 class Page:
     """ComfyUI in a window, without a graph. page: playwright's; errors: what the console said of the pack's files."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from core import Unavailable
 from graphs import node
-from page import Page, chromium
+from page import Page, chromium, draw_box
 from PIL import Image, ImageDraw
 from server import Client
 from test_comfyui_page import ICON, SEARCH, pinned
@@ -114,13 +114,7 @@ def test_a_person_corrects_in_the_sidebar(client: Client, server: int, pictures:
             inside.locator(f'section[data-name="{gone}"] .strike').check()
             it = inside.locator(f'section[data-name="{red}"]')
             it.locator(".name").fill("a balloon")
-            seen = it.locator(".seen").first
-            seen.scroll_into_view_if_needed()
-            around = seen.bounding_box()
-            page.mouse.move(around["x"] + 20, around["y"] + 30)
-            page.mouse.down()
-            page.mouse.move(around["x"] + 84, around["y"] + 94)
-            page.mouse.up()
+            draw_box(page, it.locator(".seen").first)
             assert inside.locator(".box").count() == 1
             inside.locator("#apply").click()
             told = inside.locator("#told")

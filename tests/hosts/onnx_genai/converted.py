@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -13,21 +10,14 @@ from typing import Any
 from paths import ROOT
 
 import conceptguard
+from tools.converted_speech import converted
 
 
 @cache
 def folder() -> Path:
     """Where it lies; made once a process."""
     made = Path(tempfile.mkdtemp(prefix="conceptguard-onnx-"))
-    builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-    options = ["-p", "fp32", "-e", "cpu", "-c", str(made / "cache"), "-o", str(made / "authors-onnx")]
-    source = ROOT / "registry" / "models" / "authors-lm"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*builder, "-m", str(source), *options], capture_output=True, text=True, env=environment, timeout=800
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return made / "authors-onnx"
+    return Path(converted(str(ROOT / "registry" / "models" / "authors-lm"), made / "authors-onnx"))
 
 
 @cache

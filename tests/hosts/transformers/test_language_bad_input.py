@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from faulty_guards import NothingLeft
 from text_guards import PHRASES, SENTENCES, Reader, given
 from tiny_language import tiny_llama, tokenizer
 from transformers import BertConfig, BertModel
@@ -109,16 +110,8 @@ def test_what_is_no_language_model() -> None:
 
 
 def test_guards_that_leave_nothing_to_say() -> None:
-    class Everything(Method):
-        name = "everything"
-        needs = "nothing"
-
-        @hookimpl
-        def process_logits(self, decoding: Decoding) -> None:
-            decoding.forbid(self, torch.arange(decoding.scores.shape[1]))
-
     tok, model = tokenizer(), tiny_llama()
-    with offered(Everything) as guard:
+    with offered(NothingLeft) as guard:
         processor = conceptguard.logits_processor(model, tok, {"guards": [guard]})
         out = model.generate(**given(tok, "a"), max_new_tokens=5, do_sample=True, logits_processor=processor)
     assert out[0].tolist() == [*tok("a").input_ids, tok.eos_token_id]

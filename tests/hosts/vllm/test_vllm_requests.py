@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from faulty_guards import NothingLeft
 from torch import Tensor
 
 import conceptguard
 from conceptguard import Method, hookimpl
 from conceptguard.errors import ConceptGuardError, PolicyError, SessionError
-from conceptguard.generation.decoding import Decoding, Sentence
+from conceptguard.generation.decoding import Sentence
 from conceptguard.hosts.vllm.host import Served, VllmHost
 from conceptguard.hosts.vllm.policies import Policies, policies
 from conceptguard.hosts.vllm.requests import Requests, Saying
@@ -175,17 +176,6 @@ def test_a_text_that_goes_on_after_its_end_is_guarded_there(pair: Any, towns: st
     assert {"born", "was"} <= shut
 
 
-class OneLeft(Method):
-    """Leaves nothing to say, not even an end."""
-
-    name = "one-left"
-    needs = "nothing"
-
-    @hookimpl
-    def process_logits(self, decoding: Decoding) -> None:
-        decoding.forbid(self, torch.arange(decoding.scores.shape[1]))
-
-
 class NoTowns(Method):
     """Takes back sentences."""
 
@@ -197,8 +187,8 @@ class NoTowns(Method):
 
 
 def test_where_nothing_is_left_the_text_ends_and_the_server_goes_on(pair: Any, tmp_path: Path) -> None:
-    with offered(OneLeft):
-        (tmp_path / "left.yaml").write_text("guards: [{method: one-left}]")
+    with offered(NothingLeft):
+        (tmp_path / "left.yaml").write_text("guards: [{method: nothing-left}]")
         loop = Loop(pair, Requests(host(pair), Policies(str(tmp_path / "left.yaml"), {})))
         saying = loop.come(ASKED)
         for _ in range(3):
