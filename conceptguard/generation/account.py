@@ -74,7 +74,8 @@ class Account:
                 raise _closed(bad[0], before.shape[1] - decoding.begin)
 
     def guess(self) -> None:
-        """The same where nobody knows how the texts go on: drafts stand as long as they are the likeliest."""
+        """The same where nobody knows how the texts go on: drafts stand as long as they are the likeliest, and one
+        more token is said: one too many where drafts alone come to the length that was asked for."""
         asked, self._open = self._open, []
         for (decoding, before), later in zip(asked, (*asked[1:], None)):
             said = None if later is None else later[1][:, before.shape[1]].tolist()
