@@ -28,7 +28,7 @@ Losses = Callable[..., Tensor]
 Passing = Callable[[Sequence[Tensor]], tuple[Calls, Calls, dict[str, Tensor]]]
 
 
-def per_sample(net: nn.Module, inputs: Tensor, labels: Tensor, chunk: int = 128) -> dict[str, Tensor]:
+def per_sample(net: nn.Module, inputs: Tensor, labels: Tensor, chunk: int = 64) -> dict[str, Tensor]:
     """(1/n) Σ_i (∂ −log p(y_i|x_i) / ∂θ)², by the names of parameters."""
 
     def losses(model: Callable[..., Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def per_sample(net: nn.Module, inputs: Tensor, labels: Tensor, chunk: int = 128)
     return squared(net, losses, (inputs, labels), chunk)
 
 
-def squared(net: nn.Module, losses: Losses, samples: Sequence[Tensor], chunk: int = 128) -> dict[str, Tensor]:
+def squared(net: nn.Module, losses: Losses, samples: Sequence[Tensor], chunk: int = 64) -> dict[str, Tensor]:
     """(1/n) Σ_i (∂ loss_i / ∂θ)², by the names of parameters. samples: tensors [n, ...], of which ``losses(model,
     *rows)`` is handed some rows of each; no example may hang on another one, as in a batch norm that trains."""
     layers = told_layers(net)
@@ -48,7 +48,11 @@ def squared(net: nn.Module, losses: Losses, samples: Sequence[Tensor], chunk: in
     own = {f"{path}.{name}" for path, layer in layers.items() for name, _ in layer.named_parameters()}
     others = {name: x.detach() for name, x in net.named_parameters() if name not in own}
     together, alone = not others, _alone(net, losses, layers, others, gave)
-    total = {name: torch.zeros_like(x) for name, x in net.named_parameters()}
+    total: dict[str, Tensor] = {}
+
+    def add(name: str, found: Tensor) -> None:
+        total[name] = total[name].add_(found) if name in total else found
+
     for rows in zip(*(x.split(chunk) for x in samples)):
         if together:
             read, back = _passed(layers, losses, net, *rows)
@@ -56,11 +60,14 @@ def squared(net: nn.Module, losses: Losses, samples: Sequence[Tensor], chunk: in
         if not together:
             read, back, gradients = alone(rows)
             for name, gradient in gradients.items():
-                total[name] += gradient.square().sum(0)
+                add(name, gradient.square().sum(0))
         for path, layer in layers.items():
             for name, found in squares(layer, read[path], back[path]).items():
-                total[f"{path}.{name}"] += found
-    return {name: x / len(samples[0]) for name, x in total.items()}
+                add(f"{path}.{name}", found)
+    return {
+        name: (total[name] / len(samples[0])).contiguous() if name in total else torch.zeros_like(x)
+        for name, x in net.named_parameters()
+    }
 
 
 def of_layers(layers: Layers, losses: Callable[[], Tensor]) -> dict[str, Tensor]:

@@ -41,11 +41,10 @@ def squares(layer: Layer, read: Sequence[Tensor], back: Sequence[Tensor]) -> dic
     if isinstance(layer, nn.BatchNorm2d | nn.LayerNorm):
         each = [_over_places(_normal(layer, x).mul_(g)) for x, g in zip(read, back)]
         return found | {"weight": reduce(add, each).square().sum(0)}
+    total = _of_products(layer, read, back)
     if isinstance(layer, nn.Linear):
-        pairs = [(x.flatten(1, -2), g.flatten(1, -2)) for x, g in zip(read, back)]
-        return found | {"weight": _of_products(pairs)}
-    pairs = [(_patches(layer, x, g.shape[-2:]), g.movedim(2, -1).flatten(1, -2)) for x, g in zip(read, back)]
-    return found | {"weight": _of_products(pairs).unflatten(1, (*layer.kernel_size, -1)).permute(0, 3, 1, 2)}
+        return found | {"weight": total}
+    return found | {"weight": total.unflatten(1, (*layer.kernel_size, -1)).permute(0, 3, 1, 2)}
 
 
 def _over_places(x: Tensor) -> Tensor:
@@ -64,22 +63,33 @@ def _patches(layer: nn.Conv2d, x: Tensor, size: torch.Size) -> Tensor:
     """What a convolution reads at each place, [n, places, height · width · in]."""
     (down, right), (high, wide) = layer.stride, layer.kernel_size
     up, left = map(int, layer.padding)
-    last = F.pad(x.flatten(0, 1).permute(0, 2, 3, 1), (0, 0, left, left, up, up))  # channels last: longer runs to copy
+    last = x.flatten(0, 1).permute(0, 2, 3, 1)  # channels last: longer runs to copy
+    if up or left:
+        last = F.pad(last, (0, 0, left, left, up, up))
     s, (far, wider) = last.stride(), layer.dilation
     strides = (s[0], s[1] * down, s[2] * right, s[1] * far, s[2] * wider, s[3])
     patches = last.as_strided((len(last), *size, high, wide, x.shape[2]), strides)
     return patches.reshape(len(x), -1, high * wide * x.shape[2])
 
 
-def _of_products(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Σ_n (Σ_calls gᵀ x)², [out, in]. pairs: of each call, x [n, places, in] and g [n, places, out]"""
-    x, g = pairs[0]
-    if len(pairs) == 1 and x.shape[1] <= _FEW:
-        return _of_places(x, g)
-    size = max(1, _AT_ONCE // (x.shape[-1] * g.shape[-1]))
-    total = x.new_zeros(g.shape[-1], x.shape[-1])
-    for some in zip(*(zip(x.split(size), g.split(size)) for x, g in pairs)):
-        total += reduce(add, [torch.bmm(g.transpose(1, 2), x) for x, g in some]).square_().sum(0)
+def _rows(layer: nn.Linear | nn.Conv2d, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer reads at each place, [n, places, in], and what comes back to it there, [n, places, out]."""
+    if isinstance(layer, nn.Linear):
+        return x.flatten(1, -2), g.flatten(1, -2)
+    return _patches(layer, x, g.shape[-2:]), g.movedim(2, -1).flatten(1, -2)
+
+
+def _of_products(layer: nn.Linear | nn.Conv2d, read: Sequence[Tensor], back: Sequence[Tensor]) -> Tensor:
+    """Σ_n (Σ_calls gᵀ x)², [out, in], some examples after the other: of these, patches stay in the cache as well."""
+    out = layer.weight.shape[0]
+    places = back[0][0].numel() // out
+    if len(read) == 1 and places <= _FEW:
+        return _of_places(*_rows(layer, read[0], back[0]))
+    size = max(1, _AT_ONCE // max(layer.weight.numel(), places * layer.weight[0].numel()))
+    total = back[0].new_zeros(out, layer.weight.numel() // out)
+    for some in zip(*(zip(x.split(size), g.split(size)) for x, g in zip(read, back))):
+        pairs = [_rows(layer, x, g) for x, g in some]
+        total += reduce(add, [torch.bmm(g.transpose(1, 2), x) for x, g in pairs]).square_().sum(0)
     return total
 
 
