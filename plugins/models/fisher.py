@@ -27,8 +27,10 @@ Losses = Callable[..., Tensor]
 # examples -> what layers read, and got back, and gradients of parameters that are not theirs
 Passing = Callable[[Sequence[Tensor]], tuple[Calls, Calls, dict[str, Tensor]]]
 
+_TOGETHER = 64  # examples in a pass: of more, what layers gave is memory that the system hands out anew each time
 
-def per_sample(net: nn.Module, inputs: Tensor, labels: Tensor, chunk: int = 64) -> dict[str, Tensor]:
+
+def per_sample(net: nn.Module, inputs: Tensor, labels: Tensor, chunk: int = _TOGETHER) -> dict[str, Tensor]:
     """(1/n) Σ_i (∂ −log p(y_i|x_i) / ∂θ)², by the names of parameters."""
 
     def losses(model: Callable[..., Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ def per_sample(net: nn.Module, inputs: Tensor, labels: Tensor, chunk: int = 64) 
     return squared(net, losses, (inputs, labels), chunk)
 
 
-def squared(net: nn.Module, losses: Losses, samples: Sequence[Tensor], chunk: int = 64) -> dict[str, Tensor]:
+def squared(net: nn.Module, losses: Losses, samples: Sequence[Tensor], chunk: int = _TOGETHER) -> dict[str, Tensor]:
     """(1/n) Σ_i (∂ loss_i / ∂θ)², by the names of parameters. samples: tensors [n, ...], of which ``losses(model,
     *rows)`` is handed some rows of each; no example may hang on another one, as in a batch norm that trains."""
     layers = told_layers(net)

@@ -30,7 +30,7 @@ def test_ssd_is_a_fiftieth_of_a_training_and_its_gradients_beat_the_loop(capsys:
     assert damp["ratio"] <= 0.01
     assert made["ratio_again"] <= 0.02 and 3 * made["ratio_again"] < made["ratio"] < 0.08
     loops = [row for row in peers if row["peer"].startswith("a pass for each example")]
-    assert [row["ratio_peer"] < 0.3 for row in loops] == [True, True]
+    assert [row["ratio_peer"] <= 0.2 for row in loops] == [True, True]
     assert all(row["difference"] < 1e-5 for row in loops)
 
 
