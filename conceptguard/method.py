@@ -127,6 +127,12 @@ class Method:
             return write(cls, task, cls.learn(task))
 
     @classmethod
+    def prepare(cls, host: Host | Any, *, seed: int = 0, progress: bool = True, **options: Any) -> bool:
+        """Measure what ``make`` begins with on this model, whatever it will be asked, and keep it in the cache, where
+        ``make`` with the same options finds it. False where there is nothing of that kind. Raises PolicyError."""
+        return False
+
+    @classmethod
     def wanted(cls, concept: Any, name: str = "") -> tuple[Concept, list[Concept]]:
         """What ``make`` is to make: a concept, and where it is given as a list those that it consists of.
 

@@ -114,10 +114,10 @@ def forgetting_table(results: list[Result]) -> str:
     peers = {row["peer"]: row for row in rows if "peer" in row}
     beside = [[name, f"{row['ratio_peer']:.2f}", f"{row['difference']:.0e}"] for name, row in peers.items()]
     told = (
-        "One class, then another one, of processor time as a share of training the net again; `again` is empty where "
-        "nothing is kept for the next request."
+        "To forget a class, of processor time as a share of training the net again; `prepared` is empty where nothing "
+        "can be measured beforehand."
     )
-    head = ["net", "", "share", "again", "seconds", "training, s"]
+    head = ["net", "", "nothing prepared", "prepared", "seconds", "training, s"]
     between = "The Fisher information of 128 single examples, beside other ways through the same net:"
     return "\n\n".join([told, markdown(head, made), between, markdown(["", "share", "largest difference"], beside)])
 

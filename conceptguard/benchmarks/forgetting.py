@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .. import plugins
 from ..errors import ConceptGuardError
 from ..measuring.classifier.run import Bench
+from ..registry.settings import MEANINGS
 
 Row = dict[str, Any]
 
@@ -21,9 +24,9 @@ def measure(
     tick: Callable[[int], None] = lambda k: None,
 ) -> list[Row]:  # fmt: skip
     """A row for each method. ratio: seconds of its making over those of training the net again, an epoch of which is
-    timed before each making, on the same processor; ratio_again: of the second class, by a method that keeps beside the
-    artifact what it measured of all examples; both are medians of ``repeats`` rounds, and each round has all methods in
-    turn. A method that is for other nets has a row that says so, ``refused``.
+    timed before each making, on the same processor. Nothing is in the cache then; ratio_again: of the second class, by
+    a method that keeps there what it measured of all examples. Both are medians of ``repeats`` rounds, and each round
+    has all methods in turn. A method that is for other nets has a row that says so, ``refused``.
     """
     found: dict[str, list[list[float]]] = {name: [] for name in methods}
     refused: dict[str, str] = {}
@@ -33,17 +36,32 @@ def measure(
                 continue
             training = bench.training_seconds()
             try:
-                with tempfile.TemporaryDirectory() as folder:
-                    root = Path(folder)
-                    times = [_make(bench, name, classes[0], root)]
-                    if any(root.rglob("*.piece")):
-                        times.append(_make(bench, name, classes[1], root))
+                with tempfile.TemporaryDirectory() as folder, empty_cache() as cache:
+                    times = [_make(bench, name, classes[0], Path(folder))]
+                    if any(cache.rglob("*.piece")):
+                        times.append(_make(bench, name, classes[1], Path(folder)))
             except ConceptGuardError as error:
                 refused[name] = str(error)
             else:
                 found[name].append([training, *times])
             tick(1)
     return [_row(bench.kind, name, found[name], refused) for name in methods]
+
+
+@contextmanager
+def empty_cache() -> Iterator[Path]:
+    """Nothing that was measured before is found meanwhile."""
+    named = MEANINGS["cache"][0]
+    before = os.environ.get(named)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[named] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ[named]
+            else:
+                os.environ[named] = before
 
 
 def _make(bench: Bench, method: str, concept: str, out: Path) -> float:

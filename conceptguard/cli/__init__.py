@@ -21,8 +21,8 @@ from .options import Usage
 
 # In the order of the help page.
 _MODULES = (
-    "demo", "generate", "say", "explain", "make", "find", "withdraw", "eval", "redteam", "report", "judge", "suite",
-    "policy", "listing", "registry", "signing", "plugins", "doctor", "bench", "comfyui",
+    "demo", "generate", "say", "explain", "make", "prepare", "find", "withdraw", "eval", "redteam", "report", "judge",
+    "suite", "policy", "listing", "registry", "signing", "plugins", "doctor", "bench", "comfyui",
 )  # fmt: skip
 OFFERED = "conceptguard.commands"  # the group of entry points whose names are commands
 

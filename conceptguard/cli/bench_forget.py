@@ -29,8 +29,9 @@ def forget(
     """Time makers on a classifier, as shares of training it again, and what they do another way than a loop would.
 
     ratio is the processor time of making over that of training from scratch, one epoch of which runs just before each
-    making; ratio_again is of a second class, by methods that keep beside their artifacts what they measured of all
-    examples. ratio_peer is our time over a peer's on the same tensors, and difference the largest one of the results.
+    making. Nothing is prepared for it; ratio_again is of a second class, by methods that keep what they measured of all
+    examples, as after `conceptguard prepare`. ratio_peer is our time over a peer's on the same tensors, and difference
+    the largest one of the results.
 
     \b
     conceptguard bench forget

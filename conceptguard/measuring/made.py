@@ -20,14 +20,16 @@ def made(
     model: Any, method: str, about: dict[str, Any], out: Path, settings: dict[str, Any],
     judge: Callable[[Policy, str, float], Row], name: str = "",
 ) -> Row:  # fmt: skip
-    """What ``judge(policy, concept, seconds of the processor)`` finds, and how many bytes the artifact has. Where the
-    method refuses, a row says why.
+    """What ``judge(policy, concept, seconds of the processor)`` finds, and how many bytes the artifact has. Seconds are
+    of a request to a model that the method was prepared for. Where the method refuses, a row says why.
 
     about: the concept; name: what the row is called [the method]
     """
-    name, concept, began = name or method, about["name"], time.process_time()
+    name, concept, kind, host = name or method, about["name"], method_named(method), host_for(model)
     try:
-        artifact = method_named(method).make(host_for(model), about, out, progress=False, **settings)
+        kind.prepare(host, progress=False, **settings)
+        began = time.process_time()
+        artifact = kind.make(host, about, out, progress=False, **settings)
     except ConceptGuardError as error:
         return {"method": name, "concept": concept, "passes": False, "refused": str(error)}
     seconds = time.process_time() - began

@@ -29,7 +29,8 @@ from conceptguard.making.loop import Loop
 from conceptguard.making.task import Learned, Task
 from conceptguard.method import Settings
 
-from .forgetting import Forgetting, changed, classifier_of
+from .forgetting import Forgetting, changed
+from .lesson import classifier_of
 
 
 class D2DGNMakeSettings(Settings):

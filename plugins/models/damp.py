@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from conceptguard.errors import PolicyError
 
-from .forgetting import ForgetSettings, Forgetting, Lesson
+from .forgetting import ForgetSettings, Forgetting
+from .lesson import Lesson
 
 
 class DAMPMakeSettings(ForgetSettings):
@@ -44,15 +45,19 @@ class DAMP(Forgetting):
     MakeSettings = DAMPMakeSettings
 
     @classmethod
+    def measure(cls, lesson: Lesson, settings: Any) -> dict[str, Tensor]:
+        """What layers read of a sample."""
+        places = lesson.spread(settings.sample)
+        return lesson.kept("read", places, lambda: means_read(lesson, _layers(lesson.net), places))
+
+    @classmethod
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above, in the copy."""
-        layers = {name: one for name, one in lesson.net.named_modules() if isinstance(one, (nn.Linear, nn.Conv2d))}
+        layers = _layers(lesson.net)
         classes = lesson.labels[lesson.forget].unique()
         if bool(torch.isin(lesson.labels[lesson.retain], classes).any()):
             raise PolicyError(f"{lesson.task.label}: it takes whole classes out, and some of theirs are to be retained")
-        places = lesson.spread(settings.sample)
-        stays = torch.isin(places, lesson.retain)
-        read = lesson.kept("read", places, lambda: means_read(lesson, layers, places))
+        read, stays = cls.measure(lesson, settings), torch.isin(lesson.spread(settings.sample), lesson.retain)
         gone = means_read(lesson, layers, lesson.forget)
         shares: dict[str, float] = {}
         with lesson.task.bar(len(layers)) as tick, torch.no_grad():
@@ -75,6 +80,10 @@ def project(layer: nn.Linear | nn.Conv2d, basis: Tensor, middle: Tensor, gamma: 
     layer.weight -= gamma * torch.einsum("ok...,ik->oi...", along, basis)
     if layer.bias is not None:
         layer.bias += constant
+
+
+def _layers(net: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    return {name: one for name, one in net.named_modules() if isinstance(one, (nn.Linear, nn.Conv2d))}
 
 
 @torch.no_grad()

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from conceptguard.making.fit import BATCH as FIT_BATCH
 from conceptguard.making.fit import Recipe, anew, fit
-from conceptguard.making.pieces import Pieces
 from conceptguard.measuring.classifier.measures import margin_of
 
 from .datamodels import BATCH, Datamodels, sources_of, train_side_by_side
-from .forgetting import ForgetSettings, Forgetting, Lesson
+from .forgetting import ForgetSettings, Forgetting
+from .lesson import Lesson, measured
 from .trak import trak
 
 
@@ -57,6 +57,11 @@ class DMM(Forgetting):
     MakeSettings = DMMMakeSettings
 
     @classmethod
+    def measure(cls, lesson: Lesson, settings: Any) -> dict[str, Tensor]:
+        """The trainings, where datamodels are asked."""
+        return {"logits": _datamodels(lesson, settings).logits} if settings.scores == "datamodel" else {}
+
+    @classmethod
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above."""
         s, net = settings, lesson.net
@@ -74,21 +79,28 @@ class DMM(Forgetting):
         return {"loss": round(ended.value, 4)}
 
 
-def _by_datamodels(lesson: Lesson, settings: Any, before: Tensor) -> Tensor:
-    """What is predicted for every example, [n, classes]. The trainings know nothing of what is to be forgotten, nor of
-    the model: they are kept beside the artifact, for whatever is asked next."""
+def _datamodels(lesson: Lesson, settings: Any) -> Datamodels:
+    """Trainings on parts of the examples, which know nothing of what is to be forgotten, nor of the model: they are
+    kept for whatever is asked next."""
     keys = [lesson.examples.keys[i] for i in lesson.examples.of("train").tolist()]
     sources, n, epochs = sources_of(keys, lesson.labels), settings.trainings, settings.epochs
+    classes = lesson.net(lesson.inputs[:1]).shape[1]
 
     def train() -> dict[str, Tensor]:
         with lesson.task.bar(epochs * -(-len(keys) // BATCH), f", {n} trainings") as tick:
-            found = train_side_by_side(lesson.inputs, lesson.labels, sources, before.shape[1], n, epochs, tick=tick)
+            found = train_side_by_side(lesson.inputs, lesson.labels, sources, classes, n, epochs, tick=tick)
         return {"logits": found.logits, "there": found.there}
 
     data = hashlib.sha256(lesson.inputs.float().cpu().numpy().tobytes() + lesson.labels.cpu().numpy().tobytes())
-    about = {"data": data.hexdigest(), "keys": keys, "trainings": n, "epochs": epochs}
-    found = Pieces(lesson.task.folder.parent / ".datamodels", {}).get(about, train)
-    return before + Datamodels(found["logits"], found["there"], sources).change(sources.of(lesson.forget)).to(before)
+    about = {"what": "datamodels", "data": data.hexdigest(), "keys": keys, "classes": classes, "trainings": n}
+    found = measured(about | {"epochs": epochs}, train)
+    return Datamodels(found["logits"], found["there"], sources)
+
+
+def _by_datamodels(lesson: Lesson, settings: Any, before: Tensor) -> Tensor:
+    """What is predicted for every example, [n, classes]."""
+    found = _datamodels(lesson, settings)
+    return before + found.change(found.sources.of(lesson.forget)).to(before)
 
 
 def _by_trak(lesson: Lesson, settings: Any, before: Tensor) -> Tensor:

@@ -6,31 +6,27 @@ artifact is how the copy differs from the model; attached, that is folded into t
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from conceptguard.errors import ArtifactError, PolicyError
+from conceptguard.concept import Concept
+from conceptguard.errors import ArtifactError
 from conceptguard.formats.beside import is_beside, read_beside
-from conceptguard.making.examples import Examples, load_examples
-from conceptguard.making.fit import moved
-from conceptguard.making.loop import Ended, Loop
-from conceptguard.making.pieces import Pieces
-from conceptguard.making.task import Learned
+from conceptguard.making.settings import make_settings
+from conceptguard.making.task import Learned, Task
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.folded import places
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import Factors, Terms
 
+from .lesson import Lesson, lesson_of
+
 if TYPE_CHECKING:
-    from conceptguard.making.task import Task
     from conceptguard.runtime.lowrank import LayerIndex
 
 _WHOLE = ".whole"
@@ -41,73 +37,6 @@ class ForgetSettings(Settings):
     that an embedded model comes with"""
 
     data: str | None = None
-
-
-@dataclass
-class Lesson:
-    """What a formula is handed.
-
-    net: a copy of the model, in evaluation mode, whose parameters take gradients; before: the model itself
-    inputs [n, ...], labels [n]: of all training examples; forget, retain: places in them
-    random: the same draws for the same seed
-    """
-
-    task: Task
-    net: nn.Module
-    before: nn.Module
-    examples: Examples
-    inputs: Tensor
-    labels: Tensor
-    forget: Tensor
-    retain: Tensor
-    random: torch.Generator
-
-    def some(self, places: Tensor, n: int) -> Tensor:
-        """``n`` of some places, drawn anew each time; all where there are fewer."""
-        return places[torch.randperm(len(places), generator=self.random)[:n]]
-
-    def spread(self, n: int) -> Tensor:
-        """``n`` places of all examples, of each class its share, the same whatever is to be forgotten; all for 0.
-
-        Raises PolicyError where none of them is retained.
-        """
-        if not 0 < n < len(self.labels):
-            return torch.arange(len(self.labels))
-        drawn = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(self.task.seed))
-        by_class = drawn[self.labels.cpu()[drawn].argsort(stable=True)]
-        found = by_class[torch.linspace(0, len(drawn) - 1, n).round().long()].sort().values
-        if not bool(torch.isin(found, self.retain).any()):
-            raise PolicyError(f"{self.task.label}: none of {n} examples is retained: give a larger sample")
-        return found
-
-    def seen(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and labels as a training sees them: pictures a little moved each time."""
-        given = self.inputs[places]
-        return moved(given, self.random) if given.ndim == 4 else given, self.labels[places]
-
-    def kept(
-        self, what: str, places: Tensor, measure: Callable[[], dict[str, Tensor]], **about: Any
-    ) -> dict[str, Tensor]:
-        """What was measured of the model and of examples at some places, whichever of them are to be forgotten: kept
-        beside the artifact, for whatever is asked next. about: what it hangs on beside these"""
-        read = hashlib.sha256()
-        for one in (self.inputs[places], self.labels[places], *self.before.state_dict().values()):
-            read.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        about |= {"what": what, "of": read.hexdigest(), "torch": torch.__version__}
-        found = Pieces(self.task.folder.parent / ".measured", {}).get(about, measure)
-        return {name: one.to(self.inputs.device) for name, one in found.items()}
-
-    def tune(
-        self, loss: Callable[[int], Tensor], steps: int, lr: float, parameters: Sequence[Tensor] | None = None
-    ) -> Ended:
-        """Train the copy, or some of its parameters, by Adam at a rate that falls to nothing; statistics of its norms
-        stay as they are."""
-        own = list(self.net.parameters()) if parameters is None else list(parameters)
-        optimiser = torch.optim.Adam(own, lr=lr)
-        with self.task.bar(steps) as tick:
-            loop = Loop(self.task.label, own, optimiser, self.random, steps, reports=[tick, *self.task.reports],
-                        rate=lambda step: lr * (1 - step / steps))  # fmt: skip
-            return loop.run(loss)
 
 
 class Forgetting(Method):
@@ -125,6 +54,20 @@ class Forgetting(Method):
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """Change ``lesson.net``. Gives what the manifest says about it, beside the settings."""
         raise NotImplementedError
+
+    @classmethod
+    def measure(cls, lesson: Lesson, settings: Any) -> dict[str, Tensor]:
+        """What a request begins with that no request changes, by ``Lesson.kept``; nothing by default."""
+        return {}
+
+    @classmethod
+    def prepare(cls, host: Any, *, seed: int = 0, progress: bool = True, **options: Any) -> bool:
+        """Measure it. Raises PolicyError as ``learn``."""
+        if cls.measure.__func__ is Forgetting.measure.__func__:  # type: ignore[attr-defined]
+            return False
+        settings = make_settings(cls, options)
+        task = Task(host, Concept(name="nothing"), [], settings, seed, Path(), f"{cls.name} prepare", progress)
+        return bool(cls.measure(lesson_of(task, nothing=True), settings))
 
     @classmethod
     def learn(cls, task: Task) -> Learned:
@@ -171,45 +114,3 @@ def changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
     old, new = places(before), places(after)
     found = {name: (new[name].tensor.detach() - place.tensor.detach()).float().cpu() for name, place in old.items()}
     return {f"{name}{_WHOLE}": change.contiguous() for name, change in found.items() if bool(change.any())}
-
-
-def classifier_of(task: Task) -> nn.Module:
-    """The module of a task. Raises PolicyError for what is none, or is in training mode."""
-    host: Any = task.host
-    if getattr(host, "generates", "") != "tensors":
-        raise PolicyError(f"{task.label}: it is for classifiers and other plain modules, not for {host.name}")
-    model: nn.Module = host.model
-    if model.training:
-        raise PolicyError(f"{host.name} is in training mode, in which every call changes it: call eval() on it first")
-    return model
-
-
-def lesson_of(task: Task) -> Lesson:
-    """The task as a formula sees it. Raises PolicyError, see ``Forgetting.learn``."""
-    host: Any = task.host
-    model = classifier_of(task)
-    place = task.settings.data or getattr(model, "folder", None)
-    if place is None:
-        raise PolicyError(f"{task.label}: on which examples was {host.name} trained? Give data, a .safetensors file")
-    examples = load_examples(place)
-    own = examples.of("train")
-    forget = examples.matching(task.concept.prompts)
-    device, dtype = host.device_dtype()
-    inputs, labels = examples.inputs[own].to(device, dtype), examples.labels[own].to(device)
-    net = copy.deepcopy(model).requires_grad_(True)
-    net.register_forward_hook(lambda module, args, out: getattr(out, "logits", out))  # of transformers, say
-    with torch.no_grad():
-        given = net(inputs[:2])
-    if not isinstance(given, Tensor) or given.ndim != 2:
-        raise PolicyError(f"{task.label}: {host.name} gives no logits [n, classes], so that it is no classifier")
-    if int(labels.max()) >= given.shape[1]:
-        raise PolicyError(
-            f"{task.label}: a label is {int(labels.max())}, and the model has {given.shape[1]} classes, from 0 to "
-            f"{given.shape[1] - 1}: give the examples that it was trained on"
-        )
-    is_forgotten = torch.isin(own, forget)
-    random = torch.Generator().manual_seed(task.seed)
-    everywhere = torch.arange(len(own))
-    return Lesson(
-        task, net, model, examples, inputs, labels, everywhere[is_forgotten], everywhere[~is_forgotten], random
-    )

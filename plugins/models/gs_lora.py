@@ -26,7 +26,8 @@ from conceptguard.making.terms import TermsInTraining
 from conceptguard.runtime.lowrank import LayerIndex
 
 from .earlier import put_in
-from .forgetting import ForgetSettings, Forgetting, lesson_of, told
+from .forgetting import ForgetSettings, Forgetting, told
+from .lesson import lesson_of
 
 _BLOCK = re.compile(r"^model\.(.*?\d+)\.(.+)$")
 _FEED_FORWARD = re.compile(r"(^|\.)(fc\d|mlp|ffn|lin\d|dense)(\.|$)|linear_?\d")

@@ -37,7 +37,8 @@ from conceptguard.method import Method, Settings
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import Factors, LayerIndex, Terms
 
-from .forgetting import ForgetSettings, classifier_of
+from .forgetting import ForgetSettings
+from .lesson import classifier_of
 
 _QUERY_OR_VALUE = re.compile(r"^model\.(?:.*\.)?(\d+)\..*\b(?:q|v|q_proj|v_proj|query|value)$")
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from .forgetting import ForgetSettings, Forgetting, Lesson
+from .forgetting import ForgetSettings, Forgetting
+from .lesson import Lesson
 
 
 class SparseUnlearningMakeSettings(ForgetSettings):

@@ -32,7 +32,8 @@ from conceptguard.making.terms import TermsInTraining
 from conceptguard.method import Settings
 from conceptguard.runtime.lowrank import LayerIndex
 
-from .forgetting import Forgetting, classifier_of
+from .forgetting import Forgetting
+from .lesson import classifier_of
 
 
 class TextToUnlearnMakeSettings(Settings):

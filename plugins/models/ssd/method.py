@@ -33,7 +33,8 @@ from ...diffusion.trained_layers import Layers
 from ...language.classifier.examples import Examples
 from ...language.classifier.gate import opened_by, read_gate
 from ..fisher import of_batches, per_sample
-from ..forgetting import ForgetSettings, Forgetting, Lesson, always_open
+from ..forgetting import ForgetSettings, Forgetting, always_open
+from ..lesson import Lesson
 from .dampening import counted, factors
 from .generating import of_pictures, of_texts
 
@@ -135,6 +136,11 @@ class SSD(Forgetting):
         return found
 
     @classmethod
+    def measure(cls, lesson: Lesson, settings: Any) -> dict[str, Tensor]:
+        """F_D, of all examples or of those that stand for them."""
+        return _drawn(lesson, settings)[1]
+
+    @classmethod
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above."""
         with lesson.task.bar(2) as tick:
@@ -152,10 +158,7 @@ def _information(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """F_D and F_f. What a sample of all examples estimates is of those to be retained alone: the others' part of F_D
     may be large, and decides whether alpha times as much can be reached."""
-    official = settings.compat == "official"
-    places = lesson.spread(0 if official else settings.sample)
-    drawn = lesson.kept("fisher", places, lambda: _fisher(lesson, places, settings),
-                        batch=settings.batch if official else 1)  # fmt: skip
+    places, drawn = _drawn(lesson, settings)
     tick(0)
     if len(places) == len(lesson.labels):
         return drawn, _fisher(lesson, lesson.forget, settings)
@@ -169,6 +172,14 @@ def _information(
         own[name] = (inside + outside) / n
         every[name] = (n * own[name] + len(lesson.retain) * retained) / len(lesson.labels)
     return every, own
+
+
+def _drawn(lesson: Lesson, settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Places of examples, whatever of them is to be forgotten, and their Fisher information."""
+    official = settings.compat == "official"
+    places = lesson.spread(0 if official else settings.sample)
+    return places, lesson.kept("fisher", places, lambda: _fisher(lesson, places, settings),
+                               batch=settings.batch if official else 1)  # fmt: skip
 
 
 def _fisher(lesson: Lesson, places: Tensor, settings: Any) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 import conceptguard
 from conceptguard import ArtifactError, PolicyError, RegistryError
+from conceptguard.cli import run
 from conceptguard.hosts.modules.nets import NETS
 from conceptguard.plugins import host_for, methods
 
@@ -186,25 +188,60 @@ def test_the_fisher_information_of_odd_layers(net: Any) -> None:
     same(per_sample(net, x, y, chunk=3), wanted)
 
 
-def test_what_was_measured_of_all_examples_is_kept_for_the_next_request(tmp_path: Path) -> None:
-    """And measured again where it is damaged, or the weights are others."""
-    import emoji_classifier
+def test_what_was_measured_of_all_examples_is_kept_for_every_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it writes to. And measured again where it is damaged, or the weights are others."""
 
-    one = made("damp", "skull", tmp_path)
-    (piece,) = (whole := list(tmp_path.rglob("*.piece")))
+    def kept_in(folder: str) -> Path:
+        monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / folder))
+        return tmp_path / folder / "measured"
+
+    kept = kept_in("cache")
+    assert methods()["damp"].prepare(host_for(classifier()), progress=False)
+    (piece,) = kept.iterdir()
     written = piece.read_bytes()
-    other = made("damp", "knife", tmp_path)
-    assert list(tmp_path.rglob("*.piece")) == whole and piece.read_bytes() == written
-    fresh = emoji_classifier.made("damp", "knife", tmp_path / "apart")
+    other = made("damp", "knife", tmp_path / "there")
+    one = made("damp", "skull", tmp_path / "here")
+    assert list(kept.iterdir()) == [piece] and piece.read_bytes() == written
+    kept_in("empty")
+    fresh = made("damp", "knife", tmp_path / "apart")
     assert all(torch.equal(tensor, fresh.tensors()[name]) for name, tensor in other.tensors().items())
+    kept_in("cache")
     piece.write_bytes(written[:-1])
-    again = made("damp", "skull", tmp_path)
+    again = made("damp", "skull", tmp_path / "again")
     assert piece.read_bytes() == written
     assert all(torch.equal(tensor, again.tensors()[name]) for name, tensor in one.tensors().items())
     net = classifier()
     net.head.bias.data += 1
     methods()["damp"].make(host_for(net), {"name": "pill", "prompts": ["pill"]}, tmp_path, progress=False)
-    assert len(list(piece.parent.glob("*.piece"))) == 2
+    assert len(list(kept.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("method", "options"), [("ssd", QUICK["ssd"]), ("dmm", QUICK["dmm"])])
+def test_a_prepared_model_forgets_the_same(
+    method: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was prepared is all that is measured of all examples."""
+    one = made(method, "skull", tmp_path / "here", **options)
+    monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / "cache"))
+    assert methods()[method].prepare(host_for(classifier()), progress=False, **options)
+    (piece,) = (tmp_path / "cache" / "measured").iterdir()
+    other = made(method, "skull", tmp_path / "there", **options)
+    assert list((tmp_path / "cache" / "measured").iterdir()) == [piece]
+    assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+def test_what_cannot_be_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Most methods begin at once; and an option is checked as in a making."""
+    assert not methods()["laf"].prepare(host_for(classifier()))
+    with pytest.raises(PolicyError, match="alpha: unknown option"):
+        methods()["damp"].prepare(host_for(classifier()), alpha=2)
+    assert run(["prepare", "laf", "--model", "emoji-classifier"]) == 1
+    assert "laf measures nothing beforehand" in capsys.readouterr().err
+    assert run(["prepare", "damp", "--model", "emoji-classifier", "--json", "-"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["method"] == "damp" and row["seconds"] > 0
 
 
 @pytest.mark.slow
