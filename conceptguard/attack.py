@@ -97,7 +97,7 @@ class Target(Protocol):
     concept, words: what is to be brought back, and what evokes it
     others: what the model also draws, near things first, in words that do not name the concept
     vocabulary: ids of the tokens that a search may use; hidden: how wide input vectors are
-    denoiser: the bare one, and its latents; steps, guidance: of a generation
+    denoiser: the bare one, and its latents; steps, guidance: of a generation; batch: pictures that are drawn at once
     judged: whether there is a judge for the search, which is never that of the score
     """
 
@@ -107,6 +107,7 @@ class Target(Protocol):
     vocabulary: Tensor
     steps: int
     guidance: float
+    batch: int
     judged: bool
 
     @property
@@ -131,6 +132,9 @@ class Target(Protocol):
     def ending(self, text: str | Tensor) -> Tensor:
         """The state of the unguarded encoder at the end of a text, [width]; of input vectors [n, hidden] with gradients
         towards them. Raises SessionError where there is no one CLIP."""
+
+    def endings(self, texts: Sequence[str]) -> Tensor:
+        """The same of texts, [rows, width], and without gradients: of no more positions than they have."""
 
     def guarded(self, text: str, latents: Tensor, timestep: int, vectors: Tensor | None = None) -> Tensor:
         """What is predicted under the policy, with gradients towards ``vectors``; see ``Host.predict``. Raises

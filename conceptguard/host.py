@@ -251,13 +251,13 @@ class Host:
         raise self._lacks("denoiser")
 
     def compose(
-        self, texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int, latents: Tensor | None = None,
-        begin: int = 0, eta: float = 0.0,
+        self, texts: Sequence[str], weights: Sequence[float], generators: Sequence[Any], steps: int,
+        latents: Tensor | None = None, begin: int = 0, eta: float = 0.0,
     ) -> Tensor:  # fmt: skip
-        """One picture [1, 3, h, w] in [0, 1] under the attached policy, of several prompts at once:
+        """A picture for each generator, [n, 3, h, w] in [0, 1], under the attached policy, of several prompts at once:
         ε = ε_∅ + Σ w_i (ε(c_i) - ε_∅) in every step. Raises what guards raise.
 
-        latents: [channels, h, w] that step ``begin`` starts from, by default noise; eta: DDIM's η
+        latents: [n, channels, h, w] that step ``begin`` starts from, by default noise; eta: DDIM's η
         """
         raise self._lacks("denoiser")
 

@@ -23,6 +23,7 @@ from conceptguard.benchmarks.overhead import under_membranes
 from conceptguard.benchmarks.subjects import membrane, subject
 from conceptguard.runtime.frozen import frozen
 from conceptguard.runtime.lowrank import LayerIndex
+from conceptguard.runtime.once import in_place
 from tools.rows import parser_of, write_rows
 
 GUARDS = ("uce", "nullspace", "rece", "few_shot", "advunlearn", "spm", "safree", "trce")
@@ -51,6 +52,7 @@ def _frozen(pipe: Any) -> Iterator[None]:
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 stack.enter_context(frozen(part))
+        stack.enter_context(in_place())
         yield
 
 

@@ -27,6 +27,7 @@ from ..measuring.shares import wilson
 from ..measuring.suite import Sample, Suite
 from ..policy import Policy
 from ..runtime.frozen import frozen
+from ..runtime.once import in_place
 from ..sessions.attach import attach
 from .kept import Kept, told_of
 from .target import GuardedTarget
@@ -158,7 +159,8 @@ def _of_concept(
             doing(f"{concept}: {name}")
             found_before = kept.get(name, concept)
             if found_before is None:
-                row, pictures = _attacked(target, kind, asks, score, plan)
+                with in_place():
+                    row, pictures = _attacked(target, kind, asks, score, plan)
                 row = {**common, "attack": name, **row, "asr_unattacked": first[0]["asr"]}
                 row["gain"] = _gain(row)
                 found_before = row, pictures

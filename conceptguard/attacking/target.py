@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -35,8 +35,8 @@ class GuardedTarget:
         self.pipe, self.session, self.concept, self.vocabulary = pipe, session, concept, vocabulary
         self.words: Sequence[str] = suite.words(concept)
         self.others: Sequence[str] = suite.words_beside([concept])
-        self.steps, self.guidance = recipe.steps, recipe.guidance
-        self._recipe, self._examples, self._judge, self._tick = recipe, examples, judge, tick
+        self.steps, self.guidance, self.batch = recipe.steps, recipe.guidance, recipe.batch
+        self._examples, self._judge, self._tick = examples, judge, tick
         self._head = "style" if suite.is_style(concept) else "object"
         self.judged = judge is not None
         self.refused = 0
@@ -74,19 +74,28 @@ class GuardedTarget:
 
     def ending(self, text: str | Tensor) -> Tensor:
         """[width], float32."""
-        host = self.session.host
-        encoders = host.encoders()
-        if len(encoders) != 1 or not encoders[0].begins:
-            raise SessionError(f"{host.name} has no single CLIP as its text encoder, which this attack searches in")
+        host, encoder = self.session.host, self._clip()
         vectors = self.vectors()[self.ids(text)] if isinstance(text, str) else text
         token = running.set(host)  # no session's terms act on what is asked in its host's name
         try:
-            with torch.enable_grad(), encoders[0].frozen():
-                states, _ = encoders[0].differentiable([[]], vectors)
+            with torch.enable_grad(), encoder.frozen():
+                states, _ = encoder.differentiable([[]], vectors)
         finally:
             running.reset(token)
         assert states is not None
         return states[0, len(vectors) + 1].float()
+
+    def endings(self, texts: Sequence[str]) -> Tensor:
+        """[rows, width], float32."""
+        encoder = self._clip()
+        return encoder.vectors(encoder.ids(texts))[0]  # type: ignore[no-any-return]
+
+    def _clip(self) -> Any:
+        host = self.session.host
+        encoders = host.encoders()
+        if len(encoders) != 1 or not encoders[0].begins:
+            raise SessionError(f"{host.name} has no single CLIP as its text encoder, which this attack searches in")
+        return encoders[0]
 
     def guarded(self, text: str, latents: Tensor, timestep: int, vectors: Tensor | None = None) -> Tensor:
         """Under the policy, as in the step of a generation that is nearest to this timestep."""
@@ -124,50 +133,50 @@ class GuardedTarget:
         return self.draw_all([(attempt, seed)])[0]
 
     def draw_all(self, wanted: Sequence[tuple[Attempt, int]]) -> list[Tensor | None]:
-        """A picture for each attempt and seed, plain prompts in batches. What a guard refuses is None, and alone so."""
-        found: list[Tensor | None] = [None] * len(wanted)
-        plain = [i for i, (attempt, _) in enumerate(wanted) if _is_plain(attempt)]
-        for at in range(0, len(plain), self._recipe.batch):
-            batch = plain[at : at + self._recipe.batch]
-            for i, picture in zip(batch, self._prompts([wanted[i] for i in batch])):
-                found[i] = picture
-        drawn: dict[tuple[int, int | None], Tensor | None] = {}
-        for i in sorted(set(range(len(wanted))) - set(plain)):
-            attempt = wanted[i][0]
-            seedless = attempt.latents is not None and not attempt.eta
-            key = id(attempt), None if seedless else i
-            if key not in drawn:
-                drawn[key] = self._let_out(lambda i=i: self._special(*wanted[i]))  # type: ignore[misc]
-            found[i] = drawn[key]
-            self._tick(1)
+        """A picture for each attempt and seed; attempts of one kind in batches, see ``_kind``, and what no seed decides
+        once. What a guard refuses is None, and alone so."""
+        first: dict[int, int] = {}
+        whose = [first.setdefault(id(one), i) if _seedless(one) else i for i, (one, _) in enumerate(wanted)]
+        groups: dict[Hashable, list[int]] = {}
+        for i in dict.fromkeys(whose):
+            groups.setdefault(_kind(wanted[i][0]) or i, []).append(i)
+        drawn: dict[int, Tensor | None] = {}
+        for group in groups.values():
+            for at in range(0, len(group), self.batch):
+                some = group[at : at + self.batch]
+                drawn |= zip(some, self._drawn([wanted[i] for i in some]))
+        self._tick(len(wanted) - len(drawn))
+        found = [drawn[i] for i in whose]
         self.refused += sum(one is None for one in found)
         return found
 
-    def _prompts(self, batch: Sequence[tuple[Attempt, int]]) -> list[Tensor | None]:
-        made = self._let_out(lambda: self._pipe([a.prompt for a, _ in batch], [seed for _, seed in batch]))
-        if made is None and len(batch) > 1:
-            return [one for part in batch for one in self._prompts([part])]
-        self._tick(len(batch))
+    def _drawn(self, some: Sequence[tuple[Attempt, int]]) -> list[Tensor | None]:
+        made = self._let_out(lambda: self._made([attempt for attempt, _ in some], [seed for _, seed in some]))
+        if made is None and len(some) > 1:
+            return [one for part in some for one in self._drawn([part])]
+        self._tick(len(some))
         return [None] if made is None else list(made)
 
-    def _special(self, attempt: Attempt, seed: int) -> Tensor:
-        host = self.session.host
-        with self.knowing(attempt.words), host.wearing(attempt.lora):
-            if attempt.parts or attempt.latents is not None or attempt.eta:
-                generator = torch.Generator("cpu").manual_seed(seed)
-                alone = [attempt.prompt] if attempt.prompt else []
-                parts, weights = attempt.parts or alone, attempt.weights or [self.guidance] * len(alone)
-                made = host.compose(
-                    parts, weights, generator, self.steps, attempt.latents, attempt.begin, attempt.eta
-                )[0].float().cpu()  # fmt: skip
+    def _made(self, attempts: Sequence[Attempt], seeds: Sequence[int]) -> Tensor:
+        """Of attempts of one kind, [n, 3, h, w]."""
+        host, one = self.session.host, attempts[0]
+        with self.knowing(one.words), host.wearing(one.lora):
+            if not _composed(one):
+                made = self._pipe([attempt.prompt for attempt in attempts], seeds)
             else:
-                made = self._pipe([attempt.prompt], [seed])[0]
-            return turned(made) if attempt.turned else made
+                alone = [one.prompt] if one.prompt else []
+                parts, weights = one.parts or alone, one.weights or [self.guidance] * len(alone)
+                begun = [attempt.latents for attempt in attempts if attempt.latents is not None]
+                made = host.compose(
+                    parts, weights, _generators(seeds), self.steps, torch.stack(begun) if begun else None, one.begin,
+                    one.eta,
+                ).detach().float().cpu()  # fmt: skip
+        return turned(made) if one.turned else made
 
-    def _pipe(self, prompts: list[str], seeds: list[int]) -> Tensor:
+    def _pipe(self, prompts: list[str], seeds: Sequence[int]) -> Tensor:
         made = self.pipe(
             prompts, num_inference_steps=self.steps, guidance_scale=self.guidance, output_type="pt",
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            generator=_generators(seeds),
         ).images  # fmt: skip
         return made.detach().float().cpu()  # type: ignore[no-any-return]
 
@@ -197,8 +206,27 @@ def turned(pictures: Tensor) -> Tensor:
     return pictures.roll(1, -3).flip(-2)
 
 
-def _is_plain(attempt: Attempt) -> bool:
-    """Whether it is a prompt and nothing else, which are drawn in batches."""
-    return attempt.latents is None and not (
-        attempt.words or attempt.parts or attempt.eta or attempt.lora or attempt.turned
-    )
+def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def _composed(attempt: Attempt) -> bool:
+    """Whether predictions are put together here, and not by the pipeline."""
+    return bool(attempt.parts or attempt.latents is not None or attempt.eta)
+
+
+def _seedless(attempt: Attempt) -> bool:
+    return attempt.latents is not None and not attempt.eta
+
+
+def _kind(attempt: Attempt) -> Hashable:
+    """Attempts with the same one are drawn together. None for sums of prompts, whose rows no guard can tell apart by
+    the picture that they are of."""
+    known = tuple((word, id(vector)) for word, vector in attempt.words.items())
+    about: tuple[Hashable, ...] = known, id(attempt.lora) if attempt.lora else 0, attempt.turned
+    if not _composed(attempt):
+        return about
+    if len(attempt.parts) > 1:
+        return None
+    return (*about, attempt.prompt, *attempt.parts, *attempt.weights, attempt.latents is None, attempt.begin,
+            attempt.eta)  # fmt: skip

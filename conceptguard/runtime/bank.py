@@ -55,7 +55,8 @@ class OpenRows(NamedTuple):
         # a slice is a view: no copy of the activations
         where = slice(first, last + 1) if last - first + 1 == len(opened) else opened
         own = gates[where].to(like.device, like.dtype)
-        alike = bool(torch.equal(own, own[:1].expand_as(own)))
+        # Where gradients pass gates, they do so by a product of few numbers.
+        alike = not own.requires_grad and bool(torch.equal(own, own[:1].expand_as(own)))
         return OpenRows(None if len(opened) == len(gates) else where, own, alike)
 
 
@@ -180,21 +181,27 @@ class Bank:
             up.append(sum(w.item() * self.up[slice(*self.spans[g])] for w, g in zip(weight, guards)))  # type: ignore[arg-type]
             columns.append((row_of == i).to(gates.dtype)[:, None].expand(-1, ranks.pop()))
 
-    def add_to(self, x: Tensor, y: Tensor) -> None:
+    def add_to(self, x: Tensor, y: Tensor) -> Tensor | None:
         """Add the open terms to ``y``, or have the graph that is being traced call an operator that does."""
+        # What is written into a view in place is copied whole on the way back: where there is one, the sum is anew.
+        anew = self._outputs is None and torch.is_grad_enabled() and (y.requires_grad or x.requires_grad)
         if self._outputs is not None:
             y = y[..., self._outputs]
         if torch.compiler.is_compiling():
             # An opaque operator keeps gates out of the graph: opening and closing them never recompiles.
             torch.ops.conceptguard.add_terms(x, y, self.key)
         elif self.open is not None:
-            self.add(x, y)
+            return self.add(x, y, anew)
+        return None
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add the open terms to ``y`` in place. Raises GuardError when the batch is not the one the gates are for."""
+    def add(self, x: Tensor, y: Tensor, anew: bool = False) -> Tensor | None:
+        """Add the open terms to ``y`` in place, or give the sum where it is wanted ``anew`` and every row is open.
+
+        Raises GuardError when the batch is not the one the gates are for.
+        """
         o = self.open
         if o is None or running.get() not in (None, self._session):
-            return
+            return None
         if o.down.device != x.device or o.down.dtype != x.dtype:
             gates = o.gates if o.gates is None else o.gates.to(x)
             o = self.open = o._replace(down=o.down.to(x), up=o.up.to(x), gates=gates)
@@ -205,8 +212,8 @@ class Bank:
             o = self._other[x.shape[0]]
         self.calls += 1
         if o is None:  # none of these rows is open
-            return
-        self._add(o, x if o.where is None else x[o.where], y)
+            return None
+        return self._add(o, x if o.where is None else x[o.where], y, anew and o.where is None)
 
     def _for(self, o: Open, count: int) -> Open | None:
         """For a call that has the last rows twice, or alone. Raises GuardError for any other number of rows."""
@@ -233,38 +240,45 @@ class Bank:
         _banks.pop(self.key, None)
 
 
-def _add_linear(o: Open, x: Tensor, y: Tensor) -> None:
-    """x: the open rows [rows, ..., in]; y: [batch, ..., out], changed in place; up: [ranks, out]."""
+def _add_linear(o: Open, x: Tensor, y: Tensor, anew: bool) -> Tensor | None:
+    """x: the open rows [rows, ..., in]; y: [batch, ..., out], changed in place unless ``anew``; up: [ranks, out]."""
     inner = F.linear(x.flatten(0, -2), o.down)
     if o.gates is not None:
         inner = (inner.unflatten(0, (len(o.gates), -1)) * o.gates[:, None]).flatten(0, 1)
+    if anew:
+        return torch.addmm(y.reshape(-1, y.shape[-1]), inner, o.up).view(y.shape)
     target = o.view(y)
     if target is not None:
         target.view(-1, target.shape[-1]).addmm_(inner, o.up)
     else:
         y[slice(None) if o.where is None else o.where] += (inner @ o.up).view(len(x), *y.shape[1:])
+    return None
 
 
-def _add_pointwise(o: Open, x: Tensor, y: Tensor) -> None:
+def _add_pointwise(o: Open, x: Tensor, y: Tensor, anew: bool) -> Tensor | None:
     """As beside a convolution, for 1 x 1; down: [ranks, in]."""
-    _add_inner(o, torch.bmm(o.down.expand(x.shape[0], -1, -1), x.flatten(2)), y)
+    return _add_inner(o, torch.bmm(o.down.expand(x.shape[0], -1, -1), x.flatten(2)), y, anew)
 
 
-def _add_inner(o: Open, inner: Tensor, y: Tensor) -> None:
-    """inner: [rows, ranks, height * width]; y: [batch, out, height, width], changed in place; up: [out, ranks].
+def _add_inner(o: Open, inner: Tensor, y: Tensor, anew: bool) -> Tensor | None:
+    """inner: [rows, ranks, height * width]; y: [batch, out, height, width], changed in place unless ``anew``; up: [out,
+    ranks].
 
     Convolving so few channels with 1 x 1 takes several times as long as the same sum as a product of matrices.
     """
     if o.gates is not None:
         inner = inner * o.gates[:, :, None]
+    if anew:
+        return torch.baddbmm(y.flatten(2), o.up.expand(inner.shape[0], -1, -1), inner).view(y.shape)
     target = o.view(y)
     if target is not None:
         target.flatten(2).baddbmm_(o.up.expand(inner.shape[0], -1, -1), inner)
     else:
         y[slice(None) if o.where is None else o.where] += (o.up @ inner).view(len(inner), *y.shape[1:])
+    return None
 
 
-def _way_to_add(layer: nn.Module | Part) -> Callable[[Open, Tensor, Tensor], None]:
+def _way_to_add(layer: nn.Module | Part) -> Callable[[Open, Tensor, Tensor, bool], Tensor | None]:
     """Adds the product of an Open's factors with the open rows of a layer's input to its output."""
     if not isinstance(layer, nn.Conv2d):
         return _add_linear
@@ -273,7 +287,7 @@ def _way_to_add(layer: nn.Module | Part) -> Callable[[Open, Tensor, Tensor], Non
     stride, padding, dilation = layer.stride, layer.padding, layer.dilation
     if layer.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0):
         return _add_pointwise
-    return lambda o, x, y: _add_inner(o, F.conv2d(x, o.down, None, stride, padding, dilation).flatten(2), y)
+    return lambda o, x, y, anew: _add_inner(o, F.conv2d(x, o.down, None, stride, padding, dilation).flatten(2), y, anew)
 
 
 def _padded(factor: Tensor) -> Tensor:

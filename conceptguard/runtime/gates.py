@@ -153,7 +153,10 @@ class GateBank:
         best = torch.full((rows, len(self.gates)), -1.0)
         best.scatter_reduce_(1, self._owner.expand(rows, -1), self.similarity(embeds, ids), "amax")
         which = torch.tensor([int(not is_read(known)) for known in ids])
-        return out + ((best - self._floor[which]) / self._span[which]).clamp(0, 1) * self._strength
+        share = (best - self._floor[which]) / self._span[which]
+        if share.requires_grad and not ((share > 0) & (share < 1)).any():
+            share = share.detach()  # shut or wide open, which no small change changes: no layer need pass a gradient on
+        return out + share.clamp(0, 1) * self._strength
 
 
 def _without_begins(row: Tensor) -> Tensor:

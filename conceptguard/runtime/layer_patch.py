@@ -18,8 +18,9 @@ from torch import nn
 class Addend(Protocol):
     """What can be added to a layer's output."""
 
-    def add_to(self, x: Any, y: Any) -> None:
-        """Add to ``y``, the layer's output, in place. x: its input, where that came by its place."""
+    def add_to(self, x: Any, y: Any) -> Any:
+        """Add to ``y``, the layer's output, in place, or give what stands for it, and None for the former. x: its
+        input, where that came by its place."""
 
 
 class LayerPatch:
@@ -38,7 +39,8 @@ class LayerPatch:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         y = self._own(*args, **kwargs)
         for addend in self.addends:
-            addend.add_to(args[0] if args else None, y)
+            instead = addend.add_to(args[0] if args else None, y)
+            y = y if instead is None else instead
         return y
 
     def join(self, addend: Addend) -> None:

@@ -12,7 +12,9 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_answers: ContextVar[dict[Hashable, tuple[Any, Any]] | None] = ContextVar("answers", default=None)
+Answers = dict[Hashable, tuple[Any, Any]]
+_answers: ContextVar[Answers | None] = ContextVar("answers", default=None)
+_places: ContextVar[Answers | None] = ContextVar("places", default=None)
 
 
 @contextmanager
@@ -25,9 +27,24 @@ def meanwhile() -> Iterator[None]:
         _answers.reset(token)
 
 
-def once(about: Any, what: Hashable, ask: Callable[[], T]) -> T:
-    """The answer about an object: one that was given meanwhile, or a new one. Outside of ``meanwhile`` always new."""
-    answers = _answers.get()
+@contextmanager
+def in_place() -> Iterator[None]:
+    """From here to the end no model is moved, cast or compiled, however many generations there are: a search, of which
+    each step is one. What is asked with ``place`` is then asked once in all of them."""
+    token = _places.set({})
+    try:
+        yield
+    finally:
+        _places.reset(token)
+
+
+def once(about: Any, what: Hashable, ask: Callable[[], T], place: bool = False) -> T:
+    """The answer about an object: one that was given meanwhile, or a new one. Outside of ``meanwhile`` always new.
+
+    place: it holds as long as the object is not moved, cast or compiled, see ``in_place``
+    """
+    answers = _places.get() if place else None
+    answers = _answers.get() if answers is None else answers
     if answers is None:
         return ask()
     key = (id(about), what)

@@ -39,14 +39,14 @@ class ClassifierGuidance(Attack):
         """Guided by the judge. Raises SessionError where the search has none."""
         if not self.target.judged:
             raise SessionError("classifier_guidance is guided by a judge of its own: give a second one with --judge")
-        return [self._drawn(ask, guide=True) for _ in range(self.budget.pictures)]
+        return self._drawn(ask, guide=True)
 
     def control(self, ask: Ask) -> list[Attempt]:
         """As many fresh noises, of which one goes on by chance."""
-        return [self._drawn(ask, guide=False) for _ in range(self.budget.pictures)]
+        return self._drawn(ask, guide=False)
 
-    def _drawn(self, ask: Ask, guide: bool) -> Attempt:
-        denoiser, text = self.target.denoiser, ask.wanted
+    def _drawn(self, ask: Ask, guide: bool) -> list[Attempt]:
+        denoiser, text, count = self.target.denoiser, ask.wanted, self.budget.pictures
         times = denoiser.timesteps(self.target.steps)
         looked = {round(i * (len(times) - 1) / LOOKS) for i in range(LOOKS)}
 
@@ -54,38 +54,39 @@ class ClassifierGuidance(Attack):
             if step not in looked:
                 return latents
             if step == 0:
-                tried = torch.cat([noise(self.target, self.random) for _ in range(TRIED)])
+                tried = noise(self.target, self.random, count * TRIED)
             else:
                 tried = self._freshened(latents, text, times[step])
-            return self._best(tried, text, times[step]) if guide else tried[:1]
+            return self._best(tried, text, times[step]) if guide else tried[::TRIED]
 
-        drawn = walked(self.target, text, noise(self.target, self.random), between)
-        self.target.tick()
-        return Attempt(text, latents=drawn[0], begin=len(times) - 1)
+        drawn = walked(self.target, text, noise(self.target, self.random, count), between)
+        self.target.tick(count)
+        return [Attempt(text, latents=one, begin=len(times) - 1) for one in drawn]
 
     def _freshened(self, latents: Tensor, text: str, timestep: int) -> Tensor:
-        """The same picture with other noise on it, [TRIED, channels, h, w]."""
+        """Each picture with other noises on it, [n x TRIED, channels, h, w]."""
         levels = self.target.denoiser.noise_levels
         signal, spread = levels.at(timestep)
         try:
-            clean, own = levels.parts(latents, self._said(text, latents, timestep), timestep)
+            parts = levels.parts(latents, self._said(text, latents, timestep), timestep)
         except (Refused, GuardError):
-            return latents
-        fresh = torch.cat([noise(self.target, self.random) for _ in range(TRIED)]).float()
+            return latents.repeat_interleave(TRIED, 0)
+        clean, own = (part.repeat_interleave(TRIED, 0) for part in parts)
+        fresh = noise(self.target, self.random, len(own)).float()
         mixed = (1 - FRESH) ** 0.5 * own + FRESH**0.5 * fresh
         return (signal * clean + spread * mixed).to(latents)
 
     def _best(self, tried: Tensor, text: str, timestep: int) -> Tensor:
-        """The one of which the judge is surest, [1, channels, h, w]."""
-        denoiser, expected = self.target.denoiser, []
-        for one in tried.split(1):
-            try:
-                said = self._said(text, one, timestep)
-            except (Refused, GuardError):
-                return tried[:1]
-            expected.append(denoiser.noise_levels.parts(one, said, timestep)[0])
-        likeness = self.target.likeness(denoiser.pictures(torch.cat(expected)))
-        return tried[int(likeness.argmax())][None]
+        """Of each picture's the one of which the judge is surest, [n, channels, h, w]."""
+        denoiser = self.target.denoiser
+        try:
+            said = self._said(text, tried, timestep)
+        except (Refused, GuardError):
+            return tried[::TRIED]
+        expected = denoiser.noise_levels.parts(tried, said, timestep)[0]
+        likeness = torch.cat([self.target.likeness(denoiser.pictures(some)) for some in expected.split(TRIED)])
+        best = likeness.view(-1, TRIED).argmax(1).to(tried.device)
+        return tried[torch.arange(len(best), device=tried.device) * TRIED + best]
 
     def _said(self, text: str, latents: Tensor, timestep: int) -> Tensor:
-        return guided(self.target.guarded, self.target.guidance, text, latents, timestep)
+        return guided(self.target, self.target.guarded, text, latents, timestep)

@@ -35,25 +35,25 @@ class InContext(Attack):
 
     def search(self, ask: Ask) -> list[Attempt]:
         """Completed for the concept, with other noise each time."""
-        return [self._completed(ask, ask.wanted) for _ in range(self.budget.pictures)]
+        return self._completed(ask, ask.wanted)
 
     def control(self, ask: Ask) -> list[Attempt]:
-        """Completed for something else."""
-        return [self._completed(ask, text) for text in elsewhere(self.target, self.budget.pictures, self.random)]
+        """Completed for something else, another thing for each ask."""
+        return self._completed(ask, *elsewhere(self.target, 1, self.random))
 
-    def _completed(self, ask: Ask, text: str) -> Attempt:
-        denoiser = self.target.denoiser
-        known = denoiser.latents(self.target.example(ask)[None]).float()
+    def _completed(self, ask: Ask, text: str) -> list[Attempt]:
+        denoiser, count = self.target.denoiser, self.budget.pictures
+        known = denoiser.latents(self.target.example(ask)[None]).float().expand(count, -1, -1, -1)
         noise = torch.randn(known.shape, generator=self.random).to(known)
         missing, times = middle(known), denoiser.timesteps(self.target.steps)
 
         def between(latents: Tensor, step: int) -> Tensor:
-            own, _ = noised(denoiser, known, noise, torch.tensor([times[step]]))
+            own, _ = noised(denoiser, known, noise, torch.full((count,), times[step]))
             return torch.where(missing, latents, own.to(latents))
 
         drawn = walked(self.target, text, noise.to(self.target.vectors()), between)
-        self.target.tick()
-        return Attempt(text, latents=drawn[0], begin=len(times) - 1)
+        self.target.tick(count)
+        return [Attempt(text, latents=one, begin=len(times) - 1) for one in drawn]
 
 
 def middle(latents: Tensor) -> Tensor:

@@ -70,11 +70,8 @@ class MMA(Attack):
         place, which = (int(torch.randint(n, (1,), generator=self.random)) for n in (len(words), steepest.shape[1]))
         return [*words[:place], int(allowed[steepest[place, which]]), *words[place + 1 :]]
 
-    @torch.no_grad()
     def _likes(self, texts: list[str], wanted: Tensor) -> Tensor:
-        states = self.target.states(texts)
-        ends = torch.tensor([min(len(self.target.ids(text)), self.target.window) + 1 for text in texts])
-        return cosine_similarity(states[torch.arange(len(texts)), ends], wanted[None].to(states), dim=1).cpu()
+        return cosine_similarity(self.target.endings(texts), wanted[None], dim=1).cpu()
 
 
 def _alike(token: str, word: str) -> bool:

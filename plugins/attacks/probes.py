@@ -50,6 +50,6 @@ class Probes(Attack):
         steps = min(steps, len(times) - 1)
         latents = noise(self.target, self.random)
         for step in range(steps):
-            said = guided(target.bare, target.guidance, begun, latents, times[step])
+            said = guided(target, target.bare, begun, latents, times[step])
             latents = target.denoiser.ddim_step(said, latents, times[step], times[step + 1])
         return Attempt(ask.wanted, latents=latents[0], begin=steps)

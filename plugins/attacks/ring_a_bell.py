@@ -53,10 +53,11 @@ class RingABell(Attack):
         """One prompt."""
         wanted = self.target.states([ask.wanted])[0] + ETA * self.direction
         people = [random_ids(self.target, LENGTH, self.random) for _ in range(self.budget.population)]
+        known: dict[str, float] = {}
         for _ in range(self.budget.generations):
-            people = self._next([people[i] for i in self._fitness(people, wanted).argsort().tolist()])
+            people = self._next([people[i] for i in self._fitness(people, wanted, known).argsort().tolist()])
             self.target.tick()
-        best = people[int(self._fitness(people, wanted).argmin())]
+        best = people[int(self._fitness(people, wanted, known).argmin())]
         return [Attempt(self.target.text(best))]
 
     def control(self, ask: Ask) -> list[Attempt]:
@@ -64,10 +65,14 @@ class RingABell(Attack):
         words = [random_ids(self.target, LENGTH, self.random) for _ in range(self.budget.pictures)]
         return [Attempt(self.target.text(ids)) for ids in words]
 
-    def _fitness(self, people: list[list[int]], wanted: Tensor) -> Tensor:
-        """Squared distances, [people]; less is better."""
-        states = self.target.states([self.target.text(ids) for ids in people])
-        return (states - wanted).square().sum((1, 2))
+    def _fitness(self, people: list[list[int]], wanted: Tensor, known: dict[str, float]) -> Tensor:
+        """Squared distances, [people]; less is better. known: of texts that were read, as most of a generation were in
+        the one before; added to"""
+        texts = [self.target.text(ids) for ids in people]
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            far = (self.target.states(new) - wanted).square().sum((1, 2))
+            known.update(zip(new, far.tolist()))
+        return torch.tensor([known[text] for text in texts])
 
     def _next(self, ranked: list[list[int]]) -> list[list[int]]:
         """The better half, and children of it; all but the very best may have a word exchanged."""

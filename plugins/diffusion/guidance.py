@@ -6,14 +6,14 @@ in place of ε_p, whatever w is, and whatever else the caller composes of it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from conceptguard.errors import GuardError, PolicyError
-from conceptguard.generation.conditioning import Encoded
+from conceptguard.generation.conditioning import Encoded, pick, stack
 from conceptguard.generation.denoising import Step
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method
@@ -23,9 +23,13 @@ from .concept_phrases import as_one, phrases_of
 
 
 class Guidance(Method):
-    """A guard that pushes predictions away from what the unguarded model predicts for the concept. Subclass, give g."""
+    """A guard that pushes predictions away from what the unguarded model predicts for the concept. Subclass, give g.
+
+    from_nothing: whether g is made of ε_∅; where it is not, and nobody predicted that, ``push`` may be given zeros
+    """
 
     needs = "concept"
+    from_nothing = True
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -42,10 +46,17 @@ class Guidance(Method):
         """Whether it pushes in this step. Where it does not, no further row is denoised, and ``push`` is not asked."""
         return True
 
-    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
+    def beside(self) -> Sequence[str]:
+        """Further texts of which ``push`` is given what the unguarded model predicts."""
+        return ()
+
+    def push(
+        self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor, *beside: Tensor
+    ) -> Tensor | None:
         """g, to be taken off the prompts' predictions; None for nothing in this step.
 
-        rows: rows of ``step``; prompt, concept, nothing: ε_p, ε_S, ε_∅ of these, [rows, channels, h, w], float32
+        rows: rows of ``step``; prompt, concept, nothing, beside: ε_p, ε_S, ε_∅ of these, and that of each text of
+        ``beside``, [rows, channels, h, w], float32
         """
         raise NotImplementedError
 
@@ -80,16 +91,22 @@ class Guidance(Method):
             )
         if not self.steers_at(step):
             return
-        assert step.denoise is not None
-        concept = step.denoise(self.encoded(self.text), rows).float()
         # A caller who composes predictions may have no unconditional one among them: make it. A negative prompt that
         # asks for the concept itself is none: nothing lies between the two, and guidance would leave that prompt.
         bare = [row for row in rows if (other := against[row]) is None or self.asked[other]]
-        nothing = dict(zip(bare, step.denoise(self.encoded(""), bare))) if bare else {}
-        nothing |= {row: step.prediction[against[row]] for row in rows if row not in nothing}
+        if not self.from_nothing:
+            bare = [row for row in bare if scale is None and step.branches[row] == "negative"]
+        texts = (self.text, *self.beside())
+        said = denoised(step, [*((self.encoded(text), rows) for text in texts), (self.encoded(""), bare)])
+        concept, *beside = (one.float() for one in said[:-1])
+        nothing = dict(zip(bare, said[-1]))
+        for row in rows:
+            if row not in nothing:
+                other = against[row]
+                nothing[row] = torch.zeros_like(concept[0]) if other is None else step.prediction[other]
         prompt = step.prediction[rows].float()
-        unconditional = torch.stack([nothing[row] for row in rows]).float()
-        g = self.push(step, rows, prompt, concept, unconditional)
+        unconditional = torch.stack([nothing[row].to(prompt) for row in rows])
+        g = self.push(step, rows, prompt, concept, unconditional, *beside)
         if g is None:
             return
         if scale is None:
@@ -103,6 +120,16 @@ class Guidance(Method):
         step.prediction = changed
         if step.index not in self.act.steps[-1:]:  # a guard with terms has acted in this step already
             self.act.steps.append(step.index)
+
+
+def denoised(step: Step, wanted: Sequence[tuple[Encoded, list[int]]]) -> list[Tensor]:
+    """What the unguarded model predicts for rows of a step under each text, in one call where texts are as long."""
+    assert step.denoise is not None
+    if len({encoded.embeds.shape[1:] for encoded, _ in wanted}) > 1:
+        return [step.denoise(encoded, rows) if rows else step.prediction[:0] for encoded, rows in wanted]
+    parts = [pick(encoded, [0] * len(rows)) for encoded, rows in wanted]
+    said = step.denoise(stack(*parts), [row for _, rows in wanted for row in rows])
+    return list(said.split([len(rows) for _, rows in wanted]))
 
 
 def no_farther(g: Tensor, own: Tensor, concept: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class NegativeGuidance(Guidance):
     name = "negative_guidance"
     Settings = NegativeGuidanceSettings
 
-    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor:
+    def push(
+        self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor, *beside: Tensor
+    ) -> Tensor:
         """s(ε_S − ε_∅)."""
         return self.settings.scale * (concept - nothing)

@@ -78,7 +78,9 @@ class SLD(Guidance):
         self.level = LEVELS[self.settings.level]
         self._momentum: dict[tuple[int, int], Tensor] = {}
 
-    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor | None:
+    def push(
+        self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor, *beside: Tensor
+    ) -> Tensor | None:
         """See ``safety_guidance``. Each row of each call of a step has its own momentum."""
         at, zero = step.moment, torch.zeros_like(prompt[0])
         if at.step == 0 and at.within == 0:

@@ -371,16 +371,56 @@ def test_a_rim_is_shown_and_the_middle_is_drawn(tiny: Any, policy: dict[str, Any
     with conceptguard.attach(tiny, policy) as session:
         target = target_of(tiny, session)
         attack = InContext(target, SMALL, torch.Generator().manual_seed(0))
-        one, by_chance = attack.search(Ask(PROMPT))[0], attack.control(Ask(PROMPT))[0]
+        (one, *others), by_chance = attack.search(Ask(PROMPT)), attack.control(Ask(PROMPT))[0]
         denoiser, random = target.denoiser, torch.Generator().manual_seed(0)
-        known = denoiser.latents(target.example(Ask(PROMPT))[None]).float()
+        known = denoiser.latents(target.example(Ask(PROMPT))[None]).float().expand(SMALL.pictures, -1, -1, -1)
         noise = torch.randn(known.shape, generator=random)
-        last, _ = noised(denoiser, known, noise, torch.tensor([denoiser.timesteps(target.steps)[-1]]))
+        last, _ = noised(denoiser, known, noise, torch.full((len(known),), denoiser.timesteps(target.steps)[-1]))
     assert one.latents is not None and by_chance.latents is not None
     hidden = middle(known)[0]
     assert hidden.float().mean() == 0.25 and one.begin == by_chance.begin == target.steps - 1
     assert torch.equal(one.latents[~hidden], last[0][~hidden]) and not torch.equal(one.latents[hidden], last[0][hidden])
     assert one.prompt == PROMPT and "cigarette" not in by_chance.prompt
+    assert len(others) == SMALL.pictures - 1
+    assert others[0].latents is not None and torch.equal(others[0].latents[~hidden], last[1][~hidden])
+    assert not torch.equal(others[0].latents[hidden], one.latents[hidden]), "other noise for each picture"
+
+
+def test_ends_of_texts_are_read_without_their_padding(tiny: Any, policy: dict[str, Any]) -> None:
+    texts = [PROMPT, "two boats", "a " * 100]
+    with conceptguard.attach(tiny, policy) as session:
+        target = target_of(tiny, session)
+        ends = target.endings(texts)
+        assert torch.allclose(ends[:2], torch.stack([target.ending(text).detach() for text in texts[:2]]), atol=1e-5)
+        states = target.states(texts[2:])
+    assert torch.allclose(ends[2], states[0, -1], atol=1e-5), "cut at the window"
+
+
+def test_where_a_model_is_is_asked_once_in_a_whole_search(
+    tiny: Any, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conceptguard.runtime.once import in_place
+
+    asked: list[int] = []
+    cls = type(tiny.unet)
+    whole = cls.device.fget
+    monkeypatch.setattr(cls, "device", property(lambda unet: asked.append(1) or whole(unet)))
+    with conceptguard.attach(tiny, policy) as session:
+        latents = torch.zeros(1, *session.host.denoiser().shape)
+
+        def calls() -> int:
+            asked.clear()
+            for guarded in (True, False, True):
+                session.host.predict(PROMPT, latents, 500, guarded=guarded)
+            return len(asked)
+
+        every, _ = calls(), tiny.to(torch.float64)
+        assert session.host.device_dtype()[1] == torch.float64, "outside of a search it is asked anew"
+        tiny.to(torch.float32)
+        with in_place():
+            once = calls()
+            assert calls() == 0 < once < every
+        assert calls() == every
 
 
 def test_of_several_noises_the_judges_goes_on(tiny: Any, policy: dict[str, Any]) -> None:

@@ -118,9 +118,39 @@ def test_what_no_seed_decides_is_drawn_once(tiny: Any, policy: dict[str, Any], m
     with conceptguard.attach(tiny, policy) as session:
         target, calls = target_of(tiny, session), []
         compose = session.host.compose
-        monkeypatch.setattr(session.host, "compose", lambda *given: calls.append(1) or compose(*given))
+        monkeypatch.setattr(session.host, "compose", lambda *given: calls.append(len(given[2])) or compose(*given))
         noise = torch.randn(target.denoiser.shape, generator=torch.Generator().manual_seed(3))
         calm, other = Attempt(PROMPT, latents=noise), Attempt(PROMPT, latents=-noise)
         found = target.draw_all([(calm, 0), (other, 1), (calm, 2)])
-    assert len(calls) == 2 and torch.equal(found[0], found[2])  # type: ignore[arg-type]
+    assert calls == [2] and torch.equal(found[0], found[2])  # type: ignore[arg-type]
     assert not torch.equal(found[0], found[1])  # type: ignore[arg-type]
+
+
+def test_attempts_of_one_kind_are_drawn_together_and_each_as_alone(
+    tiny: Any, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = random_terms(tiny, seed=0)
+    back = {n: Factors(one.down, -one.up, one.scale) for n, one in own.items() if n.startswith("unet")}
+    with conceptguard.attach(tiny, policy) as session:
+        target, rows = target_of(tiny, session), []
+        target.batch = 4
+        watch = tiny.unet.register_forward_pre_hook(lambda unet, args: rows.append(len(args[0])))
+        word = target.vectors()[5] * 1.5
+        noises = torch.randn(3, *target.denoiser.shape, generator=torch.Generator().manual_seed(3))
+        wanted = [
+            *(
+                (Attempt(f"{PROMPT} {more} <new>", words={"<new>": word}), i)
+                for i, more in enumerate(("", "red", "two"))
+            ),
+            *((Attempt(PROMPT, latents=one, begin=1), 0) for one in noises),
+            *((Attempt("", parts=[PROMPT, "a chair"], weights=[4.0, -1.0]), i) for i in range(2)),
+            *((Attempt(PROMPT, lora=back), i) for i in range(2)),
+        ]
+        found = target.draw_all(wanted)
+        together = len(rows)
+        alone = [target.draw(*one) for one in wanted]
+    watch.remove()
+    assert [one is None for one in found] == [False] * 8 + [True] * 2 and target.refused == 4
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found[:8], alone[:8]))  # type: ignore[arg-type]
+    assert max(rows[:together]) == 6 and together < len(rows) - together
+    assert not torch.allclose(found[3], found[4], atol=1e-3)  # type: ignore[arg-type]

@@ -233,3 +233,12 @@ def test_the_captions_ship(tmp_path: Path) -> None:
 
     folder = Path(conceptguard.__file__).parent
     assert {p.name for p in folder.rglob("captions*.txt")} == {"captions.txt", "captions_apart.txt"}
+
+
+def test_gradients_pass_a_gate_that_is_neither_shut_nor_wide_open(tiny: Any) -> None:
+    host = DiffusersHost(tiny)
+    read = host.encode(["a pistol in a box"])
+    for floor, full, passes in ((0.0, 3.0, True), (0.0, 0.001, False), (2.0, 3.0, False)):
+        bank = GateBank([Gate(("a kitten",), floor=floor, full=full)], host.encode, host.encoding_cache())
+        embeds = read.embeds.clone().requires_grad_()
+        assert bank(embeds, read.ids).requires_grad is passes

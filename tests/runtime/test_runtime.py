@@ -80,7 +80,7 @@ def expected(model: Holder, banks: Banks, gates: Tensor, x: Tensor) -> Tensor:
         for g, terms in zip(gate, banks.terms):
             weight = weight + g.double() * delta(terms.factors["unet.layer"])
         rows.append(dense(model, weight, row[None]))
-    return torch.cat(rows).detach()
+    return torch.cat(rows)
 
 
 def inputs(model: Holder, rows: int) -> Tensor:
@@ -316,3 +316,25 @@ def test_two_stand_ins_leave_in_any_order() -> None:
             assert not torch.allclose(alone, bare) and not torch.allclose(alone, summed)
             both[second].detach()
             assert layer.forward is below and torch.equal(model(x), bare)
+
+
+@pytest.mark.parametrize("rows", [[1.0, 1.0], [1.0, 0.5], [0.0, 1.0]])
+def test_gradients_are_those_of_the_weights_written_out(holder: Holder, rows: list[float]) -> None:
+    """Towards the input and, where they know any, towards gates; whether a row is shut or all are alike."""
+    banks = build(holder)
+    x = torch.randn(2, *((12, 9, 9) if isinstance(holder.layer, nn.Conv2d) else (7, 12)), requires_grad=True)
+    gates = torch.tensor(rows)[:, None].expand(-1, 3).clone().requires_grad_()
+    holder.requires_grad_(False)
+
+    def slopes(y: Tensor, towards: list[Tensor]) -> list[Tensor]:
+        return [one.double() for one in torch.autograd.grad(y.double().square().sum(), towards)]
+
+    try:
+        wanted = slopes(expected(holder, banks, gates.double(), x), [x, gates])
+        for towards in ([x], [x, gates]):
+            banks.set("unet", gates if len(towards) == 2 else gates.detach())
+            for found, one in zip(slopes(holder(x), towards), wanted):
+                opened = found.ne(0)  # a gate that is shut has no layer to pass a gradient through
+                assert torch.allclose(found[opened], one[opened], rtol=1e-3, atol=1e-3) and opened.any()
+    finally:
+        banks.detach()

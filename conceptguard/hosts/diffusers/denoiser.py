@@ -11,6 +11,7 @@ from torch import Tensor
 from ...errors import SessionError
 from ...generation.conditioning import Encoded, stack
 from ...runtime.frozen import frozen
+from ...runtime.once import once
 from ..denoising.attention_maps import looks
 from ..denoising.noise_levels import NoiseLevels
 from . import picture_prompts
@@ -44,12 +45,12 @@ class Denoiser:
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        return self._module.device  # type: ignore[no-any-return]
+        return once(self._module, "device", lambda: self._module.device, place=True)  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
-        return self._module.dtype  # type: ignore[no-any-return]
+        return once(self._module, "dtype", lambda: self._module.dtype, place=True)  # type: ignore[no-any-return]
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Encoded) -> Tensor:
         """One call of the model, one timestep and one condition per row."""

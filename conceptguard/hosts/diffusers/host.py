@@ -76,11 +76,11 @@ class DiffusersHost(PipelineHost):
         return self.generate(draw, guidance, looked_at)
 
     def compose(
-        self, texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int, latents: Tensor | None = None,
-        begin: int = 0, eta: float = 0.0,
+        self, texts: Sequence[str], weights: Sequence[float], generators: Sequence[Any], steps: int,
+        latents: Tensor | None = None, begin: int = 0, eta: float = 0.0,
     ) -> Tensor:  # fmt: skip
         """See ``Host.compose``."""
-        return composed(self, self.call, texts, weights, generator, steps, latents, begin, eta)
+        return composed(self, self.call, texts, weights, generators, steps, latents, begin, eta)
 
     def _steered(self, bound: dict[str, Any], guidance: float | None) -> dict[str, Any]:
         """The negative prompts of another attempt: the caller's, and what was found in the images of each prompt."""

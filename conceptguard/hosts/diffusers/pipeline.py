@@ -78,9 +78,15 @@ class PipelineHost(ReadingHost):
 
     def compiled(self) -> bool:
         """Whole or in part, by ``torch.compile(pipe.unet)`` or ``pipe.unet.compile()``."""
-        parts = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
-        # Asked in every call, of hundreds of modules, of which ``hasattr`` would raise an error each.
-        return any("_orig_mod" in m._modules or m._compiled_call_impl is not None for p in parts for m in p.modules())
+
+        def ask() -> bool:
+            parts = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
+            # Of hundreds of modules, of which ``hasattr`` would raise an error each.
+            return any(
+                "_orig_mod" in m._modules or m._compiled_call_impl is not None for p in parts for m in p.modules()
+            )
+
+        return once(self, "compiled", ask, place=True)
 
     def fingerprint(self) -> str:
         """Same for a fine-tuned sibling, different for another architecture."""
@@ -208,7 +214,9 @@ class PipelineHost(ReadingHost):
         own = getattr(self._own_class, "_execution_device", None)
         if not isinstance(own, property):
             return {}
-        return {"_execution_device": property(lambda pipe: once(pipe, "device", partial(own.__get__, pipe)))}
+        return {
+            "_execution_device": property(lambda pipe: once(pipe, "device", partial(own.__get__, pipe), place=True))
+        }
 
     def _routes(self) -> dict[str, Any]:
         """The methods of the guarded subclass."""

@@ -98,38 +98,40 @@ def wearing(pipe: Any, lora: Mapping[str, Factors]) -> Iterator[None]:
 
 
 def composed(
-    host: _Host, call: Callable[..., Any], texts: Sequence[str], weights: Sequence[float], generator: Any, steps: int,
-    begun: Tensor | None = None, begin: int = 0, eta: float = 0.0,
+    host: _Host, call: Callable[..., Any], texts: Sequence[str], weights: Sequence[float], generators: Sequence[Any],
+    steps: int, begun: Tensor | None = None, begin: int = 0, eta: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """See ``Host.compose``. call: a guarded ``pipe(...)``, of a function in place of the pipeline's own.
 
     So it goes the way of every guarded call: prompts are encoded by the pipeline, predictions are made by its denoiser,
     and the picture is looked at.
     """
-    pipe = host.pipe
+    pipe, count = host.pipe, len(generators)
 
     @torch.no_grad()
-    def draw(prompt: str, generator: Any, output_type: str = "pt", return_dict: bool = True) -> Any:
+    def draw(prompt: Any, generator: Any, output_type: str = "pt", return_dict: bool = True) -> Any:
         device, dtype = host.device_dtype()
         rows = ["", *texts]
         embeds = torch.cat([
             pipe.encode_prompt(
                 prompt=[text], device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
             for text in rows
-        ])  # fmt: skip
+        ]).repeat_interleave(count, 0)  # fmt: skip
         scheduler = pipe.scheduler
         scheduler.set_timesteps(steps, device=device)
         if begun is None:
-            latents = torch.randn(1, *host.denoiser().shape, generator=generator).to(device, dtype)
+            shape = host.denoiser().shape
+            latents = torch.stack([torch.randn(shape, generator=one) for one in generator]).to(device, dtype)
             latents = latents * scheduler.init_noise_sigma
         else:
-            latents = begun[None].to(device, dtype)
+            latents = begun.to(device, dtype)
         more = {"eta": eta, "generator": generator} if eta else {}
-        shares = torch.tensor(weights, device=device, dtype=dtype).view(len(texts), 1, 1, 1)
+        shares = torch.tensor(weights, device=device, dtype=dtype).view(len(texts), 1, 1, 1, 1)
         for t in scheduler.timesteps[begin:]:
-            given = scheduler.scale_model_input(latents.expand(len(rows), -1, -1, -1), t)
-            made = pipe.unet(given, t, encoder_hidden_states=embeds, return_dict=False)[0]
-            noise = made[:1] + (shares * (made[1:] - made[:1])).sum(0, keepdim=True)
+            given = scheduler.scale_model_input(latents.repeat(len(rows), 1, 1, 1), t)
+            said = pipe.unet(given, t, encoder_hidden_states=embeds, return_dict=False)[0]
+            made = said.unflatten(0, (len(rows), count))
+            noise = made[0] + (shares * (made[1:] - made[:1])).sum(0)
             latents = scheduler.step(noise, t, latents, return_dict=False, **more)[0]
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
         return SimpleNamespace(images=(decoded / 2 + 0.5).clamp(0, 1))
@@ -140,4 +142,4 @@ def composed(
         )
     if eta and "eta" not in inspect.signature(pipe.scheduler.step).parameters:
         raise SessionError(f"{type(pipe.scheduler).__name__} adds no noise of its own: eta is DDIM's")
-    return call(draw, ", ".join(texts), generator=generator).images  # type: ignore[no-any-return]
+    return call(draw, [", ".join(texts)] * count, generator=list(generators)).images  # type: ignore[no-any-return]

@@ -66,7 +66,9 @@ class ReadingHost(Host):
 
     def device_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Where the pipeline runs, also under offload."""
-        return once(self.pipe, "device, dtype", lambda: (self.pipe._execution_device, self.model.dtype))  # type: ignore[return-value]
+        return once(  # type: ignore[return-value]
+            self.pipe, "device, dtype", lambda: (self.pipe._execution_device, self.model.dtype), place=True
+        )
 
     @torch.no_grad()
     def encode(

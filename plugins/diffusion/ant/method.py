@@ -68,6 +68,8 @@ class ANT(Guidance, TrainedLayers):
         """All but the early steps."""
         return step.noise <= 1 - float(self.settings.early)
 
-    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor:
+    def push(
+        self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor, *beside: Tensor
+    ) -> Tensor:
         """(1 + η)(ε_S − ε_∅)."""
         return (1 + float(self.settings.eta)) * (concept - nothing)

@@ -46,6 +46,7 @@ class TRCE(Guidance):
 
     name = "trce"
     several = True
+    from_nothing = False
     Settings = TRCESettings
     MakeSettings = TRCEMakeSettings
 
@@ -86,10 +87,14 @@ class TRCE(Guidance):
         """The early steps."""
         return step.noise >= 1 - float(self.settings.early)
 
-    def push(self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor) -> Tensor:
-        """s(ε_S − ε_safe). One more row in the denoiser for each guarded one while it lasts."""
-        assert step.denoise is not None
-        safe = step.denoise(self.encoded(self.own_concept().replacement), rows).float()
+    def beside(self) -> list[str]:
+        """The safe concept."""
+        return [self.own_concept().replacement]
+
+    def push(  # type: ignore[override]
+        self, step: Step, rows: list[int], prompt: Tensor, concept: Tensor, nothing: Tensor, safe: Tensor
+    ) -> Tensor:
+        """s(ε_S − ε_safe). Two more rows in the denoiser for each guarded one while it lasts."""
         g: Tensor = self.settings.scale * (concept - safe)
         if self.settings.nearer:
             g = g * nearer(prompt, concept, safe).view(-1, *[1] * (g.dim() - 1))
