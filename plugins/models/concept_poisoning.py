@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from conceptguard.errors import PolicyError
+
 from .forgetting import ForgetSettings, Forgetting
 from .lesson import Lesson
 
@@ -54,13 +56,17 @@ class ConceptPoisoning(Forgetting):
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above."""
         s = settings
+        classes = lesson.labels[lesson.forget].unique()
+        if bool(torch.isin(lesson.labels[lesson.retain], classes).any()):
+            raise PolicyError(
+                f"{lesson.task.label}: it poisons what a class consists of, and some examples of these are to be "
+                "retained: name whole classes, or use dmm or laf"
+            )
         features, head = _read(lesson)
         low = features.min(0).values.clamp_max(0)  # a transformer's features have signs
         active, bank = factorised(features - low, s.concepts, lesson.random)
-        classes = lesson.labels[lesson.forget].unique()
         allowed = torch.ones(head.out_features, dtype=torch.bool, device=features.device)
-        if not bool(torch.isin(lesson.labels[lesson.retain], classes).any()):
-            allowed[classes] = False  # nothing that is forgotten is called by the name of something else forgotten
+        allowed[classes] = False  # nothing that is forgotten is called by the name of something else forgotten
         poisoned, labels, own_of = [], [], {}
         for label in classes.tolist():
             mine = lesson.forget[lesson.labels[lesson.forget] == label]
@@ -70,13 +76,11 @@ class ConceptPoisoning(Forgetting):
             carried = share[:, own].sum(1)
             chosen = mine[carried.argsort(descending=True)[: max(1, round(s.carry * len(mine)))]]
             without = features[chosen] - active[chosen][:, own] @ bank[own]
-            others = allowed.clone()
-            others[label] = False
-            said = head(without).detach().masked_fill(~others, -torch.inf)
+            said = head(without).detach()
             if s.labels == "random":
-                said = torch.rand(said.shape, generator=lesson.random).to(said).masked_fill(~others, -torch.inf)
+                said = torch.rand(said.shape, generator=lesson.random).to(said)
             poisoned.append(chosen)
-            labels.append(said.argmax(1))
+            labels.append(said.masked_fill(~allowed, -torch.inf).argmax(1))
             own_of[lesson.examples.classes[label]] = own.tolist()
         where, what = torch.cat(poisoned), torch.cat(labels)
 

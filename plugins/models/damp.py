@@ -1,19 +1,21 @@
 """DAMP: at every layer the directions that tell what is to be forgotten from the rest are projected out of the weights.
 
-W_l ← W_l (I − γ_l D_l D_lᵀ)        b_l ← b_l + γ_l W_l D_l D_lᵀ μ_l
+W_l ← W_l (I − γ_l D_l A_l)        b_l ← b_l + γ_l W_l D_l A_l μ_l        A_l = (D_lᵀ S_l D_l)⁻¹ D_lᵀ S_l
 
 D_l: an orthonormal basis of μ_f − μ_l for every forgotten class, μ being means of what layer l reads of its examples
 and of those to retain (of a convolution, over its places). γ_l: how well a forgotten class stands apart there, which
 grows with depth: (2·AUC − 1)^p of its examples against the rest, along their own direction. Solved from one pass.
 
 Hatami, Aalishah and Monosov, "Class Unlearning via Depth-Aware Removal of Forget-Specific Directions" (arXiv
-2604.15166). The second line is ours: without it what is retained moves as well wherever its own mean has a part in D.
+2604.15166). They project at right angles, A = Dᵀ. Along the same directions what is retained moves least if S is the
+inverse of its covariance: Belrose et al., "LEACE: Perfect Linear Concept Erasure in Closed Form", NeurIPS 2023. The
+second line is ours: without it what is retained moves as well wherever its own mean has a part in D.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -30,11 +32,15 @@ class DAMPMakeSettings(ForgetSettings):
 
     power: of how well a class stands apart at a layer; more spares the early layers more
     scale: of all projections together
+    projection: "least", by which what is retained moves least, or the paper's, "orthogonal"
+    ridge: of "least", what is added to variances of what is retained, as a share of their mean
     sample: how many examples, of each class its share, tell what is retained; 0: all of them
     """
 
-    power: float = Field(default=16.0, ge=0)
+    power: float = Field(default=32.0, ge=0)
     scale: float = Field(default=1.0, gt=0, le=2)
+    projection: Literal["least", "orthogonal"] = "least"
+    ridge: float = Field(default=0.1, gt=0)
     sample: int = Field(default=256, ge=0)
 
 
@@ -64,22 +70,35 @@ class DAMP(Forgetting):
             for number, (name, layer) in enumerate(layers.items()):
                 if isinstance(layer, nn.Conv2d) and layer.groups != 1:
                     continue
-                basis, middle, apart = directions(gone[name], read[name][stays], lesson.labels[lesson.forget])
+                kept = read[name][stays]
+                basis, middle, apart = directions(gone[name], kept, lesson.labels[lesson.forget])
                 gamma = settings.scale * apart**settings.power
                 shares[name] = round(gamma, 4)
-                project(layer, basis, middle, gamma)
+                least = settings.projection == "least"
+                told = parts(basis, kept - middle, settings.ridge) if least else basis.T
+                project(layer, basis, told, middle, gamma)
                 tick(number, gamma)
         return {"gamma": shares}
 
 
-def project(layer: nn.Linear | nn.Conv2d, basis: Tensor, middle: Tensor, gamma: float) -> None:
-    """The two lines above, in place. basis [in, k], middle [in]"""
+def project(layer: nn.Linear | nn.Conv2d, basis: Tensor, told: Tensor, middle: Tensor, gamma: float) -> None:
+    """The formula's first line, in place. basis: D [in, k], told: A [k, in], middle: μ [in]"""
     weight = layer.weight.flatten(2).sum(2) if layer.weight.ndim == 4 else layer.weight
-    constant = gamma * weight @ (basis @ (basis.T @ middle))
+    constant = gamma * weight @ (basis @ (told @ middle))
     along = torch.einsum("oi...,ik->ok...", layer.weight, basis)
-    layer.weight -= gamma * torch.einsum("ok...,ik->oi...", along, basis)
+    layer.weight -= gamma * torch.einsum("ok...,ki->oi...", along, told)
     if layer.bias is not None:
         layer.bias += constant
+
+
+def parts(basis: Tensor, away: Tensor, ridge: float) -> Tensor:
+    """A above, [k, in]: how much of each direction, basis [in, k], is in something, told so that of what is retained,
+    away [n, in] from its mean, as little as can be is."""
+    covariance = away.T @ away / len(away)
+    scale = covariance.diagonal().mean().clamp_min(1e-12)
+    covariance = covariance / scale + ridge * torch.eye(len(covariance)).to(covariance)
+    told = torch.linalg.solve(covariance, basis).T
+    return torch.linalg.solve(told @ basis, told)
 
 
 def _layers(net: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
