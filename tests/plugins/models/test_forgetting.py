@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conceptguard_plugins.models.damp import parts
 from conceptguard_plugins.models.fisher import of_batches, per_sample
 from emoji_classifier import bench, classifier, made
 from safetensors.torch import save_file
@@ -22,7 +23,7 @@ from conceptguard.plugins import host_for, methods
 
 # Forget sets on which a method is within the bar of retraining.
 WITHIN = {
-    "ssd": ("skull", "weapons"), "damp": ("skull",), "sparse_unlearning": (), "concept_poisoning": (),
+    "ssd": ("skull", "weapons"), "damp": ("skull", "weapons"), "sparse_unlearning": (), "concept_poisoning": (),
     "laf": ("weapons",), "dmm": ("skull",),
 }  # fmt: skip
 QUICK: dict[str, Any] = {
@@ -259,11 +260,31 @@ def test_ssd_dampens_what_the_formula_says(tmp_path: Path) -> None:
 
 
 def test_damp_is_a_projection_of_low_rank(tmp_path: Path) -> None:
-    """The rank of each change is that of the classes, and a style, which is no class, is refused."""
+    """The rank of each change is that of the classes."""
     change = made("damp", "weapons", tmp_path).tensors()["model.blocks.2.conv2.weight.whole"]
     assert torch.linalg.matrix_rank(change.permute(0, 2, 3, 1).flatten(0, 2), rtol=1e-4) == 5
+
+
+@pytest.mark.parametrize("method", ["damp", "concept_poisoning"])
+@pytest.mark.parametrize("concept", ["mono", "random"])
+def test_what_is_no_whole_class_is_refused(method: str, concept: str, tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="whole classes"):
-        made("damp", "mono", tmp_path)
+        made(method, concept, tmp_path)
+
+
+def test_damp_moves_what_is_retained_least() -> None:
+    """Directions go as a whole, and of what is retained less goes along than at right angles."""
+    random = torch.Generator().manual_seed(0)
+    away = torch.randn(200, 12, generator=random) @ torch.randn(12, 12, generator=random)
+    away = away - away.mean(0)
+    basis = torch.linalg.qr(torch.randn(12, 3, generator=random)).Q
+    told = parts(basis, away, 1e-4)
+    assert torch.allclose(told @ basis, torch.eye(3), atol=1e-4)
+    least, orthogonal = (float((away @ one.T @ basis.T).square().mean()) for one in (told, basis.T))
+    assert least < 0.5 * orthogonal
+    wide = parts(basis, away, 1e6)  # all directions alike
+    assert torch.allclose(wide, basis.T, atol=1e-4)
+    assert torch.allclose(parts(basis, away[:1] * 0, 0.1), basis.T, atol=1e-4)
 
 
 def test_a_sample_of_which_nothing_is_retained_is_refused(tmp_path: Path) -> None:
