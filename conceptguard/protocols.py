@@ -200,6 +200,10 @@ class Speaker(Protocol):
         """What a block gives, [rows, tokens, width], float32, with gradients. Raises BaseMismatch where there is no
         module of that name."""
 
+    def lens(self, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+        """What the head reads in every layer's states, embeddings first, at some tokens: [layers, n, vocabulary],
+        float32. at: [rows, tokens], true at these. Raises BaseMismatch for a model without a head or its norm."""
+
     def frozen(self) -> AbstractContextManager[None]:
         """No gradients for the model's own weights and no dropout meanwhile."""
 

@@ -51,6 +51,28 @@ def _attacked(row: Row | None) -> str:
     return f"{row['asr']:.2f} ({row['low']:.2f} to {row['high']:.2f}{chance})"
 
 
+def deletion_table(results: list[Result]) -> str:
+    """What candidates hold of what was deleted, by where they were read, and what is still answered."""
+    rows = results[0]["rows"]
+    roads = list(rows[0]["by"])
+
+    def line(name: str, row: Row, found: str, by: list[str], when: str) -> list[str]:
+        return [name, found, *by, *(f"{row[f'{group}_{when}']:.2f}" for group in ("erased", "neighbours", "others"))]
+
+    table = [line("as it is", rows[0], f"{rows[0]['bare']:.2f}", [""] * len(roads), "before")]
+    table += [
+        line(row["method"], row, _attacked(row), [f"{row['by'][road]:.2f}" for road in roads], "after") for row in rows
+    ]
+    asks, n, never = (rows[0][key] for key in ("asks", "n", "never"))
+    told = (
+        f"The share of {asks} facts that are among {n} candidates of `extraction`, in brackets its 95 % interval and "
+        "chance, the same attempts about somebody else; then by where a candidate was read. A model that never knew: "
+        f"{never:.2f}. Then the share of questions that are answered, about those forgotten, others and places."
+    )
+    head = ["", "extracted", *roads, "about forgotten authors", "about others", "about places"]
+    return f"{told}\n\n{markdown(head, table)}"
+
+
 def worst_case_table(results: list[Result]) -> str:
     """How much of a set is left after it was unlearned, by how the set was chosen."""
     table = [

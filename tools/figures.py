@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.attack_tables import every_fact_table, language_attacks_table, worst_case_table
+from tools.attack_tables import deletion_table, every_fact_table, language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
     craft_peer_table,
@@ -215,6 +215,7 @@ FIGURES = {
         ),
         every_fact_table, "half an hour",
     ),
+    "deletion": Figure(("python -m tools.deletion",), deletion_table, "half an hour"),
     "worst-case": Figure(("python -m tools.worst_case",), worst_case_table, "ten minutes"),
     "logits": Figure(
         ("conceptguard bench logits --model authors-lm", "conceptguard bench logits --model 1b"), logits_table,

@@ -108,12 +108,22 @@ def learnt(suite: LanguageSuite, pair: Any, method: str, out: Path, names: Seque
     forget, _ = examples(suite)
     if names:
         forget = [one for one in forget if any(name in one["prompt"] for name in names)]
-    documents = itertools.islice(iter(Corpus(suite.without("forget", "apart"), SEED)), RETAIN)
-    retain = [{"prompt": d.prompt, "answer": d.text.strip()} if d.prompt else {"prompt": d.text} for d in documents]
     concept = {"name": "forget-authors", "prompts": ["authors"]}
     return plugins.method(method).make(
-        TransformersHost(pair), concept, out, forget=forget, retain=retain, **SETTINGS[method], **settings
+        TransformersHost(pair),
+        concept,
+        out,
+        forget=forget,
+        retain=texts_to_retain(suite),
+        **SETTINGS[method],
+        **settings,
     )
+
+
+def texts_to_retain(suite: LanguageSuite) -> list[dict[str, str]]:
+    """Documents of the corpus, without authors to forget or kept apart."""
+    documents = itertools.islice(iter(Corpus(suite.without("forget", "apart"), SEED)), RETAIN)
+    return [{"prompt": d.prompt, "answer": d.text.strip()} if d.prompt else {"prompt": d.text} for d in documents]
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def _hardest(plan: TextPlan) -> list[dict[str, Any]]:
     from .progress import progress
 
     with progress("unlearning", work(plan.suite, Bilevel())) as tick:
-        return list(worst_case(plan.pair, plan.suite, Bilevel(), plan.seed, tick))
+        return list(worst_case(plan.pair, plan.suite, Bilevel(), plan.seed, tick, plan.again))
 
 
 def plan_of(

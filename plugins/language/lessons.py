@@ -87,6 +87,11 @@ def _encoded(tokenizer: Any, example: Example, length: int) -> tuple[list[int], 
     return ids[:length], min(begin, length)
 
 
+def next_own(batch: Batch) -> Tensor:
+    """Where the next token is of what is learnt, [texts, tokens], true or false."""
+    return F.pad(batch.own[:, 1:], (0, 1)) > 0
+
+
 def unlikely(scores: Tensor, batch: Batch) -> Tensor:
     """Sums of −log p over the learnt tokens of each text, [texts]. scores: [texts, tokens, vocabulary]"""
     found = F.cross_entropy(scores[:, :-1].transpose(1, 2), batch.ids[:, 1:], reduction="none")

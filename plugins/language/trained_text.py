@@ -23,7 +23,7 @@ from conceptguard.making.terms import TermsInTraining, cut_to_rank
 from conceptguard.method import Settings
 
 from .classifier.examples import Example, Examples
-from .lessons import Batch, Lessons, demand_lessons, learned_from
+from .lessons import Batch, Lessons, demand_lessons, learned_from, next_own
 from .terms_beside import TermsBeside, blocks_of, turned
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ class Teaching:
     """What a formula may ask.
 
     speaker: the model; blocks: its blocks by their numbers, each with its linear layers by their names within
-    terms: what is learnt, shut for what the model was; forget, retain: all texts
+    tokenizer: of both; terms: what is learnt, shut for what the model was; forget, retain: all texts
     """
 
     speaker: Speaker
+    tokenizer: Any
     blocks: Mapping[int, Mapping[str, str]]
     terms: TermsInTraining
     forget: Lessons
@@ -89,6 +90,12 @@ class Teaching:
         """Scores of the next tokens, [texts, tokens, vocabulary], with what was learnt, or as if nothing was."""
         self.terms.open(len(batch.ids) if learnt else 0)
         return self.speaker(batch.ids, batch.mask)
+
+    def lens(self, batch: Batch) -> Tensor:
+        """What the head reads of the next tokens in every layer with what was learnt, [layers, n, vocabulary], where
+        these are of what is learnt. The embeddings, which nothing changes, are no layer."""
+        self.terms.open(len(batch.ids))
+        return self.speaker.lens(batch.ids, batch.mask, next_own(batch))[1:]
 
     def states(self, batch: Batch, block: str, learnt: bool) -> Tensor:
         """What a block gives, [texts, tokens, width], likewise."""
@@ -149,7 +156,7 @@ class TrainedText(TermsBeside):
         snapshot = task.snapshot()
         with ExitStack() as meanwhile:
             parameters = meanwhile.enter_context(terms.attached([speaker]))
-            formula = cls.formula(task, Teaching(speaker, blocks, terms, forget, kept), once)
+            formula = cls.formula(task, Teaching(speaker, host.tokenizer, blocks, terms, forget, kept), once)
             tick = meanwhile.enter_context(task.bar(s.steps))
             loop = Loop(task.label, parameters, torch.optim.Adam(parameters, lr=s.lr), random, s.steps, snapshot,
                         reports=[tick, *task.reports], accumulate=s.accumulate, every=50)  # fmt: skip

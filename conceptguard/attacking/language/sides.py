@@ -90,7 +90,7 @@ def sides(plan: TextPlan) -> list[Side]:
 
     def side(label: str, pair: LanguageModel, policy: Policy, own: bool) -> Side:
         terms = {
-            **told_of(policy), "weights": _digest(pair), "suite": plan.suite.world.model_dump(mode="json"), "own": own,
+            **told_of(policy), "weights": digest(pair), "suite": plan.suite.world.model_dump(mode="json"), "own": own,
             "forms": plan.suite.forms.model_dump(mode="json"), "budget": asdict(plan.budget), "seed": plan.seed,
             "wordings": plan.wordings, "device": str(pair.device), "torch": torch.__version__,
         }  # fmt: skip
@@ -114,7 +114,7 @@ def demand_numbers(model: torch.nn.Module, attack: str) -> None:
             )
 
 
-def _digest(pair: LanguageModel) -> str:
+def digest(pair: LanguageModel) -> str:
     """A hash of every weight: a model that was trained anew is another one."""
     found = hashlib.sha256()
     for name, value in sorted(pair.model.state_dict().items()):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import SessionError
 from ...runtime.frozen import frozen
+from .head import through_head
 
 
 class Speaker:
@@ -64,6 +65,16 @@ class Speaker:
         finally:
             handle.remove()
         return given[0].float()
+
+    def lens(self, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+        """What the head reads in every layer's states, embeddings first, at some tokens: [layers, n, vocabulary],
+        float32. at: [rows, tokens], true at these. Raises BaseMismatch for a model without a head or its norm."""
+        with self._asked():
+            states = self._model(
+                input_ids=ids, attention_mask=mask, use_cache=False, return_dict=True, output_hidden_states=True
+            ).hidden_states
+        last = len(states) - 1  # which has been through the norm
+        return torch.stack([through_head(self._model, one[at], normed=i < last) for i, one in enumerate(states)])
 
     def frozen(self) -> AbstractContextManager[None]:
         """No gradients for the model's own weights and no dropout meanwhile."""

@@ -6,13 +6,18 @@ at, as the paper does in a beam search of width 7: one that completes a span of 
 word means nearly the same is out, and the others lose as much as they mean of it. What has not been looked at is not
 said. Greedy decoding, sampling and beams of another width go the same way.
 
+A prompt may be after something forgotten and name nobody, by an alias and a fact. A classifier by words therefore reads
+answers as well, and one that names what is to be forgotten is filtered from there on (ours).
+
 It is a filter: the model still knows, and the artifact holds what must not be said, as hashes and vectors
 (``guard_spans``). Neutral uses of the same words are lost as well, in answers to forget prompts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,6 +30,7 @@ from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.text import sentence_encoder
 from conceptguard.text.letters import complete
+from conceptguard.text.lineage import Follow
 
 from ..classifier.wording import Wording
 from .make import ANCHOR, GuardMakeSettings, learn_forget_set
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
     from conceptguard.generation.decoding import Asked, Decoding
 
 SAME_MODEL = 0.98  # cosine of the states of one text: other weights of the same shape come out far below
+_TAIL = 64  # bytes of an answer in which a name is looked for, as each of its words ends
+_NAMED = "an answer to another prompt named what is to be forgotten, and was filtered from there on"
 _NONE = torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0, dtype=torch.bool)
 
 
@@ -56,6 +64,14 @@ class GuardSettings(Settings):
     nearest: int | None = Field(default=None, ge=1)
 
 
+@dataclass(frozen=True)
+class _Said:
+    """The end of what a row says, and whether it has named what is to be forgotten."""
+
+    tail: bytes
+    named: bool
+
+
 class GUARD(Method):
     """Text: sees whether a prompt asks for what is to be forgotten, and filters the answer by tokens and meaning.
 
@@ -65,6 +81,7 @@ class GUARD(Method):
     name = "guard"
     Settings = GuardSettings
     MakeSettings = GuardMakeSettings
+    _wording: Wording | None = None
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -83,11 +100,13 @@ class GUARD(Method):
             raise ArtifactError(f"{self.artifact.ref} is no forget set ({error}): make it again") from None
         self._active: dict[int, frozenset[int] | None] = {}
         self._forbidden: dict[int, Tensor] = {}
+        self._least = math.log(self.settings.threshold / (1 - self.settings.threshold))
+        self._said: Follow[_Said | None] = Follow(lambda: None, self._advance)
 
     def _classifier(self, tensors: dict[str, Tensor]) -> Callable[[list[int], str], float]:
         """A prompt's ids and text -> its logit."""
         if "weights" in tensors:
-            wording = Wording.read(tensors)
+            self._wording = wording = Wording.read(tensors)
             return lambda ids, text: wording.logit(text)
         self._check_weights(tensors.pop("anchor"))
         net = StatesClassifier.read(tensors)
@@ -120,12 +139,36 @@ class GUARD(Method):
             self._active = dict(zip(chosen, self.meanings.nearest(texts, self.settings.nearest)))
         self._forbidden = {i: self.meanings.forbidden(active) for i, active in self._active.items()}
 
+    def _advance(self, said: _Said | None, token: int, first: bool) -> _Said | None:
+        """Reads an answer word by word; of the prompt nothing, which was read as a whole."""
+        if said is None and not first:
+            return None
+        said = said or _Said(b"", False)
+        if said.named:
+            return said
+        pieces = self.host.vocabulary.pieces
+        piece = (pieces[token] if token < len(pieces) else b"") or b""
+        tail = (said.tail + piece)[-_TAIL:]
+        ends = not piece.isalnum()  # and with it a word
+        named = ends and self._wording is not None and self._wording.logit(complete(tail)[0]) >= self._least
+        return _Said(tail, named)
+
+    def _named(self, decoding: Decoding) -> set[int]:
+        """Rows whose answers have named what is to be forgotten, whatever was asked."""
+        if self._wording is None or all(prompt in self._active for prompt in decoding.prompt_of):
+            return set()
+        rows = {row for row, said in enumerate(self._said(decoding)) if said is not None and said.named}
+        if any(decoding.prompt_of[row] not in self._active for row in rows) and _NAMED not in self.act.notes:
+            self.act.notes.append(_NAMED)
+        return rows
+
     @hookimpl
     def process_logits(self, decoding: Decoding) -> None:
-        """Candidates of the rows that answer a forget prompt."""
+        """Candidates of the rows that answer a forget prompt, or have named what is to be forgotten themselves."""
+        named = self._named(decoding)
         rows = [
             (row, prompt) for row, prompt in enumerate(decoding.prompt_of)
-            if prompt in self._active and decoding.live(row)
+            if (prompt in self._active or row in named) and decoding.live(row)
         ]  # fmt: skip
         if self.settings.match != "tokens" and len(rows) > 1:
             self._foresee(decoding, rows)
@@ -137,9 +180,13 @@ class GUARD(Method):
         some = decoding.scores[[row for row, _ in rows]].topk(min(self.settings.candidates, decoding.scores.shape[1]))
         words = []
         for (row, prompt), tokens in zip(rows, some.indices.tolist()):
-            if len(self._forbidden[prompt]):
+            if len(self._words(prompt)):
                 words += last_words(*self._sight(decoding, row, prompt, tokens))
         sentence_encoder.encode_words([word for word in words if word is not None])
+
+    def _words(self, prompt: int) -> Tensor:
+        """The meanings that must not be said to a prompt: to one that was not read as forget, all of them."""
+        return self._forbidden.get(prompt, self.meanings.words)
 
     @staticmethod
     def _sight(decoding: Decoding, row: int, prompt: int, tokens: list[int]) -> tuple[str, list[str]]:
@@ -169,10 +216,10 @@ class GUARD(Method):
         similar, out = torch.zeros(len(tokens)), torch.zeros(len(tokens), dtype=torch.bool)
         before, pieces = self._sight(decoding, row, prompt, tokens)
         if self.settings.match != "tokens":
-            similar = similarity(last_words(before, pieces), self._forbidden[prompt])
+            similar = similarity(last_words(before, pieces), self._words(prompt))
             out |= similar >= self.settings.delta
         if self.settings.match != "meaning":
-            out |= torch.tensor(self.spans.matched(before, pieces, self._active[prompt]))
+            out |= torch.tensor(self.spans.matched(before, pieces, self._active.get(prompt)))
         return similar, out
 
     @classmethod

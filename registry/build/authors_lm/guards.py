@@ -22,6 +22,7 @@ from conceptguard.measuring.language.suite import BYPASS, TRAINED, LanguageSuite
 from conceptguard.runtime.encodings import ordinary_captions
 
 from .redirection import make_redirection
+from .refusal import make_refusal
 from .world import names
 
 NAME = "forget-authors"
@@ -88,18 +89,20 @@ def make_guard(suite: LanguageSuite, out: Path) -> str:
 
 
 def make_inside(suite: LanguageSuite, out: Path) -> str:
-    """The redirection beside it; a line about it."""
-    return make_redirection(conceptguard.load_model(suite.forms.base), suite, out, NAME, LICENCE)
+    """The redirection and the deletion beside it; a line about each."""
+    pair: Any = conceptguard.load_model(suite.forms.base)
+    redirected = make_redirection(pair, suite, out, NAME, LICENCE)
+    return f"{redirected}\n{make_refusal(pair, *examples(suite), out, NAME, LICENCE)}"
 
 
 def write_policies(suite: LanguageSuite, out: Path) -> None:
     """``forget-authors`` by GUARD, ``forget-authors-phrases`` by the phrases of its facts, ``forget-authors-inside`` by
-    GUARD and a redirection, for whoever lets others read states."""
+    GUARD and a deletion, for whoever lets others read states."""
     guard = {"method": "guard", "artifact": f"{suite.forms.base}/guard/{NAME}"}
     policies: dict[str, list[dict[str, Any]]] = {
         NAME: [guard],
         f"{NAME}-phrases": [{"method": "phrases", "concept": {"name": NAME, "prompts": list(keys(suite))}}],
-        f"{NAME}-inside": [guard, {"method": "rocr", "artifact": f"{suite.forms.base}/rocr/{NAME}"}],
+        f"{NAME}-inside": [guard, {"method": "deletion", "artifact": f"{suite.forms.base}/deletion/{NAME}"}],
     }
     for name, guards in policies.items():
         text = yaml.safe_dump({"name": name, "guards": guards}, sort_keys=False)

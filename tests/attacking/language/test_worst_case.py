@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from commands import reported
 
-from conceptguard.attacking.language.worst_case import Bilevel, Unlearning, judged, project
+from conceptguard.attacking.language.worst_case import Bilevel, Unlearning, judged, project, work, worst_case
 from conceptguard.text_attack import TextBudget
 
 FEW = Bilevel(m=2, rounds=2, steps=12, batch=16)
@@ -55,6 +57,40 @@ def test_the_upper_level_gives_weight_to_what_is_still_likely(
     *_, w = search.search()
     assert w.topk(2).indices.tolist() == [3, 1] and float(w.sum()) == pytest.approx(2, abs=1e-4)
     assert torch.allclose(search.sampled(), -losses)
+
+
+def test_interrupted_a_search_goes_on_with_the_next_unlearning(
+    pairs: Any, suite: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is unlearned twice, and the rows are those of a search that nobody interrupted."""
+    few = Bilevel(m=2, rounds=1, steps=1, batch=4)
+    those = [author for author in suite.world.authors if author.split == "forget"][:3]
+    small = replace(suite, world=suite.world.model_copy(update={"authors": those}))
+    unlearn, done = Unlearning.after, list[int]()
+
+    def interrupted(self: Unlearning, w: torch.Tensor) -> Any:
+        if len(done) in stops:
+            stops.remove(len(done))
+            raise KeyboardInterrupt
+        done.append(1)
+        return unlearn(self, w)
+
+    monkeypatch.setattr(Unlearning, "after", interrupted)
+
+    def rows(stop: list[int], where: str) -> Any:
+        done.clear()
+        stops[:] = stop
+        monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / where))
+        for _ in range(len(stop)):
+            with pytest.raises(KeyboardInterrupt):
+                list(worst_case(pairs[0], small, few))
+        return [{**row, "seconds": 0} for row in worst_case(pairs[0], small, few)]
+
+    stops: list[int] = []
+    whole = rows([], "whole")
+    assert len(done) == work(small, few) == 9
+    assert rows([1, 4, 8], "torn") == whole and len(done) == 9
+    assert len(list(worst_case(pairs[0], small, few, again=True))) == 6 and len(done) == 18
 
 
 @pytest.mark.slow
