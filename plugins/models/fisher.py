@@ -1,14 +1,16 @@
 """The diagonal of the Fisher information, from the gradient of every example by itself.
 
 What a layer read of an example, and what came back to what it gave, tell the gradients of its weights. Where every
-layer has a row for each example, one pass of a batch has all of that. Elsewhere, and for parameters of other modules,
-torch.func keeps examples apart: by vmap of the gradient of what is added to what layers give, which is nothing, since
-gradients of their weights would cost a convolution for each example.
+layer has a row for each example, one pass of a batch has all of that; parameters of other modules that stand in one row
+for all examples, as places of a transformer do, are given to each as its own. Elsewhere torch.func keeps examples
+apart: by vmap of the gradient of what is added to what layers give, which is nothing, since gradients of their weights
+would cost a convolution for each example.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -49,7 +51,8 @@ def squared(net: nn.Module, losses: Losses, samples: Sequence[Tensor], chunk: in
     layers = {path: layers[path] for path in gave}
     own = {f"{path}.{name}" for path, layer in layers.items() for name, _ in layer.named_parameters()}
     others = {name: x.detach() for name, x in net.named_parameters() if name not in own}
-    together, alone = not others, _alone(net, losses, layers, others, gave)
+    together = _have_own(net, losses, others, [x[:1] for x in samples])
+    alone = _alone(net, losses, layers, others, gave)
     total: dict[str, Tensor] = {}
 
     def add(name: str, found: Tensor) -> None:
@@ -57,12 +60,13 @@ def squared(net: nn.Module, losses: Losses, samples: Sequence[Tensor], chunk: in
 
     for rows in zip(*(x.split(chunk) for x in samples)):
         if together:
-            read, back = _passed(layers, losses, net, *rows)
+            own_of = {name: x.expand(len(rows[0]), *x.shape[1:]).requires_grad_() for name, x in others.items()}
+            read, back, gradients = _passed(layers, losses, _with(net, own_of), *rows, also=own_of)
             together = _by_row(gave, back, len(rows[0]))
         if not together:
             read, back, gradients = alone(rows)
-            for name, gradient in gradients.items():
-                add(name, gradient.square().sum(0))
+        for name, gradient in gradients.items():
+            add(name, gradient.square().sum(0).view_as(others[name]))
         for path, layer in layers.items():
             for name, found in squares(layer, read[path], back[path]).items():
                 add(f"{path}.{name}", found)
@@ -77,7 +81,7 @@ def of_layers(layers: Layers, losses: Callable[[], Tensor]) -> dict[str, Tensor]
 
     losses: gives [n], each of which hangs on one row alone of what the layers read, [n, ...]
     """
-    read, back = _passed(layers, losses)
+    read, back, _ = _passed(layers, losses)
     return {name: squares(layer, read[name], back[name])["weight"] for name, layer in layers.items()}
 
 
@@ -92,8 +96,10 @@ def of_batches(net: nn.Module, inputs: Tensor, labels: Tensor, batch: int = 64) 
     return total
 
 
-def _passed(layers: Layers, losses: Callable[..., Tensor], *given: Any) -> tuple[Calls, Calls]:
-    """What layers read and got back in one pass of a batch, [n, 1, ...] each."""
+def _passed(
+    layers: Layers, losses: Callable[..., Tensor], *given: Any, also: Mapping[str, Tensor] = MappingProxyType({})
+) -> tuple[Calls, Calls, dict[str, Tensor]]:
+    """What layers read and got back in one pass of a batch, [n, 1, ...] each, and gradients of other tensors."""
     read: Calls = {name: [] for name in layers}
     gave: Calls = {name: [] for name in layers}
 
@@ -104,9 +110,10 @@ def _passed(layers: Layers, losses: Callable[..., Tensor], *given: Any) -> tuple
         return out
 
     with torch.enable_grad(), _Hooks(layers, kept):
-        total = losses(*given).sum()
-        back = iter(torch.autograd.grad(total, [one for outs in gave.values() for one in outs]))
-    return read, {name: [next(back)[:, None] for _ in outs] for name, outs in gave.items()}
+        total, wanted = losses(*given).sum(), [one for outs in gave.values() for one in outs]
+        back = iter(torch.autograd.grad(total, [*wanted, *also.values()], materialize_grads=True))
+    found = {name: [next(back)[:, None] for _ in outs] for name, outs in gave.items()}
+    return read, found, dict(zip(also, back))
 
 
 def _alone(net: nn.Module, losses: Losses, layers: Layers, others: dict[str, Tensor], gave: Calls) -> Passing:
@@ -123,11 +130,8 @@ def _alone(net: nn.Module, losses: Losses, layers: Layers, others: dict[str, Ten
             read[path].append(given)
             return out + added[path][len(read[path]) - 1]
 
-        def model(*args: Any, **more: Any) -> Any:
-            return functional_call(net, fixed | others, args, more)
-
         with _Hooks(layers, added_to):
-            return losses(model, *(x[None] for x in row)).sum(), read
+            return losses(_with(net, fixed | others), *(x[None] for x in row)).sum(), read
 
     def passed(rows: Sequence[Tensor]) -> tuple[Calls, Calls, dict[str, Tensor]]:
         with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for batches of backward passes
@@ -135,6 +139,27 @@ def _alone(net: nn.Module, losses: Losses, layers: Layers, others: dict[str, Ten
         return read, back, gradients
 
     return passed
+
+
+def _with(net: nn.Module, parameters: dict[str, Tensor]) -> Callable[..., Any]:
+    """The net with other parameters."""
+    return lambda *args, **more: functional_call(net, parameters, args, more)
+
+
+@torch.no_grad()
+def _have_own(net: nn.Module, losses: Losses, others: dict[str, Tensor], row: Sequence[Tensor]) -> bool:
+    """Whether each example can have its own row of some parameters, [n, ...] in place of [1, ...]: one between others,
+    with other rows, has the loss that it has by itself."""
+    if not others:
+        return True
+    if any(x.shape[:1] != (1,) for x in others.values()):
+        return False
+    three = {name: torch.cat([x + 1, x, x - 1]) for name, x in others.items()}
+    try:
+        found = losses(_with(net, three), *(x.expand(3, *x.shape[1:]) for x in row))
+        return torch.allclose(found[1:2], losses(net, *row), rtol=1e-4)
+    except RuntimeError:  # three rows do not fit where one does
+        return False
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conceptguard_plugins.models import fisher
 from conceptguard_plugins.models.damp import parts
 from conceptguard_plugins.models.fisher import of_batches, per_sample
 from emoji_classifier import bench, classifier, made
@@ -174,6 +175,32 @@ class Turned(nn.Module):
         y = self.batch(self.first(x)).flatten(2).transpose(1, 2)
         y = self.norm(self.second(y.transpose(0, 1).tanh() if self.turned else y.tanh()))
         return self.head(y.mean(0 if self.turned else 1))
+
+
+class Placed(nn.Module):
+    """A parameter in one row for all examples; how: added as it is, said again for each, or taken by its number."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.first, self.head = how, nn.Linear(24, 8), nn.Linear(8, 5)
+        self.places, self.start = nn.Parameter(torch.rand(1, 9, 8)), nn.Parameter(torch.rand(1, 1, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = {"added": self.places, "repeated": self.places.repeat(len(x), 1, 1), "numbered": self.places[0]}
+        y = self.first(x.transpose(1, 2).flatten(2)).tanh() * places[self.how]
+        y = torch.cat([self.start.expand(len(x), -1, -1), y], 1).tanh()
+        return self.head(y.square().mean(1))
+
+
+@pytest.mark.parametrize("how", ["added", "repeated", "numbered"])
+def test_each_example_has_a_row_of_its_own(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is what the parameter means, without torch.func; the information is the same elsewhere."""
+    torch.manual_seed(0)
+    net, x, y = Placed(how).eval(), torch.rand(6, 3, 9, 8), torch.arange(6) % 5
+    wanted = of_batches(net, x, y, batch=1)
+    if how == "added":
+        monkeypatch.setattr(fisher, "_alone", lambda *args: None)
+    same(per_sample(net, x, y, chunk=4), wanted)
 
 
 @pytest.mark.parametrize("net", [Odd, lambda: Turned(True), lambda: Turned(False)])
