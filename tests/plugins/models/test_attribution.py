@@ -113,8 +113,11 @@ def test_the_margin_is_the_measures(labels: list[int]) -> None:
         ({"scores": "trak"}, 1.1),  # of one model that is sure of everything: next to nothing is predicted
     ],
 )
-def test_a_class_is_forgotten_by_what_is_predicted(options: dict[str, Any], below: float, tmp_path: Path) -> None:
+def test_a_class_is_forgotten_by_what_is_predicted(
+    options: dict[str, Any], below: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a net of vectors. What is kept of the trainings serves another class without training again."""
+    monkeypatch.setenv("CONCEPTGUARD_CACHE", str(tmp_path / "cache"))
     inputs, labels, _ = clusters(400)
     torch.manual_seed(0)
     start = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4))
