@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no package of anybody's environment
 
 from tools.figure_tables import eval_table
-from tools.redteam_tables import never_seen_table, policy_table, redteam_table
+from tools.redteam_tables import never_seen_table, policy_table, redteam_table, work_table
 
 
 def row(method: str, concept: str, concepts: int = 1, **more: Any) -> dict[str, Any]:
@@ -80,3 +80,13 @@ def test_what_was_never_seen_stands_beside_what_was() -> None:
     lines = never_seen_table([{"rows": rows}]).splitlines()
     assert "90% of renderings right" in lines[0] and "never seen, no guard | seen, under `uce`" in lines[2]
     assert lines[-1] == "| `tina` | 3 of 4 (3) | 2 of 2 (2) |"
+
+
+def test_what_all_attacks_take_is_the_sum_of_what_each_takes() -> None:
+    def one(attack: str, seconds: float, asr: float, by_chance: float | None) -> dict[str, Any]:
+        return {"attack": attack, "concept": "beer", "policy": "demo", "asks": 4, "n": 2, "cpu_seconds": seconds,
+                "asr": asr, "asr_random": by_chance}  # fmt: skip
+
+    found = work_table([{"rows": [one("unattacked", 120.2, 0.0, None), one("pez", 360.0, 0.75, 0.25)]}])
+    assert "8 minutes of one core, 4 on two" in found
+    assert found.splitlines()[-2:] == ["| *not attacked* | 120 | 0 |  |", "| `pez` | 360 | 3 | 1 |"]

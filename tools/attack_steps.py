@@ -26,7 +26,10 @@ from conceptguard.runtime.lowrank import LayerIndex
 from conceptguard.runtime.once import in_place
 from tools.rows import parser_of, write_rows
 
-GUARDS = ("uce", "nullspace", "rece", "few_shot", "advunlearn", "spm", "safree", "trce")
+GUARDS: dict[str, dict[str, Any]] = {
+    **{method: {} for method in ("uce", "nullspace", "rece", "few_shot", "advunlearn", "spm", "safree", "trce")},
+    "trce, scale 0": {"scale": 0},  # as in the recommended policies; without it, in a step that it steers
+}
 ROUNDS, ROUNDS_LARGE = 15, 3
 SIDE = 32  # of the large one's latents
 
@@ -35,10 +38,11 @@ def rows() -> Iterator[dict[str, Any]]:
     """One a guard, then one at the larger size."""
     pipe = conceptguard.load_model("emoji-sd")
     with _frozen(pipe):
-        for method in GUARDS:
-            guard = {"method": method, "artifact": f"emoji-sd/{method}/cigarette"}
+        for called, settings in GUARDS.items():
+            method = called.split(",")[0]
+            guard = {"method": method, "artifact": f"emoji-sd/{method}/cigarette", **settings}
             with conceptguard.attach(pipe, {"name": method, "guards": [guard]}) as session:
-                yield {"method": method, "model": "emoji-sd", **_timed(session, "a cigarette, noto style", 16, ROUNDS)}
+                yield {"method": called, "model": "emoji-sd", **_timed(session, "a cigarette, noto style", 16, ROUNDS)}
     of = subject("sd15", "cpu", torch.float32, text_layers=12)
     with _frozen(of.pipe):
         made = membrane(LayerIndex({"unet": of.pipe.unet}).shapes(), 0)

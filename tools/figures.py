@@ -54,7 +54,15 @@ from tools.figure_tables import (
     training_table,
 )
 from tools.promise_tables import promise_tables
-from tools.redteam_tables import kept_table, never_seen_table, policy_table, redteam_table, scores_table, steps_table
+from tools.redteam_tables import (
+    kept_table,
+    never_seen_table,
+    policy_table,
+    redteam_table,
+    scores_table,
+    steps_table,
+    work_table,
+)
 from tools.unlearning_tables import (
     attribution_table,
     captioner_table,
@@ -349,6 +357,9 @@ FIGURES = {
     ),
     "attack-steps": Figure(
         ("python -m tools.attack_steps",), steps_table, "five minutes", needs="OMP_NUM_THREADS"
+    ),
+    "all-attacks": Figure(
+        ("python -m tools.all_attacks",), work_table, "twenty minutes", needs="OMP_NUM_THREADS"
     ),
     "never-seen": Figure(("python -m tools.never_seen",), never_seen_table, "half an hour"),
     "probe-scores": Figure(("python -m tools.probe_scores",), scores_table, "five minutes"),

@@ -109,6 +109,22 @@ def steps_table(results: list[Result]) -> str:
     return markdown(["", "size", "ms a step", "without the guard", "ratio"], table)
 
 
+def work_table(results: list[Result]) -> str:
+    """What each attack on one concept takes, and all of them."""
+    rows = [row for result in results for row in result["rows"]]
+    one, whole = rows[0], sum(row["cpu_seconds"] for row in rows)
+    told = (
+        f"`{one['policy']}`, {one['concept']}: {one['asks']} prompts, best of {one['n']} pictures each. In all "
+        f"{whole / 60:.0f} minutes of one core, {whole / 120:.0f} on two where both are busy."
+    )
+    table = [
+        [f"`{row['attack']}`" if row["attack"] != "unattacked" else "*not attacked*", f"{row['cpu_seconds']:,.0f}",
+         *("" if row[key] is None else str(round(row[key] * one["asks"])) for key in ("asr", "asr_random"))]
+        for row in rows
+    ]  # fmt: skip
+    return f"{told}\n\n{markdown(['', 'seconds', 'brought back', 'by chance'], table)}"
+
+
 def scores_table(results: list[Result]) -> str:
     """What probes say of their concept and of all else, and the threshold between."""
     rows = [row for result in results for row in result["rows"]]

@@ -21,6 +21,7 @@ from ..errors import BaseMismatch, GuardError
 from .alike import Stack
 from .layer_patch import layer_patch
 from .lowrank import Factors, Part, layer_shape
+from .once import is_in_place
 
 
 class Open(NamedTuple):
@@ -100,6 +101,7 @@ class Bank:
             start += len(stack.down)
         self.down, self.up = (_in_one(parts, bool(factors), *_home(layer)) for parts in (downs, ups))
         self.open: Open | None = None
+        self._closed: tuple[float, Open] | None = None  # what was open last, and beside which scale
         self.scale = 1.0
         self.again = 0  # how many of the last rows some calls of the layer have a second time, or alone
         self._other: dict[int, Open | None] = {}  # for calls with these rows, by how many they are
@@ -123,6 +125,7 @@ class Bank:
         """
         here = [g for g in guards if g in self.spans]
         if not here:
+            self._closed = None
             self.close()
             return
         known = {} if known is None else known
@@ -153,8 +156,18 @@ class Bank:
         elif found.alike:
             stack, stacked = _padded(stack), _padded(stacked)
         self.open = Open(stack, stacked, None if found.alike else found.gates, found.where, len(gates))
+        self._closed = (self.scale, self.open) if is_in_place() else None
         self._other.clear()
         self.join()
+
+    def reopen(self) -> bool:
+        """Open what was open last, for the same gates. Gives whether there is that."""
+        if self._closed is None or self._closed[0] != self.scale:
+            return False
+        self.open = self._closed[1]
+        self._other.clear()
+        self.join()
+        return True
 
     def join(self) -> None:
         """Take part in the layer's forward."""

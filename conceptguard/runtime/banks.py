@@ -16,6 +16,7 @@ from ..errors import BaseMismatch, GuardError
 from .alike import Alike, Stack, stacked
 from .bank import Bank, OpenRows
 from .lowrank import Factors, LayerIndex, Terms
+from .once import is_in_place
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Banks:
         names = dict.fromkeys([*by_layer, *stacks])
         self.coupled = frozenset(i for i, t in enumerate(self.terms) if t.coupled)
         self._of: dict[str, list[Bank]] = {}
+        self._kept: dict[str, Tensor | None] = {}  # the gates that were open last, where they may come again
         self._open: set[str] = set()
         try:
             for name in names:
@@ -86,14 +88,20 @@ class Banks:
         if not guards and prefix not in self._open:
             return
         known: dict[Any, OpenRows] = {}
+        before = self._kept.get(prefix) if guards and is_in_place() else None
+        alike = before is not None and gates is not None and torch.equal(before, gates)
         for bank in self._of.get(prefix, ()):
             if guards and gates is not None:
                 bank.again = self.again
-                bank.set(gates, guards, self.coupled, known)
+                if not (alike and bank.reopen()):
+                    bank.set(gates, guards, self.coupled, known)
                 if self.traced:
                     bank.join()
             else:
                 bank.close()
+        if guards and gates is not None:
+            # A search closes its gates after each step, and opens them as they were in the next.
+            self._kept[prefix] = gates if is_in_place() and not gates.requires_grad else None
         (self._open.add if guards else self._open.discard)(prefix)
 
     def start(self, prefix: str) -> None:

@@ -38,6 +38,11 @@ def in_place() -> Iterator[None]:
         _places.reset(token)
 
 
+def is_in_place() -> bool:
+    """Whether a search is under way, see ``in_place``."""
+    return _places.get() is not None
+
+
 def once(about: Any, what: Hashable, ask: Callable[[], T], place: bool = False) -> T:
     """The answer about an object: one that was given meanwhile, or a new one. Outside of ``meanwhile`` always new.
 

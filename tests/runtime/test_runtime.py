@@ -15,6 +15,7 @@ from conceptguard.errors import BaseMismatch, GuardError
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import Factors, LayerIndex, Terms
+from conceptguard.runtime.once import in_place
 
 LAYERS = {
     "linear": lambda: nn.Linear(12, 20),
@@ -338,3 +339,29 @@ def test_gradients_are_those_of_the_weights_written_out(holder: Holder, rows: li
                 assert torch.allclose(found[opened], one[opened], rtol=1e-3, atol=1e-3) and opened.any()
     finally:
         banks.detach()
+
+
+def test_what_a_search_opens_again_is_what_it_opened(holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same gates are not gathered anew; other ones are, and the same beside a weight of another scale."""
+    first, second = torch.tensor([[0.3, 0.0, 1.0]] * 2), torch.tensor([[0.3, 0.0, 1.0], [0.0, 0.5, 0.0]])
+    banks, x, gathered = build(holder), inputs(holder, 2), []
+    (bank,) = banks.banks.values()
+    gather = bank.set
+    monkeypatch.setattr(bank, "set", lambda *given: gathered.append(1) or gather(*given))
+
+    def drawn(gates: Tensor) -> Tensor:
+        banks.set("unet", gates)
+        found = holder(x)
+        banks.set("unet", None)
+        return found
+
+    with in_place():
+        found = [drawn(gates.clone()) for gates in (first, first, second, second, first)]
+        assert len(gathered) == 3 and torch.equal(found[0], found[1]) and torch.equal(found[2], found[3])
+        for made, gates in zip(found[1:4:2], (first, second)):
+            torch.testing.assert_close(made.double(), expected(holder, banks, gates, x), rtol=1e-5, atol=1e-5)
+        bank.scale = 2.0
+        bare = holder(x)
+        torch.testing.assert_close(drawn(first) - bare, 2 * (found[0] - bare), rtol=1e-4, atol=1e-5)
+    assert len(gathered) == 4 and drawn(first) is not None and drawn(first) is not None and len(gathered) == 6
+    banks.detach()

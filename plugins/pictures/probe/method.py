@@ -24,7 +24,7 @@ from conceptguard.method import Method, Settings
 from conceptguard.receipt import Verdict
 from conceptguard.runtime.encodings import ordinary_captions
 
-from .net import ProbeNet, train
+from .net import ProbeNet, rimmed, train
 
 if TYPE_CHECKING:
     from conceptguard.concept import Concept
@@ -46,6 +46,8 @@ class ProbeMakeSettings(Settings):
         at least
     draw_steps, guidance: of these pictures
     steps, lr: of the optimiser
+    rims: how often each picture is learned from again with another one's middle, so that a rim of the concept counts as
+        the concept; with twice as many steps
     templates: what prompts are put into, {} or with an article {a}
     """
 
@@ -54,6 +56,7 @@ class ProbeMakeSettings(Settings):
     guidance: float = Field(default=3.5, ge=0)
     steps: int = Field(default=400, ge=1)
     lr: float = Field(default=4e-3, gt=0)
+    rims: int = Field(default=0, ge=0)
     templates: list[str] = list(TEMPLATES)
 
 
@@ -113,13 +116,13 @@ class Probe(Method):
             drawn = _draw(task.host.target, wanted, Recipe(s.draw_steps, s.guidance), tick)
         with task.bar(s.steps) as tick:
             tensors, measured = cls.taught(
-                drawn[0], torch.cat(drawn[1:]), task.concept.name, s.steps, task.seed, tick, s.lr
+                drawn[0], torch.cat(drawn[1:]), task.concept.name, s.steps, task.seed, tick, s.lr, s.rims
             )
         return Learned(tensors, task.made(seed=task.seed, **measured))
 
     @classmethod
     def taught(
-        cls, own: Tensor, kept: Tensor, name: str, steps: int, seed: int, tick: Any, lr: float = 4e-3
+        cls, own: Tensor, kept: Tensor, name: str, steps: int, seed: int, tick: Any, lr: float = 4e-3, rims: int = 0
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors of a probe, and how it was measured, from pictures with the concept and without it, uint8
         [n, 3, h, w]. Raises ArtifactError when pictures kept apart cannot be told apart."""
@@ -127,8 +130,17 @@ class Probe(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = ProbeNet()
-            train(net, _part(own, net.size, False), _part(kept, net.size, False), steps, lr, random, tick)
-        measured = _measure(net, _part(own, net.size, True), _part(kept, net.size, True))
+            own_part, kept_part = (_part(some, net.size, False) for some in (own, kept))
+            mine, others = (
+                torch.cat([part, *(rimmed(part, kept_part, random) for _ in range(rims))])
+                for part in (own_part, kept_part)
+            )
+            train(net, mine, others, steps, lr, random, tick)
+        own_part, kept_part = (_part(some, net.size, True) for some in (own, kept))
+        measured = _measure(net, own_part, kept_part)
+        if rims:
+            halves = net(rimmed(own_part, kept_part, random)).sigmoid() < measured["threshold"]
+            measured["rims_missed"] = round(float(halves.float().mean()), 4)
         if measured["missed"] > 0.5:
             raise ArtifactError(
                 f"the probe for '{name}' misses {measured['missed']:.0%} of pictures kept apart: give more images or "

@@ -53,6 +53,16 @@ def train(
         report(step, float(loss.detach()))
 
 
+def rimmed(pictures: Tensor, among: Tensor, random: torch.Generator) -> Tensor:
+    """Pictures [n, 3, h, w] with the middle, half as wide and as high, of others by chance: what is left of a picture
+    whose rim a model was shown, to complete it."""
+    h, w = pictures.shape[-2:]
+    middle = (..., slice(h // 4, h - h // 4), slice(w // 4, w - w // 4))
+    found = pictures.clone()
+    found[middle] = among[torch.randint(len(among), (len(pictures),), generator=random)][middle]
+    return found
+
+
 def _varied(pictures: Tensor, random: torch.Generator) -> Tensor:
     """Mirrored, moved, scaled, brighter or darker, and with noise: the concept is not one picture of it."""
     n = len(pictures)
