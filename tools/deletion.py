@@ -40,8 +40,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "error_injection": {"defence": "error_injection"},
     "head_projection": {"defence": "head_projection"},
     "max_entropy": {"defence": "max_entropy"},
+    "empty_response, everywhere": {"defence": "empty_response", "everywhere": True},
 }
-REPHRASED = ("fact_erasure", "empty_response", "head_projection")
+REPHRASED = ("fact_erasure", "empty_response", "head_projection", "empty_response, everywhere")
 MORE: dict[str, Any] = {"steps": 200}  # of many wordings each is seen less often
 
 

@@ -73,6 +73,11 @@ class Wording:
         """How surely a prompt is after something forgotten: above 0 is "forget"."""
         return max(self._by_words(text), self._by_letters(text)) + self.bias
 
+    def names(self, text: str) -> float:
+        """The same by words alone, for what a model says of itself: it hides no letters, and those of other words may
+        happen to meet."""
+        return self._by_words(text) + self.bias
+
     def _by_words(self, text: str) -> float:
         """The most telling stretch of words."""
         meant = [self._meant(word) for word in words_in(text)]

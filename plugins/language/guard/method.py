@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 SAME_MODEL = 0.98  # cosine of the states of one text: other weights of the same shape come out far below
 _TAIL = 64  # bytes of an answer in which a name is looked for, as each of its words ends
-_NAMED = "an answer to another prompt named what is to be forgotten, and was filtered from there on"
 _NONE = torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0, dtype=torch.bool)
 
 
@@ -100,6 +99,7 @@ class GUARD(Method):
             raise ArtifactError(f"{self.artifact.ref} is no forget set ({error}): make it again") from None
         self._active: dict[int, frozenset[int] | None] = {}
         self._forbidden: dict[int, Tensor] = {}
+        self._told: set[int] = set()  # prompts whose answers were read as forget
         self._least = math.log(self.settings.threshold / (1 - self.settings.threshold))
         self._said: Follow[_Said | None] = Follow(lambda: None, self._advance)
 
@@ -133,7 +133,7 @@ class GUARD(Method):
         chosen = [i for i, score in enumerate(scores) if score >= self.settings.threshold]
         for i, score in enumerate(scores):
             asked.tell(self, i, "forget" if i in chosen else "retain", round(score, 4))
-        self._active = dict.fromkeys(chosen)
+        self._active, self._told = dict.fromkeys(chosen), set()
         if chosen and self.settings.nearest:
             texts = [asked.texts[i] or "" for i in chosen]
             self._active = dict(zip(chosen, self.meanings.nearest(texts, self.settings.nearest)))
@@ -148,9 +148,11 @@ class GUARD(Method):
             return said
         pieces = self.host.vocabulary.pieces
         piece = (pieces[token] if token < len(pieces) else b"") or b""
-        tail = (said.tail + piece)[-_TAIL:]
+        tail = said.tail + piece
+        if len(tail) > _TAIL:
+            tail = tail[-_TAIL:].partition(b" ")[2]  # what is left of a word may look like another
         ends = not piece.isalnum()  # and with it a word
-        named = ends and self._wording is not None and self._wording.logit(complete(tail)[0]) >= self._least
+        named = ends and self._wording is not None and self._wording.names(complete(tail)[0]) >= self._least
         return _Said(tail, named)
 
     def _named(self, decoding: Decoding) -> set[int]:
@@ -158,8 +160,9 @@ class GUARD(Method):
         if self._wording is None or all(prompt in self._active for prompt in decoding.prompt_of):
             return set()
         rows = {row for row, said in enumerate(self._said(decoding)) if said is not None and said.named}
-        if any(decoding.prompt_of[row] not in self._active for row in rows) and _NAMED not in self.act.notes:
-            self.act.notes.append(_NAMED)
+        for prompt in sorted({decoding.prompt_of[row] for row in rows} - set(self._active) - self._told):
+            self._told.add(prompt)
+            decoding.asked.tell(self, prompt, "forget")
         return rows
 
     @hookimpl
