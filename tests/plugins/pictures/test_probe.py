@@ -64,18 +64,18 @@ def test_the_same_seed_makes_the_same_probe(made: Any) -> None:
     assert {"threshold", "missed", "flagged", "seed", "preserve"} <= set(made.manifest.made)
 
 
-def striped() -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures whose rim is striped and whose middle is blue, and pictures of nothing, uint8 [32, 3, 64, 64]."""
+def framed() -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures whose rim is red and whose middle is blue, and pictures of nothing, uint8 [32, 3, 64, 64]."""
     random = torch.Generator().manual_seed(0)
     kept = (torch.rand(32, 3, 64, 64, generator=random) * 40 + torch.rand(32, 3, 1, 1, generator=random) * 215).byte()
     own = kept.clone()
-    own[..., ::4, :] = 0
+    own[:] = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
     own[..., 16:48, 16:48] = torch.tensor([0, 0, 255], dtype=torch.uint8).view(3, 1, 1)
     return own, kept
 
 
 def test_rims_stand_beside_whole_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, kept = striped()
+    own, kept = framed()
     half = rimmed(own, kept, torch.Generator().manual_seed(1))
     assert torch.equal(half[..., :16, :], own[..., :16, :]) and torch.equal(half[..., :, 48:], own[..., :, 48:])
     assert (half[..., 16:48, 16:48] != own[..., 16:48, 16:48]).any()
@@ -84,14 +84,14 @@ def test_rims_stand_beside_whole_pictures(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(at, lambda net, mine, others, *rest: seen.append([len(mine), len(others)]))
     for rims in (0, 2):
         with pytest.raises(ArtifactError, match="misses"):  # nothing was learned
-            method("probe").taught(own, kept, "stripes", 1, 0, lambda i, x: None, rims=rims)  # type: ignore[attr-defined]
+            method("probe").taught(own, kept, "frame", 1, 0, lambda i, x: None, rims=rims)  # type: ignore[attr-defined]
     assert seen == [[24, 24], [72, 72]]
 
 
 @pytest.mark.slow
 def test_a_rim_of_the_concept_is_learned_as_the_concept() -> None:
-    told = method("probe").taught(*striped(), "stripes", 200, 0, lambda i, x: None, rims=2)[1]  # type: ignore[attr-defined]
-    assert told["rims_missed"] <= 0.25 and told["missed"] <= 0.1 and told["flagged"] <= 0.1
+    told = method("probe").taught(*framed(), "frame", 150, 0, lambda i, x: None, rims=2)[1]  # type: ignore[attr-defined]
+    assert told["rims_missed"] <= 0.25 and told["missed"] <= 0.1 and told["flagged"] <= 0.25
 
 
 def test_every_word_is_drawn_and_in_every_style() -> None:
