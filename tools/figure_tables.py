@@ -428,7 +428,7 @@ def neurons_table(results: list[Result]) -> str:
 def finding_table(results: list[Result]) -> str:
     """What finders find of what was planted."""
     columns = {
-        "recall": "planted things found", "styles": "objects found in a style",
+        "recall": "planted things found", "whole": "found whole", "styles": "objects found in a style",
         "precision": "concepts that were planted",
         "iou": "where", "rank": "importance", "there": "is it there", "where": "at the right pixels",
         "how_much": "what it says of classes", "named": "objects named",

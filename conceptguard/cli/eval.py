@@ -170,7 +170,7 @@ def eval_(
     conceptguard eval --suite captioner --method sauce --method siu --concepts skull,dog
     conceptguard eval --suite graph --method d2dgn
     conceptguard eval --suite gan --model ./my-gan --method text_to_unlearn --concepts skull
-    conceptguard eval --suite finding --method craft
+    conceptguard eval --suite finding --method craft --seeds 3
     conceptguard eval --suite language --method none --method retain --measure tofu --measure muse
     conceptguard eval --suite language --measure restor --method npo --method rmu --method rocr
     conceptguard eval --protocol trce --prompts i2p_sexual=i2p.csv --model ./my-sd --policy my.yaml
@@ -243,7 +243,7 @@ def eval_(
         return eval_protocol(model, protocol, prompts_from, _rules(policy, guard), column, first, batch, beside, device,
                              dtype, variant, config, json)  # fmt: skip
     if suite == FINDING:
-        return eval_finding(method or [], given, n or 120, steps, device, check, json)
+        return eval_finding(method or [], given, n or 120, seeds, steps, device, check, json)
     if is_language(suite):
         named: list[str | Policy] = [*(policy or []), *map(_named, guard or [])]
         asked = n or (12 if full else 2)

@@ -10,20 +10,20 @@ import typer
 
 FINDING = "finding"
 CONTROLS = ("pca", "random_directions")
-COLUMNS = ["finder", "recall", "styles", "precision", "iou", "rank", "there", "where", "how_much", "named", "shown",
-           "seconds", "passes"]  # fmt: skip
+COLUMNS = ["finder", "recall", "whole", "styles", "precision", "iou", "rank", "there", "where", "how_much", "named",
+           "shown", "seconds", "passes"]  # fmt: skip
 
 
 def eval_finding(
-    finders: Sequence[str], settings: dict[str, Any], n: int, steps: int, device: str | None, check: bool,
+    finders: Sequence[str], settings: dict[str, Any], n: int, seeds: int, steps: int, device: str | None, check: bool,
     json: str | None,
 ) -> None:  # fmt: skip
-    """Judge finders on planted pictures, print the table, exit with 1 where ``check`` asks for it and one misses the
-    bars, or a control does not."""
+    """Judge finders on planted pictures, ``seeds`` times n, each time drawn anew; print the table of means, exit with 1
+    where ``check`` asks for it and one misses the bars, or a control does not."""
     from ..errors import PolicyError
     from ..finding.encoders import EMBEDDED, load_encoder, words_for
-    from ..finding.judged import BARS, Bench, judge
-    from ..finding.planted import plant, sprites_drawn
+    from ..finding.judged import BARS, Bench, judge, together
+    from ..finding.planted import PLANTED, plant, sprites_drawn
     from ..making.settings import read_options
     from ..plugins import offers
     from .loading import drawing
@@ -40,17 +40,19 @@ def eval_finding(
     read = {name: read_options(known[name].FindSettings, settings if name in finders else {}, f"finding with {name}")
             for name in chosen}  # fmt: skip
     pipe = drawing("emoji-sd", device)
-    with progress("pictures", sprites_drawn()) as tick:
-        planted = plant(pipe, n, "judge", steps, tick)
-    bench = Bench(planted, load_encoder(), words_for(EMBEDDED))
+    encoder, words = load_encoder(), words_for(EMBEDDED)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+    for number in range(seeds):
+        with progress("pictures", sprites_drawn()) as tick:
+            bench = Bench(plant(pipe, n, "judge", steps, tick, number), encoder, words)
+        with progress("taken away again", len(PLANTED)) as tick:
+            for name in chosen:
+                found[name].append(judge(known[name], bench, read[name], tick))
     rows = []
-    with progress("taken away again", len(planted.truths)) as tick:
-        for name in chosen:
-            row = judge(known[name], bench, read[name], tick)
-            rows.append(
-                {**row, "control": name in CONTROLS, "passes": all(row[key] >= bar for key, bar in BARS.items())}
-            )
-    made = {"suite": FINDING, "n": n, "steps": steps, "set": settings, "bars": BARS}
+    for name in chosen:
+        row = together(found[name])
+        rows.append({**row, "control": name in CONTROLS, "passes": all(row[key] >= bar for key, bar in BARS.items())})
+    made = {"suite": FINDING, "n": n, "seeds": seeds, "steps": steps, "set": settings, "bars": BARS}
     report("eval", rows, time.perf_counter() - begin, json, str(pipe.device), columns=COLUMNS, **made)
     if json != "-":
         print(f"\nbars: {', '.join(f'{key} at least {bar}' for key, bar in BARS.items())}; controls must miss them")

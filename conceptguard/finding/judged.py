@@ -1,13 +1,14 @@
 """How finders are judged: on pictures of which it is known what they show, where, and what a decision owes to it.
 
 A concept is right when its amount tells the pictures with something planted from those without it: an area under the
-ROC curve of 0.9. An object in one of its styles was planted as well, and finding it is no mistake.
+ROC curve of 0.9. An object in one of its styles was planted as well: finding it is no mistake, and an object is found
+when it is found in each of them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from ..finder import PictureSet, Search
 from .crops import part, read
 from .decides import decides
 from .pixels import agreement, existence, location, strongest
-from .planted import GUARDED, OBJECTS, SIDE, Planted
+from .planted import GUARDED, OBJECTS, SIDE, STYLES, Planted
 
 if TYPE_CHECKING:
     from ..finder import Finder, Found, FoundConcept
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 RIGHT = 0.9
 DIFFERS = 0.3  # of the pictures of a class
-SHARES = ("recall", "styles", "precision", "iou", "rank", "there", "where", "how_much", "named")
+SHARES = ("recall", "whole", "styles", "precision", "iou", "rank", "there", "where", "how_much", "named")
 BARS = {"recall": 0.8, "precision": 0.8}
 
 
@@ -67,7 +68,8 @@ def judge(
 ) -> dict[str, Any]:
     """One row.
 
-    recall: the share of planted things that a concept tells; styles: the same of the objects in each of their styles
+    recall: the share of planted things that concepts tell, whole or in each style; whole: that one concept tells whole;
+        styles: the share of the objects in one style that a concept tells
     precision: the share of concepts that tell something planted; iou: where it is; named: objects called by their name
     rank: whether importance orders planted things as really taking them away does
     there, where, how_much: see ``explained``
@@ -84,6 +86,14 @@ def judge(
         effects = effects[[list(planted.truths).index(name) for name in names]]
         planted = replace(planted, truths={name: planted.truths[name] for name in names})
     return {"finder": finder.name, **figures(found, planted, effects), "seconds": round(seconds, 2)}
+
+
+def together(drawings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One row of several, each of another drawing: means, and the least recall and precision of any."""
+    means = {key: round(sum(row[key] for row in drawings) / len(drawings), 3)
+             for key, value in drawings[0].items() if isinstance(value, float | int)}  # fmt: skip
+    least = {f"{key}_least": min(row[key] for row in drawings) for key in BARS}
+    return {"finder": drawings[0]["finder"], **means, **least}
 
 
 def differing(planted: Planted) -> list[str]:
@@ -111,14 +121,16 @@ def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
     for row, one in enumerate(found.concepts):
         if right[row]:
             spoken[names.index(names[int(areas[row].argmax())].split(",")[0])] += one.importance
-    in_styles = areas[:, n:].amax(0) >= RIGHT
+    whole, in_styles = best.values >= RIGHT, areas[:, n:].amax(0) >= RIGHT
+    pieces = {name: [j for j, one in enumerate(names[n:]) if one.split(",")[0] == name] for name in names[:n]}
+    told = [bool(whole[i]) or (bool(js) and bool(in_styles[js].all())) for i, js in enumerate(pieces.values())]
     chosen = [found.concepts[i] for i in best.indices.tolist()]
     overlaps = [overlap(one, planted.masks[name], planted.truths[name]) for one, name in zip(chosen, names)]
     called = [
         names[i] == one.words[0][0] if one.words else False for i, one in enumerate(chosen) if names[i] in OBJECTS
     ]
     return {
-        "recall": round(float((best.values >= RIGHT).float().mean()), 3),
+        "recall": round(sum(told) / n, 3), "whole": round(float(whole.float().mean()), 3),
         "styles": round(float(in_styles.float().mean()), 3),
         "precision": round(float(right.float().mean()), 3),
         "iou": round(sum(overlaps) / n, 3), "rank": round(rank(spoken, effects.abs()), 3),
@@ -144,9 +156,9 @@ def explained(found: Found, planted: Planted, about: Sequence[str]) -> dict[str,
 
 
 def _in_styles(planted: Planted) -> dict[str, Tensor]:
-    mono = planted.masks["mono"].flatten(1).any(1)
-    return {f"{name},{style}": planted.truths[name] & there for name in OBJECTS if name in planted.truths
-            for style, there in (("mono", mono), ("noto", ~mono))}  # fmt: skip
+    there = {style: planted.masks[style].flatten(1).any(1) for style in STYLES}
+    return {f"{name},{style}": planted.truths[name] & there[style] for name in OBJECTS if name in planted.truths
+            for style in STYLES if bool((planted.truths[name] & there[style]).any())}  # fmt: skip
 
 
 def area(scores: Tensor, truth: Tensor) -> float:

@@ -23,12 +23,14 @@ from ..measuring.suite import Sample
 
 OBJECTS = ("skull", "beer", "guitar", "apple", "dog", "car", "umbrella", "sunflower")
 STYLES = ("noto", "mono")
+PLANTED = (*OBJECTS, *STYLES, "white", "tint", "mark")  # objects, their styles, grounds, and a mark
 GUARDED, KEPT = "guarded", "kept"
 FIRST = OBJECTS[0]  # what makes a picture guarded
 SIDE, SPRITE, MARK = 128, 62, 26  # pixels: of a picture, of an object in it, of the mark
 TINTED, MONO, MARKED, TWO = 0.35, 0.35, {GUARDED: 0.8, KEPT: 0.15}, 0.7  # shares of pictures
 TINT, INK = (0.83, 0.95, 0.83), (0.85, 0.1, 0.75)
 SEEDS = {"judge": 8_100_000, "tune": 8_400_000}  # finders are compared on the second, and judged on the first
+APART = 10_000  # from the seeds of one drawing to the next one's
 TAKES = 3  # pictures that are drawn of each, of which those count that the judge recognises
 
 
@@ -54,14 +56,21 @@ class Planted:
 
 
 def plant(
-    pipe: Any, n: int = 120, part: str = "judge", steps: int = 25, tick: Callable[[int], None] = lambda n: None
+    pipe: Any,
+    n: int = 120,
+    part: str = "judge",
+    steps: int = 25,
+    tick: Callable[[int], None] = lambda n: None,
+    drawing: int = 0,
 ) -> Planted:
-    """n pictures, every third guarded. part: "judge" or "tune"; tick: hears of ``sprites_drawn`` pictures."""
-    sprites = drawn_alone(pipe, SEEDS[part], steps, tick)
-    random = torch.Generator().manual_seed(SEEDS[part] + n)
+    """n pictures, every third guarded. part: "judge" or "tune"; drawing: which one, each has other seeds; tick: hears
+    of ``sprites_drawn`` pictures."""
+    seed = SEEDS[part] + drawing * APART
+    sprites = drawn_alone(pipe, seed, steps, tick)
+    random = torch.Generator().manual_seed(seed + n)
     scenes = [_scene(i, sprites, random) for i in range(n)]
     drawn = [compose(scene, sprites) for scene in scenes]
-    truths = {name: torch.tensor([name in masks for _, masks in drawn]) for name in (*OBJECTS, "mono", "tint", "mark")}
+    truths = {name: torch.tensor([name in masks for _, masks in drawn]) for name in PLANTED}
     nothing = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     masks = {name: torch.stack([masks.get(name, nothing) for _, masks in drawn]) for name in truths}
     names = [f"{i:03}" for i in range(n)]
@@ -145,16 +154,16 @@ def compose(scene: Scene, sprites: dict[tuple[str, str], list[Tensor]]) -> tuple
         there = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         there[place] = ink[:, :wide] > 0.12
         masks[name] = there
-    if scene.style == "mono" and masks:
-        masks["mono"] = torch.stack(list(masks.values())).any(0)
+    if masks:
+        masks[scene.style] = torch.stack(list(masks.values())).any(0)
     if scene.marked:
         top, left = scene.marked
         shape = mark_shape()
         pixels[:, top : top + MARK, left : left + MARK][:, shape] = torch.tensor(INK)[:, None]
         masks["mark"] = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         masks["mark"][top : top + MARK, left : left + MARK] = shape
-    if scene.tinted:
-        masks["tint"] = ~torch.stack([torch.zeros(SIDE, SIDE, dtype=torch.bool), *masks.values()]).any(0)
+    bare = ~torch.stack([torch.zeros(SIDE, SIDE, dtype=torch.bool), *masks.values()]).any(0)
+    masks["tint" if scene.tinted else "white"] = bare
     return pixels, masks
 
 
@@ -168,10 +177,12 @@ def mark_shape() -> Tensor:
 def _less(scene: Scene, name: str) -> Scene:
     if name in OBJECTS:
         return replace(scene, objects=tuple(one for one in scene.objects if one[0] != name))
-    if name == "mono" and scene.style == "mono":
+    if name == scene.style:
         # The sprites of the other style, as far as there are as many.
-        return replace(scene, style=STYLES[0], objects=tuple((n, 0, x, y) for n, _, x, y in scene.objects))
-    return replace(scene, tinted=scene.tinted and name != "tint", marked=None if name == "mark" else scene.marked)
+        other = STYLES[1 - STYLES.index(name)]
+        return replace(scene, style=other, objects=tuple((n, 0, x, y) for n, _, x, y in scene.objects))
+    tinted = {"tint": False, "white": True}.get(name, scene.tinted)
+    return replace(scene, tinted=tinted, marked=None if name == "mark" else scene.marked)
 
 
 def _bytes(pixels: Tensor) -> Tensor:

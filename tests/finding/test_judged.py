@@ -8,13 +8,13 @@ from small_planted import encoder, found, oracle, planted, search
 
 from conceptguard.finder import Found
 from conceptguard.finding import judged
-from conceptguard.finding.planted import FIRST, GUARDED, KEPT, OBJECTS, SIDE
+from conceptguard.finding.planted import FIRST, GUARDED, KEPT, OBJECTS, PLANTED, SIDE, STYLES
 from conceptguard.plugins import offers
 
 
 def test_planted_things_are_where_they_are_said_to_be() -> None:
     it = planted()
-    assert set(it.truths) == {*OBJECTS, "mono", "tint", "mark"} and len(it.pictures) == 48
+    assert set(it.truths) == {*PLANTED} and len(it.pictures) == 48
     assert [one == GUARDED for one in it.pictures.classes] == it.truths[FIRST].tolist()
     assert set(it.pictures.classes) == {GUARDED, KEPT}
     for name, there in it.truths.items():
@@ -22,7 +22,7 @@ def test_planted_things_are_where_they_are_said_to_be() -> None:
         without = it.without(name).pixels.short()
         assert torch.equal((without != it.pictures.pixels.short()).flatten(1).any(1), there), f"{name}: and no others"
         changed = ((without - it.pictures.pixels.short()).abs() > 40).any(1)
-        if name not in ("mono", "tint"):
+        if name not in (*STYLES, "white", "tint"):
             outside = changed & ~it.masks[name]
             # A soft edge is thinner than what counts as the thing.
             assert float(outside.float().sum() / it.masks[name].float().sum()) < 0.35, name
@@ -36,15 +36,29 @@ def test_the_judge_sees_what_was_planted() -> None:
     row = judged.figures(Found([], concepts=known), it, effects)
     assert row["recall"] == row["precision"] == row["named"] == 1.0 and row["rank"] > 0.99 and row["iou"] > 0.5
     assert row["there"] == 1.0 and row["where"] > 0.9 and row["how_much"] > 0.99
+    assert row["whole"] == 1.0
+    shown = {style: it.truths[style] for style in STYLES}
+    alone = [(n, it.truths[n] & shown[s]) for n in OBJECTS for s in STYLES[: 1 + (n != FIRST)]]
+    halves = [oracle(there, it.masks[n], n, 1.0) for n, there in alone if there.any()]
+    row = judged.figures(Found([], concepts=halves), it, effects)
+    assert row["recall"] == round((len(OBJECTS) - 1) / len(it.truths), 3), "in each style, and not in one of them"
+    assert row["whole"] < row["recall"] and row["precision"] == 1.0
     turned = judged.figures(Found([], concepts=known), it, effects.flip(0))
     assert turned["rank"] < -0.9, "importance in another order than what taking away does"
-    blind = [oracle(it.truths[n], it.masks[n].flip(1), n, 1.0) for n in it.truths]
+    blind = [oracle(it.truths[n], it.masks[n].flip(1), n, 1.0) for n in it.truths if n not in ("white", "tint")]
     assert judged.figures(Found([], concepts=blind), it, effects)["where"] < 0.5, "there, and looking elsewhere"
     mixed = torch.Generator().manual_seed(1)
     guessed = [oracle(torch.rand(48, generator=mixed), it.masks["mark"].flip(2), "cat", 1.0) for _ in range(20)]
     row = judged.figures(Found([], concepts=guessed), it, effects)
     assert row["recall"] <= 0.1 and row["precision"] <= 0.1 and row["named"] == 0.0 and row["iou"] < 0.2
     assert judged.figures(Found([]), it, effects)["recall"] == 0.0
+
+
+def test_drawings_together() -> None:
+    """Means, beside the worst drawing's."""
+    rows = [{"finder": "craft", "recall": r, "precision": 0.9, "shown": 32, "seconds": 1.0} for r in (0.6, 1.0)]
+    row = judged.together(rows)
+    assert (row["finder"], row["recall"], row["recall_least"], row["precision_least"]) == ("craft", 0.8, 0.6, 0.9)
 
 
 def test_areas_and_ranks() -> None:
