@@ -20,7 +20,7 @@ from ..finder import PictureSet, Search
 from .crops import part, read
 from .decides import decides
 from .pixels import agreement, existence, location, strongest
-from .planted import GUARDED, OBJECTS, SIDE, STYLES, Planted
+from .planted import FIRST, GUARDED, OBJECTS, SIDE, STYLES, Planted
 
 if TYPE_CHECKING:
     from ..finder import Finder, Found, FoundConcept
@@ -81,11 +81,13 @@ def judge(
     found = finder.find(search)
     seconds = time.perf_counter() - begun
     planted, effects = bench.planted, bench.effects(settings.crop, settings.stride, tick)
+    right = None
     if getattr(finder, "compares", False):
+        right = rightly(found, planted)
         names = differing(planted)
         effects = effects[[list(planted.truths).index(name) for name in names]]
         planted = replace(planted, truths={name: planted.truths[name] for name in names})
-    return {"finder": finder.name, **figures(found, planted, effects), "seconds": round(seconds, 2)}
+    return {"finder": finder.name, **figures(found, planted, effects, right), "seconds": round(seconds, 2)}
 
 
 def together(drawings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -105,8 +107,18 @@ def differing(planted: Planted) -> list[str]:
     return [name for name, share in shares.items() if share >= DIFFERS]
 
 
-def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
-    """The columns of ``judge``."""
+def rightly(found: Found, planted: Planted) -> Tensor:
+    """Whether each concept tells something of which the class that it is said to be about is given more, [k] of bool:
+    the guarded one of the guarded object and the mark, the kept one of other objects, for which it has more room."""
+    things = [(name.split(",")[0], there) for name, there in {**planted.truths, **_in_styles(planted)}.items()]
+    things = [(name, there) for name, there in things if name in (*OBJECTS, "mark")]
+    right = [any(area(one.scores, there) >= RIGHT and (one.about == GUARDED) == (name in (FIRST, "mark"))
+                 for name, there in things) for one in found.concepts]  # fmt: skip
+    return torch.tensor(right, dtype=torch.bool)
+
+
+def figures(found: Found, planted: Planted, effects: Tensor, right: Tensor | None = None) -> dict[str, Any]:
+    """The columns of ``judge``. right: which concepts are precise; default: those that tell something planted."""
     truths = {**planted.truths, **_in_styles(planted)}
     names, n = list(truths), len(planted.truths)
     if not found.concepts:
@@ -115,11 +127,11 @@ def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
         [torch.tensor([area(one.scores, truth) for truth in truths.values()]) for one in found.concepts]
     )
     best = areas[:, :n].max(0)
-    right = areas.amax(1) >= RIGHT
+    tells = areas.amax(1) >= RIGHT
     # Each concept speaks for what it tells best; one in a style for its object.
     spoken = torch.zeros(n)
     for row, one in enumerate(found.concepts):
-        if right[row]:
+        if tells[row]:
             spoken[names.index(names[int(areas[row].argmax())].split(",")[0])] += one.importance
     whole, in_styles = best.values >= RIGHT, areas[:, n:].amax(0) >= RIGHT
     pieces = {name: [j for j, one in enumerate(names[n:]) if one.split(",")[0] == name] for name in names[:n]}
@@ -132,7 +144,7 @@ def figures(found: Found, planted: Planted, effects: Tensor) -> dict[str, Any]:
     return {
         "recall": round(sum(told) / n, 3), "whole": round(float(whole.float().mean()), 3),
         "styles": round(float(in_styles.float().mean()), 3),
-        "precision": round(float(right.float().mean()), 3),
+        "precision": round(float((tells if right is None else right).float().mean()), 3),
         "iou": round(sum(overlaps) / n, 3), "rank": round(rank(spoken, effects.abs()), 3),
         "named": round(sum(called) / max(len(called), 1), 3), "shown": len(found.concepts),
         **explained(found, planted, [names[i].split(",")[0] for i in areas.argmax(1).tolist()]),

@@ -23,7 +23,7 @@ from .found import Looking, PictureFinder, concepts, see, told
 from .sae import SparseAutoencoder
 
 SUPPRESSED, EXAGGERATED = 0.1, 0.9  # the paper's
-SURE = 2.5  # standard errors of a difference below which it is chance
+SURE = 3.0  # standard errors of a difference below which it is chance
 
 
 class BlindspotsFindSettings(Looking):
@@ -33,7 +33,7 @@ class BlindspotsFindSettings(Looking):
 
     concepts: int = Field(default=40, ge=1)
     real: str = ""
-    few: int = Field(default=3, ge=1)
+    few: int = Field(default=5, ge=1)
     steps: int = Field(default=1000, ge=1)
 
 

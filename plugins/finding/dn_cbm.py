@@ -24,7 +24,7 @@ class DnCbmFindSettings(Looking):
 
     concepts: int = Field(default=24, ge=1)
     few: int = Field(default=3, ge=1)
-    steps: int = Field(default=1200, ge=1)
+    steps: int = Field(default=2400, ge=1)
     probe_steps: int = Field(default=300, ge=1)
     sparsity: float = Field(default=3e-3, ge=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_planted import encoder, found, oracle, planted, search
@@ -74,6 +76,12 @@ def test_what_compares_is_to_find_what_differs_alone() -> None:
     names = judged.differing(planted())
     assert FIRST in names and "mark" in names and "mono" not in names and "tint" not in names
     assert getattr(offers("finders")["blindspots"], "compares", False)
+    it = planted()
+    about = {"mark": GUARDED, "mono": GUARDED, "apple": KEPT}
+    said = [replace(oracle(it.truths[n], it.masks[n], n, 1.0), about=one) for n, one in about.items()]
+    assert judged.rightly(Found([], concepts=said), it).tolist() == [True, False, True], "styles do not differ"
+    turned = [replace(one, about=KEPT if one.about == GUARDED else GUARDED) for one in said]
+    assert not judged.rightly(Found([], concepts=turned), it).any(), "the other class has more of it"
 
 
 @pytest.mark.slow
