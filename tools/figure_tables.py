@@ -437,7 +437,7 @@ def finding_table(results: list[Result]) -> str:
     columns = {key: name for key, name in columns.items() if key in rows[0]}
     table = [
         [f"control: `{row['finder']}`" if row["control"] else f"`{row['finder']}`",
-         *(f"{row[key]:.2f}" for key in columns), str(row["shown"]), f"{row['seconds']:.1f}"]
+         *(f"{row[key]:.2f}" for key in columns), f"{row['shown']:.0f}", f"{row['seconds']:.1f}"]
         for row in sorted(rows, key=lambda row: row["control"])
     ]  # fmt: skip
     return markdown(["", *columns.values(), "shown", "seconds"], table)
