@@ -48,7 +48,9 @@ def served(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     """(where the page is, its files, the command); of the first concept too few pictures are found for a probe"""
     out = tmp_path_factory.mktemp("served")
     words = ["find", "lens", "--pictures", folder, "--out", out, "--probe", FIRST, "--probe", PROBED, "--correct"]
-    command = [sys.executable, "-c", "from conceptguard.cli import main; main()", *map(str, words)]
+    # Whoever runs tests in the background ignores ctrl-C, and so would what they start.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", heeding + "from conceptguard.cli import main; main()", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     url = next(found[0] for line in process.stdout if (found := re.findall(r"http://\S+", line)))
