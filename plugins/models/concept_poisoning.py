@@ -20,8 +20,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from conceptguard.errors import PolicyError
-
 from .forgetting import ForgetSettings, Forgetting
 from .lesson import Lesson
 
@@ -56,12 +54,10 @@ class ConceptPoisoning(Forgetting):
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above."""
         s = settings
-        classes = lesson.labels[lesson.forget].unique()
-        if bool(torch.isin(lesson.labels[lesson.retain], classes).any()):
-            raise PolicyError(
-                f"{lesson.task.label}: it poisons what a class consists of, and some examples of these are to be "
-                "retained: name whole classes, or use dmm or laf"
-            )
+        classes = lesson.demand_whole_classes(
+            "it poisons what a class consists of, and some examples of these are to be retained: name whole classes, "
+            "or use dmm or laf"
+        )
         features, head = _read(lesson)
         low = features.min(0).values.clamp_max(0)  # a transformer's features have signs
         active, bank = factorised(features - low, s.concepts, lesson.random)

@@ -21,8 +21,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from conceptguard.errors import PolicyError
-
 from .forgetting import ForgetSettings, Forgetting
 from .lesson import Lesson
 
@@ -60,9 +58,7 @@ class DAMP(Forgetting):
     def forget(cls, lesson: Lesson, settings: Any) -> dict[str, Any]:
         """As above, in the copy."""
         layers = _layers(lesson.net)
-        classes = lesson.labels[lesson.forget].unique()
-        if bool(torch.isin(lesson.labels[lesson.retain], classes).any()):
-            raise PolicyError(f"{lesson.task.label}: it takes whole classes out, and some of theirs are to be retained")
+        lesson.demand_whole_classes("it takes whole classes out, and some of theirs are to be retained")
         read, stays = cls.measure(lesson, settings), torch.isin(lesson.spread(settings.sample), lesson.retain)
         gone = means_read(lesson, layers, lesson.forget)
         shares: dict[str, float] = {}

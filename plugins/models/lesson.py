@@ -59,6 +59,14 @@ class Lesson:
             raise PolicyError(f"{self.task.label}: none of {n} examples is retained: give a larger sample")
         return found
 
+    def demand_whole_classes(self, why: str) -> Tensor:
+        """The classes to be forgotten, [k]. Raises PolicyError, which says ``why``, where some examples of these are
+        retained."""
+        classes = self.labels[self.forget].unique()
+        if bool(torch.isin(self.labels[self.retain], classes).any()):
+            raise PolicyError(f"{self.task.label}: {why}")
+        return classes
+
     def seen(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels as a training sees them: pictures a little moved each time."""
         given = self.inputs[places]
