@@ -60,12 +60,15 @@ def _lines(text: str, file: Path) -> Iterator[Ask]:
 
 
 def _table(text: str, file: Path) -> Iterator[Ask]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    if "prompt" not in (rows.fieldnames or []):
-        named = ", ".join(map(str, rows.fieldnames or [])) or "nothing"
-        raise Usage(f"--prompts {file}: its first line must name a column 'prompt', and names {named}")
-    for row in rows:
-        yield _ask(row, f"{file}:{rows.line_num}")
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if "prompt" not in (rows.fieldnames or []):
+            named = ", ".join(map(str, rows.fieldnames or [])) or "nothing"
+            raise Usage(f"--prompts {file}: its first line must name a column 'prompt', and names {named}")
+        for row in rows:
+            yield _ask(row, f"{file}:{rows.line_num}")
+    except csv.Error as error:  # a file that was cut short within quotes, for one
+        raise Usage(f"--prompts {file}:{rows.reader.line_num}: no CSV ({error}): mend its quotes") from None
 
 
 def _objects(text: str, file: Path) -> Iterator[Ask]:

@@ -10,6 +10,10 @@ import torch
 from ..errors import GuardError
 from ..receipt import Verdict
 
+# A decoder overshoots white a little, which viewers cut off. Of values up to 255 that leaves a white image, in which no
+# guard finds anything.
+BRIGHTEST = 2.0
+
 
 @dataclass
 class Images:
@@ -49,6 +53,8 @@ class Images:
                 f"image {row} is not finite, and no guard can tell what it shows: a model in fp16 that overflows gives "
                 "such images; decode in fp32 or bf16"
             )
+        if (most := float(self.pixels.max())) > BRIGHTEST:
+            raise GuardError(f"guards look at images in [0, 1], and these reach {most:g}: divide them by their white")
 
     def as_bytes(self) -> np.ndarray:
         """What detectors read, see ``as_bytes``."""

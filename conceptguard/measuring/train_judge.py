@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import ArtifactError, RegistryError
 from ..files.atomic import write_bytes
-from ..files.pictures import SUFFIXES
+from ..files.pictures import SUFFIXES, open_picture
 from .calibrate import calibrate, errors, gap
 from .judge import NONE, Judge
 
@@ -50,7 +50,8 @@ class Trained(NamedTuple):
 
 def read_sorted(folder: Path, size: int = 64) -> Sorted:
     """Pictures in one folder for each class, named like the suite's objects. ``none`` holds pictures of nothing that
-    counts. Raises RegistryError for fewer than two classes, or too few pictures of one.
+    counts. Raises RegistryError for fewer than two classes, or too few pictures of one; ConceptGuardError for a file
+    that is no picture.
     """
     classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if len(classes) < 2:
@@ -69,18 +70,11 @@ def read_sorted(folder: Path, size: int = 64) -> Sorted:
 
 
 def _read(file: Path, size: int) -> Tensor:
-    """[3, size, size] in [0, 1], upright, on white where it is transparent."""
+    """[3, size, size] in [0, 1]."""
     import numpy as np
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(file) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError) as error:
-        raise RegistryError(f"{file}: no picture that can be read ({error}): take it out of the folder") from None
-    ground = Image.new("RGBA", upright.size, "white")
-    ground.alpha_composite(upright)
-    small = ImageOps.fit(ground.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    small = ImageOps.fit(open_picture(file), (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).float() / 255
 
 

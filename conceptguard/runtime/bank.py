@@ -61,6 +61,8 @@ class OpenRows(NamedTuple):
         return OpenRows(None if len(opened) == len(gates) else where, own, alike)
 
 
+FOLDED = 2**20  # elements of a weight that a search may have a copy of, with terms in it
+
 # Which session is generating in this thread. Another session's banks on a shared layer stay closed meanwhile.
 running: ContextVar[object | None] = ContextVar("conceptguard_running", default=None)
 _banks: weakref.WeakValueDictionary[int, Bank] = weakref.WeakValueDictionary()
@@ -102,6 +104,9 @@ class Bank:
         self.down, self.up = (_in_one(parts, bool(factors), *_home(layer)) for parts in (downs, ups))
         self.open: Open | None = None
         self._closed: tuple[float, Open] | None = None  # what was open last, and beside which scale
+        plain = type(layer) in (nn.Linear, nn.Conv2d)
+        self._layer: nn.Linear | nn.Conv2d | None = layer if plain else None  # type: ignore[assignment]
+        self._folded: tuple[int, Tensor] | None = None  # the layer's weight with what is open, and of which version
         self.scale = 1.0
         self.again = 0  # how many of the last rows some calls of the layer have a second time, or alone
         self._other: dict[int, Open | None] = {}  # for calls with these rows, by how many they are
@@ -157,6 +162,7 @@ class Bank:
             stack, stacked = _padded(stack), _padded(stacked)
         self.open = Open(stack, stacked, None if found.alike else found.gates, found.where, len(gates))
         self._closed = (self.scale, self.open) if is_in_place() else None
+        self._folded = None
         self._other.clear()
         self.join()
 
@@ -165,9 +171,30 @@ class Bank:
         if self._closed is None or self._closed[0] != self.scale:
             return False
         self.open = self._closed[1]
+        if self._folded is None:
+            self._folded = _folded(self._layer, self.open, self.scale)
         self._other.clear()
         self.join()
         return True
+
+    def instead(self, x: Tensor) -> Tensor | None:
+        """In a step of a search that opens what the last one opened: the layer, once, with the terms in a copy of its
+        weight. Gradients then go through one product, and not through three."""
+        found, layer = self._folded, self._layer
+        if found is None or self.open is None or torch.compiler.is_compiling():
+            return None
+        if not (x.requires_grad and torch.is_grad_enabled() and is_in_place()):
+            return None
+        assert layer is not None
+        own, (version, weight) = layer.weight, found
+        if running.get() not in (None, self._session) or len(x) != self.open.rows or x.dtype != weight.dtype:
+            return None
+        if own.requires_grad or own._version != version or own.device != weight.device:
+            return None
+        self.calls += 1
+        if isinstance(layer, nn.Conv2d):
+            return layer._conv_forward(x, weight, layer.bias)
+        return F.linear(x, weight, layer.bias)
 
     def join(self) -> None:
         """Take part in the layer's forward."""
@@ -301,6 +328,19 @@ def _way_to_add(layer: nn.Module | Part) -> Callable[[Open, Tensor, Tensor, bool
     if layer.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0):
         return _add_pointwise
     return lambda o, x, y, anew: _add_inner(o, F.conv2d(x, o.down, None, stride, padding, dilation).flatten(2), y, anew)
+
+
+@torch.no_grad()
+def _folded(layer: nn.Linear | nn.Conv2d | None, o: Open, scale: float) -> tuple[int, Tensor] | None:
+    """A copy of a layer's weight with what is open on every row added, and the weight's version; None where there is no
+    such weight, or one so large that a product with few ranks beside it costs next to nothing."""
+    weight = None if layer is None else layer.weight
+    if weight is None or o.gates is not None or o.where is not None or scale != 1.0 or weight.numel() > FOLDED:
+        return None
+    if o.up.dtype != weight.dtype or o.up.device != weight.device:
+        return None
+    change = o.up @ o.down.flatten(1) if isinstance(layer, nn.Conv2d) else o.up.T @ o.down
+    return weight._version, weight + change.view_as(weight)
 
 
 def _padded(factor: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class Banks:
         if not guards and prefix not in self._open:
             return
         known: dict[Any, OpenRows] = {}
-        before = self._kept.get(prefix) if guards and is_in_place() else None
+        # Gates that a gradient passes are opened anew, though a picture of the same prompt had them as they are.
+        before = self._kept.get(prefix) if gates is not None and not gates.requires_grad and is_in_place() else None
         alike = before is not None and gates is not None and torch.equal(before, gates)
         for bank in self._of.get(prefix, ()):
             if guards and gates is not None:

@@ -22,6 +22,9 @@ class Addend(Protocol):
         """Add to ``y``, the layer's output, in place, or give what stands for it, and None for the former. x: its
         input, where that came by its place."""
 
+    def instead(self, x: Any) -> Any:
+        """The layer's output with what is added, where that is had for less than both; None where it is not."""
+
 
 class LayerPatch:
     """A layer's ``forward`` with addends, in its place while there are any.
@@ -37,6 +40,10 @@ class LayerPatch:
         self.addends: tuple[Addend, ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if len(self.addends) == len(args) == 1 and self._instance is None and not kwargs:
+            instead = self.addends[0].instead(args[0])
+            if instead is not None:
+                return instead
         y = self._own(*args, **kwargs)
         for addend in self.addends:
             instead = addend.add_to(args[0] if args else None, y)

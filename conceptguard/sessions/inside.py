@@ -48,6 +48,9 @@ class _Changed:
     def open(self) -> bool:
         return self in self._patch.addends
 
+    def instead(self, x: Any) -> None:
+        """What a module gave is needed to change it."""
+
     def add_to(self, x: Any, y: Any) -> None:
         """Change what the module gave, in place."""
         states = y[0] if isinstance(y, tuple) else y

@@ -99,6 +99,8 @@ def test_prompts_are_read(name: str, text: str, asks: list[Ask]) -> None:
         ("a.csv", "text\na dog\n", "must name a column 'prompt', and names text"),
         ("a.csv", "prompt\n \nx\n", "a.csv:2: no text under 'prompt'"),
         ("a.csv", "prompt,seed\na dog,seven\n", "a.csv:2: seed 'seven' is no whole number"),
+        ("a.csv", 'prompt\na dog\n"a dog, b', "a.csv:3: no CSV (unexpected end of data): mend its quotes"),
+        ("a.csv", '"pro', "a.csv:1: no CSV"),
         ("a.jsonl", '{"prompt": "a"}\n{prompt: b}\n', "a.jsonl:2: not JSON"),
         ("a.jsonl", '{"prompt": 7}\n', "a.jsonl:1: no text"),
         ("a.jsonl", '{"prompt": "a", "seed": true}\n', "seed True is no whole number"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from paths import ROOT
@@ -14,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch.nn.functional import cross_entropy
 
 from conceptguard import plugins
-from conceptguard.errors import RegistryError
+from conceptguard.errors import ConceptGuardError, RegistryError
 from conceptguard.measuring import calibrate, own_judges, train_judge
 from conceptguard.measuring.judge import Judge, JudgeResult
 
@@ -31,8 +33,6 @@ def drawn(name: str, draw: random.Random, size: int = 64) -> Image.Image:
 
 
 def pixels(names: list[str], seed: int, size: int = 64) -> torch.Tensor:
-    import numpy as np
-
     draw = random.Random(seed)
     arrays = [np.asarray(drawn(name, draw, size)) for name in names]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
@@ -106,6 +106,18 @@ def test_sorted_pictures_become_a_judge_once(
     drawn("rose", random.Random(0)).save(flat / "0.png")
     with pytest.raises(RegistryError, match="pictures that nobody has sorted"):
         own_judges.judge_for(str(flat), ["rose"])
+
+
+def test_a_judge_reads_pictures_as_they_look(
+    sorted_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = shutil.copytree(sorted_folder, tmp_path / "own")
+    Image.fromarray(np.full((64, 64), 32896, np.uint16)).save(own / "leaf" / "deep.png")
+    found = train_judge.read_sorted(own)
+    assert (found.pixels == 128 / 255).flatten(1).all(1).sum() == 1, "16 bits, which are not all white"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ConceptGuardError, match="is no picture that can be read"):
+        train_judge.read_sorted(own)
 
 
 def test_few_pictures_are_not_calibrated_on(sorted_folder: Path) -> None:

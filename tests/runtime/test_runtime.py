@@ -12,6 +12,7 @@ from random_artifacts import random_factors
 from torch import Tensor, nn
 
 from conceptguard.errors import BaseMismatch, GuardError
+from conceptguard.runtime.bank import running
 from conceptguard.runtime.banks import Banks
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import Factors, LayerIndex, Terms
@@ -364,4 +365,48 @@ def test_what_a_search_opens_again_is_what_it_opened(holder: Holder, monkeypatch
         bare = holder(x)
         torch.testing.assert_close(drawn(first) - bare, 2 * (found[0] - bare), rtol=1e-4, atol=1e-5)
     assert len(gathered) == 4 and drawn(first) is not None and drawn(first) is not None and len(gathered) == 6
+    banks.detach()
+
+
+def test_a_search_has_terms_in_a_copy_of_the_weight(holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it opens the same again and asks for a gradient, which is then that of the sum; and nowhere else."""
+    gates, own = torch.tensor([[0.3, 0.0, 1.0]] * 2), holder.layer.weight.requires_grad_(False)
+    banks, kept, added = build(holder), own.clone(), []
+    (bank,) = banks.banks.values()
+    add = bank.add
+    monkeypatch.setattr(bank, "add", lambda *given: added.append(1) or add(*given))
+
+    def step(wanted: bool = True, gates: Tensor = gates, bare: bool = False) -> list[Tensor]:
+        x = inputs(holder, 2).requires_grad_(wanted)
+        banks.set("unet", gates)
+        token = running.set("somebody else") if bare else None
+        made = holder(x)
+        if token is not None:
+            running.reset(token)
+        assert bank.calls or bare, "what was opened ran"
+        banks.set("unet", None)
+        return [made.detach(), torch.autograd.grad(made.square().sum(), x)[0]] if wanted else [made.detach()]
+
+    with in_place():
+        first, again = step(), step()
+        assert len(added) == 1 and torch.equal(own, kept)
+        x = inputs(holder, 2).double().requires_grad_()
+        whole = expected(holder, banks, gates, x)
+        wanted = [whole.detach(), torch.autograd.grad(whole.square().sum(), x)[0]]
+        for found in (first, again):
+            for mine, one in zip(found, wanted):
+                torch.testing.assert_close(mine.double(), one, rtol=1e-4, atol=1e-3)
+        assert torch.equal(step(wanted=False)[0], first[0]) and len(added) == 2, "a picture is drawn as ever"
+        other = step(bare=True)[0]
+        assert len(added) == 3 and torch.equal(other, holder(inputs(holder, 2))), "nor for another session"
+        open_by_gradient = gates.clone().requires_grad_()
+        step(gates=open_by_gradient), step(gates=open_by_gradient)
+        assert len(added) == 5
+        step(), step()
+        own.mul_(2)
+        assert len(added) == 6
+        torch.testing.assert_close(step()[0].double(), expected(holder, banks, gates, x), rtol=1e-4, atol=1e-4)
+        assert len(added) == 7, "the weight is another one"
+    step(), step()
+    assert len(added) == 9, "outside of a search"
     banks.detach()

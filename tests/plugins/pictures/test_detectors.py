@@ -35,8 +35,9 @@ NAN = torch.full((2, 3, 64, 64), 0.5).index_put((torch.tensor(1), torch.tensor(0
         (torch.ones(1, 1, 64, 64), "red, green and blue"),
         (torch.ones(3, 64, 64), "red, green and blue"),
         (torch.full((1, 3, 64, 64), 255, dtype=torch.uint8), "these are uint8"),
+        (torch.full((1, 3, 64, 64), 255.0), "these reach 255"),
     ],
-    ids=["not finite", "empty batch", "no height", "transparent", "grey", "one alone", "integers"],
+    ids=["not finite", "empty batch", "no height", "transparent", "grey", "one alone", "integers", "up to 255"],
 )
 @pytest.mark.parametrize("guard", LOOKS, ids=lambda guard: guard["method"])
 def test_what_cannot_be_looked_at_does_not_leave(guard: dict[str, Any], pictures: torch.Tensor, says: str) -> None:
