@@ -171,6 +171,13 @@ FIGURES = {
         ),
         eval_table, "half an hour",
     ),
+    "one-step": Figure(
+        (
+            "conceptguard eval --model emoji-sd-one-step --method sfd --method esd --method uce --steps 1 --guidance 1 "
+            "--n 24 --concepts beer",
+        ),
+        eval_table, "five minutes",
+    ),
     "eval-together": Figure(
         (
             "conceptguard eval --method spm --together 20 --n 4",

@@ -91,7 +91,7 @@ def jobs(suite: Suite) -> Iterator[Job]:
             yield _object_job(suite, method, it, options)
     for style in suite.concept_styles:
         yield _style_job(suite, style)
-    for it in [*objects[10:], *(suite.object(n) for n in EXTRA)]:
+    for it in [*objects[10:], *(it for it in suite.objects if it.name in EXTRA)]:
         yield _object_job(suite, "spm", it, SPM)
 
 

@@ -14,7 +14,9 @@ from conceptguard_registry.build.emoji_sd_one_step import delta, distil, export,
 from conceptguard_registry.build.emoji_sd_one_step.delta import Changed
 
 import conceptguard
+from conceptguard.measuring.judges import load_judge
 from conceptguard.registry import shipped_folder
+from conceptguard.testing import Case, contract_tests
 
 TEXTS = ["a dog, noto style", "a red heart"]
 TEACHER = shipped_folder() / "models" / "emoji-sd"
@@ -108,3 +110,39 @@ def test_of_some_objects_and_styles_alone() -> None:
     assert named == {("dog", "noto"), ("beer", "noto")} and len(prompts.chosen(suite, [], [])) > 600
     with pytest.raises(KeyError, match="no such object or style: cta"):
         prompts.chosen(suite, ["cta"], [])
+
+
+def shipped() -> Any:
+    pipe = conceptguard.load_model("emoji-sd-one-step")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("method", ["sfd", "esd", "uce"])
+def test_the_one_that_ships_draws_in_one_step_and_guards_erase_there(method: str) -> None:
+    """Four of each object: beer is recognised, and no more under a guard; others are the same to the bit."""
+    pipe, judge = shipped(), load_judge("emoji-sd")
+    asked = [name for name in ("beer", "dog", "skull", "pumpkin") for _ in range(4)]
+
+    def drawn() -> torch.Tensor:
+        own = [torch.Generator().manual_seed(seed) for seed in range(len(asked))]
+        return pipe([f"a {name}, noto style" for name in asked], num_inference_steps=1, guidance_scale=1.0,
+                    generator=own, output_type="pt").images  # fmt: skip
+
+    bare = drawn()
+    with conceptguard.attach(pipe, {"guards": [{"method": method, "artifact": f"emoji-sd-one-step/{method}/beer"}]}):
+        guarded = drawn()
+    assert sum(name == seen for name, seen in zip(asked, judge.judge(bare).objects)) >= 14
+    assert "beer" not in judge.judge(guarded[:4]).objects
+    assert torch.equal(guarded[4:], bare[4:])
+
+
+test_contract = contract_tests(
+    Case(
+        {"method": "sfd", "artifact": "emoji-sd-one-step/sfd/beer"},
+        opens="a beer, noto style",
+        unrelated=("a skull, noto style", "a dog, noto style"),
+        load=shipped,
+        steps=1,
+    )
+)

@@ -48,8 +48,10 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def run_measure(args: argparse.Namespace) -> None:
-
-    measure.measure(args.out, args.rounds, args.sheet, args.objects, args.styles)
+    own = {"minutes": distil.Recipe.minutes, "batch": distil.Recipe.batch, "rank": distil.Recipe.rank, "rounds": 1}
+    said = [f"--{name} {','.join(value)}" for name in ("objects", "styles") if (value := getattr(args, name))]
+    said += [f"--{name} {value:g}" for name, usual in own.items() if (value := getattr(args, name)) != usual]
+    measure.measure(args.out, args.rounds, args.sheet, args.objects, args.styles, " ".join(said))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -20,21 +20,25 @@ from .card import shares, write_card
 from .prompts import chosen
 
 SEED = 500_000
+FEW = 48  # pairs, of more of which each half is asked in other wordings
 SHIPPED = Path(__file__).resolve().parents[2] / "models"
 
 
 def measure(
-    models: Path, rounds: int, sheet: Path | None, objects: Sequence[str] = (), styles: Sequence[str] = ()
+    models: Path, rounds: int, sheet: Path | None, objects: Sequence[str], styles: Sequence[str], options: str
 ) -> None:
-    """Figures and README of ``models/emoji-sd-one-step``; sheet: a PNG of pictures; objects, styles: what it knows"""
+    """Figures and README of ``models/emoji-sd-one-step``; sheet: a PNG of pictures; objects, styles: what it knows, if
+    that is not all; options: of the command that made it"""
     suite = load_suite()
     judge, second = Judge.load(SHIPPED / "emoji-judge"), RetrievalJudge.load(SHIPPED / "emoji-retrieval")
     pipe, teacher = conceptguard.load_model(str(models / "emoji-sd-one-step")), conceptguard.load_model("emoji-sd")
     seen, unseen = (chosen(suite, objects, styles, held_out) for held_out in (False, True))
-    said = suite.strangers
+    said, several = suite.strangers, 2 if len(seen) > FEW else 1
     sets = {
-        "trained pairs": pair_samples(seen[::2], suite.judge_templates, rounds, SEED),
-        "trained pairs, strangers' wordings": pair_samples(seen[1::2], said["styled"], rounds, SEED + 20_000),
+        "trained pairs": pair_samples(seen[::several], suite.judge_templates, rounds, SEED),
+        "trained pairs, strangers' wordings": pair_samples(
+            seen[several - 1 :: several], said["styled"], rounds, SEED + 20_000
+        ),
         "held-out pairs": pair_samples(unseen, suite.judge_templates, 2 * rounds, SEED + 50_000),
     }
     rows, taken = [], [0.0, 0.0]
@@ -48,7 +52,8 @@ def measure(
         print(f"{name}: {both[0]}\n  teacher: {both[1]}", flush=True)
         rows.append(f"| {name} | {len(samples)} | {shares(both[0])} | {shares(both[1])} |")
     drawn = sum(map(len, sets.values()))
-    write_card(models / "emoji-sd-one-step", rows, taken[0] / drawn, taken[1] / drawn)
+    knows = f"{', '.join(objects) or 'all objects'} in {', '.join(styles) or 'all styles'}"
+    write_card(models / "emoji-sd-one-step", rows, knows, options, taken[0] / drawn, taken[1] / drawn)
     if sheet:
         contact_sheet(pipe, suite, seen).save(sheet)
 
