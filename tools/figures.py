@@ -187,10 +187,11 @@ FIGURES = {
     ),
     "eval-closed": Figure(
         (
-            f"conceptguard eval --makers closed --full --concepts {TEN}",
-            f"conceptguard eval --makers closed --gate always --unnamed --half --n 6 --concepts {TEN}",
+            f"conceptguard eval --makers closed --unnamed --half --n 4 --concepts {TEN}",
+            "conceptguard eval --method uce --method rece --method trce --method nullspace --gate always --unnamed "
+            f"--half --n 4 --concepts {TEN}",
         ),
-        eval_table, "two hours",
+        eval_table, "an hour and a half",
     ),
     "gates": Figure(("conceptguard bench gates",), gates_table, "three minutes"),
     "overhead": Figure(("conceptguard bench overhead",), overhead_table, "an hour"),

@@ -37,8 +37,8 @@ def makers_of(suite: Suite, which: str, registry: Registry | None = None) -> lis
     known = plugins.methods()
     names = [name for name in MAKERS.get(which, known) if name in known]
     there = {entry.method for entry in (registry or default_registry()).entries() if entry.base == suite.base}
-    # What needs none and has some all the same, as ant, is judged by them where somebody asks for what was trained.
-    needy = {name for name in names if known[name].needs == "artifact" or (which == "trained" and name in there)}
+    # What needs none and has some all the same, as ant and trce, is judged by them where somebody asks for makers.
+    needy = {name for name in names if known[name].needs == "artifact" or (which in MAKERS and name in there)}
     made = [name for name in names if name in needy and available(suite, name, registry=registry)]
     lacking = [name for name in names if name not in made and which in MAKERS]
     if lacking:
