@@ -90,15 +90,41 @@ class FoundConcept:
     token: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Strategy:
+    """What one concept decides. concept: its name; pictures: which, rows of the set; prevalence: their share of all;
+    reliability: the share of them that are decided rightly; at: where they lie on average, each 0 to 1"""
+
+    concept: str
+    pictures: Sequence[int]
+    prevalence: float
+    reliability: float
+    at: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Strategies:
+    """strategies: the most prevalent first; places: where each picture lies, [n, 2], each 0 to 1"""
+
+    strategies: Sequence[Strategy] = ()
+    places: Tensor | None = None
+
+    def of(self, concept: str) -> Strategy | None:
+        """The one of a concept, None where it decides no picture."""
+        return next((one for one in self.strategies if one.concept == concept), None)
+
+
 @dataclass
 class Found:
     """rows: flat, the likeliest first; told: what they amount to, a line for people; figures: the same as numbers;
-    concepts: of a finder that looks through pictures, the most important first, as many as there are rows"""
+    concepts: of a finder that looks through pictures, the most important first, as many as there are rows;
+    strategies: which of them decides which pictures, where it can say that"""
 
     rows: Sequence[Mapping[str, Any]]
     told: str = ""
     figures: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     concepts: Sequence[FoundConcept] = ()
+    strategies: Strategies | None = None
 
 
 class Finder(Protocol):

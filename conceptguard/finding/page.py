@@ -23,9 +23,10 @@ from ..files.atomic import write_bytes
 from ..version import __version__
 from .checks import MOST_SHOWN, Checks
 from .files import evoked
+from .strategies import drawn
 
 if TYPE_CHECKING:
-    from ..finder import Found, FoundConcept, PictureSet
+    from ..finder import Found, FoundConcept, PictureSet, Strategies
     from .corrections import Corrections
 
 EXAMPLES, SIDE = 6, 128
@@ -57,6 +58,7 @@ def page(
         f'<meta name="viewport" content="width=device-width"><style>{style}</style></head>\n'
         f'<body data-said="{_text(said.model_dump_json() if said else "{}")}"><h1>{title}</h1>'
         f"<table>{facts}</table>\n<p>{_text(found.told)}</p>\n{_checked(checks) if checks else ''}\n"
+        f"{_decided(found.strategies) if found.strategies else ''}\n"
         + "\n".join(_section(i, one, pictures, most) for i, one in enumerate(shown))
         + f"\n{_correcting(rules, live)}\n"
         '<h2>The concept file</h2><p><a id="save" download="concepts.yaml" href="">Save concepts.yaml</a>: '
@@ -103,6 +105,16 @@ def _checked(checks: Sequence[Checks]) -> str:
         "are that each half of the pictures gives (1 is the same); how well a probe learns to see them (1 is always "
         "right), beside the classes that they explain: a concept that is harder to see than its class explains "
         "nothing; and how many are shown. A finder that is no better than the random one has found nothing.</p>"
+    )
+
+
+def _decided(graph: Strategies) -> str:
+    """The strategic cluster graph, and what it says."""
+    return (
+        f'<h2>What decides</h2>{drawn(graph)}<p class="soft">Every dot is a picture, near to those that the same '
+        "concepts decide. A circle is a concept, as large as the share of the pictures that it decides more than any "
+        "other; green where these are told apart rightly by what other pictures taught, red where wrongly: there look "
+        "first.</p>"
     )
 
 

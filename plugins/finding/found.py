@@ -113,6 +113,12 @@ def shares(seen: Seen, found: Tensor) -> tuple[Tensor, list[str]]:
     return best.values / total, [seen.decides.classes[i] for i in best.indices.tolist()]
 
 
+def order(seen: Seen, amounts: Tensor, importance: Tensor) -> list[int]:
+    """Which are shown, the most important first."""
+    there = [j for j in importance.argsort(descending=True).tolist() if float(amounts[:, j].max()) > 1e-6]
+    return there[: seen.search.settings.shown]
+
+
 def concepts(
     seen: Seen, amounts: Tensor, importance: Tensor, about: Sequence[str], part_of: Sequence[str] = (),
     words: Sequence[list[tuple[str, float]]] | None = None,
@@ -121,8 +127,7 @@ def concepts(
 
     One that is in no crop is left out.
     """
-    there = [j for j in importance.argsort(descending=True).tolist() if float(amounts[:, j].max()) > 1e-6]
-    there = there[: seen.search.settings.shown]
+    there = order(seen, amounts, importance)
     near = [nearest_crops(amounts[:, j], seen.rows) for j in there]
     named = [words[j] if words else seen.names.of(row) for j, row in zip(there, near)]
     found = []

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from conceptguard.finder import Found, FoundConcept, Search
+from conceptguard.finding.decides import rightly
+from conceptguard.finding.strategies import strategies
 
 from .dictionaries import EXTRACTIONS, SWEEPS, Dictionary, halves, whole
-from .found import Looking, PictureFinder, Seen, concepts, parts, see, shares, told
+from .found import Looking, PictureFinder, Seen, concepts, order, parts, see, shares, told
 from .importance import IMPORTANCES, sobol
 
 SIGNED = ("kmeans", "pca", "random")
@@ -37,10 +40,26 @@ class Lens(PictureFinder):
         seen = see(search)
         amounts, directions = extract(seen, s.extraction, s.concepts)
         added = parts(seen, amounts, directions)
-        importance, about = shares(seen, IMPORTANCES[s.importance](added, search.seed))
+        each = IMPORTANCES[s.importance](added, search.seed)
+        importance, about = shares(seen, each)
         found = concepts(seen, amounts, importance, about)
         error = reconstruction_error(seen.rows, amounts, directions)
-        return told(seen, found, f"by {s.extraction} and {s.importance}", reconstruction_error=error)
+        answer = told(seen, found, f"by {s.extraction} and {s.importance}", reconstruction_error=error)
+        return answer if not seen.decides.classes else decided(answer, seen, each[:, order(seen, amounts, importance)])
+
+
+def decided(found: Found, seen: Seen, each: Tensor) -> Found:
+    """With the strategic cluster graph: which concept decides which pictures. each: importance of those that are shown
+    for each picture, [n, k]"""
+    classes, wanted = seen.by_class()
+    right = rightly(seen.whole, wanted, len(classes))
+    graph = strategies([one.name for one in found.concepts], each, right)
+    rows = []
+    for row in found.rows:
+        mine = graph.of(row["concept"])
+        rows.append({**row, "decides": round(mine.prevalence, 4) if mine else 0.0,
+                     "rightly": round(mine.reliability, 4) if mine else None})  # fmt: skip
+    return replace(found, rows=rows, strategies=graph)
 
 
 def extract(seen: Seen, how: str, k: int, tick: Callable[[int, float], None] | None = None) -> tuple[Tensor, Tensor]:
