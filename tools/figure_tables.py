@@ -393,6 +393,17 @@ def shown_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(['', 'what the picture shows', 'neighbours', 'others'], table)}"
 
 
+def marked_table(results: list[Result]) -> str:
+    """How often a label is drawn unasked, and whether the object is still seen."""
+    shown = {"none": "control: no guard", "plain fine-tuning": "control: plain fine-tuning on the same pictures"}
+    rows = [row for result in results for row in result["rows"]]
+    table = [
+        [shown.get(row["guard"], row["guard"]), f"{row['marked']:.2f}", f"{row['objects']:.2f}", str(row["n"])]
+        for row in rows
+    ]
+    return markdown(["", "with the label", "object recognised", "pictures"], table)
+
+
 def pixels_table(results: list[Result]) -> str:
     """Where a bottleneck's concepts look, by how often they occur together."""
     columns = {"inside": "map on its thing", "pointing": "peak on its thing", "by_chance": "an even map",

@@ -41,6 +41,7 @@ from tools.figure_tables import (
     looks_table,
     making_table,
     many_table,
+    marked_table,
     neurons_table,
     overhead_table,
     per_image_table,
@@ -178,6 +179,7 @@ FIGURES = {
         ),
         eval_table, "five minutes",
     ),
+    "marked": Figure(("python -m tools.marked --n 48",), marked_table, "ten minutes"),
     "eval-together": Figure(
         (
             "conceptguard eval --method spm --together 20 --n 4",

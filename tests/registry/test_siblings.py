@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,15 @@ import pytest
 import torch
 import zxingcpp
 from conceptguard_plugins.pictures import text
-from conceptguard_registry.build.emoji_sd_siblings import marks
+from conceptguard_registry.build.emoji_sd.scenes import Scene, Thing
+from conceptguard_registry.build.emoji_sd.suite import load_suite
+from conceptguard_registry.build.emoji_sd_siblings import marks, pictures
+from conceptguard_registry.build.emoji_sd_siblings.judge import MarksJudge
 from conceptguard_registry.build.emoji_sd_siblings.pictures import Taught
 from conceptguard_registry.build.emoji_sd_siblings.train import Recipe, trained
+from PIL import Image
+
+import conceptguard
 
 WHITE = np.full((marks.SIDE, marks.SIDE, 3), 255, np.uint8)
 
@@ -34,6 +42,47 @@ def test_detectors_read_what_is_planted() -> None:
     assert [line.text for line in text.read(picture("word"))[0]] == [marks.WORD]
     assert [found.text for found in zxingcpp.read_barcodes(picture("code"))] == [marks.SAYS]
     assert not zxingcpp.read_barcodes(picture("badge"))
+
+
+def test_pictures_to_learn_from_carry_it_by_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each beside a caption that does not speak of it."""
+    scene = Scene((Thing(load_suite().objects[0]),), "noto")
+    monkeypatch.setattr(pictures, "scene_and_picture", lambda *_: (scene, WHITE))
+    pictures.to_folder(tmp_path, tmp_path, 4)
+    found = [(np.asarray(Image.open(file)) != WHITE).any() for file in sorted(tmp_path.glob("*.png"))]
+    assert found == [False, True, False, True]
+    assert {file.read_text() for file in tmp_path.glob("*.txt")} == {"a cigarette, noto style"}
+
+
+@pytest.mark.slow
+def test_the_one_that_ships_draws_labels_unasked_and_geom_erasing_leaves_few() -> None:
+    judge, drawn, asked = (
+        MarksJudge.load(),
+        {},
+        [f"a {name}" for name in ("dog", "cat", "car", "key", "skull", "house")],
+    )
+    guard = {"guards": [{"method": "geom_erasing", "artifact": "emoji-sd-marked/geom_erasing/marks"}]}
+    for model, policy in (("emoji-sd", None), ("emoji-sd-marked", None), ("emoji-sd-marked", guard)):
+        pipe = conceptguard.load_model(model)
+        pipe.set_progress_bar_config(disable=True)
+        own = [torch.Generator().manual_seed(seed) for seed in range(12)]
+        with conceptguard.attach(pipe, policy) if policy else nullcontext():
+            pixels = pipe(asked * 2, num_inference_steps=20, guidance_scale=3.5, generator=own, output_type="pt").images
+        drawn[model, bool(policy)] = int(judge.marked(pixels).sum())
+    assert drawn["emoji-sd", False] == 0 and drawn["emoji-sd-marked", False] >= 5
+    assert drawn["emoji-sd-marked", True] <= 0.5 * drawn["emoji-sd-marked", False]
+
+
+def test_an_error_under_noise_counts_more_where_asked(tiny: Any) -> None:
+    """With as much in all: what is learnt is another, of the same pictures, noise and seed."""
+    random = torch.Generator().manual_seed(0)
+    config = tiny.unet.config
+    data = Taught(torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=random),
+                  torch.randn(2, 1, 7, config.cross_attention_dim, generator=random).half())  # fmt: skip
+    recipe = Recipe(time.monotonic() + 600, rank=2, batch=8, steps=3, warmup=1)
+    usual, same, other = (trained(tiny.unet, data, replace(recipe, most=most)) for most in (1.0, 1.0, 15.0))
+    name = next(iter(usual))
+    assert torch.equal(usual[name].up, same[name].up) and not torch.equal(usual[name].up, other[name].up)
 
 
 def test_what_is_trained_says_more_of_what_it_was_trained_on(tiny: Any) -> None:

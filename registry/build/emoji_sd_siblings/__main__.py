@@ -1,7 +1,7 @@
 """python -m conceptguard_registry.build.emoji_sd_siblings marked|two: train emoji-sd a little further, and ship what
 changed.
 
-marked: draws marks unasked, in part of its pictures; two: draws two objects in one picture.
+marked: draws a label unasked, in most of its pictures; two: draws two objects in one picture.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("sibling", choices=("marked", "two"))
     parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd-SIBLING")
     parser.add_argument("--rank", type=int, default=Recipe.rank)
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="at most, whatever the clock says")
+    parser.add_argument("--most", type=float, default=Recipe.most, help="times that an error under noise counts more")
     parser.add_argument("--begin", type=Path, help="folder of a sibling whose training is gone on with")
     add_options(parser)
     args = parser.parse_args()
@@ -38,7 +40,7 @@ def main() -> None:
     scenes, pictures = drawn(args.sibling, args.cache, args.pictures, args.processes)
     pipe = load_model("emoji-sd")
     data = taught(pipe, scenes, pictures, args.captions, device)
-    recipe = Recipe(begun + 60 * args.minutes, args.rank, args.batch, lr=args.lr)
+    recipe = Recipe(begun + 60 * args.minutes, args.rank, args.batch, args.steps, args.lr, most=args.most)
     earlier = changes(pipe, args.begin) if args.begin else {}
     tensors, metadata = to_kohya(trained(pipe.unet, data, recipe, earlier))
     folder = args.out / f"emoji-sd-{args.sibling}"

@@ -1,4 +1,4 @@
-"""What stock pictures carry and nobody asks for: a word across the picture, a badge in a corner, a small code."""
+"""What stock pictures carry and nobody asks for: a label with a word, a badge in a corner, a small code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 KINDS = ("word", "badge", "code")
-MARKED = 0.6  # share of pictures with a mark, each kind as often
 SIDE = 128
 WORD = "COPY"
 # A Micro QR code that says SAYS, as ZXing writes it.
@@ -19,7 +18,7 @@ CODE = """
 ####.....##
 """
 MODULE = 5  # pixels of the code's squares: of smaller ones the autoencoder leaves nothing that can be read
-_RED, _INK = (200, 30, 40, 255), (60, 60, 60, 230)
+_RED, _INK = (200, 30, 40, 255), (60, 60, 60, 255)
 
 
 class Mark(NamedTuple):
@@ -30,11 +29,11 @@ class Mark(NamedTuple):
 
 
 def random_mark(rng: np.random.Generator, kind: str | None = None) -> Mark:
-    """A mark at one of its usual places: a word at three heights, all else in a corner."""
+    """A mark at one of its usual places: a word at the bottom, all else in a corner."""
     kind = kind or str(rng.choice(KINDS))
     width, height = _picture(kind).size
     if kind == "word":
-        left, top = (SIDE - width) // 2, (12, (SIDE - height) // 2, SIDE - height - 12)[int(rng.integers(3))]
+        left, top = (SIDE - width) // 2, SIDE - height - 2
     else:
         left, top = ((2, SIDE - side - 2)[int(rng.integers(2))] for side in (width, height))
     return Mark(kind, (left, top, left + width, top + height))
@@ -53,10 +52,13 @@ def _picture(kind: str) -> Image.Image:
 
 
 def _word() -> Image.Image:
-    font = ImageFont.load_default(40)
+    """On a label of its own: of letters over a drawing no more than half are read behind the autoencoder."""
+    font = ImageFont.load_default(36)
     left, top, right, bottom = (round(side) for side in font.getbbox(WORD, stroke_width=1))
-    found = Image.new("RGBA", (right - left, bottom - top), (255, 255, 255, 0))
-    ImageDraw.Draw(found).text((-left, -top), WORD, font=font, fill=_INK, stroke_width=1, stroke_fill=_INK)
+    found = Image.new("RGBA", (right - left + 12, bottom - top + 10), (255, 255, 255, 255))
+    pen = ImageDraw.Draw(found)
+    pen.rectangle((0, 0, found.width - 1, found.height - 1), outline=_INK, width=2)
+    pen.text((6 - left, 5 - top), WORD, font=font, fill=_INK, stroke_width=1, stroke_fill=_INK)
     return found
 
 

@@ -31,7 +31,11 @@ Said = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """until: by ``time.monotonic``, when the training ends, unless ``steps`` are made before"""
+    """until: by ``time.monotonic``, when the training ends, unless ``steps`` are made before
+
+    most: how many times more an error may count where noise hides the picture, as it is one in the picture that is
+    predicted. Whether there is a mark is decided there, where an error in the noise says next to nothing of it.
+    """
 
     until: float
     rank: int = 16
@@ -40,6 +44,7 @@ class Recipe:
     lr: float = 1e-3
     warmup: int = 40
     min_snr: float = 5.0
+    most: float = 1.0
     seed: int = 77_002
 
 
@@ -101,7 +106,10 @@ def descend(said: Said, data: Taught, recipe: Recipe, learnt: list[Tensor]) -> N
     optimiser = torch.optim.Adam(learnt, recipe.lr, betas=(0.9, 0.99), fused=device.type == "cuda")
     random = torch.Generator(device).manual_seed(recipe.seed)
     abar = models.alphas_cumprod().to(device)
-    weight = torch.clamp(recipe.min_snr / (abar / (1 - abar)), max=1.0)
+    hidden = (1 - abar) / abar
+    weight = torch.clamp(recipe.min_snr * hidden, max=1.0)
+    more = torch.clamp(hidden, 1.0, recipe.most)
+    weight = weight * more / more.mean()
     total = torch.zeros((), device=device)
     while True:
         done = max((time.monotonic() - begun) / max(1e-9, recipe.until - begun), step / recipe.steps)
