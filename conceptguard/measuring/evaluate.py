@@ -141,8 +141,9 @@ def mean(rows: Sequence[Row]) -> Row:
         known = [r[key] for r in rows if r.get(key) is not None]
         found[key] = _round(sum(known) / len(known)) if known else None
     for key in ("n", *(f"n_{name}" for name in GROUPS), "seconds", "total_seconds", "make_seconds", "bytes"):
-        if key in first:
-            found[key] = round(sum(r[key] for r in rows), 2)
+        known = [r[key] for r in rows if key in r]  # a concept without synonyms has none of theirs
+        if known:
+            found[key] = round(sum(known), 2)
     return found | {"passes": passes(found)}
 
 

@@ -194,6 +194,8 @@ def test_a_mean_weighs_concepts_alike() -> None:
     rows = [{**GOOD, "method": "spm", "concept": c, "erased_after": e, "n": 4} for c, e in (("a", 0.0), ("b", 0.2))]
     mean = evaluate.mean(rows)
     assert mean["erased_after"] == 0.1 and mean["n"] == 8 and not mean["passes"] and mean["concept"] == "mean of 2"
+    some = evaluate.mean([{**rows[0], "synonyms_after": 0.5, "n_synonyms": 4}, rows[1]])
+    assert (some["synonyms_after"], some["n_synonyms"]) == (0.5, 4), "the other concept has no synonyms"
 
 
 def test_demo_and_eval_commands(
