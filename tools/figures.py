@@ -189,11 +189,11 @@ FIGURES = {
     ),
     "eval-closed": Figure(
         (
-            f"conceptguard eval --makers closed --unnamed --half --n 4 --concepts {TEN}",
+            f"conceptguard eval --makers closed --unnamed --half --n 3 --concepts {TEN}",
             "conceptguard eval --method uce --method rece --method trce --method nullspace --gate always --unnamed "
-            f"--half --n 4 --concepts {TEN}",
+            f"--half --n 2 --concepts {TEN}",
         ),
-        eval_table, "an hour and a half",
+        eval_table, "an hour",
     ),
     "gates": Figure(("conceptguard bench gates",), gates_table, "three minutes"),
     "overhead": Figure(("conceptguard bench overhead",), overhead_table, "an hour"),
