@@ -152,7 +152,7 @@ def test_a_judge_that_cannot_tell_is_not_written(capsys: pytest.CaptureFixture[s
     for path in Path("noise/b").glob("1*.png"):
         path.unlink()
     Path("noise/b/2.png").write_text("not a picture")
-    assert "2.png: no picture that can be read" in said(capsys, "judge", "noise", "--out", "bad", status=1)[1]
+    assert "2.png is no picture that can be read" in said(capsys, "judge", "noise", "--out", "bad", status=1)[1]
     for path in Path("noise/b").glob("*.png"):
         path.unlink()
     assert "0 pictures" in said(capsys, "judge", "noise", "--out", "bad", status=1)[1]
