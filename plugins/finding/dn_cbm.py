@@ -17,12 +17,11 @@ from .sae import train
 
 
 class DnCbmFindSettings(Looking):
-    """few: how many concepts a crop is a sum of
+    """few: how many concepts a crop is a sum of while they are learnt; it is then read with all that fire
     steps: of the autoencoder's training
     probe_steps, sparsity: of the probe, whose weights are drawn to zero
     """
 
-    concepts: int = Field(default=24, ge=1)
     few: int = Field(default=3, ge=1)
     steps: int = Field(default=2400, ge=1)
     probe_steps: int = Field(default=300, ge=1)
@@ -43,7 +42,7 @@ class DnCbm(PictureFinder):
         random = torch.Generator().manual_seed(search.seed)
         with search.bar(s.steps, ", discovering") as tick:
             model = train(seen.rows, s.concepts, s.few, s.steps, random, tick)
-        amounts, directions = model.codes(seen.rows), model.directions()
+        amounts, directions = model.amounts(seen.rows), model.directions()
         names = [seen.names.of(seen.names.centre + row) for row in directions]
         importance, about, right = _decided(seen, amounts, s)
         found = concepts(seen, amounts, importance, about, words=names)

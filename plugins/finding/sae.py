@@ -23,9 +23,14 @@ class SparseAutoencoder(nn.Module):
         self.encoder, self.bias = nn.Parameter(start.clone()), nn.Parameter(torch.zeros(atoms))
         self.decoder = nn.Parameter(start)
 
+    def amounts(self, rows: Tensor) -> Tensor:
+        """[n, atoms], of all that fire: a crop that shows several things has more than ``few``, and which of them are
+        the largest says nothing of whether the others are there."""
+        return ((rows - self.middle) @ self.encoder.T + self.bias).relu()
+
     def codes(self, rows: Tensor) -> Tensor:
         """[n, atoms], at most ``few`` of each row above zero."""
-        found = ((rows - self.middle) @ self.encoder.T + self.bias).relu()
+        found = self.amounts(rows)
         best = found.topk(min(self.few, found.shape[1]), 1)
         return torch.zeros_like(found).scatter(1, best.indices, best.values)
 
