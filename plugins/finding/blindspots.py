@@ -18,23 +18,27 @@ from torch import Tensor, nn
 from conceptguard.errors import PolicyError
 from conceptguard.finder import Found, Search
 
-from .dictionaries import kmeans
+from .dictionaries import kmeans, spread
 from .found import Looking, PictureFinder, concepts, see, told
-from .sae import SparseAutoencoder
+from .sae import SparseAutoencoder, fit
 
 SUPPRESSED, EXAGGERATED = 0.1, 0.9  # the paper's
 SURE = 3.0  # standard errors of a difference below which it is chance
+ALIKE = 0.7  # correlation over crops at which two autoencoders read the same
+MANY = 4  # archetypes for each direction
+LITTLE = 1e-3  # of an archetype that a direction does not begin at
 
 
 class BlindspotsFindSettings(Looking):
     """real: the class that the other one is compared with; default: the first one's
-    few: how many concepts a crop is a sum of; steps: of the autoencoder's training
+    few: how many concepts a crop is a sum of; steps: of an autoencoder's training
+    runs: how many autoencoders learn, each from another seed; what most of them find is a concept
     """
 
-    concepts: int = Field(default=40, ge=1)
     real: str = ""
-    few: int = Field(default=5, ge=1)
-    steps: int = Field(default=1000, ge=1)
+    few: int = Field(default=3, ge=1)
+    steps: int = Field(default=2000, ge=1)
+    runs: int = Field(default=3, ge=1, le=9)
 
 
 class Blindspots(PictureFinder):
@@ -59,10 +63,7 @@ class Blindspots(PictureFinder):
                 f"({', '.join(classes) or 'not sorted'}): give a folder with two folders in it, and real=NAME of one"
             )
         real = torch.tensor([one == (s.real or classes[0]) for one in search.pictures.classes])
-        random = torch.Generator().manual_seed(search.seed)
-        with search.bar(s.steps, ", discovering") as tick:
-            model = train(seen.rows, s.concepts, s.few, s.steps, random, tick)
-        amounts = model.codes(seen.rows)
+        amounts = agreed([_learnt(search, seen.rows, run) for run in range(s.runs)])
         mean = seen.by_picture(amounts).mean(1)
         apart, sure = _apart(mean, real, _pairs(search.pictures.names, real))
         importance = torch.where(sure, apart.abs(), 0.0)
@@ -75,6 +76,39 @@ class Blindspots(PictureFinder):
         deltas = apart[kept].sigmoid().tolist()
         rows = [{**row, "delta": round(delta, 3), "shown": _said(delta)} for row, delta in zip(result.rows, deltas)]
         return Found(rows, result.told, result.figures, found)
+
+
+def _learnt(search: Search, rows: Tensor, run: int) -> Tensor:
+    """How much of each direction there is in crops, [n, concepts], by one autoencoder."""
+    s = search.settings
+    random = torch.Generator().manual_seed(search.seed + run)
+    with search.bar(s.steps, f", discovering {run + 1} of {s.runs}") as tick:
+        model = train(rows, s.concepts, s.few, s.steps, random, tick)
+    return model.codes(rows) * model.directions().norm(dim=1)
+
+
+def agreed(runs: Sequence[Tensor]) -> Tensor:
+    """Of amounts [n, k] that several autoencoders read of the same crops, what more than half of them read alike, as
+    the mean of these, [n, concepts]: what one of them alone finds is its seed's, not the pictures' (Meinshausen and
+    Bühlmann, 2010, "Stability selection")."""
+    amounts = torch.cat([one / one.std(0).clamp(min=1e-9) for one in runs], 1)
+    of = torch.arange(len(runs)).repeat_interleave(runs[0].shape[1])
+    moved = F.normalize(amounts - amounts.mean(0), dim=0)
+    alike = moved.T @ moved
+    agreeing = torch.stack([alike[:, of == run].amax(1) for run in range(len(runs))]).sum(0)
+    free, found = torch.ones(len(of), dtype=torch.bool), []
+    for j in agreeing.argsort(descending=True).tolist():
+        if not free[j]:
+            continue
+        same = [j]
+        for run in range(len(runs)):
+            likest = torch.where((of == run) & free, alike[j], -1.0).max(0)
+            if run != of[j] and float(likest.values) >= ALIKE:
+                same.append(int(likest.indices))
+        free[same] = False
+        if 2 * len(same) > len(runs):
+            found.append(amounts[:, same].mean(1))
+    return torch.stack(found, 1) if found else amounts[:, :0]
 
 
 def _pairs(names: Sequence[str], real: Tensor) -> list[tuple[int, int]]:
@@ -114,15 +148,23 @@ def _said(delta: float) -> str:
 
 class Archetypal(SparseAutoencoder):
     """Directions D = exp(m) · (W A + Λ): A are centres of the data, W's rows are shares that add up to one, and no row
-    of Λ is longer than 1 (Fel et al., 2025)."""
+    of Λ is longer than 1 (Fel et al., 2025).
 
-    def __init__(self, archetypes: Tensor, few: int, random: torch.Generator):
-        super().__init__(archetypes.shape[1], len(archetypes), few, random)
+    archetypes: A, [many, width]; atoms: how many directions, each of which begins at an archetype of its own
+    """
+
+    def __init__(self, archetypes: Tensor, atoms: int, few: int, random: torch.Generator):
+        super().__init__(archetypes.shape[1], atoms, few, random)
         self.archetypes: Tensor
         self.register_buffer("archetypes", archetypes)
-        self.shares = nn.Parameter(torch.eye(len(archetypes)))
-        self.beside, self.size = nn.Parameter(torch.zeros_like(archetypes)), nn.Parameter(torch.zeros(()))
+        # Above zero, where a share learns: one that begins at zero stays there.
+        shares = torch.full((atoms, len(archetypes)), LITTLE)
+        shares[torch.arange(atoms), spread(archetypes, atoms, random)] = 1
+        self.shares = nn.Parameter(shares)
+        self.beside, self.size = nn.Parameter(torch.zeros_like(self.encoder)), nn.Parameter(torch.zeros(()))
         del self.decoder
+        with torch.no_grad():
+            self.encoder.copy_(F.normalize(self.directions(), dim=1))
 
     def directions(self) -> Tensor:
         """[atoms, width]."""
@@ -131,24 +173,24 @@ class Archetypal(SparseAutoencoder):
         beside = self.beside / self.beside.norm(dim=1, keepdim=True).clamp(min=1)
         return self.size.exp() * (shares @ self.archetypes + beside)
 
+    @torch.no_grad()
+    def revive(self, dead: Tensor, worst: Tensor) -> None:
+        """At the archetypes that are nearest to rows."""
+        near = (F.normalize(worst - self.middle, dim=1) @ self.archetypes.T).argmax(1)
+        self.shares[dead] = LITTLE
+        self.shares[dead, near] = 1
+        self.beside[dead], self.bias[dead] = 0, 0
+        self.encoder[dead] = F.normalize(self.archetypes[near], dim=1)
+
 
 def train(
     rows: Tensor, atoms: int, few: int, steps: int, random: torch.Generator, tick: Callable[[int, float], None]
 ) -> Archetypal:
-    """Mean squared error on rows of crops, from clusters' centres on."""
+    """An autoencoder of rows of crops [n, width], whose archetypes are centres of clusters of them."""
     middle = rows.mean(0)
-    centres = kmeans(rows - middle, atoms, random).directions
-    model = Archetypal(centres, few, random)
+    centres = kmeans(rows - middle, MANY * atoms, random).directions
+    model = Archetypal(centres, min(atoms, len(centres)), few, random)
     with torch.no_grad():
         model.middle.copy_(middle)
-        model.encoder.copy_(F.normalize(centres, dim=1))
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    scale = rows.sub(middle).square().mean()
-    for step in range(steps):
-        some = rows[torch.randint(len(rows), (min(512, len(rows)),), generator=random)]
-        loss = (some - model(some)[1]).square().mean() / scale
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-        tick(step, float(loss.detach()))
-    return model.eval().requires_grad_(False)
+    fit(model, rows, steps, random, tick)
+    return model

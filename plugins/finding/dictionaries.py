@@ -56,7 +56,7 @@ def nmf(rows: Tensor, k: int, random: torch.Generator, tick: Tick | None = None)
     """
     mine = some(rows, random)
     k = min(k, len(mine))
-    directions = mine[_spread(mine, k, random)] + TINY
+    directions = mine[spread(mine, k, random)] + TINY
     amounts = torch.full((k, len(mine)), 1.0 / k, device=mine.device)  # the other way round, so that each is in a piece
     settled = _settling(mine)
     for sweep in range(SWEEPS):
@@ -109,7 +109,7 @@ def _settling(rows: Tensor) -> Callable[[int, Tensor, Tensor, Tensor], bool]:
     return settled
 
 
-def _spread(rows: Tensor, k: int, random: torch.Generator) -> Tensor:
+def spread(rows: Tensor, k: int, random: torch.Generator) -> Tensor:
     """Rows to begin with, each likelier the farther it is from those chosen before (k-means++)."""
     sizes = rows.square().sum(1)
 
@@ -128,7 +128,7 @@ def _spread(rows: Tensor, k: int, random: torch.Generator) -> Tensor:
 def kmeans(rows: Tensor, k: int, random: torch.Generator, rounds: int = 30) -> Dictionary:
     """Clusters on the sphere: a row's amount of the nearest direction is their product, of all others nothing."""
     mine = F.normalize(some(rows, random), dim=1)
-    centres = mine[_spread(mine, min(k, len(mine)), random)]
+    centres = mine[spread(mine, min(k, len(mine)), random)]
     for _ in range(rounds):
         own = (mine @ centres.T).argmax(1)
         sums = torch.zeros_like(centres).index_add_(0, own, mine)

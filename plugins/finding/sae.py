@@ -38,6 +38,13 @@ class SparseAutoencoder(nn.Module):
         """[atoms, width], of length 1."""
         return F.normalize(self.decoder, dim=1)
 
+    @torch.no_grad()
+    def revive(self, dead: Tensor, worst: Tensor) -> None:
+        """Directions by their numbers [m] begin anew at rows [m, width]."""
+        self.decoder[dead] = F.normalize(worst - self.middle, dim=1)
+        self.encoder[dead] = self.decoder[dead]
+        self.bias[dead] = 0
+
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Codes, and what they make of rows."""
         codes = self.codes(rows)
@@ -47,8 +54,7 @@ class SparseAutoencoder(nn.Module):
 def train(
     rows: Tensor, atoms: int, few: int, steps: int, random: torch.Generator, tick: Callable[[int, float], None]
 ) -> SparseAutoencoder:
-    """Mean squared error, on rows of crops [n, width]. A direction that no row of some steps has used begins anew where
-    what is left is largest."""
+    """An autoencoder of rows of crops [n, width]."""
     model = SparseAutoencoder(rows.shape[1], atoms, few, random).to(rows.device)
     with torch.no_grad():
         model.middle.copy_(rows.mean(0))
@@ -57,8 +63,17 @@ def train(
         begin = F.normalize(rows[at] - model.middle + 0.02 * torch.randn(atoms, rows.shape[1], generator=random), dim=1)
         model.encoder.copy_(begin)
         model.decoder.copy_(begin)
+    fit(model, rows, steps, random, tick)
+    return model
+
+
+def fit(
+    model: SparseAutoencoder, rows: Tensor, steps: int, random: torch.Generator, tick: Callable[[int, float], None]
+) -> None:
+    """Mean squared error, on rows of crops [n, width]. A direction that no row of some steps has used begins anew where
+    what is left is largest."""
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
-    used, scale = torch.zeros(atoms), rows.sub(rows.mean(0)).square().mean()
+    used, scale = torch.zeros(len(model.encoder)), rows.sub(rows.mean(0)).square().mean()
     for step in range(steps):
         some = rows[torch.randint(len(rows), (min(512, len(rows)),), generator=random)]
         codes, again = model(some)
@@ -69,18 +84,9 @@ def train(
         optimiser.step()
         used += (codes > 0).sum(0).detach().cpu()
         if step % 50 == 49 and step < steps * 0.7:
-            _revive(model, some, left.sum(1), used)
+            dead = (used == 0).nonzero()[:, 0][: len(some)]
+            if len(dead):
+                model.revive(dead, some[left.sum(1).topk(len(dead)).indices])
             used.zero_()
         tick(step, float(loss.detach()))
-    return model.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def _revive(model: SparseAutoencoder, rows: Tensor, left: Tensor, used: Tensor) -> None:
-    dead = (used == 0).nonzero()[:, 0][: len(rows)]
-    if not len(dead):
-        return
-    worst = rows[left.topk(len(dead)).indices]
-    model.decoder[dead] = F.normalize(worst - model.middle, dim=1)
-    model.encoder[dead] = model.decoder[dead]
-    model.bias[dead] = 0
+    model.eval().requires_grad_(False)
