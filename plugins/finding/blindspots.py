@@ -24,7 +24,7 @@ from .sae import SparseAutoencoder, fit
 
 SUPPRESSED, EXAGGERATED = 0.1, 0.9  # the paper's
 SURE = 3.0  # standard errors of a difference below which it is chance
-ALIKE = 0.7  # correlation over crops at which two autoencoders read the same
+ALIKE = 0.5  # correlation over crops at which two autoencoders read the same
 MANY = 4  # archetypes for each direction
 LITTLE = 1e-3  # of an archetype that a direction does not begin at
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.finding.blindspots import train
+from conceptguard_plugins.finding.blindspots import agreed, train
 from small_planted import planted, search
 
 from conceptguard.errors import PolicyError
@@ -18,7 +18,7 @@ from conceptguard.finding.pictures import beside
 from conceptguard.measuring.samples import Recipe
 from conceptguard.plugins import offers
 
-BLINDSPOTS = {"concepts": 24, "steps": 300}
+BLINDSPOTS = {"concepts": 24, "steps": 800}
 
 
 def compared(classes: list[str], pictures: PictureSet | None = None, **more: Any) -> Any:
@@ -47,6 +47,17 @@ def test_directions_are_mixtures_of_what_there_is() -> None:
     shares = model.shares.relu() / model.shares.relu().sum(1, keepdim=True)
     apart = model.directions() / model.size.exp() - shares @ model.archetypes
     assert float(apart.norm(dim=1).max()) <= 1 + 1e-5, "no farther from a mixture than the relaxation allows"
+    assert float(shares.topk(2).values[:, 1].max()) > 0.05, "more than the archetype that one began at"
+
+
+def test_what_most_runs_find_is_found() -> None:
+    random = torch.Generator().manual_seed(0)
+    own = torch.rand(3, 300, 4, generator=random)
+    thing = torch.rand(300, generator=random)
+    own[0, :, 2], own[2, :, 1] = thing, 3 * thing + 0.1 * torch.rand(300, generator=random)
+    found = agreed(list(own))
+    assert found.shape == (300, 1) and float(torch.corrcoef(torch.stack([found[:, 0], thing]))[0, 1]) > 0.99
+    assert agreed(list(own[:2])).shape == (300, 0) and agreed([own[0]]).shape == (300, 4)
 
 
 def test_two_classes_are_compared() -> None:
