@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from conceptguard.errors import PolicyError
-from conceptguard.finder import Found, Search
+from conceptguard.finder import Found, PictureSet, Search
 
 from .dictionaries import kmeans, spread
 from .found import Looking, PictureFinder, concepts, see, told
@@ -65,7 +65,7 @@ class Blindspots(PictureFinder):
         real = torch.tensor([one == (s.real or classes[0]) for one in search.pictures.classes])
         amounts = agreed([_learnt(search, seen.rows, run) for run in range(s.runs)])
         mean = seen.by_picture(amounts).mean(1)
-        apart, sure = _apart(mean, real, _pairs(search.pictures.names, real))
+        apart, sure = _apart(mean, real, _pairs(search.pictures, real))
         importance = torch.where(sure, apart.abs(), 0.0)
         share = importance / importance.sum().clamp(min=1e-12)
         other = next(one for one in classes if one != (s.real or classes[0]))
@@ -111,12 +111,12 @@ def agreed(runs: Sequence[Tensor]) -> Tensor:
     return torch.stack(found, 1) if found else amounts[:, :0]
 
 
-def _pairs(names: Sequence[str], real: Tensor) -> list[tuple[int, int]]:
+def _pairs(pictures: PictureSet, real: Tensor) -> list[tuple[int, int]]:
     """Rows of pictures of one name in both classes, as those of one prompt and seed; none where some have no other."""
     rows: list[dict[str, int]] = [{}, {}]
-    for i, name in enumerate(names):
-        rows[not bool(real[i])][name.partition("/")[2] or name] = i
-    whole = rows[0].keys() == rows[1].keys() and 2 * len(rows[0]) == len(names)
+    for i, (name, of) in enumerate(zip(pictures.names, pictures.classes)):
+        rows[not bool(real[i])][name.removeprefix(f"{of}/").removesuffix(f", {of}")] = i
+    whole = rows[0].keys() == rows[1].keys() and 2 * len(rows[0]) == len(pictures)
     return [(i, rows[1][name]) for name, i in rows[0].items()] if whole else []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conceptguard_plugins.finding.blindspots import agreed, train
+from conceptguard_plugins.finding.blindspots import _pairs, agreed, train
 from small_planted import planted, search
 
 from conceptguard.errors import PolicyError
@@ -58,6 +58,16 @@ def test_what_most_runs_find_is_found() -> None:
     found = agreed(list(own))
     assert found.shape == (300, 1) and float(torch.corrcoef(torch.stack([found[:, 0], thing]))[0, 1]) > 0.99
     assert agreed(list(own[:2])).shape == (300, 0) and agreed([own[0]]).shape == (300, 4)
+
+
+@pytest.mark.parametrize("name", ["{of}/{i}", "{i}, {of}"])
+def test_pictures_of_one_name_belong_together(name: str) -> None:
+    """As a folder of two names them, and as they are named that are drawn without and under a policy."""
+    classes = ["a", "a", "b", "b"]
+    names = [name.format(of=of, i=i % 2) for i, of in enumerate(classes)]
+    real = torch.tensor([True, True, False, False])
+    assert _pairs(PictureSet(torch.zeros(4, 3, 2, 2), names, classes), real) == [(0, 2), (1, 3)]
+    assert _pairs(PictureSet(torch.zeros(4, 3, 2, 2), [*names[:3], "other"], classes), real) == []
 
 
 def test_two_classes_are_compared() -> None:
