@@ -129,11 +129,11 @@ def scores_table(results: list[Result]) -> str:
     """What probes say of their concept and of all else, and the threshold between."""
     rows = [row for result in results for row in result["rows"]]
     table = [
-        [row["concept"], str(row["own"]), f"{row['lowest_own'][0]:.4f}", str(row["kept"]),
+        [row["concept"], str(row["own"]), ", ".join(f"{x:.4f}" for x in row["lowest_own"][:2]), str(row["kept"]),
          f"{row['highest_kept'][0]:.4f} ({row['of'][0]})", str(row["given_up"]), f"{row['threshold']:.3f}"]
         for row in rows
     ]  # fmt: skip
-    return markdown(["", "pictures", "lowest score", "of all else", "highest score", "given up", "threshold"], table)
+    return markdown(["", "pictures", "lowest scores", "of all else", "highest score", "given up", "threshold"], table)
 
 
 def _guard(result: Result) -> str:
