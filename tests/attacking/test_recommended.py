@@ -37,7 +37,8 @@ def test_each_object_is_guarded_in_layers_and_the_picture_and_no_step_costs_more
 def test_a_server_has_the_same_guards_and_takes_less() -> None:
     own, server = shipped("recommended"), shipped("recommended-server")
     assert [g.model_dump() for g in own.guards] == [g.model_dump() for g in server.guards]
-    assert (server.unread, server.trust, server.on_violation) == ("refuse", "signed", own.on_violation)
+    assert own.unread == server.unread == "refuse", "what nobody has read is held by nothing"
+    assert (own.trust, server.trust, server.on_violation) == ("any", "signed", own.on_violation)
 
 
 @pytest.mark.slow
