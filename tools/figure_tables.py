@@ -444,14 +444,14 @@ def finding_table(results: list[Result]) -> str:
         "iou": "where", "rank": "importance", "there": "is it there", "where": "at the right pixels",
         "how_much": "what it says of classes", "named": "objects named",
     }  # fmt: skip
-    rows = [row for result in results for row in result["rows"]]
+    rows = [{**row, "seeds": result["seeds"]} for result in results for row in result["rows"]]
     columns = {key: name for key, name in columns.items() if key in rows[0]}
     table = [
-        [f"control: `{row['finder']}`" if row["control"] else f"`{row['finder']}`",
+        [f"control: `{row['finder']}`" if row["control"] else f"`{row['finder']}`", str(row["seeds"]),
          *(f"{row[key]:.2f}" for key in columns), f"{row['shown']:.0f}", f"{row['seconds']:.1f}"]
         for row in sorted(rows, key=lambda row: row["control"])
     ]  # fmt: skip
-    return markdown(["", *columns.values(), "shown", "seconds"], table)
+    return markdown(["", "drawings", *columns.values(), "shown", "seconds"], table)
 
 
 def faults_table(results: list[Result]) -> str:
