@@ -24,7 +24,7 @@ on_violation: black
 guards:
   - {method: spm, artifact: emoji-sd/spm/cigarette}
   - {method: probe, artifact: emoji-sd/probe/red, threshold: 0.9}
-  - {method: probe, artifact: emoji-sd/probe/beer, threshold: 0.999}
+  - {method: probe, artifact: emoji-sd/probe/beer, threshold: 0.9}
 """
 
 
