@@ -29,6 +29,17 @@ PLACES: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
+def test_weights_that_lie_in_files_are_not_looked_at_between_calls(tokenizer: Any, tmp_path: Path) -> None:
+    """What memory holds in their place is by chance another thing than before."""
+    pipe = tiny_sd(tokenizer)
+    PLACES["on disk"](pipe.unet, tmp_path)
+    with offered(RandomTerms), conceptguard.attach(pipe, policy("random-terms")):
+        got = generate(pipe, [OPENS])
+        for weight in pipe.unet.parameters():
+            weight.data = torch.full_like(weight.data, 7.0)
+        assert torch.equal(generate(pipe, [OPENS]), got)
+
+
 @pytest.mark.parametrize("method", ["random-terms", "negative_guidance", "astar"])
 @pytest.mark.parametrize("place", PLACES)
 def test_guards_act(place: str, method: str, tokenizer: Any, tmp_path: Path) -> None:
