@@ -245,7 +245,7 @@ FIGURES = {
     "making": Figure(
         (
             "conceptguard bench make --method uce --method nullspace --threads 1 --clock cpu",
-            "conceptguard bench make --method rece --concepts 1,10 --threads 1 --clock cpu",
+            "conceptguard bench make --method rece --concepts 1,10,100 --threads 1 --clock cpu",
         ),
         making_table, "a quarter of an hour",
     ),
