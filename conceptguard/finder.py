@@ -106,8 +106,8 @@ class Strategy:
 class Strategies:
     """strategies: the most prevalent first; places: where each picture lies, [n, 2], each 0 to 1"""
 
-    strategies: Sequence[Strategy] = ()
-    places: Tensor | None = None
+    strategies: Sequence[Strategy]
+    places: Tensor
 
     def of(self, concept: str) -> Strategy | None:
         """The one of a concept, None where it decides no picture."""

@@ -68,16 +68,15 @@ def fit(rows: Tensor, wanted: Tensor, classes: int, decay: float = DECAY) -> Ten
     return weights.detach() - weights.detach().mean(0)
 
 
-def rightly(rows: Tensor, wanted: Tensor, classes: int) -> Tensor:
-    """Whether each picture is told its class by a decision that was learnt from others, [n]. rows: [n, width]; wanted:
-    which class each is of, [n]"""
+def rightly(rows: Tensor, classes: Sequence[str]) -> Tensor:
+    """Whether each picture is told its class by a decision that was learnt from others, [n]. rows: [n, width]; classes:
+    of each"""
     right = torch.zeros(len(rows), dtype=torch.bool)
-    # Of every class its share in each part: every so-manyeth of the pictures in the order of their classes.
-    part = torch.empty_like(wanted)
-    part[wanted.argsort(stable=True)] = torch.arange(len(rows)) % PARTS
+    by_class = sorted(range(len(rows)), key=lambda i: classes[i])
     for apart in range(PARTS):
-        others, mine = part != apart, part == apart
-        centre = rows[others].mean(0)
-        weights = fit(rows[others] - centre, wanted[others], classes)
-        right[mine] = ((rows[mine] - centre) @ weights.T).argmax(1) == wanted[mine]
+        mine = by_class[apart::PARTS]  # of every class its share
+        others = sorted(set(by_class) - set(mine))
+        learnt = decides(rows[others], [classes[i] for i in others])
+        best = learnt.logits(rows[mine]).argmax(1).tolist()
+        right[mine] = torch.tensor([learnt.classes[k] == classes[i] for k, i in zip(best, mine)], dtype=torch.bool)
     return right

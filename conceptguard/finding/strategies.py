@@ -46,7 +46,6 @@ def _laid_out(importance: Tensor) -> Tensor:
 def drawn(graph: Strategies) -> str:
     """As SVG: small dots are pictures, circles concepts, as large as the share of pictures that they decide, green
     where they are right, red where they are wrong."""
-    assert graph.places is not None
     dots = "".join(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="2"/>' for x, y in map(_on_paper, graph.places.tolist()))
     shown = "".join(_circle(one) for one in graph.strategies)
     return (

@@ -51,8 +51,8 @@ class Lens(PictureFinder):
 def decided(found: Found, seen: Seen, each: Tensor) -> Found:
     """With the strategic cluster graph: which concept decides which pictures. each: importance of those that are shown
     for each picture, [n, k]"""
-    classes, wanted = seen.by_class()
-    right = rightly(seen.whole, wanted, len(classes))
+    assert seen.search.pictures is not None
+    right = rightly(seen.whole, seen.search.pictures.classes)
     graph = strategies([one.name for one in found.concepts], each, right)
     rows = []
     for row in found.rows:

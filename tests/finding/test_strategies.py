@@ -30,8 +30,9 @@ def test_a_picture_is_decided_by_what_others_taught() -> None:
     random = torch.Generator().manual_seed(0)
     wanted = torch.arange(60) % 2
     noise = torch.randn(60, 80, generator=random)
-    assert float(rightly(noise, wanted, 2).float().mean()) < 0.75
-    assert bool(rightly(noise + 9 * wanted[:, None], wanted, 2).all())
+    classes = ["ab"[k] for k in wanted.tolist()]
+    assert float(rightly(noise, classes).float().mean()) < 0.75
+    assert bool(rightly(noise + 9 * wanted[:, None], classes).all())
 
 
 def test_a_concept_whose_pictures_were_sorted_wrongly_is_red() -> None:
