@@ -84,6 +84,9 @@ def make_one(job: Making, own: Loaded, concept: Any, tick: Callable[[int], None]
         "manifest": artifact.manifest.model_dump(),
     }  # fmt: skip
     told = [f"{artifact.ref}: {artifact.size:,} bytes in {artifact.folder}, made in {seconds:.1f} s"]
+    also = artifact.manifest.made.get("also")
+    if also:
+        told.append(wrapped(f"also taken for it, though nobody named it: {', '.join(also)}"))
     if trial:
         told.append(wrapped(trial.told))
     if sheet:

@@ -10,6 +10,7 @@ All layers share the edit, W' = W T, see ``making.edits.derive``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,7 +18,18 @@ from pydantic import Field
 from torch import Tensor
 
 from conceptguard.errors import PolicyError
-from conceptguard.making.edits import Edit, Problem, Rows, brought_back, products, read_rows, solve, trimmed, wordings
+from conceptguard.making.edits import (
+    Edit,
+    Problem,
+    Rows,
+    brought_back,
+    products,
+    read_rows,
+    solve,
+    trimmed,
+    with_synonyms,
+    wordings,
+)
 from conceptguard.making.task import Learned, Task
 from conceptguard.making.templates import TEMPLATES
 
@@ -37,6 +49,8 @@ class RECEMakeSettings(EditSettings):
     gain: a round counts where, in wordings kept apart, it takes off this share of what came back before it
     moves: how much farther than the first edit all rounds may move what must stay, as a share of how far that moves it
     validation: templates kept apart, in which this is measured
+    synonyms: words that the model's layers read as the concept are erased with it, and open its gate: those nearer to
+        it than this share of the way to what must stay; 0: none, as in the paper
     """
 
     regulariser: float = Field(default=0.1, gt=0)
@@ -47,6 +61,7 @@ class RECEMakeSettings(EditSettings):
     gain: float = Field(default=0.5, ge=0, le=1)
     moves: float = Field(default=1.0, ge=0)
     validation: list[str] = list(TEMPLATES[2:])
+    synonyms: float = Field(default=0.5, ge=0, lt=1)
 
 
 class RECE(ClosedForm):
@@ -70,13 +85,15 @@ class RECE(ClosedForm):
         if not apart:
             raise PolicyError("making rece: every template of validation is one of templates: keep at least one apart")
         task.check(apart)
+        task, also = with_synonyms(task, s.synonyms)
         problem = Problem.of(task, s.templates, s.tokens)
         held = read_rows(task.host, [w for one in task.each for w in wordings(one, apart)], [], s.tokens)
         edits, told = {}, {}
         for stream in problem.streams:
             kind, whole = stream.kind, torch.cat([weight.double() for weight in stream.weights.values()])
             edits[kind], told[kind] = iterate(problem.rows[kind], held[kind], products(whole, whole), s)
-        return problem.learned(edits, rounds={kind: [one._asdict() for one in rounds] for kind, rounds in told.items()})
+        tried = {kind: [one._asdict() for one in rounds] for kind, rounds in told.items()}
+        return replace(problem.learned(edits, rounds=tried), also=also)
 
 
 class Round(NamedTuple):

@@ -22,6 +22,7 @@ from .rows import (
 )
 from .solver import Edit, edited, products, solve, trimmed
 from .streams import Stream, streams_of, tensors_of
+from .synonyms import synonyms, with_synonyms
 
 __all__ = [
     "Edit",
@@ -48,8 +49,10 @@ __all__ = [
     "solve",
     "solve_free",
     "streams_of",
+    "synonyms",
     "tensors_of",
     "together",
     "trimmed",
+    "with_synonyms",
     "wordings",
 ]

@@ -34,6 +34,7 @@ from conceptguard.making.edits import (
     streams_of,
     tensors_of,
     together,
+    with_synonyms,
     wordings,
 )
 from conceptguard.making.task import Learned, Opens, Task
@@ -60,6 +61,8 @@ class TRCEMakeSettings(Settings):
     preserve_scale: weight of what stays, ordinary captions and kept prompts [0.0001; the authors' code squares 0.01]
     lamb: pull towards the old weights, as a share of the mean weight of a direction [0 with 30,000 captions, which span
         every direction; fewer do not]
+    synonyms: words that the model's layers read as the concept are erased with it, and open its gate: those nearer to
+        it than this share of the way to what must stay; 0: none [the authors list twenty words]
     compat: "official" counts words where the authors' code does, and squares preserve_scale as it does
     """
 
@@ -67,6 +70,7 @@ class TRCEMakeSettings(Settings):
     weights: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 0.0)
     preserve_scale: float = Field(default=1e-4, gt=0)
     lamb: float = Field(default=1e-6, ge=0)
+    synonyms: float = Field(default=0.5, ge=0, lt=1)
     compat: Literal["paper", "official"] = "paper"
 
 
@@ -77,6 +81,7 @@ def learn(task: Task) -> Learned:
     """
     s = task.settings
     task.check(s.templates)
+    task, also = with_synonyms(task, s.synonyms)
     streams = streams_of(task.host)
     words, kept = [w for one in task.each for w in wordings(one, s.templates)], task.kept(s.templates)
     texts = list(dict.fromkeys(["", *ordinary_captions(task.concept.prompts), *kept]))
@@ -93,6 +98,7 @@ def learn(task: Task) -> Learned:
         # Steering takes one text: that of many concepts would say nothing of any.
         settings={"scale": 0.0} if task.several else {"nearer": True},
         metadata=metadata,
+        also=also,
     )
 
 
