@@ -22,6 +22,8 @@ LEAST = 8  # pictures; of fewer, what they have in common is what any of them sh
 CELLS = 16  # a side of a map
 AT_ONCE = 16  # pictures
 FLAT = 12  # of 255: a picture that varies less in every colour shows nothing
+SAME = 4  # of 255: pictures whose sixteenths differ less everywhere are one picture, saved again
+ALIKE = 0.2  # of rows of length 1: crops that are nearer to their mean are all one thing to an encoder
 
 # What was read of pictures, for as long as they are there: finders that are compared look at the same.
 _read: WeakKeyDictionary[PictureSet, dict[tuple[int, float, float], Crops]] = WeakKeyDictionary()
@@ -58,12 +60,21 @@ def places(size: float, stride: float) -> Tensor:
 
 
 def look(pictures: PictureSet, encoder: PictureEncoder, size: float, stride: float, tick: Tick = unseen) -> Crops:
-    """Read every crop. Raises PolicyError for pictures of which nothing can be told, or that the encoder makes NaN of.
+    """Read every crop. Raises PolicyError for pictures of which nothing can be told, that the encoder makes NaN of, or
+    that it does not tell apart, as noise.
 
     A crop is held as one row of the encoder's width; pixels of ``AT_ONCE`` pictures at a time.
     """
     check(pictures)
-    return read(pictures, encoder, size, stride, tick)
+    crops = read(pictures, encoder, size, stride, tick)
+    rows = crops.rows.flatten(0, 1)
+    apart = float((rows - rows.mean(0)).norm(dim=1).mean())
+    if apart < ALIKE:
+        raise PolicyError(
+            f"to the encoder all that is in these pictures looks alike ({apart:.2f} from its mean, {ALIKE} or more is "
+            "asked): it knows nothing of what they show, and concepts would be made up; give others, or --encoder"
+        )
+    return crops
 
 
 def read(pictures: PictureSet, encoder: PictureEncoder, size: float, stride: float, tick: Tick = unseen) -> Crops:
@@ -104,34 +115,54 @@ def part(pictures: PictureSet, rows: Sequence[int]) -> PictureSet:
 
 
 def check(pictures: PictureSet) -> None:
-    """Raises PolicyError for too few pictures, for the same one again and again, and for classes of one picture."""
+    """Raises PolicyError for too few pictures, for the same one again and again, also within a class, and for classes
+    of one picture."""
     n = len(pictures)
     if n < LEAST:
         raise PolicyError(f"{n} pictures: give {LEAST} or more: what a few have in common is anything that they show")
     pixels = pictures.pixels.float().flatten(2)
-    shows = int(((pixels.amax(2) - pixels.amin(2)).amax(1) > FLAT).sum())
-    if shows < LEAST:
+    shows = (pixels.amax(2) - pixels.amin(2)).amax(1) > FLAT
+    if int(shows.sum()) < LEAST:
         raise PolicyError(
-            f"of {n} pictures {shows} show anything, the others are of one colour all over: give {LEAST} or more that "
-            "do, or a concept would be made up"
+            f"of {n} pictures {int(shows.sum())} show anything, the others are of one colour all over: give {LEAST} or "
+            "more that do, or a concept would be made up"
         )
-    different = len({bytes(one.flatten().tolist()) for one in _small(pictures.pixels)})
+    small = F.adaptive_avg_pool2d(pictures.pixels.float(), 8).flatten(1)
+    different = _different(small, LEAST)
     if different < LEAST:
         raise PolicyError(
             f"of {n} pictures {different} look different: give {LEAST} or more that differ, or nothing tells what of "
             "them is a concept"
         )
     for name in dict.fromkeys(pictures.classes):
-        if list(pictures.classes).count(name) < 2:
+        own = torch.tensor([one == name for one in pictures.classes])
+        if int(own.sum()) < 2:
             raise PolicyError(f"class '{name}' has one picture: give two or more of each, or put all into one folder")
+        if int(shows[own].sum()) < 2:
+            raise PolicyError(
+                f"class '{name}': {int(shows[own].sum())} of its {int(own.sum())} pictures show anything, the others "
+                "are of one colour all over: give two or more that do"
+            )
+        if _different(small[own], 2) < 2:
+            raise PolicyError(
+                f"class '{name}': its {int(own.sum())} pictures look the same: give two or more that differ, or "
+                "whatever is in that one would be what the class has in common"
+            )
     if pictures.sorted and len(set(pictures.classes)) < 2:
         raise PolicyError(
             f"all pictures are of one class, '{pictures.classes[0]}': give another class beside it, or sort none"
         )
 
 
-def _small(pixels: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(pixels.float(), 8).round().byte()
+def _different(small: Tensor, enough: int) -> int:
+    """How many of small pictures [n, values] are unlike all that were counted before, counted to ``enough``."""
+    kept = small[:1]
+    for one in small[1:]:
+        if len(kept) == enough:
+            break
+        if float((kept - one).abs().amax(1).amin()) > SAME:
+            kept = torch.cat([kept, one[None]])
+    return len(kept)
 
 
 def _covers(boxes: Tensor) -> Tensor:

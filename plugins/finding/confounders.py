@@ -22,7 +22,7 @@ from conceptguard.finder import Found, FoundConcept, Search
 from conceptguard.finding.checks import present
 from conceptguard.finding.decides import fit
 
-from .found import Looking, PictureFinder, Seen, concepts, see, told
+from .found import MOST, Looking, PictureFinder, Seen, concepts, see, told
 from .lens import extract
 
 FOLDS = 4
@@ -32,7 +32,7 @@ FEWEST = 3  # pictures of a class with a concept, and without it, or nothing is 
 class ConfoundersFindSettings(Looking):
     """rules: CLASS: CONCEPT for each concept, by its name in the table, that must not tell the class"""
 
-    concepts: int = Field(default=26, ge=1)
+    concepts: int = Field(default=26, ge=1, le=MOST)
     rules: list[str] = []
 
 

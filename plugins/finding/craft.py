@@ -19,7 +19,7 @@ from conceptguard.finding.crops import AT_ONCE, cut
 from conceptguard.finding.naming import nearest_crops
 
 from .dictionaries import SWEEPS, halves, nmf
-from .found import Looking, PictureFinder, Seen, concepts, parts, see, shares, told
+from .found import MOST, Looking, PictureFinder, Seen, concepts, parts, see, shares, told
 from .importance import sobol
 from .lens import extract, reconstruction_error
 
@@ -33,7 +33,7 @@ class CraftFindSettings(Looking):
     pieces: into how many
     """
 
-    concepts: int = Field(default=28, ge=1)  # with the pieces of two of them as many as are shown
+    concepts: int = Field(default=28, ge=1, le=MOST)  # with the pieces of two of them as many as are shown
     recurse: int = Field(default=2, ge=0)
     before: int = Field(default=1, ge=1)
     pieces: int = Field(default=2, ge=2)
@@ -76,7 +76,7 @@ def _called(seen: Seen, amounts: Tensor) -> str:
 
 def _own(amounts: Tensor) -> Tensor:
     """Places of a concept's own crops."""
-    return amounts.topk(max(FEWEST, round(OWN * int((amounts > 0).sum())))).indices
+    return amounts.topk(min(len(amounts), max(FEWEST, round(OWN * int((amounts > 0).sum()))))).indices
 
 
 def _mixed(seen: Seen, amounts: Tensor) -> list[int]:

@@ -22,7 +22,7 @@ from conceptguard.finder import Found, Search
 from conceptguard.finding.checks import present
 from conceptguard.finding.decides import fit
 
-from .found import Looking, PictureFinder, see, told
+from .found import MOST, Looking, PictureFinder, see, told
 from .lens import factors
 
 HEAT, MARGIN, ELSEWHERE = 10.0, 0.3, 0.5  # γ, δ, and α: what patches outside of every box count
@@ -35,7 +35,7 @@ class CsrFindSettings(Looking):
     boxes: PICTURE: CONCEPT: yes (or no): LEFT TOP RIGHT BOTTOM, in shares of a side: where it is, and where it is not
     """
 
-    concepts: int = Field(default=24, ge=1)
+    concepts: int = Field(default=24, ge=1, le=MOST)
     prototypes: int = Field(default=4, ge=1)
     rejected: list[str] = []
     boxes: list[str] = []
@@ -56,14 +56,16 @@ class Csr(PictureFinder):
         s, seen = search.settings, see(search)
         if not seen.decides.classes:
             raise PolicyError("csr decides between classes: give pictures in folders of their classes")
-        found = factors(search, seen, s.concepts)
+        learn = torch.arange(seen.n) % 2 == 0
+        found = [one for one in factors(search, seen, s.concepts) if _tells(present(one)[learn])]
+        if not found:
+            raise PolicyError("nothing was found that some of the pictures have and others lack: give more pictures")
         names = [one.name for one in found]
         rejected = [_named(name, names, "rejected") for name in s.rejected]
         assert search.pictures is not None
         boxes = _boxes(s.boxes, list(search.pictures.names), names, seen.crops.boxes)
         there = torch.stack([present(one) for one in found], 1)
         patches = F.normalize(seen.crops.rows - seen.names.centre, dim=2)
-        learn = torch.arange(seen.n) % 2 == 0
         model = learnt(patches[learn], there[learn].float(), s.prototypes, search.seed)
         classes, wanted = seen.by_class()
         maps = model.maps(patches)
@@ -189,6 +191,11 @@ def _boxes(
         inside = (middles >= torch.tensor([left, top])).all(1) & (middles <= torch.tensor([right, bottom])).all(1)
         found.setdefault((i, _named(name, names, "boxes")), []).append((there, inside))
     return found
+
+
+def _tells(there: Tensor) -> bool:
+    """Whether pictures [n] of bool have something to learn a concept from: some that show it and some that do not."""
+    return bool(there.any()) and not bool(there.all())
 
 
 def _named(name: str, names: list[str], what: str) -> int:

@@ -41,7 +41,8 @@ class DnCbm(PictureFinder):
         seen = see(search)
         random = torch.Generator().manual_seed(search.seed)
         with search.bar(s.steps, ", discovering") as tick:
-            model = train(seen.rows, s.concepts, s.few, s.steps, random, tick)
+            # No more directions than crops: what is left over would be noise beside one that there is.
+            model = train(seen.rows, min(s.concepts, len(seen.rows)), s.few, s.steps, random, tick)
         amounts, directions = model.amounts(seen.rows), model.directions()
         names = [seen.names.of(seen.names.centre + row) for row in directions]
         importance, about, right = _decided(seen, amounts, s)

@@ -20,7 +20,7 @@ from conceptguard.errors import PolicyError
 from conceptguard.finder import Found, Search
 from conceptguard.finding.checks import present
 
-from .found import Looking, PictureFinder, see, told
+from .found import MOST, Looking, PictureFinder, see, told
 from .lens import factors
 
 HIDDEN, STEPS, DESCENTS = 64, 300, 120
@@ -126,7 +126,7 @@ def _entropy(shares: Tensor) -> Tensor:
 class EcbmFindSettings(Looking):
     """said: CONCEPT: yes, or CONCEPT: no, for each concept that is known of all pictures"""
 
-    concepts: int = Field(default=24, ge=1)
+    concepts: int = Field(default=24, ge=1, le=MOST)
     said: list[str] = []
 
 

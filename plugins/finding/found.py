@@ -21,6 +21,7 @@ from conceptguard.finding.naming import Names, distinct, nearest_crops
 from conceptguard.markers import hookimpl
 from conceptguard.method import Settings
 
+MOST = 4096  # concepts that are looked for: Sobol sequences of two each end at 21,201
 MOST_SHOWN = 32  # what a person can look through (Ramaswamy et al., 2023, "Overlooked factors")
 
 
@@ -32,7 +33,7 @@ class Looking(Settings):
     crop: side of a crop as a share of the picture's; stride: from one crop to the next, as a share of a crop
     """
 
-    concepts: int = Field(default=32, ge=1)
+    concepts: int = Field(default=32, ge=1, le=MOST)
     shown: int = Field(default=MOST_SHOWN, ge=1, le=MOST_SHOWN)
     crop: float = Field(default=0.375, gt=0.05, le=1)
     stride: float = Field(default=0.34, gt=0.05, le=1)

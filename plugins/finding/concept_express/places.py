@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from conceptguard.errors import PolicyError
+
 if TYPE_CHECKING:
     from conceptguard.generation.conditioning import Encoded
     from conceptguard.protocols import Denoiser
@@ -22,7 +24,8 @@ def attention(denoiser: Denoiser, clean: Tensor, nothing: Encoded, random: torch
 
     clean: latents of one picture, [1, channels, h, w]; nothing: the empty prompt. How far a place is told is its
     attention to what follows the begin token, which of the empty prompt is end tokens alone: ground looks at the begin
-    token. It is weighed by how far the place looks at itself, since ground looks everywhere.
+    token. It is weighed by how far the place looks at itself, since ground looks everywhere. Raises PolicyError for
+    attention that is not finite.
     """
     from conceptguard.making.noising import noised
 
@@ -36,6 +39,8 @@ def attention(denoiser: Denoiser, clean: Tensor, nothing: Encoded, random: torch
             between.append(seen.between[0].cpu())
             told.append(1 - seen.at_text[0, :, 0].cpu())
     rows = torch.stack(between).mean(0)
+    if not bool(rows.isfinite().all()) or not bool(torch.stack(told).isfinite().all()):
+        raise PolicyError("the model's attention to this picture is not finite: load it in fp32")
     text, own = torch.stack(told).mean(0), rows.diagonal()
     return rows, (text / text.mean()) * (own / own.mean())
 

@@ -17,8 +17,12 @@ from conceptguard.finder import PictureSet
 from conceptguard.finding.crops import Crops, cut, part, places
 from conceptguard.plugins import offers
 
-QUICK = {"dn_cbm": {"steps": 60, "probe_steps": 40}, "craft": {"recurse": 1}}
+QUICK = {
+    "dn_cbm": {"steps": 60, "probe_steps": 40}, "craft": {"recurse": 1}, "blindspots": {"steps": 40, "runs": 1},
+    "sparse_cbm": {"steps": 40},
+}  # fmt: skip
 FINDERS = ("craft", "lens", "dn_cbm", "pca", "random_directions")
+OF_CLASSES = ("blindspots", "confounders", "csr", "ecbm", "sparse_cbm")
 
 
 def rows_of(k: int = 4, n: int = 300, width: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,10 +128,33 @@ def flat(n: int) -> PictureSet:
     return PictureSet(greys, [str(i) for i in range(n)], [""] * n)
 
 
+def saved_again(n: int) -> PictureSet:
+    """One picture, as a lossy format gives it back each time."""
+    noise = torch.randint(-2, 3, (n, 3, 128, 128), generator=torch.Generator().manual_seed(0))
+    pixels = (planted().pictures.pixels[:1].int() + noise).clamp(0, 255).byte()
+    return PictureSet(pixels, [str(i) for i in range(n)], ["a", "b"] * (n // 2))
+
+
+def noise(n: int) -> PictureSet:
+    pixels = torch.randint(256, (n, 3, 128, 128), generator=torch.Generator().manual_seed(0)).byte()
+    return PictureSet(pixels, [str(i) for i in range(n)], ["a"] * (n // 2) + ["b"] * (n // 2))
+
+
+def beside(pixels: torch.Tensor) -> PictureSet:
+    """A class of what is planted, and one of something else."""
+    it = planted().pictures
+    both = torch.cat([it.pixels[:12], pixels])
+    return PictureSet(both, [str(i) for i in range(len(both))], ["a"] * 12 + ["b"] * len(pixels))
+
+
 BAD = {
     "nothing in them": (lambda: flat(24), r"of 24 pictures 1 show anything"),
     "one picture": (lambda: part(planted().pictures, [0]), r"1 pictures: give 8 or more"),
     "all the same": (lambda: same(20), r"of 20 pictures 1 look different"),
+    "all the same, saved again": (lambda: saved_again(20), r"of 20 pictures 1 look different"),
+    "noise": (lambda: noise(16), r"all that is in these pictures looks alike"),
+    "a class of blanks": (lambda: beside(flat(9).pixels[1:]), r"class 'b': 0 of its 8 pictures show anything"),
+    "a class of one picture again": (lambda: beside(same(8).pixels), r"class 'b': its 8 pictures look the same"),
     "one class": (
         lambda: replace(planted().pictures, classes=["a"] * 48), r"all pictures are of one class, 'a': give another"
     ),
@@ -137,7 +164,7 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FINDERS)
+@pytest.mark.parametrize("name", FINDERS + OF_CLASSES)
 @pytest.mark.parametrize("what", BAD)
 def test_pictures_of_which_nothing_can_be_told(name: str, what: str) -> None:
     make, says = BAD[what]
@@ -145,7 +172,20 @@ def test_pictures_of_which_nothing_can_be_told(name: str, what: str) -> None:
         offers("finders")[name].find(search(name, make()))
 
 
-def test_activations_that_are_not_finite() -> None:
+@pytest.mark.parametrize("name", FINDERS + OF_CLASSES)
+def test_more_concepts_than_there_is_to_see(name: str) -> None:
+    """Nine pictures, each one crop: no more concepts than crops, and of each it is known where it is."""
+    few = part(planted().pictures, range(9))
+    asked = search(name, few, concepts=500, crop=1.0, **QUICK.get(name, {}))
+    made = offers("finders")[name].find(asked).concepts
+    assert len(made) <= (32 if name in ("pca", "random_directions", "sparse_cbm") else 9)
+    assert all(bool(one.scores.isfinite().all()) and bool(one.maps.isfinite().all()) for one in made)
+    with pytest.raises(ValueError, match="less than or equal to 4096"):
+        offers("finders")[name].FindSettings(concepts=20_000)
+
+
+@pytest.mark.parametrize("name", FINDERS + OF_CLASSES)
+def test_activations_that_are_not_finite(name: str) -> None:
     class Overflowing:
         """An encoder in half precision, of a picture that it cannot hold."""
 
@@ -155,7 +195,6 @@ def test_activations_that_are_not_finite() -> None:
         def pictures(self, pixels: torch.Tensor) -> torch.Tensor:
             return torch.full((len(pixels), 128), float("nan"))
 
-    name = "craft"
     asked = replace(search(name), encoder=Overflowing())
     with pytest.raises(PolicyError, match=r"says nothing finite of 000: load it in fp32"):
         offers("finders")[name].find(asked)
