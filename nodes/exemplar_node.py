@@ -65,8 +65,8 @@ class ConceptGuardExemplar(io.ComfyNode):
         guards = [{**guard, "method": method} for guard in guards_by_words(found.concepts)]
         if not guards:
             raise PolicyError(
-                "no word of those that are known says more of this picture than nothing does, so that nothing would be "
-                "guarded: give words of yours for what it shows"
+                "no word of those that are known stands out for this picture, so that nothing would be guarded: give "
+                "words of yours for what it shows"
             )
         own = load_policy({"name": "exemplar", "guards": guards})
         report = "\n".join(f"{one.name}: {', '.join(one.evoked) or 'no word, not guarded'}" for one in found.concepts)

@@ -37,7 +37,7 @@ from conceptguard.policy_file import load_policy
 from .rows import parser_of, write_rows
 
 SEED = 8_700_000
-PICTURES, JUDGED = 4, 2  # and for how many objects a guard is made
+PICTURES, JUDGED = 8, 2  # and for how many objects a guard is made
 LEAST = 0.15  # overlap, below which a part is of something else
 
 
@@ -51,13 +51,13 @@ def main() -> None:
 
 
 def scenes(count: int) -> list[Scene]:
-    """Two objects in each, side by side."""
+    """Two objects in each, side by side, in one style and the other by turns."""
     chance, found = random.Random(SEED), []
-    for _ in range(count):
-        names, style = chance.sample(OBJECTS, 2), chance.choice(STYLES)
+    for i in range(count):
+        names, style = chance.sample(OBJECTS, 2), STYLES[i % len(STYLES)]
         objects = tuple(
-            (name, 0, i * SIDE // 2 + chance.randrange(3), MARK // 2 + chance.randrange(SIDE - SPRITE - MARK))
-            for i, name in enumerate(names)
+            (name, 0, half * SIDE // 2 + chance.randrange(3), MARK // 2 + chance.randrange(SIDE - SPRITE - MARK))
+            for half, name in enumerate(names)
         )
         found.append(Scene(objects, style, chance.random() < 0.3, None))
     return found

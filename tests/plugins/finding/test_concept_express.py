@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 import yaml
 from commands import reported, said
-from conceptguard_plugins.finding.concept_express.places import finch, regions
+from conceptguard_plugins.finding.concept_express.places import attention, finch, regions
 from small_planted import STEPS, encoder
 
 from conceptguard.errors import PolicyError
 from conceptguard.finder import Found, PictureSet, Search
+from conceptguard.finding.encoders import EMBEDDED, words_for
 from conceptguard.finding.planted import SEEDS, Scene, compose, drawn_alone
 from conceptguard.measuring.samples import save_png
 from conceptguard.plugins import host_for, offers
@@ -62,6 +63,31 @@ def test_words_that_say_nothing_are_not_said() -> None:
     assert found.concepts and all(one.token is None for one in found.concepts)
     assert all(one.words[0][1] < 0.1 for one in found.concepts if one.words), "a word may save a little by chance"
     assert not find(two()[0], [], steps=0).concepts[0].words
+
+
+def test_grounds_are_called_by_no_word() -> None:
+    squares = torch.arange(128) // 16
+    checks = ((squares[:, None] + squares) % 2 * 255).byte().expand(3, -1, -1).contiguous()
+    found = find(checks, words_for(EMBEDDED, things=True), steps=0, concepts=1).concepts
+    assert found and not found[0].words
+
+
+def test_attention_that_is_not_finite() -> None:
+    """As of a model in half precision that overflows: said, rather than that nothing stands out."""
+    host = host_for(embedded_model())
+    denoiser = host.denoiser()
+
+    class Overflowing:
+        def __getattr__(self, what: str) -> Any:
+            return getattr(denoiser, what)
+
+        def looks(self, *given: Any) -> Any:
+            seen = denoiser.looks(*given)
+            seen.between.fill_(float("nan"))
+            return seen
+
+    with pytest.raises(PolicyError, match="is not finite: load it in fp32"):
+        attention(Overflowing(), torch.zeros(1, *denoiser.shape), host.encode([""]), torch.Generator())  # type: ignore[arg-type]
 
 
 def test_what_is_asked_wrongly() -> None:
