@@ -373,15 +373,19 @@ def shown_table(results: list[Result]) -> str:
     rows = [row for result in results for row in result["rows"]]
     parts = [row for row in rows if row["kind"] == "part"]
 
-    def mean(key: str) -> float:
-        return sum(float(row[key]) for row in parts) / len(parts)
+    def mean(key: str, **where: Any) -> float:
+        own = [row for row in parts if all(row[name] == value for name, value in where.items())]
+        return sum(float(row[key]) for row in own) / max(len(own), 1)
 
+    styles = ", ".join(
+        f"{mean('named', style=one):.2f} in {one}" for one in dict.fromkeys(row["style"] for row in parts)
+    )
     wrong = sum(not row["named"] and not row["unnamed"] for row in parts)
     told = (
         f"Of {len(parts)} things in {len({row['picture'] for row in parts})} pictures a part overlaps "
         f"{mean('iou'):.2f} on average, and the same part elsewhere {mean('iou_random'):.2f}; {mean('named'):.2f} are "
-        f"called by a word for them, {mean('unnamed'):.2f} have no word, {wrong} a wrong one; a token draws it in "
-        f"{mean('token'):.2f} of pictures. "
+        f"called by a word for them ({styles}), {mean('unnamed'):.2f} have no word, {wrong} a wrong one; a token draws "
+        f"it in {mean('token'):.2f} of pictures, and in {mean('token', unnamed=True):.2f} where it has no word. "
         "Then `uce` of those words, and of a word at random:"
     )
     names = {"guard": "{}, by {}", "control": "control: {}, by {}"}
