@@ -25,6 +25,7 @@ def main() -> None:
     begun = time.monotonic()
     parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_adapter", description=__doc__)
     parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-adapter")
+    parser.add_argument("--most", type=float, default=15.0, help="times that an error under noise counts more")
     add_options(parser)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,7 +36,7 @@ def main() -> None:
     embeds = seen(encoder.to(device), pictures, device)
     with torch.no_grad():
         nothing = pipe.text_encoder(encode(pipe.tokenizer, [""]).to(device)).last_hidden_state
-    recipe = Recipe(begun + 60 * args.minutes, batch=args.batch, lr=args.lr)
+    recipe = Recipe(begun + 60 * args.minutes, batch=args.batch, lr=args.lr, most=args.most)
     tensors = trained(pipe.unet, data, embeds, nothing, recipe)
     folder = args.out / "emoji-adapter"
     folder.mkdir(parents=True, exist_ok=True)

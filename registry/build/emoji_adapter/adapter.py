@@ -1,5 +1,8 @@
 """Keys and values of their own for four tokens that are made of a picture, beside those of the text.
 
+Learnt is to say of a picture what the model says of its caption: that is known to the last bit, while the noise that
+was added to one picture says next to nothing of what is in it.
+
 Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter for Text-to-Image Diffusion Models", 2023.
 """
 
@@ -34,20 +37,30 @@ def seen(encoder: CLIPVisionModelWithProjection, pictures: np.ndarray, device: t
 
 
 def trained(unet: Any, data: Taught, embeds: Tensor, nothing: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """The adapter's tensors, by IP-Adapter's names. embeds: of each picture, [n, width]; nothing: the empty caption."""
+    """The adapter's tensors, by IP-Adapter's names. embeds: of each picture, [n, width]; nothing: the empty caption.
+
+    Where text is left out there is a picture, and where the picture is, there is text.
+    """
     device, random = data.latents.device, torch.Generator(data.latents.device).manual_seed(recipe.seed + 1)
     unet.to(device).requires_grad_(False)
     unet._load_ip_adapter_weights([begun(unet, embeds.shape[1])], low_cpu_mem_usage=False)
     own = [unet.encoder_hid_proj, *(it for it in unet.attn_processors.values() if hasattr(it, "to_k_ip"))]
     learnt = [p for it in own for p in it.requires_grad_().parameters()]
 
-    def said(noisy: Tensor, times: Tensor, captions: Tensor, rows: Tensor) -> Tensor:
-        draw = torch.rand(2, len(rows), 1, generator=random, device=device)
-        text = torch.where(draw[0, :, :, None] < SILENT, nothing, captions)
-        pictures = torch.where(draw[1] < BLIND, 0.0, embeds[rows])
+    def asked(noisy: Tensor, times: Tensor, text: Tensor, pictures: Tensor, scale: float) -> Tensor:
+        for it in own[1:]:
+            it.scale = [scale]
         return unet(noisy, times, text, added_cond_kwargs={"image_embeds": [pictures[:, None]]}).sample
 
-    descend(said, data, recipe, learnt)
+    def said(noisy: Tensor, times: Tensor, captions: Tensor, rows: Tensor) -> Tensor:
+        draw = torch.rand(len(rows), 1, generator=random, device=device)
+        text = torch.where(draw[:, :, None] < SILENT, nothing, captions)
+        return asked(noisy, times, text, torch.where(draw > 1 - BLIND, 0.0, embeds[rows]), 1.0)
+
+    def goal(noisy: Tensor, times: Tensor, captions: Tensor, rows: Tensor) -> Tensor:
+        return asked(noisy, times, captions, embeds[rows], 0.0)
+
+    descend(said, data, recipe, learnt, goal)
     return _written(unet)
 
 

@@ -100,8 +100,9 @@ def trained(
             parametrize.remove_parametrizations(it, "weight", leave_parametrized=False)
 
 
-def descend(said: Said, data: Taught, recipe: Recipe, learnt: list[Tensor]) -> None:
-    """Adam on the denoising loss, until the recipe's end. learnt: what ``said`` is made with."""
+def descend(said: Said, data: Taught, recipe: Recipe, learnt: list[Tensor], goal: Said | None = None) -> None:
+    """Adam on the denoising loss, until the recipe's end. learnt: what ``said`` is made with; goal: what it is to say
+    instead of the noise, without gradients"""
     device, begun, step = data.latents.device, time.monotonic(), 0
     optimiser = torch.optim.Adam(learnt, recipe.lr, betas=(0.9, 0.99), fused=device.type == "cuda")
     random = torch.Generator(device).manual_seed(recipe.seed)
@@ -124,8 +125,12 @@ def descend(said: Said, data: Taught, recipe: Recipe, learnt: list[Tensor]) -> N
         clean, a = data.latents[rows], abar[times].view(-1, 1, 1, 1)
         noise = torch.randn(clean.shape, generator=random, device=device)
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = said(a.sqrt() * clean + (1 - a).sqrt() * noise, times, data.captions[rows, which], rows)
-        loss = (F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3)) * weight[times]).mean()
+            state = a.sqrt() * clean + (1 - a).sqrt() * noise, times, data.captions[rows, which], rows
+            with torch.no_grad():
+                wanted = noise if goal is None else goal(*state)
+            predicted = said(*state)
+        errors = F.mse_loss(predicted.float(), wanted.float(), reduction="none").mean((1, 2, 3))
+        loss = (errors * weight[times]).mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learnt, 1.0)
