@@ -408,6 +408,28 @@ def marked_table(results: list[Result]) -> str:
     return markdown(["", "with the label", "object recognised", "pictures"], table)
 
 
+def trained_table(results: list[Result]) -> str:
+    """What guards erase and leave, and how large their artifacts are."""
+    rows = [row for result in results for row in result["rows"] if row.get("bytes")]
+    sizes = ", ".join(f"`{row['method']}` {row['bytes'] / 1e6:.2g}" for row in rows)
+    return f"{eval_table(results)}\n\nArtifacts, MB: {sizes}."
+
+
+def drift_table(results: list[Result]) -> str:
+    """What is left of guidance towards a concept, and what moves beside it, with gates open to every prompt."""
+    told = (
+        "With gates open to every prompt, as shares of guidance towards the concept as it was: what is left of it, in "
+        "the first of twelve steps and behind the first two; and how far answers to the empty prompt and to prompts "
+        "for other things move."
+    )
+    shown = ("left_first", "left", "nothing", "others")
+    table = [
+        [f"`{row['method']}`", *(f"{row[name]:.2f}" for name in shown)]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    return f"{told}\n\n{markdown(['', 'left, first step', 'left, later', 'empty prompt', 'other things'], table)}"
+
+
 def pixels_table(results: list[Result]) -> str:
     """Where a bottleneck's concepts look, by how often they occur together."""
     columns = {"inside": "map on its thing", "pointing": "peak on its thing", "by_chance": "an even map",

@@ -29,6 +29,7 @@ from tools.figure_tables import (
     attaching_table,
     craft_peer_table,
     disguises_table,
+    drift_table,
     eval_table,
     faults_table,
     finding_table,
@@ -52,6 +53,7 @@ from tools.figure_tables import (
     shown_table,
     speech_table,
     spellings_table,
+    trained_table,
     training_table,
 )
 from tools.promise_tables import promise_tables
@@ -179,6 +181,11 @@ FIGURES = {
         ),
         eval_table, "five minutes",
     ),
+    "eval-trained": Figure(
+        ("conceptguard eval --makers trained --artifacts out/trained --concepts beer --n 6 --steps 12",), trained_table,
+        "ten minutes",
+    ),
+    "drift": Figure(("python -m tools.drift --artifacts out/trained --concept beer",), drift_table, "a minute"),
     "marked": Figure(("python -m tools.marked --n 48",), marked_table, "ten minutes"),
     "eval-together": Figure(
         (
