@@ -126,6 +126,8 @@ def find(
     given: Any = concepts_of([concept], None, split(prompts), "") if concept else None
     what = as_concept(given) if given else None
     looks_at = getattr(known[finder], "looks_at", "model")
+    if looks_at == "picture" and pictures and not pictures.exists():
+        raise PolicyError(f"{pictures}: no such file")
     if looks_at == "picture" and (not (pictures and model and pictures.is_file()) or policy or probe or what):
         raise Usage(
             f"{finder} looks at one picture through a model: give --pictures FILE and --model, and no --policy, "

@@ -72,8 +72,8 @@ class Looked:
         if guards:
             write_policy(self.out / "policy.yaml", guards)
             written += [self.out / "policy.yaml", *(one.folder for one in made)]
-        elif self.probes:
-            (self.out / "policy.yaml").unlink(missing_ok=True)  # of a probe that was struck
+        elif self.probes or self.search.host is not None:
+            (self.out / "policy.yaml").unlink(missing_ok=True)  # of a probe that was struck, or of another picture
         return [str(file) for file in (*written, *write_tokens(self.out / "tokens", kept))]
 
     def correct(self, said: Corrections) -> str:

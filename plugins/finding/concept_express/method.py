@@ -99,8 +99,10 @@ class ConceptExpress(PictureFinder):
              "area": round(float(mask.float().mean()), 3), "words": ", ".join(one.evoked)}
             for one, mask in zip(found, masks)
         ]  # fmt: skip
-        return Found(table, f"{len(found)} concepts in {search.pictures.names[0]}", {"looks": len(LEVELS) * VIEWS},
-                     found)  # fmt: skip
+        bare = sum(not words for words in named)
+        bares = f", {bare} of them without a word: no policy guards what has none" if bare else ""
+        return Found(table, f"{len(found)} concepts in {search.pictures.names[0]}{bares}",
+                     {"looks": len(LEVELS) * VIEWS}, found)  # fmt: skip
 
 
 def _alike(words: Sequence[tuple[str, float]]) -> list[str]:

@@ -15,8 +15,9 @@ from conceptguard_plugins.finding.concept_express.places import attention, finch
 from small_planted import STEPS, encoder
 
 from conceptguard.errors import PolicyError
-from conceptguard.finder import Found, PictureSet, Search
+from conceptguard.finder import Found, FoundConcept, PictureSet, Search
 from conceptguard.finding.encoders import EMBEDDED, words_for
+from conceptguard.finding.looked import Looked
 from conceptguard.finding.planted import SEEDS, Scene, compose, drawn_alone
 from conceptguard.measuring.samples import save_png
 from conceptguard.plugins import host_for, offers
@@ -68,8 +69,18 @@ def test_words_that_say_nothing_are_not_said() -> None:
 def test_grounds_are_called_by_no_word() -> None:
     squares = torch.arange(128) // 16
     checks = ((squares[:, None] + squares) % 2 * 255).byte().expand(3, -1, -1).contiguous()
-    found = find(checks, words_for(EMBEDDED, things=True), steps=0, concepts=1).concepts
-    assert found and not found[0].words
+    found = find(checks, words_for(EMBEDDED, things=True), steps=0, concepts=1)
+    assert found.concepts and not found.concepts[0].words
+    assert "1 of them without a word: no policy guards what has none" in found.told
+
+
+def test_what_has_no_word_leaves_no_policy_of_another_picture(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("name: found\nguards: []\n")
+    bare = FoundConcept("concept 1", [], torch.ones(1), torch.ones(1, 16, 16), torch.zeros(0), 1.0)
+    given = PictureSet(torch.zeros(1, 3, 128, 128, dtype=torch.uint8), ["it"], [""])
+    search = Search(host_for(embedded_model()), None, None, 0, "it", False, given)
+    Looked(offers("finders")["concept_express"], search, Found([], "", {}, [bare]), tmp_path, []).write()
+    assert not (tmp_path / "policy.yaml").exists()
 
 
 def test_attention_that_is_not_finite() -> None:
@@ -118,4 +129,5 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     pipe.load_textual_inversion(tmp_path / "out" / "tokens" / "umbrella.safetensors")
     pipe.unload_textual_inversion()
     assert "Three checks" not in (tmp_path / "it.html").read_text()
+    assert "none.png: no such file" in said(capsys, *asked[:4], "--pictures", tmp_path / "none.png", status=1)[1]
     assert "give --pictures FILE and --model" in said(capsys, *asked[:4], "--pictures", tmp_path, status=2)[1]
