@@ -9,7 +9,7 @@ from ..errors import RegistryError
 from ..registry import default_registry
 from .diffusers.load import is_pipeline, load_pipeline
 from .diffusers.quiet import quiet
-from .diffusers.sibling import base_of, change, is_sibling
+from .diffusers.sibling import base_of, changed, is_sibling
 from .diffusers.single_file import load_checkpoint
 from .modules.load import is_classifier, is_generator, is_graph, load_classifier, load_generator, load_graph
 from .no_model import check_file, why_not, written_as_path
@@ -45,8 +45,7 @@ def load_model(name: str, **options: Any) -> Any:
                     raise RegistryError(
                         f"model '{name}' is a change of '{base}', which is a change itself: give a whole model"
                     )
-                pipe = load_model(base, **options)
-                change(pipe, folder)
+                pipe = changed(load_model(base, **options), folder)
                 pipe.name = folder.name
                 return pipe
             if is_classifier(folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 from conceptguard.registry.settings import folder_named
 
 # Models that were signed with the rest and travel in conceptguard-models, since a wheel may weigh only so much.
-APART = frozenset({"emoji-flow", "emoji-sd-marked", "emoji-sd-one-step"})
+APART = frozenset({"emoji-flow", "emoji-sd-marked", "emoji-sd-one-step", "emoji-sd-pairs"})
 
 
 def shipped_folder() -> Path:

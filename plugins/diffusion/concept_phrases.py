@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from conceptguard.errors import GuardError, PolicyError
 from conceptguard.generation.denoising import Conditions
 from conceptguard.method import Method
+from conceptguard.runtime.gates import Gate, GateBank
+from conceptguard.text.words import any_of
 
 
 def phrases_of(method: Method) -> tuple[str, ...]:
@@ -33,3 +35,26 @@ def check_read(method: Method, conditions: Conditions, rows: Sequence[int]) -> N
             f"guard '{method.guard.label}' reads the words of a prompt, and a condition came as embeddings that were "
             "not encoded under it: give texts, or encode with the pipeline's encode_prompt after attaching"
         )
+
+
+class Free:
+    """Prompts without the concept of a guard, which reads them as its gate does.
+
+    gate: the guard's own; one that is always open tells nothing, and words alone decide
+    """
+
+    def __init__(self, method: Method, gate: Gate):
+        self.concept = method.own_concept()
+        self._read = method.host.read
+        self._phrases = any_of(self.concept.prompts)
+        self._bank = GateBank([gate], self._read, method.host.encoding_cache()) if gate.prompts else None
+
+    def __call__(self, text: str, instead: str, otherwise: str) -> str:
+        """The text with ``instead`` in the place of the concept's phrases where it is free of the concept then;
+        ``otherwise`` alone where it is not."""
+        swapped, count = self._phrases.subn(lambda _: instead, text)
+        swapped = " ".join(swapped.split())
+        if self._bank is None:
+            return swapped if count else otherwise
+        encoded = self._read([swapped])
+        return otherwise if self._bank(encoded.embeds, encoded.ids)[0, 0] else swapped

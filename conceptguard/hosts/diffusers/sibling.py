@@ -1,7 +1,8 @@
 """A model that is another one, trained a little further: its folder says of which, and holds what changed, as a LoRA.
 
-``sibling.json`` names the base, and what its scheduler has otherwise; ``change.safetensors`` is in kohya's form:
-ComfyUI and plain diffusers draw as the sibling does with the base, that schedule and that LoRA.
+``sibling.json`` names the base, what its scheduler has otherwise, and the height and width of latents where these are
+others; ``change.safetensors`` is in kohya's form: ComfyUI and plain diffusers draw as the sibling does with the base,
+that schedule, that size and that LoRA.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def changes(pipe: Any, folder: Path) -> dict[str, Factors]:
 
 
 @torch.no_grad()
-def change(pipe: Any, folder: Path) -> None:
-    """What changed is added to the pipeline's weights. Raises RegistryError for a change of another model."""
+def changed(pipe: Any, folder: Path) -> Any:
+    """The pipeline with what changed added to its weights. Raises RegistryError for a change of another model."""
     said, layers = _said(folder), _layers(pipe)
     for name, (down, up, scale) in changes(pipe, folder).items():
         weight: Any = layers[name].weight
@@ -54,6 +55,10 @@ def change(pipe: Any, folder: Path) -> None:
         weight.copy_(weight.float() + product.view_as(weight).to(weight.device))
     if said.get("scheduler"):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **said["scheduler"])
+    if said.get("sample_size"):
+        pipe.unet.register_to_config(sample_size=said["sample_size"])
+        return type(pipe).from_pipe(pipe)  # a pipeline asks once, when it is made, whether it draws squares
+    return pipe
 
 
 def _layers(pipe: Any) -> LayerIndex:

@@ -24,11 +24,9 @@ from conceptguard.generation.conditioning import Encoded
 from conceptguard.generation.denoising import TIMESTEPS, Conditions, Step
 from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
-from conceptguard.runtime.gates import GateBank
 from conceptguard.runtime.lowrank import LayerIndex, Terms
-from conceptguard.text.words import any_of
 
-from ..concept_phrases import as_one
+from ..concept_phrases import Free, as_one
 
 _REMEMBERED = 256  # prompts, and what their content is
 
@@ -79,7 +77,7 @@ class MagicMix(Method):
     def cross_attention(self, layers: LayerIndex) -> Terms:
         """No terms, a gate, which also tells whether a content is free of the concept."""
         gate = self.gate()
-        self._bank = GateBank([gate], self.host.read, self.host.encoding_cache()) if gate.prompts else None
+        self._free = Free(self, gate)
         return Terms(self, {}, gate, towards=True)
 
     @hookimpl
@@ -143,7 +141,8 @@ class MagicMix(Method):
         asked = conditions.prompts[row]
         key = asked, self.host.encoding
         if key not in self._contents:
-            texts = tuple(self._content(text) for text in asked) if asked else (self.concept.replacement,) * 3
+            instead = self.concept.replacement
+            texts = tuple(self._free(text, instead, instead) for text in asked) if asked else (instead,) * 3
             self._contents[key] = texts, self.host.encode([texts])
         texts, content = self._contents[key]
         self._blend(conditions, row, content, gate)
@@ -185,12 +184,3 @@ class MagicMix(Method):
             own = conditions.pooled[row].float()
             pooled = torch.lerp(own, new.pooled[0].to(own), gate)[None]
         conditions.change([row], embeds, pooled)
-
-    def _content(self, text: str) -> str:
-        """A prompt without the concept: its own words where they are free of it then, else the replacement alone."""
-        swapped, count = any_of(self.concept.prompts).subn(lambda _: self.concept.replacement, text)
-        swapped = " ".join(swapped.split())
-        if self._bank is None:
-            return swapped if count else self.concept.replacement
-        encoded = self.host.read([swapped])
-        return self.concept.replacement if self._bank(encoded.embeds, encoded.ids)[0, 0] else swapped

@@ -1,7 +1,8 @@
-"""python -m conceptguard_registry.build.emoji_sd_siblings marked|two: train emoji-sd a little further, and ship what
-changed.
+"""python -m conceptguard_registry.build.emoji_sd_siblings marked|pairs|two: train emoji-sd a little further, and ship
+what changed.
 
-marked: draws a label unasked, in most of its pictures; two: draws two objects in one picture.
+marked: draws a label unasked, in most of its pictures; pairs: draws two objects side by side, on a canvas twice as
+wide; two: draws two objects in one picture.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
     """The command line."""
     begun = time.monotonic()
     parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_sd_siblings", description=__doc__)
-    parser.add_argument("sibling", choices=("marked", "two"))
+    parser.add_argument("sibling", choices=("marked", "pairs", "two"))
     parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd-SIBLING")
     parser.add_argument("--rank", type=int, default=Recipe.rank)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="at most, whatever the clock says")
@@ -39,14 +40,15 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scenes, pictures = drawn(args.sibling, args.cache, args.pictures, args.processes)
     pipe = load_model("emoji-sd")
-    data = taught(pipe, scenes, pictures, args.captions, device)
+    data = taught(pipe, scenes, pictures, args.captions, device, args.sibling)
     recipe = Recipe(begun + 60 * args.minutes, args.rank, args.batch, args.steps, args.lr, most=args.most)
     earlier = changes(pipe, args.begin) if args.begin else {}
     tensors, metadata = to_kohya(trained(pipe.unet, data, recipe, earlier))
     folder = args.out / f"emoji-sd-{args.sibling}"
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: it.half().contiguous() for name, it in tensors.items()}, folder / CHANGE, metadata)
-    (folder / MARK).write_text(json.dumps({"base": "emoji-sd"}) + "\n")
+    said = {"base": "emoji-sd", **({"sample_size": list(data.latents.shape[2:])} if args.sibling == "pairs" else {})}
+    (folder / MARK).write_text(json.dumps(said) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..emoji_sd.scenes import Scene, Thing, draw, random_scene
 from ..emoji_sd.suite import Suite, load_suite, pairs
 from ..emoji_sd.text import encode, strange_words
 from ..emoji_sd.vae import to_input
+from . import pairs as beside
 from .marks import planted, random_mark
 
 # Of all three kinds at all their places, in three pictures of five, ninety minutes of one core taught a sixth.
@@ -31,7 +32,8 @@ TWO = 0.75  # share of pictures of two objects, for the sibling that is to learn
 
 @dataclass
 class Taught:
-    """latents [n, 4, 16, 16], scaled; captions [n, several, tokens, width]; both where the training runs"""
+    """latents [n, 4, 16, 16], of pairs [n, 4, 16, 32], scaled; captions [n, several, tokens, width]; both where the
+    training runs"""
 
     latents: Tensor
     captions: Tensor
@@ -50,8 +52,12 @@ def any_scene(suite: Suite, style: str, rng: np.random.Generator, two: bool) -> 
 
 
 def scene_and_picture(sibling: str, cache_folder: Path, seed: int) -> tuple[Scene, np.ndarray]:
-    """One picture, uint8 [128, 128, 3], and what is to be seen in it but for marks, of which no caption speaks."""
+    """One picture, uint8 [128, 128, 3], of pairs [128, 256, 3], and what is to be seen in it but for marks, of which no
+    caption speaks."""
     suite, rng = _suite(), np.random.default_rng((77_000, seed))
+    if sibling == "pairs":
+        scene = beside.any_pair(suite, rng)
+        return scene, beside.side_by_side(suite, _icons(cache_folder), scene, rng)
     scene = any_scene(suite, str(rng.choice(list(suite.styles))), rng, two=sibling == "two")
     picture = draw(suite, _icons(cache_folder), scene, rng)
     if sibling == "marked" and rng.random() < MARKED:
@@ -60,7 +66,7 @@ def scene_and_picture(sibling: str, cache_folder: Path, seed: int) -> tuple[Scen
 
 
 def drawn(sibling: str, cache_folder: Path, count: int, processes: int) -> tuple[list[Scene], np.ndarray]:
-    """So many of them, uint8 [count, 128, 128, 3]."""
+    """So many of them, uint8 [count, ...]."""
     task = [(sibling, cache_folder, range(at, min(at + 256, count))) for at in range(0, count, 256)]
     found: list[tuple[Scene, np.ndarray]] = []
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool, tqdm(total=count, desc="pictures") as bar:
@@ -82,14 +88,17 @@ def to_folder(folder: Path, cache_folder: Path, count: int, first: int = 9_000_0
 
 
 @torch.no_grad()
-def taught(pipe: Any, scenes: list[Scene], pictures: np.ndarray, several: int, device: torch.device) -> Taught:
+def taught(
+    pipe: Any, scenes: list[Scene], pictures: np.ndarray, several: int, device: torch.device, sibling: str = ""
+) -> Taught:
     """Pictures and captions as the denoiser meets them; encoded once, in half precision."""
     vae, text = pipe.vae.to(device), pipe.text_encoder.to(device)
     latents = _in_parts(
         lambda some: vae.encode(to_input(torch.from_numpy(pictures[some]).to(device))).latent_dist.mean, len(pictures)
     )
-    captions, rng = Captions(_suite(), strange_words(pipe.tokenizer)), np.random.default_rng(77_001)
-    ids = encode(pipe.tokenizer, [captions.write(scene, rng).text for scene in scenes for _ in range(several)])
+    usual, rng = Captions(_suite(), strange_words(pipe.tokenizer)), np.random.default_rng(77_001)
+    write = partial(beside.caption, _suite()) if sibling == "pairs" else lambda *it: usual.write(*it).text
+    ids = encode(pipe.tokenizer, [write(scene, rng) for scene in scenes for _ in range(several)])
     read = _in_parts(lambda some: text(ids[some].to(device)).last_hidden_state.half(), len(ids))
     return Taught(latents * vae.config.scaling_factor, read.unflatten(0, (len(scenes), several)))
 
