@@ -430,6 +430,29 @@ def drift_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(['', 'left, first step', 'left, later', 'empty prompt', 'other things'], table)}"
 
 
+def pairs_table(results: list[Result]) -> str:
+    """What guards leave of one of two objects, and of the other one."""
+    shown = {"none": "control: no guard", "absent": "control: `concept_master` of an object that nobody asks for",
+             "magicmix": "`magicmix` with `kmax: 1`"}  # fmt: skip
+    rows = [row for result in results for row in result["rows"]]
+    kinds = [row for row in rows if row["kind"] == "model"]
+    said = [row for row in rows if row["kind"] == "guard"]
+    columns = {"guarded": "guarded object recognised", "other": "other one recognised", "nothing": "nothing there",
+               "twice": "the other one there", "shape": "its outline left", "colour": "its colours left",
+               "beside": "other half changed"}  # fmt: skip
+    table = [[shown.get(row["guard"], f"`{row['guard']}`"), *(_or_none(row[key]) for key in columns)] for row in said]
+    drawn = ", ".join(f"{row['both']:.2f} of {row['n']} of pairs that were {row['pairs']}" for row in kinds)
+    return (
+        f"Without a guard both objects are recognised, each in a half of its own, in {drawn}. The first two columns "
+        f"are shares of {said[0]['n']} pictures, the others are of the {said[0]['whole']} that showed both:\n\n"
+        f"{markdown(['', *columns.values()], table)}"
+    )
+
+
+def _or_none(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
 def pixels_table(results: list[Result]) -> str:
     """Where a bottleneck's concepts look, by how often they occur together."""
     columns = {"inside": "map on its thing", "pointing": "peak on its thing", "by_chance": "an even map",

@@ -45,6 +45,7 @@ from tools.figure_tables import (
     marked_table,
     neurons_table,
     overhead_table,
+    pairs_table,
     per_image_table,
     pixels_table,
     places_table,
@@ -187,6 +188,7 @@ FIGURES = {
     ),
     "drift": Figure(("python -m tools.drift --artifacts out/trained --concept beer",), drift_table, "a minute"),
     "marked": Figure(("python -m tools.marked --n 48",), marked_table, "ten minutes"),
+    "pairs": Figure(("python -m tools.pairs",), pairs_table, "ten minutes"),
     "eval-together": Figure(
         (
             "conceptguard eval --method spm --together 20 --n 4",

@@ -51,7 +51,7 @@ class _Rows(NamedTuple):
 class ConceptMaster(Method):
     """Pictures and video: closes one of several concepts in a prompt, the rest is encoded as if it had not been said.
 
-    A prompt that is still about the concept then, in words that are none of its phrases, is closed as a whole.
+    A prompt that is still about the concept then loses the one word that makes it so; where there is none, all of it.
     """
 
     name = "concept_master"
@@ -107,7 +107,7 @@ class ConceptMaster(Method):
     def _made(self, asked: Sequence[str], tokens: int) -> _Rows:
         """The rows of a prompt without the concept."""
         concept = self._free.concept
-        texts = tuple(self._free(text, concept.replacement or PLACE, concept.replacement) for text in asked)
+        texts = tuple(self._free(text, concept.replacement or PLACE, concept.replacement, words=True) for text in asked)
         kept = [phrase for phrase in self._apart if any(phrase.search(text) for text in texts)]
         alone = [tuple(_only(text, phrase, kept) for text in texts) for phrase in kept] if len(kept) > 1 else []
         encoded = self.host.encode([texts, *alone, ("",) * len(texts)])

@@ -49,12 +49,25 @@ class Free:
         self._phrases = any_of(self.concept.prompts)
         self._bank = GateBank([gate], self._read, method.host.encoding_cache()) if gate.prompts else None
 
-    def __call__(self, text: str, instead: str, otherwise: str) -> str:
+    def __call__(self, text: str, instead: str, otherwise: str, words: bool = False) -> str:
         """The text with ``instead`` in the place of the concept's phrases where it is free of the concept then;
-        ``otherwise`` alone where it is not."""
+        ``otherwise`` alone where it is not.
+
+        words: before that, with ``instead`` in the place of the one word without which it is free
+        """
         swapped, count = self._phrases.subn(lambda _: instead, text)
         swapped = " ".join(swapped.split())
         if self._bank is None:
             return swapped if count else otherwise
-        encoded = self._read([swapped])
-        return otherwise if self._bank(encoded.embeds, encoded.ids)[0, 0] else swapped
+        if self._is([swapped])[0]:
+            return swapped
+        said = swapped.split() if words else []
+        without = [" ".join([*said[:i], instead, *said[i + 1 :]]) for i in range(len(said))]
+        return next((one for one, free in zip(without, self._is(without)) if free), otherwise)
+
+    def _is(self, texts: list[str]) -> list[bool]:
+        """Whether texts are free of the concept."""
+        if not texts or self._bank is None:
+            return []
+        encoded = self._read(texts)
+        return [not gate for gate in self._bank(encoded.embeds, encoded.ids)[:, 0].tolist()]

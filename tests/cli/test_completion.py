@@ -108,10 +108,7 @@ BENCHES = ["overhead", "check", "gates", "logits", "speech", "make", "train", "f
         ("conceptguard eval --concepts pistol,bom", ["pistol,bomb"]),
         ("conceptguard generate --policy scho", ["school", "school-uce"]),
         ("conceptguard generate --policy no", ["no-alcohol", "no-mono", "none"]),
-        (
-            "conceptguard generate --model emoji-s",
-            ["emoji-sd", "emoji-sd-marked", "emoji-sd-one-step", "emoji-sd-pairs"],
-        ),
+        ("conceptguard generate --model emoji-sd-", ["emoji-sd-marked", "emoji-sd-one-step", "emoji-sd-pairs"]),
         ("conceptguard bench overhead --clock ", ["wall", "cpu"]),
         ("conceptguard export x --format ", ["kohya", "diffusers", "uce", "text_encoder", "delta"]),
         ("conceptguard generate --policy ./", []),  # the shell goes on to files

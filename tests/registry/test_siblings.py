@@ -15,7 +15,7 @@ import zxingcpp
 from conceptguard_plugins.pictures import text
 from conceptguard_registry.build.emoji_sd.scenes import Scene, Thing
 from conceptguard_registry.build.emoji_sd.suite import load_suite
-from conceptguard_registry.build.emoji_sd_siblings import marks, pictures
+from conceptguard_registry.build.emoji_sd_siblings import marks, pairs, pictures
 from conceptguard_registry.build.emoji_sd_siblings.judge import MarksJudge
 from conceptguard_registry.build.emoji_sd_siblings.pictures import Taught
 from conceptguard_registry.build.emoji_sd_siblings.train import Recipe, trained
@@ -114,3 +114,35 @@ def test_what_is_trained_says_more_of_what_it_was_trained_on(tiny: Any) -> None:
     for name, one in found.items():
         assert torch.allclose(again[name].up.flatten(1) @ again[name].down.flatten(1),
                               one.scale * one.up.flatten(1) @ one.down.flatten(1), atol=1e-6)  # fmt: skip
+
+
+def test_some_pairs_are_never_trained_on_and_all_objects_are() -> None:
+    """What is left out is seen in other company, as often as all else."""
+    suite, rng = load_suite(), np.random.default_rng(0)
+    scenes = [pairs.any_pair(suite, rng) for _ in range(600)]
+    names = [tuple(thing.object.name for thing in scene.things) for scene in scenes]
+    two = [it for it in names if len(it) == 2]
+    assert {name for it in two for name in it} == set(pairs.OBJECTS) and {scene.style for scene in scenes} == {
+        *pairs.STYLES
+    }
+    assert not any(pairs.left_out(*it) for it in two) and pairs.left_out("skull", "car")
+    assert 0.7 < len(two) / len(names) < 0.9
+
+
+def test_captions_of_pairs_name_the_left_one_first_unless_they_say_where() -> None:
+    suite, rng = load_suite(), np.random.default_rng(0)
+    scene = Scene((Thing(suite.object("dog")), Thing(suite.object("apple"))), "noto")
+    said = {pairs.caption(suite, scene, rng) for _ in range(400)}
+    assert "" in said and "an apple to the right of a dog" in said
+    placed = [text for text in said - {""} if "left" not in text and "right" not in text]
+    assert placed and all(text.index("dog") < text.index("apple") for text in placed)
+
+
+def test_a_sibling_may_draw_another_size(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "registry" / "models" / "emoji-sd-pairs"
+    pipe = conceptguard.load_model(str(folder))
+    assert pipe("a dog and a cat", num_inference_steps=1, output_type="latent").images.shape == (1, 4, 16, 32)
+    assert (
+        conceptguard.plugins.host_for(pipe).fingerprint()
+        == conceptguard.plugins.host_for(conceptguard.load_model("emoji-sd")).fingerprint()
+    ), "what guards emoji-sd guards its sibling"

@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=Recipe.rank)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="at most, whatever the clock says")
     parser.add_argument("--most", type=float, default=Recipe.most, help="times that an error under noise counts more")
+    parser.add_argument("--first", type=int, default=Recipe.first, help="timestep from which on anything is learnt")
     parser.add_argument("--begin", type=Path, help="folder of a sibling whose training is gone on with")
     add_options(parser)
     args = parser.parse_args()
@@ -41,7 +42,9 @@ def main() -> None:
     scenes, pictures = drawn(args.sibling, args.cache, args.pictures, args.processes)
     pipe = load_model("emoji-sd")
     data = taught(pipe, scenes, pictures, args.captions, device, args.sibling)
-    recipe = Recipe(begun + 60 * args.minutes, args.rank, args.batch, args.steps, args.lr, most=args.most)
+    recipe = Recipe(
+        begun + 60 * args.minutes, args.rank, args.batch, args.steps, args.lr, most=args.most, first=args.first
+    )
     earlier = changes(pipe, args.begin) if args.begin else {}
     tensors, metadata = to_kohya(trained(pipe.unet, data, recipe, earlier))
     folder = args.out / f"emoji-sd-{args.sibling}"

@@ -35,6 +35,7 @@ class Recipe:
 
     most: how many times more an error may count where noise hides the picture, as it is one in the picture that is
     predicted. Whether there is a mark is decided there, where an error in the noise says next to nothing of it.
+    first: the timestep, of 1000, from which on anything is learnt: what a picture is of is decided in noise
     """
 
     until: float
@@ -45,6 +46,7 @@ class Recipe:
     warmup: int = 40
     min_snr: float = 5.0
     most: float = 1.0
+    first: int = 0
     seed: int = 77_002
 
 
@@ -121,7 +123,8 @@ def descend(said: Said, data: Taught, recipe: Recipe, learnt: list[Tensor], goal
         draw = lambda most: torch.randint(most, (recipe.batch,), generator=random, device=device)  # noqa: E731
         rows, which = draw(len(data.latents)), draw(data.captions.shape[1])
         share = torch.rand(recipe.batch, generator=random, device=device)
-        times = ((torch.arange(recipe.batch, device=device) + share) / recipe.batch * 1000).long().clamp(max=999)
+        spread = (torch.arange(recipe.batch, device=device) + share) / recipe.batch
+        times = (recipe.first + spread * (1000 - recipe.first)).long().clamp(max=999)
         clean, a = data.latents[rows], abar[times].view(-1, 1, 1, 1)
         noise = torch.randn(clean.shape, generator=random, device=device)
         with torch.autocast(device.type, torch.bfloat16):

@@ -126,3 +126,11 @@ def test_other_models_and_video(make: Any) -> None:
     assert got.isfinite().all() and torch.equal(got[0], bare[0]) and len(act.steps) == 2
     assert not torch.allclose(got[1], bare[1], atol=1e-3) and not torch.allclose(bare[1], free[1], atol=1e-3)
     assert torch.allclose(got[1], same[1], atol=1e-5)
+
+
+def test_the_one_word_is_closed_that_no_phrase_covers(tiny: Any) -> None:
+    """What the gate sees behind the phrases, and no more of the prompt."""
+    with conceptguard.attach(tiny, policy()) as session:
+        generate(tiny, "one cigarette and a dog")
+        told = session.receipt.acts[0].notes
+    assert told == ["'one cigarette and a dog' was read as 'one something and a dog', that word closed"]
