@@ -441,10 +441,13 @@ def pairs_table(results: list[Result]) -> str:
                "twice": "the other one there", "shape": "its outline left", "colour": "its colours left",
                "beside": "other half changed"}  # fmt: skip
     table = [[shown.get(row["guard"], f"`{row['guard']}`"), *(_or_none(row[key]) for key in columns)] for row in said]
+    lone = next(row for row in rows if row["kind"] == "chance")
     drawn = ", ".join(f"{row['both']:.2f} of {row['n']} of pairs that were {row['pairs']}" for row in kinds)
     return (
         f"Without a guard both objects are recognised, each in a half of its own, in {drawn}. The first two columns "
-        f"are shares of {said[0]['n']} pictures, the others are of the {said[0]['whole']} that showed both:\n\n"
+        f"are shares of {said[0]['n']} pictures, the others are of the {said[0]['whole']} that showed both, "
+        f"in which two objects have {lone['shape']:.2f} of their outline and {lone['colour']:.2f} of their colours in "
+        "common:\n\n"
         f"{markdown(['', *columns.values()], table)}"
     )
 

@@ -59,7 +59,7 @@ class Drawn(NamedTuple):
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--n", type=int, default=16, help="prompts for each of the guarded objects")
+    parser.add_argument("--n", type=int, default=12, help="prompts for each of the guarded objects")
     parser.add_argument("--steps", type=int, default=20, help="of everything that is drawn")
     parser.add_argument("--model", default=str(MODEL), help="folder of the model")
     parser.add_argument("--work", type=Path, default=Path("out/pairs"), help="folder for what is made beside it")
@@ -77,6 +77,7 @@ def rows(model: str, n: int, steps: int, work: Path) -> Iterator[dict[str, Any]]
         some = [i for i, one in enumerate(asked) if left_out(one.guarded, one.other) == out]
         both = [set(bare.seen[i]) == {asked[i].guarded, asked[i].other} for i in some]
         yield {"kind": "model", "pairs": kind, "both": _share(both), "n": len(some)}
+    yield {"kind": "chance", **by_chance(asked, bare)}
     for label in ("none", "concept_master", "magicmix", "uce", "spm", "absent"):
         got = bare if label == "none" else drawn(pipe, asked, lambda name, it=label: guard(pipe, it, name, work), steps)
         yield {"kind": "guard", "guard": label, **compared(asked, bare, got)}
@@ -86,12 +87,13 @@ def prompts(suite: Suite, guarded: str, n: int) -> list[Asked]:
     """Wordings of the judge's alone, with every other object in turn, and either of the two said first."""
     others = [name for name in OBJECTS if name != guarded]
     wordings = [*suite.judge_pairs, *suite.judge_pairs_placed]
-    found = []
-    for i, (swap, other) in enumerate(product((False, True), others)):
+    every, found = list(product((False, True), others)), []
+    for i in range(min(n, len(every))):
+        swap, other = every[i * len(every) // n]
         first, second = (suite.object(name).thing for name in ((other, guarded) if swap else (guarded, other)))
         text = wordings[i % len(wordings)].format(one=first, other=second, left=first, right=second)
         found.append(Asked(text, guarded, other))
-    return found[:: max(1, len(found) // n)][:n]
+    return found
 
 
 def guard(pipe: Any, label: str, name: str, work: Path) -> dict[str, Any]:
@@ -104,9 +106,9 @@ def guard(pipe: Any, label: str, name: str, work: Path) -> dict[str, Any]:
     if label == "spm":
         return {"method": "spm", "artifact": f"emoji-sd/spm/{name}"}
     if label == "uce":
-        host, how = host_for(pipe), {"preserve": [it for it in OBJECTS if it != name]}
-        uce = method("uce")
-        made = find_made(uce, host, concept, work, **how) or uce.make(host, concept, work, progress=False, **how)
+        host, uce, kept = host_for(pipe), method("uce"), [it for it in OBJECTS if it != name]
+        found = find_made(uce, host, concept, work, preserve=kept)
+        made = found or uce.make(host, concept, work, preserve=kept, progress=False)
         return {"method": "uce", "artifact": str(made.folder)}
     return {"method": label, "concept": concept}
 
@@ -146,6 +148,13 @@ def compared(asked: Sequence[Asked], bare: Drawn, got: Drawn) -> dict[str, Any]:
         "colour": _share([_colour(a, b) for a, b in zip(before, after)]),
         "beside": _share(beside),
     }  # fmt: skip
+
+
+def by_chance(asked: Sequence[Asked], bare: Drawn) -> dict[str, Any]:
+    """How much of the guarded object's outline and colours the other one has, in pictures that show both."""
+    some = [(bare.half(i, 0), bare.half(i, 1)) for i, one in enumerate(asked)
+            if set(bare.seen[i]) == {one.guarded, one.other}]  # fmt: skip
+    return {"shape": _share([_shape(*two) for two in some]), "colour": _share([_colour(*two) for two in some])}
 
 
 def _ink(half: Tensor) -> Tensor:

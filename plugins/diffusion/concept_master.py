@@ -124,8 +124,8 @@ class ConceptMaster(Method):
                     a, b = _positions(encoder, text, here), _positions(encoder, others[encoder.number], there)
                     _put(into, a, states[part], b)
             begin = encoder.length(encoder.ids([text])[0]) - 1
-            for at, states in zip(range(begin, len(into)), _in_turn(own)):
-                into[at] = states[part][at]
+            for i, states in zip(range(begin, len(into)), _in_turn(own)):
+                into[i] = states[part][i]
             for found in _PLACES.finditer(text):
                 at = _positions(encoder, text, found)
                 _put(into, at, nothing[part], at)

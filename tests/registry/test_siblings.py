@@ -22,6 +22,7 @@ from conceptguard_registry.build.emoji_sd_siblings.train import Recipe, trained
 from PIL import Image
 
 import conceptguard
+from conceptguard.measuring.judges import load_judge
 
 WHITE = np.full((marks.SIDE, marks.SIDE, 3), 255, np.uint8)
 
@@ -146,3 +147,24 @@ def test_a_sibling_may_draw_another_size(tmp_path: Path) -> None:
         conceptguard.plugins.host_for(pipe).fingerprint()
         == conceptguard.plugins.host_for(conceptguard.load_model("emoji-sd")).fingerprint()
     ), "what guards emoji-sd guards its sibling"
+
+
+@pytest.mark.slow
+def test_pairs_are_drawn_and_one_of_two_is_closed() -> None:
+    """Both are seen in most pictures, of emoji-sd in none; under concept_master the other one alone."""
+    judge, seen = load_judge("emoji-sd"), {}
+    guard = {"guards": [{"method": "concept_master", "concept": "skull"}]}
+    folder = str(Path(__file__).parents[2] / "registry" / "models" / "emoji-sd-pairs")
+    for model, policy in (("emoji-sd", None), (folder, None), (folder, guard)):
+        pipe = conceptguard.load_model(model)
+        pipe.set_progress_bar_config(disable=True)
+        own = [torch.Generator().manual_seed(seed) for seed in range(8)]
+        options = {"num_inference_steps": 20, "guidance_scale": 3.5, "output_type": "pt", "width": 256, "height": 128}
+        with conceptguard.attach(pipe, policy) if policy else nullcontext():
+            drawn = pipe(["a skull beside an apple", "a cat beside a skull"] * 4, generator=own, **options).images
+        halves = [judge.judge(half).objects for half in drawn.float().split(128, dim=3)]
+        seen[model, bool(policy)] = [set(both) for both in zip(*halves)]
+    both = lambda them: sum({"skull"} < it and bool(it & {"apple", "cat"}) for it in them)  # noqa: E731
+    assert both(seen["emoji-sd", False]) <= 1 and both(seen[folder, False]) >= 4
+    closed = seen[folder, True]
+    assert not any("skull" in it for it in closed) and sum(bool(it & {"apple", "cat"}) for it in closed) >= 7
