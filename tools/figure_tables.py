@@ -442,7 +442,7 @@ def pairs_table(results: list[Result]) -> str:
                "beside": "other half changed"}  # fmt: skip
     table = [[shown.get(row["guard"], f"`{row['guard']}`"), *(_or_none(row[key]) for key in columns)] for row in said]
     lone = next(row for row in rows if row["kind"] == "chance")
-    drawn = ", ".join(f"{row['both']:.2f} of {row['n']} of pairs that were {row['pairs']}" for row in kinds)
+    drawn = ", ".join(f"{row['both']:.2f} of {row['n']} pictures of pairs {row['pairs']}" for row in kinds)
     return (
         f"Without a guard both objects are recognised, each in a half of its own, in {drawn}. The first two columns "
         f"are shares of {said[0]['n']} pictures, the others are of the {said[0]['whole']} that showed both, "

@@ -73,7 +73,7 @@ def rows(model: str, n: int, steps: int, work: Path) -> Iterator[dict[str, Any]]
     pipe.set_progress_bar_config(disable=True)
     asked = [one for name in GUARDED for one in prompts(suite, name, n)]
     bare = drawn(pipe, asked, None, steps)
-    for kind, out in (("trained", False), ("left out", True)):
+    for kind, out in (("seen in training", False), ("never seen together", True)):
         some = [i for i, one in enumerate(asked) if left_out(one.guarded, one.other) == out]
         both = [set(bare.seen[i]) == {asked[i].guarded, asked[i].other} for i in some]
         yield {"kind": "model", "pairs": kind, "both": _share(both), "n": len(some)}
