@@ -183,7 +183,7 @@ FIGURES = {
         eval_table, "five minutes",
     ),
     "eval-trained": Figure(
-        ("conceptguard eval --makers trained --artifacts out/trained --concepts beer --n 6 --steps 12",), trained_table,
+        ("conceptguard eval --makers trained --artifacts out/trained --concepts beer --n 12 --steps 12",), trained_table,
         "ten minutes",
     ),
     "drift": Figure(("python -m tools.drift --artifacts out/trained --concept beer",), drift_table, "a minute"),
