@@ -183,8 +183,8 @@ FIGURES = {
         eval_table, "five minutes",
     ),
     "eval-trained": Figure(
-        ("conceptguard eval --makers trained --artifacts out/trained --concepts beer --n 12 --steps 12",), trained_table,
-        "ten minutes",
+        ("conceptguard eval --makers trained --artifacts out/trained --concepts beer --n 12 --steps 12",),
+        trained_table, "ten minutes",
     ),
     "drift": Figure(("python -m tools.drift --artifacts out/trained --concept beer",), drift_table, "a minute"),
     "marked": Figure(("python -m tools.marked --n 48",), marked_table, "ten minutes"),
