@@ -153,7 +153,7 @@ def test_a_sibling_may_draw_another_size(tmp_path: Path) -> None:
 def test_pairs_are_drawn_and_one_of_two_is_closed() -> None:
     """Both are seen in most pictures, of emoji-sd in none; under concept_master the other one alone."""
     judge, seen = load_judge("emoji-sd"), {}
-    guard = {"guards": [{"method": "concept_master", "concept": "skull"}]}
+    guard = {"guards": [{"method": "concept_master", "concept": {"name": "skull", "prompts": ["skull"]}}]}
     folder = str(Path(__file__).parents[2] / "registry" / "models" / "emoji-sd-pairs")
     for model, policy in (("emoji-sd", None), (folder, None), (folder, guard)):
         pipe = conceptguard.load_model(model)
