@@ -92,7 +92,7 @@ _BLOCK = re.compile(r"(<!-- figure: ([\w-]+) -->\n).*?(<!-- /figure -->)", re.DO
 
 Result = dict[str, Any]
 CLASSIFIER = "emoji-classifier"
-FLOW = ("spm", "uce", "nullspace", "rece", "trce", "esd", "few_shot", "all_but_one")  # what ships for emoji-flow
+FLOW = ("spm", "uce", "nullspace", "rece", "trce", "esd", "few_shot", "all_but_one")  # on emoji-flow
 TEN = "cigarette,pistol,bomb,beer,wine,skull,knife,syringe,pill,dagger"
 
 
@@ -170,6 +170,7 @@ FIGURES = {
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 "
             + " ".join(f"--method {one}" for one in FLOW),
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 --method salun",
+            "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 --method advunlearn",
             "conceptguard eval --model emoji-flow --guard magicmix:pistol,gun,handgun --set kmax=0.95 --set kmin=0.85 "
             "--n 2 --concepts pistol",
         ),
