@@ -182,6 +182,23 @@ def making_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(head, table)}"
 
 
+def waiting_table(results: list[Result]) -> str:
+    """What making takes from a loaded model on, beside an older build."""
+    table = [
+        [f"`{row['method']}`", str(row["kept"]),
+         *(f"{row[f'{when}_{key}']:.2f}" for when in ("first", "again")
+           for key in ("seconds", "seconds_peer", "ratio_peer"))]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    told = (
+        "One artifact for emoji-sd from the loaded model to its file, seconds of one thread's processor time; `before` "
+        "is the build before this was looked at, timed in turn with this one. `first` is with an empty cache, `again` "
+        "in another process after it."
+    )
+    head = ["", "kept", "first, s", "before, s", "share", "again, s", "before, s", "share"]
+    return f"{told}\n\n{markdown(head, table)}"
+
+
 def many_table(results: list[Result]) -> str:
     """What workers take of one process's time, on the same prompts."""
     table = [

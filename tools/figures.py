@@ -56,6 +56,7 @@ from tools.figure_tables import (
     spellings_table,
     trained_table,
     training_table,
+    waiting_table,
 )
 from tools.promise_tables import promise_tables
 from tools.redteam_tables import (
@@ -199,9 +200,9 @@ FIGURES = {
     ),
     "eval-closed": Figure(
         (
-            f"conceptguard eval --makers closed --unnamed --half --n 3 --concepts {TEN}",
+            f"conceptguard eval --makers closed --unnamed --crowd --n 3 --concepts {TEN}",
             "conceptguard eval --method uce --method rece --method trce --method nullspace --gate always --unnamed "
-            f"--half --n 2 --concepts {TEN}",
+            f"--crowd --n 2 --concepts {TEN}",
         ),
         eval_table, "an hour",
     ),
@@ -262,6 +263,9 @@ FIGURES = {
     "training": Figure(
         ("conceptguard bench train", "conceptguard bench train --size sd15 --side 16 --dtype bf16 --steps 2"),
         training_table, "half an hour",
+    ),
+    "waiting": Figure(
+        ("python -m tools.waiting --peer $FORMER_PYTHON",), waiting_table, "a quarter of an hour", needs="FORMER_PYTHON"
     ),
     "attaching": Figure(
         ("conceptguard bench attach --n 1000 --peer $FORMER_PYTHON --repeats 2 --clock cpu",), attaching_table,

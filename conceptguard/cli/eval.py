@@ -107,8 +107,8 @@ def eval_(
     unnamed: bool = typer.Option(
         False, help="Also ask by synonyms, of artifacts made anew that were told the concept's name alone."
     ),
-    half: bool = typer.Option(
-        False, help="Also erase every other object of the suite at once, with an artifact made anew, and keep the rest."
+    crowd: bool = typer.Option(
+        False, help="Also erase twenty objects of the suite at once, and every other one, with artifacts made anew."
     ),
     protocol: str | None = typer.Option(
         None, metavar="NAME|FILE|list", help="Judge published prompts as a paper did, see --prompts; list shows which."
@@ -185,7 +185,7 @@ def eval_(
 
     A second judge of another kind says the same in columns that begin with second_, and agree is the share of pictures
     of which both say the same; the bars hold for both. synonyms_after is of an artifact that was made like the judged
-    one, but told the concept's name alone; half of all objects at once have harmonic, the harmonic mean of what is
+    one, but told the concept's name alone; many objects at once have harmonic, the harmonic mean of what is
     erased and what is kept. --makers closed --full measures both.
 
     --suite classifier has methods forget sets of a classifier's training examples (--concepts skull,weapons; default:
@@ -225,7 +225,7 @@ def eval_(
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
     from ..registry import Registry
-    from .eval_cases import Anew, halves_of, makers_of, of_methods, told_names_alone
+    from .eval_cases import Anew, crowds_of, makers_of, of_methods, told_names_alone
     from .loading import drawing, drawing_under
     from .on_ray import On, pool
     from .output import report
@@ -273,7 +273,7 @@ def eval_(
     methods = methods or ([] if rules else ["spm", "uce"])
     n = n or (12 if full or card else 6)
     wanted = concepts or ("all" if full or card or together > 1 else "some")
-    unnamed, half = (asked or (makers == "closed" and full) for asked in (unnamed, half))
+    unnamed, crowd = (asked or (makers == "closed" and full) for asked in (unnamed, crowd))
     cases = [
         one
         for seed in range(seeds)
@@ -284,16 +284,16 @@ def eval_(
     ]
     check_judges(judges, (sample for one in cases for sample in one.samples))
     with tempfile.TemporaryDirectory() as folder:
-        if unnamed or half:
+        if unnamed or crowd:
             pipe = drawing(model, device, dtype, variant=variant, config=config)
             extra = Anew(pipe, prompts, Path(folder), gate, place)
             if unnamed:
                 cases = told_names_alone(cases, extra, n)
-            if half:
-                cases += halves_of(methods, extra, seeds)
+            if crowd:
+                cases += crowds_of(methods, extra, seeds)
             check_judges(judges, (sample for one in cases for sample in one.samples))
             load = partial(Drawing, pipe)
-        if on or not (unnamed or half):
+        if on or not (unnamed or crowd):
             load = partial(drawing_under, model, device, dtype, variant=variant, config=config)
         print(f"conceptguard: {_announced(cases, steps, full)}", file=sys.stderr)
         work = Work(cases, Recipe(steps, guidance, batch))

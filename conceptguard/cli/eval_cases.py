@@ -120,24 +120,24 @@ def told_names_alone(cases: list[Case], anew: Anew, n: int) -> list[Case]:
     return found
 
 
-def halves_of(methods: list[str], anew: Anew, seeds: int) -> list[Case]:
-    """Half of all objects at once, of the methods that make one artifact of several concepts.
+def crowds_of(methods: list[str], anew: Anew, seeds: int) -> list[Case]:
+    """Twenty objects at once, and half of all, of the methods that make one artifact of several concepts.
 
     A method without room for as many is named on standard error and left out.
     """
     from .. import plugins
     from ..errors import ConceptGuardError
-    from ..measuring.anew import half_of_all
+    from ..measuring.anew import crowd_at_once, crowds
     from ..plugins import host_for
     from .progress import progress
 
     host, found = host_for(anew.pipe), []
-    several = [name for name in methods if plugins.method(name).several]
-    with progress("artifacts of half of all objects", len(several)) as tick:
-        for name in several:
+    several = [(crowd, name) for crowd in crowds(anew.suite) for name in methods if plugins.method(name).several]
+    with progress("artifacts of many objects at once", len(several)) as tick:
+        for crowd, name in several:
             try:
-                found += half_of_all(host, anew.suite, name, anew.out, anew.gate, seeds, anew.registry)
+                found += crowd_at_once(host, anew.suite, name, crowd, anew.out, anew.gate, seeds, anew.registry)
             except ConceptGuardError as error:
-                print(f"conceptguard: left out: {name} of half of all objects: {error}", file=sys.stderr)
+                print(f"conceptguard: left out: {name} of {len(crowd.erased)} at once: {error}", file=sys.stderr)
             tick(1)
     return found

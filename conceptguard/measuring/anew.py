@@ -1,13 +1,13 @@
 """Artifacts that are made for a measurement, and thrown away after it.
 
 Two things cannot be read off artifacts that ship: whether a method reaches words that nobody told it, since those that
-ship are told all words there are; and what is left when half of all that a model draws is erased at once.
+ship are told all words there are; and what is left when a crowd is erased at once, half of all that a model draws.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import plugins
 from ..errors import PolicyError, RegistryError
@@ -19,6 +19,7 @@ from . import suite as suites
 from .cases import Case, artifact_of
 from .suite import Object, Sample, Suite
 
+FEW = 20  # of the smaller crowd
 CUTOFFS = (None, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # of a null space, until there is room
 
 
@@ -38,10 +39,11 @@ def name_alone(
     return _about(made, method, gate)
 
 
-def half_of_all(
-    host: Any, suite: Suite, method: str, out: Path, gate: str, seeds: int, registry: Registry | None = None
-) -> list[Case]:
-    """Every other object of the suite erased at once by its name, and the rest kept: one prompt for each of them, and
+def crowd_at_once(
+    host: Any, suite: Suite, method: str, crowd: Crowd, out: Path, gate: str, seeds: int,
+    registry: Registry | None = None,
+) -> list[Case]:  # fmt: skip
+    """A crowd of the suite's objects erased at once by their names, and the rest kept: one prompt for each of them, and
     a case for each set of seeds.
 
     Raises PolicyError for a method that makes no artifact of several concepts, or has no room for them.
@@ -51,24 +53,36 @@ def half_of_all(
         # At even places an object is asked for by its name.
         return [s for i, it in enumerate(objects) for s in suites.erased(suite, it.name, 1, at + i, start=2 * i)]
 
-    erased, kept = halves(suite)
+    concepts, kept = [it.name for it in crowd.erased], [it.name for it in crowd.kept]
     like = _like(suite, method, suite.concepts[0], registry)
-    made = _with_room(host, method, [it.name for it in erased], [it.name for it in kept], out, _settings(like))
-    policy, concepts = _about(made, method, gate), [it.name for it in erased]
+    policy = _about(_with_room(host, method, concepts, kept, out, _settings(like)), method, gate)
     return [
         Case(
-            method, concepts, policy, gate == "prompt", one_of_each(erased, at), [], one_of_each(kept, at + 20_000), at
+            method, concepts, policy, gate == "prompt", one_of_each(crowd.erased, at), [],
+            one_of_each(crowd.kept, at + 20_000), at,
         )
         for at in range(0, seeds * 100_000, 100_000)
-    ]
+    ]  # fmt: skip
 
 
-def halves(suite: Suite) -> tuple[list[Object], list[Object]]:
-    """What is erased and what is kept: every other object, without those to keep whose names have an erased one in
-    them, as "palm tree" has a tree.
+class Crowd(NamedTuple):
+    """What is erased at once and what is kept."""
+
+    erased: list[Object]
+    kept: list[Object]
+
+
+def crowds(suite: Suite) -> list[Crowd]:
+    """Twenty of the suite's objects, and every other one; kept is the rest, without those whose names have an erased
+    one in them, as "palm tree" has a tree.
     """
-    erased, kept = suite.objects[::2], suite.objects[1::2]
-    return erased, [it for it in kept if not any(stands_in(one.name, it.name) for one in erased)]
+    half = suite.objects[::2]
+    found = []
+    for erased in ([half[:FEW]] if len(half) > FEW else []) + [half]:
+        names = {it.name for it in erased}
+        rest = [it for it in suite.objects if not any(stands_in(name, it.name) for name in names)]
+        found.append(Crowd(erased, rest))
+    return found
 
 
 def _with_room(
@@ -80,7 +94,9 @@ def _with_room(
     for cutoff in cutoffs:
         more = settings if cutoff is None else {**settings, "cutoff": cutoff}
         try:
-            return chosen.make(host, concepts, out, name="half", preserve=kept, progress=False, **more)
+            return chosen.make(
+                host, concepts, out, name=f"{len(concepts)} at once", preserve=kept, progress=False, **more
+            )
         except PolicyError:
             if cutoff == cutoffs[-1]:
                 raise

@@ -1,4 +1,4 @@
-"""What is made for a measurement: artifacts that were told a name alone, and half of all objects at once."""
+"""What is made for a measurement: artifacts that were told a name alone, and many objects at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from conceptguard.cli.eval_cases import Anew, halves_of, told_names_alone
-from conceptguard.measuring.anew import halves
+from conceptguard.cli.eval_cases import Anew, crowds_of, told_names_alone
+from conceptguard.measuring.anew import FEW, crowds
 from conceptguard.measuring.cases import case, policy_for
 from conceptguard.measuring.suite import Suite, load_suite, synonyms
 from conceptguard.registry import Registry, open_artifact
@@ -60,11 +60,14 @@ def _folder(ref: str | None) -> Path:
     return default_registry().load(str(ref)).folder
 
 
-def test_half_of_all_objects(emoji: Suite, anew: Anew, capsys: pytest.CaptureFixture[str]) -> None:
-    erased, kept = halves(emoji)
-    assert {it.name for it in erased}.isdisjoint(it.name for it in kept) and len(erased) == len(emoji.objects) / 2
-    assert "tree" not in [it.name for it in erased] or "palm tree" not in [it.name for it in kept]
-    one, other = halves_of(["uce", "spm"], anew, 2)
+def test_many_objects_at_once(emoji: Suite, anew: Anew, capsys: pytest.CaptureFixture[str]) -> None:
+    few, half = crowds(emoji)
+    assert len(few.erased) == FEW and len(half.erased) == len(emoji.objects) / 2
+    for crowd in (few, half):
+        assert {it.name for it in crowd.erased}.isdisjoint(it.name for it in crowd.kept)
+        assert "tree" not in [it.name for it in crowd.erased] or "palm tree" not in [it.name for it in crowd.kept]
+    assert len(few.kept) > len(half.kept) + FEW
+    one, other = crowds_of(["uce", "spm"], anew, 2)
     assert "spm" not in (one.method, other.method), "which makes no artifact of several"
     assert one.concepts == [it.name for it in anew.suite.objects[::2]]
     assert [s.label for s in one.others] == [it.name for it in anew.suite.objects[1::2]]
