@@ -13,17 +13,22 @@ _ROWS = 1024  # that a layer is asked at once
 _ELSEWHERE = ("_hf_hook", "_diffusers_hook")  # accelerate's and diffusers' offload, which fetch a weight for a call
 
 
-def read_weights_of(modules: Mapping[str, Any]) -> Callable[[str], Tensor]:
+def read_weights_of(
+    modules: Mapping[str, Any], fetch: Callable[[Any], Tensor | None] = lambda weight: None
+) -> Callable[[str], Tensor]:
     """The weight by canonical name that a layer of a LayerIndex multiplies with, [out, in] (or [out, in, kh, kw]).
 
     A linear layer whose weight is quantised, or elsewhere between two calls, is asked what it makes of every input.
+    fetch: gives a layer's weight where it is known to be elsewhere, else None
     """
 
     def weight(name: str) -> Tensor:
         module = modules[name]
         layer = getattr(module, "base_layer", module)
         whole = getattr(layer, "whole", layer)
-        found: Tensor = whole.weight.detach() if _at_hand(whole) else asked(whole)
+        found = fetch(whole.weight)
+        if found is None:
+            found = whole.weight.detach() if _at_hand(whole) else asked(whole)
         return found if whole is layer else layer.own(found)  # type: ignore[no-any-return]
 
     return weight

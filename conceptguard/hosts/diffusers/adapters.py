@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import GuardError
 from ...runtime.patched import Patch
+from .in_files import in_files
 
 if TYPE_CHECKING:
     from ...protocols import DrawingSession
@@ -75,7 +76,7 @@ class Adapters:
         added = Samples(p for layers in self._around.values() for layer in layers for p in _parameters(layer))
         merged = [(name, tuple(one.merged_adapters)) for name, around in self._around.items() for one in around]
         merged = [(name, names) for name, names in merged if names]
-        filed = _in_files(self._model)
+        filed = in_files(self._model)
         own = Samples(None if id(layer.weight) in filed else layer.weight for layer in self._layers.values())
         if merged == self._merged:
             changed = self._own.differs(own)
@@ -130,14 +131,6 @@ def _around(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, list
         while (inner := outer.get(id(inner))) is not None:
             found.setdefault(name, []).append(inner)
     return found
-
-
-def _in_files(model: nn.Module) -> set[int]:
-    """Weights that diffusers' group offloading keeps in files, by id: between calls they hold whatever memory held."""
-    registries = (vars(module).get("_diffusers_hook") for module in model.modules())
-    hooks = (hook for registry in registries if registry is not None for hook in registry.hooks.values())
-    groups = (group for hook in hooks if (group := getattr(hook, "group", None)) is not None)
-    return {id(weight) for group in groups if group.offload_to_disk_path for weight in group.tensor_to_key}
 
 
 def _parameters(adapter: Any) -> list[Tensor]:

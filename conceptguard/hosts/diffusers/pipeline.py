@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import GuardError, SessionError
+from ...formats import read_weights_of
 from ...registry.fingerprint import check_base, fingerprint
 from ...runtime.bank import running
 from ...runtime.lowrank import Factors, LayerIndex
@@ -31,6 +32,7 @@ from .denoiser import Denoiser, denoiser_of
 from .denoiser_hooks import DenoiserHooks
 from .encoder_gates import EncoderGates
 from .encoding_options import options_of, read_otherwise
+from .in_files import fetch_from
 from .learnt_words import knowing
 from .perturbed import Perturbed
 from .probing import predicted, wearing
@@ -75,6 +77,10 @@ class PipelineHost(ReadingHost):
     def layers(self) -> LayerIndex:
         """Linear and convolution layers of the denoiser and the text encoders under diffusers names."""
         return once(self, "layers", lambda: LayerIndex(self.components()))
+
+    def weights(self) -> Callable[[str], Tensor]:
+        """Weights by canonical names of layers, also of those that group offloading keeps in files."""
+        return read_weights_of(self.layers(), fetch_from(self.components().values()))
 
     def compiled(self) -> bool:
         """Whole or in part, by ``torch.compile(pipe.unet)`` or ``pipe.unet.compile()``."""

@@ -14,6 +14,7 @@ from tiny import generate, tiny_sd
 
 import conceptguard
 from conceptguard.errors import GuardError
+from conceptguard.plugins import host_for
 from conceptguard.testing.kit_guards import offered
 
 HOME = torch.device("cpu")
@@ -38,6 +39,21 @@ def test_weights_that_lie_in_files_are_not_looked_at_between_calls(tokenizer: An
         for weight in pipe.unet.parameters():
             weight.data = torch.full_like(weight.data, 7.0)
         assert torch.equal(generate(pipe, [OPENS]), got)
+
+
+@pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
+def test_what_lies_in_files_is_read_there(kind: str, tokenizer: Any, tmp_path: Path) -> None:
+    """An edit is made of a model's own weights, and of nothing that memory holds in their place."""
+    home, pipe = tiny_sd(tokenizer), tiny_sd(tokenizer)
+    blocks = {"num_blocks_per_group": 1} if kind == "block_level" else {}
+    pipe.unet.enable_group_offload(
+        onload_device=HOME, offload_device=HOME, offload_type=kind, offload_to_disk_path=str(tmp_path), **blocks
+    )
+    wanted, found = (host_for(one).weights() for one in (home, pipe))
+    names = [name for name in host_for(home).layers() if name.startswith("unet.")]
+    assert len(names) > 50
+    for name in names:
+        assert torch.equal(found(name), wanted(name)), name
 
 
 @pytest.mark.parametrize("method", ["random-terms", "negative_guidance", "astar"])
