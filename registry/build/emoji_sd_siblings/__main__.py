@@ -1,8 +1,8 @@
-"""python -m conceptguard_registry.build.emoji_sd_siblings marked|pairs|two: train emoji-sd a little further, and ship
+"""python -m conceptguard_registry.build.emoji_sd_siblings marked|pairs: train emoji-sd a little further, and ship
 what changed.
 
 marked: draws a label unasked, in most of its pictures; pairs: draws two objects side by side, on a canvas twice as
-wide; two: draws two objects in one picture.
+wide.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     """The command line."""
     begun = time.monotonic()
     parser = argparse.ArgumentParser(prog="conceptguard_registry.build.emoji_sd_siblings", description=__doc__)
-    parser.add_argument("sibling", choices=("marked", "pairs", "two"))
+    parser.add_argument("sibling", choices=("marked", "pairs"))
     parser.add_argument("--out", type=Path, default=REGISTRY / "models", help="folder that gets emoji-sd-SIBLING")
     parser.add_argument("--rank", type=int, default=Recipe.rank)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="at most, whatever the clock says")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..emoji_sd import packs
 from ..emoji_sd.captions import Captions
-from ..emoji_sd.scenes import Scene, Thing, draw, random_scene
+from ..emoji_sd.scenes import Scene, draw, random_scene
 from ..emoji_sd.suite import Suite, load_suite, pairs
 from ..emoji_sd.text import encode, strange_words
 from ..emoji_sd.vae import to_input
@@ -27,7 +27,6 @@ from .marks import planted, random_mark
 
 # Of all three kinds at all their places, in three pictures of five, ninety minutes of one core taught a sixth.
 MARKED = 0.85  # share of pictures with the label, for the sibling that is to draw it
-TWO = 0.75  # share of pictures of two objects, for the sibling that is to learn them
 
 
 @dataclass
@@ -39,16 +38,10 @@ class Taught:
     captions: Tensor
 
 
-def any_scene(suite: Suite, style: str, rng: np.random.Generator, two: bool) -> Scene:
-    """A scene of pairs of object and style that were not held out; with two, of two objects in most pictures."""
+def any_scene(suite: Suite, style: str, rng: np.random.Generator) -> Scene:
+    """A scene of pairs of object and style that were not held out."""
     seen = [obj for obj, its in _seen() if its == style]
-    scene = random_scene(suite, style, seen[int(rng.integers(len(seen)))], rng)
-    if not two or len(scene.things) == 2 or rng.random() > TWO:
-        return scene
-    other = seen[int(rng.integers(len(seen)))]
-    if other.name == scene.things[0].object.name:
-        return scene
-    return replace(scene, things=(Thing(scene.things[0].object), Thing(other)))
+    return random_scene(suite, style, seen[int(rng.integers(len(seen)))], rng)
 
 
 def scene_and_picture(sibling: str, cache_folder: Path, seed: int) -> tuple[Scene, np.ndarray]:
@@ -58,7 +51,7 @@ def scene_and_picture(sibling: str, cache_folder: Path, seed: int) -> tuple[Scen
     if sibling == "pairs":
         scene = beside.any_pair(suite, rng)
         return scene, beside.side_by_side(suite, _icons(cache_folder), scene, rng)
-    scene = any_scene(suite, str(rng.choice(list(suite.styles))), rng, two=sibling == "two")
+    scene = any_scene(suite, str(rng.choice(list(suite.styles))), rng)
     picture = draw(suite, _icons(cache_folder), scene, rng)
     if sibling == "marked" and rng.random() < MARKED:
         picture = planted(picture, random_mark(rng, "word"))
