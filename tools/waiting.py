@@ -33,7 +33,7 @@ def main() -> None:
 
     parser = parser_of(__doc__)
     parser.add_argument("--peer", required=True, help="the Python of an environment with another build")
-    parser.add_argument("--repeats", type=int, default=3, help="of each, in turn; medians count")
+    parser.add_argument("--repeats", type=int, default=1, help="of each, in turn; medians count")
     asked = parser.parse_args()
     write_rows("waiting", rows(asked.peer, asked.repeats), asked.json)
 
