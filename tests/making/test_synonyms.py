@@ -29,6 +29,7 @@ def test_a_gun_is_a_pistol(pipe: Any) -> None:
     assert found(pipe, ["pistol"], KEPT) == ["gun"]
     assert found(pipe, ["pill"], KEPT) == ["drug", "capsule"], "nearest first"
     assert found(pipe, ["pistol", "gun"], KEPT) == [], "both are named"
+    assert found(pipe, ["pistol", "a man with a gun"], KEPT) == [], "a part of what is named is not"
     assert found(pipe, ["pistol"], [*KEPT, "a gun"]) == [], "what is to stay is no other word for it"
     assert found(pipe, ["pistol"], KEPT, 0.1) == [], "nearer than any word is"
     assert len(found(pipe, ["pistol"], KEPT, 0.9)) > 1

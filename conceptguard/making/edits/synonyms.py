@@ -47,7 +47,7 @@ def synonyms(host: Host, prompts: Sequence[str], stays: Sequence[str], share: fl
 
     stays: what is no such word, beside the empty prompt; share: of the distance from a prompt to the nearest of these,
     or to the ``NAMES``-th nearest word, whichever is less. Left out is what one of the prompts stands in, which names
-    the concept anyway, and what stands in something to keep.
+    the concept anyway; what stands in one of them, since the whole was named; and what stands in something to keep.
     """
     encoder = next((one for one in runs_of(host) if one.begins), None)
     if encoder is None:
@@ -61,7 +61,8 @@ def synonyms(host: Host, prompts: Sequence[str], stays: Sequence[str], share: fl
     found = [words[i] for i in nearest.argsort().tolist() if nearest[i] < 1]
     return [
         word for word in found
-        if not any(stands_in(prompt, word) for prompt in prompts) and not any(stands_in(word, text) for text in stays)
+        if not any(stands_in(prompt, word) for prompt in prompts)
+        and not any(stands_in(word, text) for text in (*prompts, *stays))
     ]  # fmt: skip
 
 
