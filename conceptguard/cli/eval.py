@@ -283,6 +283,7 @@ def eval_(
         ]
     ]
     check_judges(judges, (sample for one in cases for sample in one.samples))
+    lasting = len(cases)  # of what is there when this is over: a crowd's artifact is not
     with tempfile.TemporaryDirectory() as folder:
         if unnamed or crowd:
             pipe = drawing(model, device, dtype, variant=variant, config=config)
@@ -311,7 +312,8 @@ def eval_(
             ]
             told = [f"--{name} {value}" for name, value in own if value]
             told += [f"--seeds {seeds} --n {n} --steps {steps} --guidance {guidance:g}"]
-            _write_cards(card, judged, " ".join(told))
+            told += ["--unnamed"] if unnamed else []
+            _write_cards(card, judged[:lasting], " ".join(told))
     rows = [one.row for one in judged]
     means = [mean(group) for group in _alike(rows)]
     rows += [one for one in means if one not in rows]

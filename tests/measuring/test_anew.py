@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conceptguard_plugins.diffusion.uce import UCE
 
+from conceptguard.cli import run
 from conceptguard.cli.eval_cases import Anew, crowds_of, told_names_alone
-from conceptguard.measuring.anew import FEW, crowds
+from conceptguard.measuring.anew import FEW, Crowd, crowds
 from conceptguard.measuring.cases import case, policy_for
 from conceptguard.measuring.suite import Suite, load_suite, synonyms
-from conceptguard.registry import Registry, open_artifact
+from conceptguard.plugins import host_for
+from conceptguard.registry import Registry, open_artifact, rebuild_index
 from conceptguard.text.words import stands_in
 
 
@@ -78,8 +82,19 @@ def test_many_objects_at_once(emoji: Suite, anew: Anew, capsys: pytest.CaptureFi
 
 def test_artifacts_of_a_given_registry_come_before_those_that_ship(emoji: Suite, anew: Anew) -> None:
     (told,) = told_names_alone([case(emoji, "uce", ["beer"], policy_for(emoji, "uce", ["beer"]), 1, 1)], anew, 2)
-    from conceptguard.registry import rebuild_index
-
     rebuild_index(anew.out)
     found = policy_for(emoji, "uce", ["beer"], registry=Registry([anew.out])).guards[0].artifact
     assert told.unnamed is not None and found == told.unnamed.guards[0].artifact
+
+
+def test_cards_are_of_what_stays(anew: Anew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd's artifact is gone when all is judged, and has none; what was judged alone has."""
+    own, told, few = tmp_path / "own", tmp_path / "told.json", anew.suite.objects
+    monkeypatch.setattr("conceptguard.measuring.anew.crowds", lambda suite: [Crowd(few[:2], few[2:])])
+    made = UCE.make(host_for(anew.pipe), "beer", own, preserve=["milk"])
+    rebuild_index(own)
+    asked = ["eval", "--artifacts", str(own), "--method", "uce", "--concepts", "beer", "--crowd", "--n", "1"]
+    assert run([*asked, "--steps", "1", "--card", str(own), "--json", str(told)]) == 0
+    rows = json.loads(told.read_text())["rows"]
+    assert [row["concepts"] for row in rows if row["method"] == "uce"] == [1, 2]
+    assert open_artifact(made.folder).manifest.card["n"] == 4
