@@ -200,7 +200,9 @@ FIGURES = {
     ),
     "eval-closed": Figure(
         (
-            f"conceptguard eval --makers closed --unnamed --crowd --n 3 --concepts {TEN}",
+            f"conceptguard eval --method uce --method nullspace --unnamed --crowd --n 3 --concepts {TEN}",
+            f"conceptguard eval --method rece --method trce --unnamed --crowd --n 3 --concepts {TEN}",
+            f"conceptguard eval --method few_shot --method advunlearn --unnamed --n 3 --concepts {TEN}",
             "conceptguard eval --method uce --method rece --method trce --method nullspace --gate always --unnamed "
             f"--crowd --n 2 --concepts {TEN}",
         ),
