@@ -203,8 +203,8 @@ FIGURES = {
             f"conceptguard eval --method uce --method nullspace --unnamed --crowd --n 3 --concepts {TEN}",
             f"conceptguard eval --method rece --method trce --unnamed --crowd --n 3 --concepts {TEN}",
             f"conceptguard eval --method few_shot --method advunlearn --unnamed --n 3 --concepts {TEN}",
-            "conceptguard eval --method uce --method rece --method trce --method nullspace --gate always --unnamed "
-            f"--crowd --n 2 --concepts {TEN}",
+            *(f"conceptguard eval {two} --gate always --unnamed --crowd --n 2 --concepts {TEN}"
+              for two in ("--method uce --method nullspace", "--method rece --method trce")),
         ),
         eval_table, "an hour",
     ),
