@@ -49,7 +49,7 @@ class _Rows(NamedTuple):
 
 
 class ConceptMaster(Method):
-    """Pictures and video: closes one of several concepts in a prompt, the rest is encoded as if it had not been said.
+    """Pictures: of several concepts in a prompt, video too, closes one; the rest is read as if it had not been said.
 
     A prompt that is still about the concept then loses the one word that makes it so; where there is none, all of it.
     """
