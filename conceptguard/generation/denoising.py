@@ -149,6 +149,14 @@ class Conditions(Drawn):
             self.pooled = self.pooled.clone()
             self.pooled[rows] = pooled.to(self.pooled)
 
+    def blend(self, row: int, embeds: torch.Tensor, pooled: torch.Tensor | None, gate: float) -> None:
+        """Other embeddings [tokens, width] and [width] for one row, as far as ``gate`` is open, 0 to 1."""
+        own = self.embeds[row].float()
+        if self.pooled is not None and pooled is not None:
+            before = self.pooled[row].float()
+            pooled = torch.lerp(before, pooled.to(before), gate)[None]
+        self.change([row], torch.lerp(own, embeds.to(own), gate)[None], pooled)
+
     def change_skips(
         self, rows: Sequence[int], changes: Mapping[int, Callable[[int, torch.Tensor], torch.Tensor]]
     ) -> None:

@@ -17,7 +17,6 @@ import re
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from conceptguard.errors import PolicyError
@@ -27,7 +26,7 @@ from conceptguard.method import Method, Settings
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 from conceptguard.text.words import any_of
 
-from .concept_phrases import Free, check_read
+from .concept_phrases import Free, opened
 
 PLACE = "something"  # what stands where a closed concept stood: as long as a word, and of nothing
 _PLACES = any_of([PLACE])
@@ -75,10 +74,9 @@ class ConceptMaster(Method):
     @hookimpl
     def condition(self, conditions: Conditions) -> None:
         """Rows of their own for the prompts whose gate is open."""
-        rows = [row for row in conditions.towards if self.act.gates[row]]
+        rows = opened(self, conditions)
         if not rows:
             return
-        check_read(self, conditions, rows)
         if conditions.moment.call == 0 and len(self._rows) > _REMEMBERED:
             self._rows.clear()
         for row in rows:
@@ -87,17 +85,12 @@ class ConceptMaster(Method):
 
     def _change(self, conditions: Conditions, row: int) -> None:
         """One row's own embeddings become those without the concept, as far as its gate is open."""
-        asked, gate = conditions.prompts[row], min(self.act.gates[row], 1.0)
-        own = conditions.embeds[row].float()
-        key = asked, self.host.encoding, len(own)
+        asked, tokens = conditions.prompts[row], conditions.embeds.shape[1]
+        key = asked, self.host.encoding, tokens
         if key not in self._rows:
-            self._rows[key] = self._made(asked, len(own))  # type: ignore[arg-type]
+            self._rows[key] = self._made(asked, tokens)  # type: ignore[arg-type]
         texts, embeds, pooled = self._rows[key]
-        new = torch.lerp(own, embeds.to(own), gate)[None]
-        if conditions.pooled is not None and pooled is not None:
-            before = conditions.pooled[row].float()
-            pooled = torch.lerp(before, pooled.to(before), gate)[None]
-        conditions.change([row], new, pooled)
+        conditions.blend(row, embeds, pooled, min(self.act.gates[row], 1.0))
         note = f"{conditions.texts[row]!r} was read as {texts[0]!r}" + (", that word closed" * (PLACE in texts[0]))
         # Another guard of this kind closes its own concept in what is left.
         conditions.prompts[row], conditions.texts[row] = texts, texts[0]

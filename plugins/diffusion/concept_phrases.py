@@ -37,6 +37,13 @@ def check_read(method: Method, conditions: Conditions, rows: Sequence[int]) -> N
         )
 
 
+def opened(method: Method, conditions: Conditions) -> list[int]:
+    """The rows whose gate is open. Raises as ``check_read`` of them."""
+    rows = [row for row in conditions.towards if method.act.gates[row]]
+    check_read(method, conditions, rows)
+    return rows
+
+
 class Free:
     """Prompts without the concept of a guard, which reads them as its gate does.
 

@@ -23,7 +23,7 @@ from conceptguard.method import Method, Settings
 from conceptguard.runtime.gates import Gate
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 
-from ..concept_phrases import check_read
+from ..concept_phrases import opened
 from .concept import RATIO, TOP, Answer, Own, encoders_of, features_of, threshold_of
 from .files import learn, load
 from .train import ItDMakeSettings
@@ -127,10 +127,9 @@ class ItD(Method):
     @hookimpl
     def condition(self, conditions: Conditions) -> None:
         """The prompt once more through the encoder, its features turned off; where the classifier finds them."""
-        rows = [row for row in conditions.towards if self.act.gates[row]]
+        rows = opened(self, conditions)
         if not rows:
             return
-        check_read(self, conditions, rows)
         if conditions.moment.call == 0 or len(self._readings) > 256:
             self._readings.clear()
         keys: dict[int, Prompt] = {row: conditions.prompts[row] for row in rows}  # type: ignore[misc]

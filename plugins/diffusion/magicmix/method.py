@@ -177,10 +177,5 @@ class MagicMix(Method):
 
     def _blend(self, conditions: Conditions, row: int, new: Encoded, gate: float) -> None:
         """Other embeddings for one row; those between, where the gate is not fully open."""
-        own = conditions.embeds[row].float()
-        given = self.host.lengthened(new.embeds, len(own))[0]
-        embeds, pooled = torch.lerp(own, given.to(own), gate)[None], None
-        if conditions.pooled is not None and new.pooled is not None:
-            own = conditions.pooled[row].float()
-            pooled = torch.lerp(own, new.pooled[0].to(own), gate)[None]
-        conditions.change([row], embeds, pooled)
+        embeds = self.host.lengthened(new.embeds, conditions.embeds.shape[1])[0]
+        conditions.blend(row, embeds, None if new.pooled is None else new.pooled[0], gate)

@@ -22,7 +22,7 @@ from conceptguard.markers import hookimpl
 from conceptguard.method import Method, Settings
 from conceptguard.runtime.lowrank import LayerIndex, Terms
 
-from ..concept_phrases import as_one, check_read, phrases_of
+from ..concept_phrases import as_one, opened, phrases_of
 from .make import SAFREEMakeSettings, learn, subspaces_of
 from .math import safe_steps
 from .official import side_by_side
@@ -143,10 +143,9 @@ class SAFREE(Method):
     @hookimpl
     def condition(self, conditions: Conditions) -> None:
         """Safe embeddings for the rows whose gate is open, for as many steps as the schedule gives them."""
-        rows = [row for row in conditions.towards if self.act.gates[row]]
+        rows = opened(self, conditions)
         if not rows:
             return
-        check_read(self, conditions, rows)
         if conditions.moment.call == 0 or len(self._readings) > 256:
             self._readings.clear()
             self._safe.clear()
