@@ -162,10 +162,8 @@ class Denoiser(Protocol):
         """What places look at in one call. Raises SessionError where there is no attention that can be read."""
 
     def frozen(self) -> AbstractContextManager[None]:
-        """No gradients for the model's own weights and no dropout meanwhile."""
-
-    def recomputing(self) -> AbstractContextManager[None]:
-        """Activations are computed again for gradients instead of being kept meanwhile: less memory, more time."""
+        """No gradients for the model's own weights and no dropout meanwhile. Of a large model no activations are kept:
+        they are computed again for gradients, so whatever acted beside its layers has to be as it was by then."""
 
     def reading_pictures(self, adapter: str) -> AbstractContextManager[None]:
         """Meanwhile it reads the pictures of its conditions, by an image adapter's file in IP-Adapter's form. Raises

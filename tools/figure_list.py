@@ -241,7 +241,10 @@ FIGURES = {
         making_table, "a quarter of an hour",
     ),
     "training": Figure(
-        ("conceptguard bench train", "conceptguard bench train --size sd15 --side 16 --dtype bf16 --steps 2"),
+        (
+            "conceptguard bench train", "conceptguard bench train --size sd15 --side 32 --dtype bf16 --steps 2",
+            "conceptguard bench train --size sd15 --side 32 --dtype bf16 --steps 2 --method esd --set rank=null",
+        ),
         training_table, "half an hour",
     ),
     "waiting": Figure(

@@ -255,14 +255,15 @@ def speech_table(results: list[Result]) -> str:
 def training_table(results: list[Result]) -> str:
     """What a step of a training costs beside the authors' way."""
     table = [
-        [f"`{row['method']}`", row["model"], row["side"], f"{row['seconds']:.2f}", f"{row['seconds_peer']:.2f}",
+        [" ".join([f"`{row['method']}`", *(f"`{k}: {v}`".replace("None", "null") for k, v in row["set"].items())]),
+         row["model"], row["side"], f"{row['seconds']:.2f}", f"{row['seconds_peer']:.2f}",
          f"{row['ratio_peer']:.3f}",
          *((f"{row['mb']:,}", f"{row['mb_peer']:,}", f"{row['memory_peer']:.2f}") if "mb" in row else ("", "", ""))]
         for result in results for row in result["rows"]
     ]  # fmt: skip
     told = (
         "One state a step, on one core. The authors sample it by a guided trajectory, here of its mean length, ask the "
-        "model once for every prediction, and, of ESD, hold a second copy of it."
+        "model once for every prediction, and, of ESD, learn whole matrices in a second copy of it."
     )
     head = [
         "",

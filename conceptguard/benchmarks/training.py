@@ -31,16 +31,22 @@ STEPS = {"esd": 50, "spm": 30}  # of the authors' trajectories
 GUIDANCE, PUSHED, ANCHORS, ANCHORED = 3.0, 1.0, 4, 1000.0
 # One state a step, as the authors take; what else costs as much as theirs.
 OURS: dict[str, dict[str, Any]] = {
-    "esd": {"batch": 1, "rank": None, "trajectory_steps": 50}, "spm": {"batch": 1, "anchors": ANCHORS - 1},
+    "esd": {"batch": 1, "trajectory_steps": 50}, "spm": {"batch": 1, "anchors": ANCHORS - 1},
 }  # fmt: skip
 
 
-def measure(method: str, size: str, steps: int, side: int | None, dtype: torch.dtype, threads: int) -> Row:
+def measure(
+    method: str, size: str, steps: int, side: int | None, dtype: torch.dtype, threads: int, settings: Row
+) -> Row:  # fmt: skip
     """One row: seconds a step, the median of all but the first, and the most memory while it was trained, beside what
-    the authors' way takes. side: of the latents, None for the model's own."""
-    ours, theirs = (_apart(way, method, size, steps, side, dtype, threads) for way in ("ours", "theirs"))
+    the authors' way takes.
+
+    side: of the latents, None for the model's own; settings: of our training, besides
+    Raises PolicyError for settings that the method does not have.
+    """
+    ours, theirs = (_apart(way, method, size, steps, side, dtype, threads, settings) for way in ("ours", "theirs"))
     row = {
-        "method": method, "model": size, "side": ours["side"], "seconds": round(ours["seconds"], 3),
+        "method": method, "model": size, "side": ours["side"], "set": settings, "seconds": round(ours["seconds"], 3),
         "seconds_peer": round(theirs["seconds"], 3), "ratio_peer": round(ours["seconds"] / theirs["seconds"], 4),
     }  # fmt: skip
     if ours["mb"] and theirs["mb"]:
@@ -54,13 +60,15 @@ def _apart(*asked: Any) -> Row:
         return pool.apply(_alone, asked)
 
 
-def _alone(way: str, method: str, size: str, steps: int, side: int | None, dtype: torch.dtype, threads: int) -> Row:
+def _alone(
+    way: str, method: str, size: str, steps: int, side: int | None, dtype: torch.dtype, threads: int, settings: Row
+) -> Row:  # fmt: skip
     torch.set_num_threads(threads)
     of = subject(size, "cpu", dtype)
     if side:
         of.pipe.unet.register_to_config(sample_size=side)
     _forget_peak()
-    times = list(_ours(method, of.pipe, steps) if way == "ours" else _theirs(method, of.pipe, steps))
+    times = list(_ours(method, of.pipe, steps, settings) if way == "ours" else _theirs(method, of.pipe, steps))
     return {"seconds": statistics.median(times[1:] or times), "mb": _peak(), "side": of.pipe.unet.config.sample_size}
 
 
@@ -68,7 +76,7 @@ class _Enough(Exception):
     """Ends a training that is timed."""
 
 
-def _ours(method: str, pipe: Any, steps: int) -> list[float]:
+def _ours(method: str, pipe: Any, steps: int, settings: Row) -> list[float]:
     times, last = [], time.perf_counter()
 
     def report(step: int, value: float) -> None:
@@ -81,7 +89,7 @@ def _ours(method: str, pipe: Any, steps: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
         plugins.method(method).make(
             plugins.host_for(pipe), CONCEPT, Path(folder), preserve=["cat"], steps=1000, progress=False, report=report,
-            **OURS[method],
+            **{**OURS[method], **settings},
         )  # fmt: skip
     return times
 

@@ -87,15 +87,20 @@ class TermsInTraining:
 
 
 def predictions(
-    denoiser: Denoiser, terms: TermsInTraining, latents: Tensor, times: Tensor, *conditions: Encoded, learnt: bool
-) -> tuple[Tensor, ...]:
+    denoiser: Denoiser, terms: TermsInTraining, latents: Tensor, times: Tensor, *conditions: Encoded,
+    learnt: bool | Sequence[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
     """What a denoiser says of each condition at the same latents, in one pass: [batch, channels, h, w] each, float32.
 
-    latents: [batch, ...]; times: [batch]; learnt: with the terms as they are by now, which stay open then, since
-    gradients need the gates as they were; without, as if there were none
+    latents: [batch, ...]; times: [batch]
+    learnt: with the terms as they are by now, or as if there were none; of all conditions or of each. Gates stay as
+    they are: gradients need them so. Where gradients go through what is said with and without, one pass makes both
     """
-    n = len(conditions)
-    terms.open(n * len(latents) if learnt else 0)
+    n, rows = len(conditions), len(latents)
+    if isinstance(learnt, bool):
+        terms.open(n * rows if learnt else 0)
+    else:
+        terms.open([float(one) for one in learnt for _ in range(rows)])
     return denoiser(torch.cat([latents] * n), torch.cat([times] * n), stack(*conditions)).float().chunk(n)
 
 

@@ -115,15 +115,13 @@ class SFD(TrainedTerms):
             eps = torch.randn(drawn.shape, generator=random)
             times = torch.randint(*LEVELS, (len(rows),), generator=random)
             state, noise = noised(teacher, drawn, eps, times)
-
-            def says(state: Tensor, *conditions: Encoded, learnt: bool) -> tuple[Tensor, ...]:
-                return predictions(teacher, fake, state, times, *conditions, learnt=learnt)
-
-            (its,) = says(state.detach(), named.rows(rows), learnt=True)
+            its_texts, empty = named.rows(rows), pick(nothing, [0] * len(rows))
+            (its,) = predictions(teacher, fake, state.detach(), times, its_texts, learnt=True)
             known = F.mse_loss(its, noise)
             step_of_fake = torch.autograd.grad(known, followed)
-            towards, without = says(state, meant.rows(rows), pick(nothing, [0] * len(rows)), learnt=False)
-            (its,) = says(state, named.rows(rows), learnt=True)
+            towards, without, its = predictions(
+                teacher, fake, state, times, meant.rows(rows), empty, its_texts, learnt=(False, False, True)
+            )
             real = clean(teacher, state, without + s.guidance * (towards - without), times)
             losses = score_identity(real, clean(teacher, state, its, times), drawn, s.alpha)
             value = losses[: s.batch].mean() + s.keep * losses[s.batch :].mean()

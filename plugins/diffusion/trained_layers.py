@@ -44,8 +44,7 @@ class LayerSettings(Settings):
     "u", all others of the denoiser's blocks, for what pictures show unasked; "all", both
     rank: of the change, learnt as factors; null learns whole matrices
     steps, batch: optimiser steps, and states in each
-    accumulate: so many times as many states in each step, one batch after the other; recompute: activations are
-    computed again for gradients instead of being kept. Both are for little memory, and cost time
+    accumulate: so many times as many states in each step, one batch after the other, for little memory
     lr: of Adam
     trajectory_steps, guidance: of the runs that states are taken from
     templates: what the concept's prompts are put into, {} or with an article {a}
@@ -56,7 +55,6 @@ class LayerSettings(Settings):
     steps: int = Field(default=60, ge=1)
     batch: int = Field(default=4, ge=1)
     accumulate: int = Field(default=1, ge=1)
-    recompute: bool = False
     lr: float = Field(default=2e-3, gt=0)
     trajectory_steps: int = Field(default=12, ge=2)
     guidance: float = 3.0
@@ -186,8 +184,6 @@ def _train(task: Task, plan: Plan) -> _Trained:
 
     with ExitStack() as meanwhile:
         meanwhile.enter_context(plan.within())
-        if s.recompute:
-            meanwhile.enter_context(denoiser.recomputing())
         parameters = meanwhile.enter_context(terms.attached([denoiser]))
         tick = meanwhile.enter_context(task.bar(s.steps))
         optimiser = torch.optim.Adam(parameters, lr=s.lr)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from ...protocols import Looks
 
+LARGE = 2**29  # bytes of weights
+
 
 class Denoiser:
     """latents [rows, channels, h, w], timesteps [rows], conditions -> the raw model output, as ``latents``.
@@ -85,19 +87,19 @@ class Denoiser:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """No gradients for the model's own weights and no dropout meanwhile; everything as it was afterwards."""
-        with frozen(self._module):
-            yield
+        """No gradients for the model's own weights and no dropout meanwhile; everything as it was afterwards.
 
-    @contextmanager
-    def recomputing(self) -> Iterator[None]:
-        """Activations are computed again for gradients instead of being kept meanwhile: less memory, more time."""
-        before = self._module.is_gradient_checkpointing
-        self._module.enable_gradient_checkpointing()
+        Activations of a large model are computed again for gradients: those of a few states would fill a user's GPU.
+        """
+        large = sum(weight.nbytes for weight in self._module.parameters()) >= LARGE
+        recompute = large and not self._module.is_gradient_checkpointing
+        if recompute:
+            self._module.enable_gradient_checkpointing()
         try:
-            yield
+            with frozen(self._module):
+                yield
         finally:
-            if not before:
+            if recompute:
                 self._module.disable_gradient_checkpointing()
 
     def timestep(self, share: float) -> int:

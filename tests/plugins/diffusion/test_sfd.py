@@ -18,6 +18,7 @@ from trained import torn, weights
 import conceptguard
 from conceptguard.errors import ArtifactError, PolicyError, RegistryError
 from conceptguard.formats import to_kohya
+from conceptguard.hosts.diffusers import denoiser
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
 from conceptguard.runtime.lowrank import Factors
@@ -76,6 +77,16 @@ def test_an_interrupted_training_ends_with_the_same_bits(one_step: Any, tmp_path
     whole = weights(make(one_step, tmp_path, "whole"))
     torn(1, partial(make, one_step, tmp_path))
     assert weights(make(one_step, tmp_path)) == whole
+
+
+def test_large_models_keep_no_activations_of_either_network_and_learn_the_same(
+    one_step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients go through the teacher with and without what it learnt, and by the time that it is computed again both
+    must be as they were."""
+    learnt = weights(make(one_step, tmp_path, "kept"))
+    monkeypatch.setattr(denoiser, "LARGE", 0)
+    assert weights(make(one_step, tmp_path, "again")) == learnt
 
 
 def test_bad_input_is_named(one_step: Any, tiny: Any, tmp_path: Path) -> None:
