@@ -36,6 +36,7 @@ from .options import (
     WORKERS,
     Usage,
     settings_of,
+    split,
 )
 
 if TYPE_CHECKING:
@@ -107,6 +108,13 @@ def eval_(
     unnamed: bool = typer.Option(
         False, help="Also ask by synonyms, of artifacts made anew that were told the concept's name alone."
     ),
+    at_once: int | None = typer.Option(
+        None,
+        "--at-once",
+        min=2,
+        metavar="N",
+        help="Also erase N concepts at once, those of --concepts first, with one artifact of all, made anew.",
+    ),  # fmt: skip
     crowd: bool = typer.Option(
         False, help="Also erase twenty objects of the suite at once, and every other one, with artifacts made anew."
     ),
@@ -155,6 +163,7 @@ def eval_(
     conceptguard eval --method spm --together 10
     conceptguard eval --makers closed --full
     conceptguard eval --makers trained --artifacts my-registry --unnamed
+    conceptguard eval --makers trained --artifacts my-registry --at-once 5
     conceptguard eval --method rece --method uce --unnamed --gate always
     conceptguard eval --model out/emoji-sd --suite emoji-sd --artifacts out/registry --method uce
     conceptguard eval --method safree --set schedule=false
@@ -225,7 +234,7 @@ def eval_(
     from ..measuring.samples import Recipe
     from ..measuring.suite import load_suite
     from ..registry import Registry
-    from .eval_cases import Anew, crowds_of, makers_of, of_methods, told_names_alone
+    from .eval_cases import Anew, crowds_of, few_of, makers_of, of_methods, told_names_alone
     from .loading import drawing, drawing_under
     from .on_ray import On, pool
     from .output import report
@@ -285,16 +294,18 @@ def eval_(
     check_judges(judges, (sample for one in cases for sample in one.samples))
     lasting = len(cases)  # of what is there when this is over: a crowd's artifact is not
     with tempfile.TemporaryDirectory() as folder:
-        if unnamed or crowd:
+        if unnamed or crowd or at_once:
             pipe = drawing(model, device, dtype, variant=variant, config=config)
             extra = Anew(pipe, prompts, Path(folder), gate, place)
             if unnamed:
                 cases = told_names_alone(cases, extra, n)
+            if at_once:
+                cases += few_of(methods, [] if wanted in ("all", "some") else split(wanted), at_once, extra, n, seeds)
             if crowd:
                 cases += crowds_of(methods, extra, seeds)
             check_judges(judges, (sample for one in cases for sample in one.samples))
             load = partial(Drawing, pipe)
-        if on or not (unnamed or crowd):
+        if on or not (unnamed or crowd or at_once):
             load = partial(drawing_under, model, device, dtype, variant=variant, config=config)
         print(f"conceptguard: {_announced(cases, steps, full)}", file=sys.stderr)
         work = Work(cases, Recipe(steps, guidance, batch))

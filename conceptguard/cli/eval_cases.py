@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,18 +128,49 @@ def crowds_of(methods: list[str], anew: Anew, seeds: int) -> list[Case]:
     A method without room for as many is named on standard error and left out.
     """
     from .. import plugins
-    from ..errors import ConceptGuardError
     from ..measuring.anew import crowd_at_once, crowds
     from ..plugins import host_for
+
+    host = host_for(anew.pipe)
+    return _each_made([
+        (name, len(crowd.erased),
+         partial(crowd_at_once, host, anew.suite, name, crowd, anew.out, anew.gate, seeds, anew.registry))
+        for crowd in crowds(anew.suite) for name in methods if plugins.method(name).several
+    ])  # fmt: skip
+
+
+def few_of(methods: list[str], first: list[str], count: int, anew: Anew, n: int, seeds: int) -> list[Case]:
+    """So many concepts at once, those of ``first`` before others of the suite, each method by one artifact.
+
+    A method that makes none of several concepts is named on standard error and left out. Raises RegistryError where the
+    suite has fewer concepts.
+    """
+    from ..errors import RegistryError
+    from ..measuring.anew import few_at_once
+    from ..plugins import host_for
+
+    concepts = list(dict.fromkeys([*first, *anew.suite.concepts]))[:count]
+    if len(concepts) < count:
+        raise RegistryError(f"{count} concepts at once: the suite for {anew.suite.base} has {len(concepts)}")
+    host = host_for(anew.pipe)
+    return _each_made([
+        (name, count,
+         partial(few_at_once, host, anew.suite, name, concepts, anew.out, anew.gate, n, seeds, anew.registry))
+        for name in methods
+    ])  # fmt: skip
+
+
+def _each_made(wanted: list[tuple[str, int, Callable[[], list[Case]]]]) -> list[Case]:
+    """The cases of artifacts of several concepts; wanted: (method, how many concepts, how they are made)."""
+    from ..errors import ConceptGuardError
     from .progress import progress
 
-    host, found = host_for(anew.pipe), []
-    several = [(crowd, name) for crowd in crowds(anew.suite) for name in methods if plugins.method(name).several]
-    with progress("artifacts of many objects at once", len(several)) as tick:
-        for crowd, name in several:
+    found: list[Case] = []
+    with progress("artifacts of many at once", len(wanted)) as tick:
+        for name, count, made in wanted:
             try:
-                found += crowd_at_once(host, anew.suite, name, crowd, anew.out, anew.gate, seeds, anew.registry)
+                found += made()
             except ConceptGuardError as error:
-                print(f"conceptguard: left out: {name} of {len(crowd.erased)} at once: {error}", file=sys.stderr)
+                print(f"conceptguard: left out: {name} of {count} at once: {error}", file=sys.stderr)
             tick(1)
     return found

@@ -53,7 +53,7 @@ def write(method: type[Maker], task: Task, learned: Learned) -> Artifact:
     if learned.opens is not None:
         own, kept = learned.opens
         if task.several:
-            found = _of_several(task, kept)
+            found = _of_several(task, kept, learned.also)
         else:
             found = calibrate(concept.prompts, host.read, keep=kept, own=own, known=host.encoding_cache())
         fields["gate"] = found.as_dict()
@@ -64,11 +64,12 @@ def write(method: type[Maker], task: Task, learned: Learned) -> Artifact:
     return artifact
 
 
-def _of_several(task: Task, kept: Sequence[str]) -> Calibration:
-    """A gate that every concept of several opens, from what each one's own would see."""
+def _of_several(task: Task, kept: Sequence[str], also: Sequence[str]) -> Calibration:
+    """A gate that every concept of several opens, and what was found beside them, from what each by itself sees."""
     known, found = task.host.encoding_cache(), []
-    with meanwhile(), task.bar(len(task.several), ", gate") as tick:
-        for i, concept in enumerate(task.several):
+    every = [*task.several, *([Concept(name="also", prompts=list(also))] if also else [])]
+    with meanwhile(), task.bar(len(every), ", gate") as tick:
+        for i, concept in enumerate(every):
             own = [fill(t, p) for p in concept.prompts for t in task.settings.templates]
 
             def see(concept: Concept = concept, own: list[str] = own) -> dict[str, Tensor]:

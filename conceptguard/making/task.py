@@ -21,7 +21,7 @@ from .base import weights_mark
 from .pieces import Pieces, reads
 from .progress import Tick, progress_bar
 from .snapshot import Snapshot
-from .templates import check_templates, filled
+from .templates import check_templates, filled, instead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +69,10 @@ class Task:
         """The concepts one by one."""
         return self.several or [self.concept]
 
+    def times(self, count: int) -> int:
+        """So many for each concept: five at once are trained five times as long as one."""
+        return count * len(self.each)
+
     def check(self, *templates: Sequence[str]) -> None:
         """Raises PolicyError when something to keep names the concept, or a template has no place for it."""
         for concept in self.each:
@@ -79,6 +83,17 @@ class Task:
     def own(self, templates: Sequence[str]) -> list[str]:
         """The concept's prompts in every template, each text once."""
         return filled(templates, self.concept.prompts)
+
+    def instead(self, templates: Sequence[str], without: str = "") -> list[str]:
+        """For each text of ``own``, in its order, what is to appear there: the same template with the replacement of
+        the concept that it is about, or with ``without`` where that has none."""
+        texts: dict[str, str] = {}
+        for one in self.each:
+            for text, other in zip(
+                filled(templates, one.prompts), instead(templates, one.prompts, one.replacement or without)
+            ):
+                texts.setdefault(text, other)
+        return list(texts.values())
 
     def kept(self, templates: Sequence[str]) -> list[str]:
         """What must stay in every template, each text once."""
@@ -100,6 +115,7 @@ class Task:
         common = {
             "concept": self.concept.model_dump(), "preserve": list(self.preserve), "seed": self.seed,
             "settings": self.settings.model_dump(), "weights": weights_mark(self.host),
+            **({"concepts": [one.model_dump() for one in self.several]} if self.several else {}),
         }  # fmt: skip
         return Snapshot(self.folder.parent / f".{self.folder.name}.{name}", {**common, **inputs})
 

@@ -1,7 +1,8 @@
 """Artifacts that are made for a measurement, and thrown away after it.
 
 Two things cannot be read off artifacts that ship: whether a method reaches words that nobody told it, since those that
-ship are told all words there are; and what is left when a crowd is erased at once, half of all that a model draws.
+ship are told all words there are; and what is left when one artifact erases many at once: a few concepts, or a crowd,
+half of all that a model draws.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ..policy_file import load_policy
 from ..registry import Artifact, Registry, default_registry
 from ..text.words import stands_in
 from . import suite as suites
-from .cases import Case, artifact_of
+from .cases import Case, artifact_of, case
+from .policies import each_of
 from .suite import Object, Sample, Suite
 
 FEW = 20  # of the smaller crowd
@@ -37,6 +39,27 @@ def name_alone(
         wanted["replacement"] = like.manifest.concept.replacement
     made = plugins.method(method).make(host, wanted, out, preserve=kept, progress=False, **_settings(like))
     return _about(made, method, gate)
+
+
+def few_at_once(
+    host: Any, suite: Suite, method: str, concepts: list[str], out: Path, gate: str, n: int, seeds: int,
+    registry: Registry | None = None,
+) -> list[Case]:  # fmt: skip
+    """Some concepts erased by one artifact that was told all their words, asked for as guards together are: a case for
+    each set of seeds.
+
+    Raises PolicyError for a method that makes no artifact of several concepts.
+    """
+    named = [{"name": one, "prompts": suite.words(one)} for one in concepts]
+    settings = _settings(_like(suite, method, concepts[0], registry))
+    made = plugins.method(method).make(
+        host, named, out, name=f"{len(named)} concepts", preserve=suite.words_beside(concepts), progress=False,
+        **settings,
+    )  # fmt: skip
+    policy, each = _about(made, method, gate), each_of(n, len(named))
+    return [
+        case(suite, method, concepts, policy, each, 2 * n, seed=seed, gated=gate == "prompt") for seed in range(seeds)
+    ]
 
 
 def crowd_at_once(

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from conceptguard.making.encoded_texts import EncodedTexts
-from conceptguard.making.templates import instead
 
 from .trained_layers import LayerSettings, Plan, TrainedLayers
 
@@ -45,14 +44,14 @@ class AllButOne(TrainedLayers):
     """
 
     name = "all_but_one"
+    several = True
     MakeSettings = AllButOneMakeSettings
 
     @classmethod
     def plan(cls, task: Task) -> Plan:
         """Both differences against each other, and the empty prompt against itself."""
-        s, concept = task.settings, task.concept
-        others = instead(s.templates, concept.prompts, concept.replacement)
-        alternatives = EncodedTexts(task.host, others) if concept.replacement else None
+        s, named = task.settings, any(one.replacement for one in task.each)
+        alternatives = EncodedTexts(task.host, task.instead(s.templates)) if named else None
 
         def loss(now: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             *towards, without = now.frozen(*([alternatives.rows(now.rows)] if alternatives else []), now.nothing)

@@ -48,6 +48,7 @@ class ESD(TrainedLayers):
     """
 
     name = "esd"
+    several = True
     MakeSettings = ESDMakeSettings
 
     @classmethod

@@ -25,7 +25,7 @@ from conceptguard.making.encoded_texts import EncodedTexts
 from conceptguard.making.loop import Loop
 from conceptguard.making.preview import previews
 from conceptguard.making.shots import Shots
-from conceptguard.making.templates import TEMPLATES, check_window, instead
+from conceptguard.making.templates import TEMPLATES, check_window
 from conceptguard.making.terms import TermsInTraining, cut_to_rank, predictions
 from conceptguard.method import Settings
 
@@ -42,9 +42,9 @@ class SalUnMakeSettings(Settings):
     share: of the weights, those that may move
     layers: which of the denoiser's linear layers, as for esd [all weights, convolutions as well]
     rank: of the change that is kept; null keeps it whole
-    shots: pictures that the model draws, of the concept and of what stays each [a thousand of a dataset's class]
+    shots: pictures that the model draws for each concept, of it and of what stays [a thousand of a dataset's class]
     views: pictures with noise on them that weights are chosen by; guidance: of the predictions there [7.5]
-    steps, batch: optimiser steps, and pictures of each kind in a step [5 epochs, 8]
+    steps, batch: optimiser steps for each concept, and pictures of each kind in a step [5 epochs, 8]
     lr: of Adam [1e-5]
     alpha: weight of what stays [0.1, and 0.5 in its instructions]
     anchor_by: the frozen model says what the anchor looks like, or the one that is being trained [trained]
@@ -93,22 +93,23 @@ class SalUn(TrainedTerms):
     """
 
     name = "salun"
+    several = True
     MakeSettings = SalUnMakeSettings
     previews = True
 
     @classmethod
     def learn(cls, task: Task) -> Learned:
         """Choose the weights and train them. Raises ArtifactError when the loss is no number."""
-        s, host, denoiser, concept = task.settings, task.host, task.host.denoiser(), task.concept
+        s, host, denoiser, steps = task.settings, task.host, task.host.denoiser(), task.times(task.settings.steps)
         task.check(s.templates)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
         texts, others = EncodedTexts(host, own), EncodedTexts(host, kept or [""])
-        anchors, nothing = EncodedTexts(host, instead(s.templates, concept.prompts, task.anchor)), host.encode([""])
+        anchors, nothing = EncodedTexts(host, task.instead(s.templates, task.anchor)), host.encode([""])
         random = torch.Generator().manual_seed(task.seed)
         layers = host.layers()
         terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), None, random)
-        forget, retain = (Shots.drawn(denoiser, some, nothing, s.shots, random) for some in (texts, others))
+        forget, retain = (Shots.drawn(denoiser, some, nothing, task.times(s.shots), random) for some in (texts, others))
         snapshot, said = task.snapshot(), partial(predictions, denoiser, terms)
 
         def guided() -> Tensor:
@@ -128,9 +129,9 @@ class SalUn(TrainedTerms):
             taken, held = every.chunk(2)
             return relearnt(taken, goal, held, stays.wanted, s.alpha)
 
-        with terms.attached([denoiser]) as parameters, task.bar(s.steps) as tick:
+        with terms.attached([denoiser]) as parameters, task.bar(steps) as tick:
             masks = salient(_gradients(parameters, guided, -(-s.views // s.batch)), s.share)
-            loop = Loop(task.label, parameters, torch.optim.Adam(parameters, lr=s.lr), random, s.steps, snapshot,
+            loop = Loop(task.label, parameters, torch.optim.Adam(parameters, lr=s.lr), random, steps, snapshot,
                         masks=masks, reports=[tick, *task.reports, *previews(task, denoiser, terms.open)])  # fmt: skip
             ended = loop.run(loss)
             found = terms.changes()

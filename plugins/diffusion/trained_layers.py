@@ -43,7 +43,7 @@ class LayerSettings(Settings):
     layers: "x", those that read the text, for what a prompt has to name; "strict", of these the keys and values alone;
     "u", all others of the denoiser's blocks, for what pictures show unasked; "all", both
     rank: of the change, learnt as factors; null learns whole matrices
-    steps, batch: optimiser steps, and states in each
+    steps, batch: optimiser steps for each concept, and states in each
     accumulate: so many times as many states in each step, one batch after the other, for little memory
     lr: of Adam
     trajectory_steps, guidance: of the runs that states are taken from
@@ -163,7 +163,8 @@ def _train(task: Task, plan: Plan) -> _Trained:
     layers = host.layers()
     rank = None if plan.mask else s.rank
     terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), rank, random, plan.start)
-    walks = Walks(denoiser, len(plan.own), s.steps * s.accumulate, s.batch, s.trajectory_steps, random)
+    steps = task.times(s.steps)
+    walks = Walks(denoiser, len(plan.own), steps * s.accumulate, s.batch, s.trajectory_steps, random)
     snapshot = task.snapshot()
 
     def loss(number: int) -> Tensor:
@@ -185,11 +186,11 @@ def _train(task: Task, plan: Plan) -> _Trained:
     with ExitStack() as meanwhile:
         meanwhile.enter_context(plan.within())
         parameters = meanwhile.enter_context(terms.attached([denoiser]))
-        tick = meanwhile.enter_context(task.bar(s.steps))
+        tick = meanwhile.enter_context(task.bar(steps))
         optimiser = torch.optim.Adam(parameters, lr=s.lr)
         masks = plan.mask(parameters, some) if plan.mask else ()
         reports = [tick, *task.reports, *previews(task, denoiser, terms.open)]
-        loop = Loop(task.label, parameters, optimiser, random, s.steps, snapshot, also=[walks.latents],
+        loop = Loop(task.label, parameters, optimiser, random, steps, snapshot, also=[walks.latents],
                     reports=reports, accumulate=s.accumulate, masks=masks)  # fmt: skip
         ended = loop.run(loss)
         found = terms.changes()

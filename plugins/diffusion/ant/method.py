@@ -41,6 +41,7 @@ class ANT(Guidance, TrainedLayers):
     """
 
     name = "ant"
+    several = True
     Settings = ANTSettings
     MakeSettings = ANTMakeSettings
 

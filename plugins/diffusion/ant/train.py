@@ -72,14 +72,17 @@ def plan(task: Task) -> Plan:
         return (weights * losses(said, empty, towards, without, early, s.eta, s.hold)).mean(), (said, without)
 
     def mask(parameters: Sequence[Tensor], some: Callable[[Sequence[int]], State]) -> list[Tensor]:
-        """1 where a weight is among those that matter most for each of the concept's prompts, else 0."""
-        kept = [torch.ones_like(parameter) for parameter in parameters]
-        for prompt in task.concept.prompts:
-            rows = [own.index(text) for text in filled(s.templates, [prompt])]
-            state = some([rows[i % len(rows)] for i in range(s.views)])
-            for total, gradient in zip(kept, torch.autograd.grad(loss(state)[0], list(parameters))):
-                total *= smallest(gradient, s.share) if s.compat == "official" else salient([gradient], s.share)[0]
-        return kept
+        """1 where a weight is among those that matter most for every prompt of a concept, of several of any, else 0."""
+        any_of = [torch.zeros_like(parameter) for parameter in parameters]
+        for concept in task.each:
+            kept = [torch.ones_like(parameter) for parameter in parameters]
+            for prompt in concept.prompts:
+                rows = [own.index(text) for text in filled(s.templates, [prompt])]
+                state = some([rows[i % len(rows)] for i in range(s.views)])
+                for total, gradient in zip(kept, torch.autograd.grad(loss(state)[0], list(parameters))):
+                    total *= smallest(gradient, s.share) if s.compat == "official" else salient([gradient], s.share)[0]
+            any_of = [torch.maximum(found, more) for found, more in zip(any_of, kept)]
+        return any_of
 
     return Plan(own, loss, mask=mask if s.share < 1 else None)
 

@@ -26,7 +26,7 @@ from conceptguard.making.loop import Gradients, Loop, without_conflict
 from conceptguard.making.noising import clean
 from conceptguard.making.preview import previews
 from conceptguard.making.shots import Shots
-from conceptguard.making.templates import TEMPLATES, check_window, instead
+from conceptguard.making.templates import TEMPLATES, check_window
 from conceptguard.making.terms import TermsInTraining, predictions
 from conceptguard.method import Settings
 
@@ -48,9 +48,10 @@ class DocoMakeSettings(Settings):
 
     layers: which of the denoiser's layers, as for esd
     rank: of the change, learnt as factors; null learns whole matrices [whole]
-    shots: pictures that the model draws, of the concept, of the anchor and of what stays each [1000]
+    shots: pictures that the model draws for each concept, of it, of its anchor and of what stays [1000]
     noisiest: share of the schedule up to which predictions are compared; beyond, they say nothing of a picture [1]
-    steps, warmup: optimiser steps, of which so many train the discriminator alone [2000 and 1000]
+    steps: optimiser steps for each concept [2000]
+    warmup: of all steps, so many train the discriminator alone [1000]
     batch: pictures of each kind in a step [8]
     lr: of the layers [6e-6 times the batch]
     discriminator_lr, width: of what tells them apart, and channels of its first layer [1e-4, 5e-5 for styles, and 64]
@@ -86,22 +87,23 @@ class Doco(TrainedTerms):
     """
 
     name = "doco"
+    several = True
     MakeSettings = DocoMakeSettings
     previews = True
 
     @classmethod
     def learn(cls, task: Task) -> Learned:
         """Train both. Raises ArtifactError when a loss is no number."""
-        s, host, denoiser, concept = task.settings, task.host, task.host.denoiser(), task.concept
+        s, host, denoiser, steps = task.settings, task.host, task.host.denoiser(), task.times(task.settings.steps)
         task.check(s.templates)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
         nothing, random = host.encode([""]), torch.Generator().manual_seed(task.seed)
         layers = host.layers()
         terms = TermsInTraining(layers, layers_of(layers.shapes(), s.layers), s.rank, random)
-        anchored = instead(s.templates, concept.prompts, task.anchor)
+        anchored = task.instead(s.templates, task.anchor)
         texts = [EncodedTexts(host, some) for some in (own, anchored, kept or [""])]
-        shots = [Shots.drawn(denoiser, some, nothing, s.shots, random) for some in texts]
+        shots = [Shots.drawn(denoiser, some, nothing, task.times(s.shots), random) for some in texts]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             judge = patch_discriminator(denoiser.shape[0], s.width).to(denoiser.device)
@@ -136,10 +138,10 @@ class Doco(TrainedTerms):
                 step_of = [a + k for a, k in zip(without_conflict(away, keep), keep)]
             return Gradients(float(fooled.detach()), [*step_of, *own_part])
 
-        with terms.attached([denoiser]) as learnt, task.bar(s.steps) as tick:
+        with terms.attached([denoiser]) as learnt, task.bar(steps) as tick:
             groups = [{"params": learnt}, {"params": list(judge.parameters()), "lr": s.discriminator_lr}]
             optimiser = torch.optim.Adam(groups, lr=s.lr, betas=(0.5, 0.999))
-            loop = Loop(task.label, [*learnt, *judge.parameters()], optimiser, random, s.steps, snapshot,
+            loop = Loop(task.label, [*learnt, *judge.parameters()], optimiser, random, steps, snapshot,
                         reports=[tick, *task.reports, *previews(task, denoiser, terms.open)])  # fmt: skip
             ended = loop.run(gradients)
             found = terms.changes()

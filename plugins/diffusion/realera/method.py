@@ -17,14 +17,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from conceptguard.concept import together
 from conceptguard.generation.conditioning import Encoded
 from conceptguard.making.edits import Problem, solve
 from conceptguard.making.encoded_texts import EncodedTexts
-from conceptguard.making.templates import filled, instead
+from conceptguard.making.templates import filled
 from conceptguard.runtime.lowrank import Factors
+from conceptguard.text.words import stands_in
 
 from ..trained_layers import Layers, LayerSettings, Plan, TrainedLayers
-from .neighbours import Neighbours, neighbours
+from .neighbours import neighbours
 
 if TYPE_CHECKING:
     from conceptguard.making.task import Task
@@ -61,16 +63,14 @@ class RealEra(TrainedLayers):
     """
 
     name = "realera"
+    several = True
     MakeSettings = RealEraMakeSettings
 
     @classmethod
     def plan(cls, task: Task) -> Plan:
         """Neighbours, UCE's edit of them all, and the formula that it is trained on by."""
-        s, host, concept, random = task.settings, task.host, task.concept, torch.Generator().manual_seed(task.seed)
-        near, far = Neighbours([], [])
-        if s.around == "words" and s.count:
-            near, far = neighbours(host.encoders()[0], concept.prompts, task.preserve, s.count, s.alike, random)
-        wide = replace(task, concept=concept.model_copy(update={"prompts": [*concept.prompts, *near]}))
+        s, host = task.settings, task.host
+        wide, near, far = widened(task) if s.around == "words" and s.count else (task, [], [])
         problem = Problem.of(wide, s.templates, "tail")
         start = {}
         for stream in problem.streams[:1]:  # a pooled vector's layers are no part of what is trained
@@ -80,7 +80,7 @@ class RealEra(TrainedLayers):
                 start[name] = Factors(
                     down.float().cpu(), (weight.double() @ edit.shift.T.to(weight.device)).float().cpu()
                 )
-        anchors = EncodedTexts(host, instead(s.templates, wide.concept.prompts, concept.replacement))
+        anchors = EncodedTexts(host, wide.instead(s.templates))
         others = EncodedTexts(host, filled(s.templates, [*task.preserve, *far]) or [""])
 
         def loss(now: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -93,6 +93,23 @@ class RealEra(TrainedLayers):
             return F.mse_loss(said, goal) + s.beyond * F.mse_loss(kept, stays), (said, without)
 
         return Plan(wide.own(s.templates), loss, start, near)
+
+
+def widened(task: Task) -> tuple[Task, list[str], list[str]]:
+    """The task with each concept's neighbours among its prompts; these, and what lies beyond, of all concepts."""
+    s, random = task.settings, torch.Generator().manual_seed(task.seed)
+    near: list[str] = []
+    far: list[str] = []
+    wide = []
+    for one in task.each:
+        found = neighbours(task.host.encoders()[0], one.prompts, task.preserve, s.count, s.alike, random)
+        # A neighbour of one concept may be another one, or be found of both.
+        more = [word for word in found.near if word not in near and word not in task.concept.prompts]
+        wide.append(one.model_copy(update={"prompts": [*one.prompts, *more]}))
+        near, far = [*near, *more], [*far, *found.far]
+    far = [word for word in far if word not in near and not any(stands_in(p, word) for p in task.concept.prompts)]
+    whole = together(wide, task.concept.name)
+    return replace(task, concept=whole, several=wide if task.several else ()), near, far
 
 
 def moved(encoded: Encoded, radius: float, random: torch.Generator) -> Encoded:
