@@ -114,7 +114,7 @@ def eval_(
         min=2,
         metavar="N",
         help="Also erase N concepts at once, those of --concepts first, with one artifact of all, made anew.",
-    ),  # fmt: skip
+    ),
     crowd: bool = typer.Option(
         False, help="Also erase twenty objects of the suite at once, and every other one, with artifacts made anew."
     ),

@@ -11,7 +11,8 @@ import pytest
 from conceptguard_plugins.diffusion.uce import UCE
 
 from conceptguard.cli import run
-from conceptguard.cli.eval_cases import Anew, crowds_of, told_names_alone
+from conceptguard.cli.eval_cases import Anew, crowds_of, few_of, told_names_alone
+from conceptguard.errors import RegistryError
 from conceptguard.measuring.anew import FEW, Crowd, crowds
 from conceptguard.measuring.cases import case, policy_for
 from conceptguard.measuring.suite import Suite, load_suite, synonyms
@@ -78,6 +79,22 @@ def test_many_objects_at_once(emoji: Suite, anew: Anew, capsys: pytest.CaptureFi
     assert all(s.label in s.prompt for s in one.samples) and len({s.seed for s in [*one.samples, *other.samples]}) == 8
     made = open_artifact(Path(str(one.policy.guards[0].artifact))).manifest
     assert [c["name"] for c in made.made["concepts"]] == one.concepts
+
+
+def test_a_few_concepts_at_once(pipe: Any, emoji: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One artifact that was told the words of all; asked for as several guards together are."""
+    anew = Anew(pipe, emoji, tmp_path, "prompt", None)
+    first, second = few_of(["uce", "spm"], ["beer"], 3, anew, 6, 2)
+    assert "left out: spm of 3 at once: method 'spm' makes an artifact of one concept" in capsys.readouterr().err
+    assert first.concepts == ["beer", *[c for c in emoji.concepts if c != "beer"][:2]] and first.gated
+    assert len(first.erased) == 3 * round(6 / 3**0.5) and len(first.others) == 12
+    assert {s.seed for s in first.samples}.isdisjoint(s.seed for s in second.samples)
+    made = open_artifact(Path(str(first.policy.guards[0].artifact))).manifest
+    assert made.concept.prompts == [word for name in first.concepts for word in emoji.words(name)]
+    like = open_artifact(_folder(policy_for(emoji, "uce", ["beer"]).guards[0].artifact)).manifest
+    assert made.made["settings"] == like.made["settings"] and set(made.made["preserve"]) < set(like.made["preserve"])
+    with pytest.raises(RegistryError, match="99 concepts at once"):
+        few_of(["uce"], [], 99, anew, 6, 1)
 
 
 def test_artifacts_of_a_given_registry_come_before_those_that_ship(emoji: Suite, anew: Anew) -> None:
