@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no package of anybody's environment
 
-from tools.figure_tables import eval_table
+from tools.figure_tables import eval_table, exported_table, trained_table
 from tools.redteam_tables import never_seen_table, policy_table, redteam_table, work_table
 
 
@@ -32,6 +32,15 @@ def test_columns_are_those_that_a_report_has() -> None:
     two = {"second_erased_before": 0.75, "second_erased_after": 0.25, "agree": 0.875}
     both = eval_table([{"rows": [row("uce", "a", **two, gated=False, synonyms_before=1.0, synonyms_after=0.5)]}])
     assert all(word in both for word in ("0.750 → 0.250", "0.875", "1.000 → 0.500", "`uce`, always open"))
+
+
+def test_what_was_trained_says_what_it_took_once() -> None:
+    """One artifact of several concepts stands beside one of one; the same one with other gates is not said again."""
+    cost = {"make_seconds": 20.4, "bytes": 290_800}
+    rows = [row("esd", "a", **cost), row("esd", "a, b", 2, make_seconds=61.0, bytes=290_900), row("none", "a")]
+    told = trained_table([{"rows": rows}, {"rows": [row("esd", "a", **cost, gated=False)]}])
+    assert told.endswith("| `esd` | 1 | 20 | 0.29 |\n| `esd` | 2 | 61 | 0.29 |")
+    assert "| `esd` | 1.000 → 1.000 |" in exported_table([{"rows": [row("esd", "a")]}])
 
 
 def test_attacks_stand_beside_chance_and_tables_are_of_one_size() -> None:

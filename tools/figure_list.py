@@ -13,6 +13,7 @@ from tools.figure_tables import (
     disguises_table,
     drift_table,
     eval_table,
+    exported_table,
     faults_table,
     finding_table,
     fuzz_table,
@@ -165,6 +166,20 @@ FIGURES = {
     "eval-trained": Figure(
         ("conceptguard eval --makers trained --artifacts out/trained --concepts beer --n 12 --steps 12",),
         trained_table, "ten minutes",
+    ),
+    "eval-at-once": Figure(
+        (
+            "conceptguard eval --method spm --method ant --method doco --method salun --artifacts out/trained "
+            "--concepts pistol --n 8 --steps 12",
+            "conceptguard eval --method esd --method all_but_one --method realera --artifacts out/trained "
+            "--concepts pistol --unnamed --at-once 5 --n 8 --steps 12",
+            "conceptguard eval --method esd --method realera --artifacts out/trained --concepts pistol --unnamed "
+            "--gate always --n 8 --steps 12",
+        ),
+        trained_table, "twenty minutes",
+    ),
+    "exported": Figure(
+        ("python -m tools.exported --artifacts out/trained --concept pistol",), exported_table, "five minutes"
     ),
     "drift": Figure(("python -m tools.drift --artifacts out/trained --concept beer",), drift_table, "a minute"),
     "marked": Figure(("python -m tools.marked --n 48",), marked_table, "ten minutes"),

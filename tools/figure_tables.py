@@ -427,10 +427,21 @@ def marked_table(results: list[Result]) -> str:
 
 
 def trained_table(results: list[Result]) -> str:
-    """What guards erase and leave, and how large their artifacts are."""
+    """What guards erase and leave, how long their artifacts were made, and how large they are."""
     rows = [row for result in results for row in result["rows"] if row.get("bytes")]
-    sizes = ", ".join(f"`{row['method']}` {row['bytes'] / 1e6:.2g}" for row in rows)
-    return f"{eval_table(results)}\n\nArtifacts, MB: {sizes}."
+    made = {(row["method"], row["concepts"]): row for row in rows}.values()
+    sizes = [[f"`{row['method']}`", str(row["concepts"]), f"{row['make_seconds']:.0f}", f"{row['bytes'] / 1e6:.2g}"]
+             for row in made]  # fmt: skip
+    head = ["", "concepts at once", "seconds to make", "MB"]
+    return f"{eval_table(results)}\n\nWhat was made, beside other work on two cores:\n\n{markdown(head, sizes)}"
+
+
+def exported_table(results: list[Result]) -> str:
+    """What files do that other programs load, which have no gate."""
+    groups = ("erased", "second_erased", "neighbours", "others")
+    table = [[f"`{row['method']}`", *map(_share(row), groups), str(row["n"])]
+             for result in results for row in result["rows"]]  # fmt: skip
+    return markdown(["", "concept", "concept, second judge", "neighbours", "others", "samples"], table)
 
 
 def drift_table(results: list[Result]) -> str:

@@ -58,7 +58,7 @@ class SalUnMakeSettings(Settings):
     shots: int = Field(default=12, ge=1)
     views: int = Field(default=32, ge=1)
     guidance: float = 7.5
-    steps: int = Field(default=60, ge=1)
+    steps: int = Field(default=150, ge=1)
     batch: int = Field(default=4, ge=1)
     lr: float = Field(default=3e-4, gt=0)
     alpha: float = Field(default=0.5, ge=0)

@@ -53,6 +53,8 @@ ITD: dict[str, Any] = {}
 FEW_SHOT: dict[str, Any] = {}
 ADVUNLEARN: dict[str, Any] = {}
 TRCE: dict[str, Any] = {}
+# To compare with, one of each that is small; by the methods' own settings.
+TRAINED = ("esd", "all_but_one", "realera", "doco")
 # On this encoder the concept comes back when the prompt's own embeddings do. Of 60 pictures of ten concepts in wordings
 # that guards are made with, the shipped probes flag 4, 3, 3 and 2 at a scale of 1, 1.15, 1.3 and 1.5.
 SAFREE: dict[str, Any] = {"up_t": 50, "scale": 1.3}
@@ -95,6 +97,8 @@ def jobs(suite: Suite) -> Iterator[Job]:
     for method, options in (("few_shot", FEW_SHOT), ("advunlearn", ADVUNLEARN)):
         for it in ten:
             yield _object_job(suite, method, it, options)
+    for method in TRAINED:
+        yield _object_job(suite, method, suite.object("pistol"), {})
     for style in suite.concept_styles:
         yield _style_job(suite, style)
     for it in [*objects[10:], *(it for it in suite.objects if it.name in EXTRA)]:

@@ -53,6 +53,7 @@ class ANTMakeSettings(LayerSettings):
     views: int = Field(default=5, ge=1)
     layers: Layers = "all"
     rank: int | None = Field(default=None, ge=1)
+    steps: int = Field(default=120, ge=1)
     lr: float = Field(default=5e-4, gt=0)
 
 
