@@ -45,16 +45,20 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, required=True, help="a registry")
     parser.add_argument("--concept", default="beer")
     parser.add_argument("--n", type=int, default=8, help="runs, each of its own seed")
+    parser.add_argument(
+        "--wordings", choices=("judge", "tune"), default="judge", help="tune: those to choose settings by"
+    )
     asked = parser.parse_args()
-    write_rows("drift", rows(asked.artifacts, asked.concept, asked.n), asked.json)
+    write_rows("drift", rows(asked.artifacts, asked.concept, asked.n, asked.wordings), asked.json)
 
 
 @torch.no_grad()
-def rows(artifacts: Path, concept: str, n: int) -> Iterator[dict[str, Any]]:
-    """One for each method that has an artifact of the concept. Prompts are those that judge, and nothing else."""
+def rows(artifacts: Path, concept: str, n: int, worded: str = "judge") -> Iterator[dict[str, Any]]:
+    """One for each method that has an artifact of the concept. Prompts are those that judge, or those that tune, and
+    nothing else."""
     suite, host = load_suite("emoji-sd"), host_for(load_model("emoji-sd"))
     denoiser, layers, registry = host.denoiser(), host.layers(), Registry([artifacts])
-    wordings = suite.judge_templates_plain
+    wordings = suite.judge_templates_plain if worded == "judge" else suite.tuning_templates_plain
     told = [suite.object(concept), *(it for it in suite.objects if it.group == "other")]
     texts = [[wordings[i % len(wordings)].format(thing=it.thing, noun=it.name) for i, it in enumerate(them)]
              for them in ([told[0]] * n, told[1 : 1 + n])]  # fmt: skip
