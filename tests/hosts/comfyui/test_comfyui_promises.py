@@ -10,12 +10,14 @@ from conceptguard.testing.matrix import probe
 FEW = frozenset({"it_acts", "no_guard_tax", "no_trace", "rows_are_separate", "receipt_is_true"})
 
 
-@pytest.mark.parametrize("method", ["spm", "safree", "normalise"])
+@pytest.mark.parametrize("method", ["spm", "realera", "safree", "normalise"])
 def test_promises_are_kept(method: str, comfy: None) -> None:
     (cell,) = comfy_cells([method])
     rows = probe(cell, only=FEW)
     assert {row["promise"]: row["result"] for row in rows if row["promise"] != 9} == dict.fromkeys((0, 1, 2, 4), "kept")
-    assert rows[-1]["result"] == ("kept" if method == "spm" else "does not apply"), "these have no terms to measure"
+    assert rows[-1]["result"] == ("kept" if method in ("spm", "realera") else "does not apply"), (
+        "these have no terms to measure"
+    )
 
 
 def test_what_speaks_is_refused(comfy: None) -> None:
