@@ -135,7 +135,11 @@ def _like(suite: Suite, method: str, concept: str, registry: Registry | None) ->
 
 
 def _settings(like: Artifact | None) -> dict[str, Any]:
-    return dict(like.manifest.made.get("settings", {})) if like else {}
+    """What it was made with; what an earlier version wrote and makers know no longer is left out."""
+    if like is None:
+        return {}
+    known = plugins.method(like.manifest.method).MakeSettings.model_fields
+    return {key: value for key, value in like.manifest.made.get("settings", {}).items() if key in known}
 
 
 def _about(made: Artifact, method: str, gate: str) -> Policy:

@@ -13,7 +13,7 @@ from conceptguard_plugins.diffusion.uce import UCE
 from conceptguard.cli import run
 from conceptguard.cli.eval_cases import Anew, crowds_of, few_of, told_names_alone
 from conceptguard.errors import RegistryError
-from conceptguard.measuring.anew import FEW, Crowd, crowds
+from conceptguard.measuring.anew import FEW, Crowd, _settings, crowds
 from conceptguard.measuring.cases import case, policy_for
 from conceptguard.measuring.suite import Suite, load_suite, synonyms
 from conceptguard.plugins import host_for
@@ -79,6 +79,13 @@ def test_many_objects_at_once(emoji: Suite, anew: Anew, capsys: pytest.CaptureFi
     assert all(s.label in s.prompt for s in one.samples) and len({s.seed for s in [*one.samples, *other.samples]}) == 8
     made = open_artifact(Path(str(one.policy.guards[0].artifact))).manifest
     assert [c["name"] for c in made.made["concepts"]] == one.concepts
+
+
+def test_settings_that_a_maker_no_longer_knows_are_left_out(anew: Anew, tmp_path: Path) -> None:
+    made = UCE.make(host_for(anew.pipe), "beer", tmp_path / "old", preserve=["milk"], lamb=0.7)
+    manifest = made.folder / "artifact.yaml"
+    manifest.write_text(manifest.read_text().replace("lamb: 0.7", "lamb: 0.7\n    gone: 1"))
+    assert _settings(open_artifact(made.folder)) == made.manifest.made["settings"] and "gone: 1" in manifest.read_text()
 
 
 def test_a_few_concepts_at_once(pipe: Any, emoji: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
