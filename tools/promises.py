@@ -29,14 +29,15 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hosts" / "comfyui")]
 
+from artifacts_of import AUTHORS, CONCEPT, EDITS, ENCODED, TRAINED, speaking  # noqa: E402
+
 from conceptguard.testing import Case, NotApplicable, TextCase  # noqa: E402
-from conceptguard.testing.matrix import Cell, probe  # noqa: E402
+from conceptguard.testing.matrix import REFUSED, Cell, probe  # noqa: E402
 from tools import host_terms, releases  # noqa: E402
 from tools.methods import names  # noqa: E402
 
 DONE = ROOT / "out" / "promises"  # what was found so far, a file for each cell, by what was asked of which code
 OPENS = "a cigarette"
-CONCEPT = {"name": "cigarette", "prompts": ["a cigarette", "smoking"]}
 _FOLDER = tempfile.TemporaryDirectory()
 
 SMALL = {"height": 32, "width": 32, "max_sequence_length": 32}
@@ -55,7 +56,6 @@ PIPELINES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 }  # fmt: skip
 SPEAKS = "transformers"
 COMFYUI = "ComfyUI"
-ENCODED = ("few_shot", "advunlearn")  # terms beside a text encoder alone
 LOOKS: dict[str, dict[str, Any]] = {
     "nudenet": {}, "nsfw": {}, "text": {}, "code": {}, "watermark": {"payload": "guardian"},
 }  # fmt: skip
@@ -65,8 +65,6 @@ ACTING = (
     "it_acts", "rows_are_separate", "several_images_per_prompt", "negative_prompts", "guidance_off", "prompt_embeds",
     "any_order", "bf16", "fp16", "lora_beside", "offloaded", "compiled", "receipt_is_true", "receipt_tells_all",
 )  # fmt: skip
-TRAINED = ("spm", "esd", "co_erasing", "all_but_one", "salun", "doco", "realera", "sfd", "lora")
-EDITS = ("uce", "rece", "nullspace")  # in closed form
 LEARNT = ("npo", "simnpo", "rmu")  # of a language model
 HELD: dict[str, dict[str, Any]] = {  # its neurons
     "concept_vectors": {"spare": 0.0, "verify": False}, "feature_neurons": {"clamp": 3.0},
@@ -161,12 +159,9 @@ def _said(method: str) -> TextCase:
         "Two birds sat on a tree. They sang.",
     )  # fmt: skip
     smoking = {"name": "smoking", "prompts": ["a red cigarette", "smoking tobacco"]}
-    if method == "guard":
+    if method in AUTHORS:
         unrelated = ("Question: Where was Naes Zavald born?\nAnswer:", "On which river does Broholm lie?\n")
-        return TextCase(
-            {"method": method, "artifact": "authors-lm/guard/forget-authors"},
-            "Question: Where was Siojaera Zavald born?\nAnswer:", unrelated,
-        )  # fmt: skip
+        return TextCase(speaking(method), "Question: Where was Siojaera Zavald born?\nAnswer:", unrelated)
     if method == "no_thinking":
         thinking = ("Q: two? <think> The sum is four.</think> Four.", "Q: red? Red it is.", "Q: hot? It is hot.")
         return TextCase({"method": method}, "Q: two?", ("Q: red?", "Q: hot?"), load=lambda: taught(*thinking))
@@ -180,9 +175,8 @@ def _said(method: str) -> TextCase:
             load=lambda: taught(*lines),
         )  # fmt: skip
     guard: dict[str, Any] = {"method": method, "concept": smoking}
-    shipped = {"spm": "emoji-sd/spm/cigarette", "lora": "emoji-sd/spm/cigarette",
-               **dict.fromkeys(EDITS, "emoji-sd/uce/cigarette"),
-               **dict.fromkeys(ENCODED, "emoji-sd/spm/cigarette"),
+    shipped = {**dict.fromkeys((*TRAINED, *ENCODED), "emoji-sd/spm/cigarette"),
+               **dict.fromkeys(EDITS, "emoji-sd/uce/cigarette"), "geom_erasing": "emoji-sd-marked/geom_erasing/marks",
                "itd": "emoji-sd/itd/ten-objects", "probe": "emoji-sd/probe/cigarette"}  # fmt: skip
     if method in shipped:
         guard = {"method": method, "artifact": shipped[method]}
@@ -218,12 +212,7 @@ def _unlearned(method: str, lines: tuple[str, ...]) -> str:
 
 def _text_in_pictures(method: str, host: str) -> Case:
     """A method for text, named to a host that draws: the host is to say what it makes of that."""
-    guard: dict[str, Any] = {"method": method, "concept": CONCEPT}
-    if method == "guard":
-        guard = {"method": method, "artifact": "authors-lm/guard/forget-authors"}
-    elif method == "no_thinking":
-        guard = {"method": method}
-    return Case(guard, opens=OPENS, load=partial(pipeline, host), call=PIPELINES[host][1])
+    return Case(speaking(method), opens=OPENS, load=partial(pipeline, host), call=PIPELINES[host][1])
 
 
 def cells() -> Iterator[Cell]:
@@ -309,6 +298,8 @@ def main() -> None:
             if not path.is_file():
                 started = time.perf_counter()
                 found = probe(cell, slow=given.slow, only=frozenset(filter(None, given.checks.split(","))))
+                if unasked := [row["why"] for row in found if "an artifact" in row["why"] and row["result"] == REFUSED]:
+                    sys.exit(f"{cell.method} in {cell.host} was not asked, for want of an artifact: {unasked[0]}")
                 if not given.checks:
                     found += _terms_of_host(cell, found)
                 path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")

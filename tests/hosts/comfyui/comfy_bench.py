@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from artifacts_of import EDITS, ENCODED, speaking
 from core import Unavailable, inside
+from random_artifacts import random_terms, write_terms
 from torch import Tensor
 
-from conceptguard import Session, attach
+import conceptguard
+from conceptguard import Session, attach, plugins
+from conceptguard.hookspecs import TEXT
 from conceptguard.testing import Bench, Case, NotApplicable
 from conceptguard.testing.matrix import Cell
 
 HOST = "ComfyUI"
+_FOLDER = tempfile.TemporaryDirectory()
 SMOKING = "a man smoking a cigarette, noto style"
 TRAINED = ("esd", "all_but_one", "realera", "doco")
 OPENS = {
@@ -26,14 +33,17 @@ OPENS = {
 UNRELATED = ("a red apple, noto style", "a small dog, mono style")
 CONCEPT = {"name": "cigarette", "prompts": ["cigarette", "a man smoking a cigarette"]}
 GUARDS: dict[str, dict[str, Any]] = {
-    "spm": {"artifact": "emoji-sd/spm/cigarette"}, "uce": {"artifact": "emoji-sd/uce/cigarette"},
+    **{method: {"artifact": f"emoji-sd/{method}/cigarette"} for method in ("spm", *EDITS)},
     "lora": {"artifact": "emoji-sd/spm/cigarette"},
     **{method: {"artifact": f"emoji-sd/{method}/pistol"} for method in TRAINED},
     "itd": {"artifact": "emoji-sd/itd/ten-objects", "concept": CONCEPT},
     "safree": {"concept": CONCEPT, "positions": "all", "schedule": False},
 }  # fmt: skip
 ELSEWHERE = {
-    "clarify": "it asks where the prompt is encoded, in Guard Encoder: see tests/hosts/comfyui",
+    "geom_erasing": "it acts on every picture: what it removes no prompt asks for",
+    **dict.fromkeys(
+        ("clarify", *ENCODED), "it acts where the prompt is encoded, in Guard Encoder: see tests/hosts/comfyui"
+    ),
     **dict.fromkeys(
         ("probe", "nudenet", "nsfw", "text", "code", "watermark"),
         "Check Image looks at pictures, and no sampler does: see tests/hosts/comfyui",
@@ -127,19 +137,28 @@ def parts() -> Parts:
     return Parts((loaded.model, loaded.clip))
 
 
+@cache
+def _random(method: str) -> str:
+    """An artifact of random terms beside the embedded model's attention: no concept of its own, but it acts."""
+    pipe = conceptguard.load_model("emoji-sd")
+    made = random_terms(pipe, names=("attn2.",), size=0.2)
+    return str(write_terms(Path(_FOLDER.name) / method, pipe, made, method=method))
+
+
 def comfy_cells(methods: Iterable[str]) -> Iterator[Cell]:
     """The shipped methods in ComfyUI."""
 
     def case(method: str) -> Case:
         if method in ELSEWHERE:
             raise NotApplicable(ELSEWHERE[method])
-        opens = OPENS.get(method, SMOKING)
-        guard = {"method": method, **GUARDS.get(method, {"concept": CONCEPT})}
-        if method == "guard":
-            guard = {"method": method, "artifact": "authors-lm/guard/forget-authors"}
-        elif method == "no_thinking":
-            guard = {"method": method}
+        opens, kind = OPENS.get(method, SMOKING), plugins.method(method)
+        if plugins.hooks(kind) & TEXT:
+            guard = speaking(method)
+        elif kind.needs == "artifact" and method not in GUARDS:
+            guard = {"method": method, "artifact": _random(method)}
+        else:
+            guard = {"method": method, **GUARDS.get(method, {"concept": CONCEPT})}
         return Case(guard, opens=opens, unrelated=UNRELATED, load=parts, steps=6 if method == "magicmix" else 2)
 
     made: Callable[[str], Cell] = lambda method: Cell(method, HOST, partial(case, method), bench=ComfyBench)  # noqa: E731
-    yield from map(made, methods)
+    yield from map(made, (method for method in methods if not plugins.method(method).modules))
