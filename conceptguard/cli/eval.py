@@ -242,6 +242,9 @@ def eval_(
 
     begin = time.perf_counter()
     given = settings_of(settings)
+    if given and (policy or guard) and not (method or makers):
+        raise Usage("--set is of --method: what a policy names has its settings there, and --guard in braces, as in "
+                    "--guard '{method: sld, level: weak, concept: …}'")  # fmt: skip
     if on and (protocol or prompts_from or suite in (FINDING, CLASSIFIER, CAPTIONER, GAN, GRAPH) or is_language(suite)):
         raise Usage("--on is of suites of pictures: leave it out with --protocol and with other suites")
     if protocol == "list":

@@ -245,3 +245,10 @@ def test_closed_makers_are_those_with_artifacts(capsys: pytest.CaptureFixture[st
     assert "spm" in trained and "uce" not in trained and "ant" in told, "which acts without having been trained"
     with pytest.raises(PolicyError, match="closed, trained or all"):
         makers_of(suite, "open")
+
+
+@pytest.mark.parametrize("what", [["--guard", "sld:beer"], ["--policy", "school", "--suite", "language"]])
+def test_settings_that_no_method_would_take_are_refused(what: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Left aside in silence they had figures of other guards than was written."""
+    assert run(["eval", *what, "--set", "level=weak"]) == 2
+    assert "--set is of --method" in capsys.readouterr().err
