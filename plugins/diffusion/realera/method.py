@@ -73,8 +73,8 @@ class RealEra(TrainedLayers):
         wide, near, far = widened(task) if s.around == "words" and s.count else (task, [], [])
         problem = Problem.of(wide, s.templates, "tail")
         start = {}
-        for stream in problem.streams[:1]:  # a pooled vector's layers are no part of what is trained
-            edit = solve(problem.rows["states"], s.lamb, 1.0, s.preserve_scale)
+        for stream in problem.streams:  # of a pooled vector, too: what it says is drawn, whatever the states say
+            edit = solve(problem.rows[stream.kind], s.lamb, 1.0, s.preserve_scale)
             for name, weight in stream.weights.items():
                 down = stream.widened(edit.down, stream.inputs)
                 start[name] = Factors(
