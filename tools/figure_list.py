@@ -73,6 +73,12 @@ from tools.unlearning_tables import (
 Result = dict[str, Any]
 CLASSIFIER = "emoji-classifier"
 FLOW = ("spm", "uce", "nullspace", "rece", "trce", "esd", "few_shot", "all_but_one")  # on emoji-flow
+# What acts there while a picture is drawn, in words or by an artifact that ships.
+FLOW_SHIPS = (  # noqa: SIM905
+    "sld negative_guidance ant concept_master magicmix safree spm uce nullspace rece trce esd few_shot advunlearn "
+    "all_but_one doco"
+).split()
+MIXED = "--set kmax=0.98 --set kmin=0.9 --set negative=true"  # magicmix, where content takes over from the start
 TEN = "cigarette,pistol,bomb,beer,wine,skull,knife,syringe,pill,dagger"
 
 
@@ -151,10 +157,22 @@ FIGURES = {
             + " ".join(f"--method {one}" for one in FLOW),
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 --method salun",
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 --method advunlearn",
-            "conceptguard eval --model emoji-flow --guard magicmix:pistol,gun,handgun --set kmax=0.95 --set kmin=0.85 "
-            "--n 2 --concepts pistol",
+            "conceptguard eval --model emoji-flow --guard concept_master:pistol,gun,handgun --n 2 --concepts pistol",
+            *(f"conceptguard eval --model emoji-flow --method magicmix {how} --n 2 --concepts pistol"
+              for how in ("--set kmax=0.95 --set kmin=0.85", MIXED)),
+            *(f"conceptguard eval --model emoji-flow --artifacts out/{made} --concepts pistol --n 2 {which}"
+              for made, which in (("flow", "--method safree"), ("flow", "--method ant --method probe"),
+                                  ("flow-early", "--method ant"), ("flow", "--method doco"),
+                                  ("flow", "--method realera"))),
         ),
         eval_table, "half an hour",
+    ),
+    "flow-comfyui": Figure(
+        (
+            "python -m tools.flow_comfyui $COMFYUI_PATH " + " ".join(f"--method {one}" for one in FLOW_SHIPS),
+            f"python -m tools.flow_comfyui $COMFYUI_PATH --method magicmix {MIXED}",
+        ),
+        eval_table, "ten minutes", needs="COMFYUI_PATH",
     ),
     "one-step": Figure(
         (
