@@ -196,6 +196,12 @@ FIGURES = {
         ),
         trained_table, "twenty minutes",
     ),
+    "ant-at-once": Figure(
+        (
+            "conceptguard eval --method ant --artifacts out/trained --concepts pistol --at-once 5 --n 8 --steps 12",
+        ),
+        trained_table, "ten minutes",
+    ),
     "exported": Figure(
         ("python -m tools.exported --artifacts out/trained --concept pistol",), exported_table, "five minutes"
     ),
