@@ -28,6 +28,7 @@ from tools.figure_tables import (
     marked_table,
     neurons_table,
     overhead_table,
+    pace_table,
     pairs_table,
     per_image_table,
     pixels_table,
@@ -207,6 +208,9 @@ FIGURES = {
     ),
     "drift": Figure(("python -m tools.drift --artifacts out/trained --concept beer",), drift_table, "a minute"),
     "marked": Figure(("python -m tools.marked --n 48",), marked_table, "ten minutes"),
+    "pace": Figure(
+        ("python -m conceptguard_registry.build.emoji_sd.pace --work out/emoji-sd",), pace_table, "half an hour"
+    ),
     "pairs": Figure(("python -m tools.pairs",), pairs_table, "ten minutes"),
     "eval-together": Figure(
         (

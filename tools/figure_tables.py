@@ -559,3 +559,19 @@ def fuzz_table(results: list[Result]) -> str:
         ["**together**", f"{sum(row['cases'] for row in rows):,}", "" if all(r["held"] for r in rows) else "no"]
     )
     return markdown(["what every case is to show", "cases", "and it"], table)
+
+
+def pace_table(results: list[Result]) -> str:
+    """In how many steps a part of emoji-sd is as good as AdamW made it."""
+    told = []
+    for row in (row for result in results for row in result["rows"]):
+        before = row["before"]
+        good = [one for one in row["tried"] if one["quality"] >= before["quality"]]
+        now = good[-1] if good else None
+        told.append([
+            row["part"], f"{before['steps']} steps: {before['quality']:.4g}",
+            f"{now['steps']} steps: {now['quality']:.4g}" if now else "none as good",
+            f"{now['steps'] / before['steps']:.2f}" if now else "", f"{row['ratio']:.2f}" if row["ratio"] else "",
+            row["quality"],
+        ])  # fmt: skip
+    return markdown(["", "AdamW", "now, as good", "of its pictures", "of its seconds", "by"], told)

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from conceptguard.cli.output import result
+
 from . import data, diffusion, judge, latents, models, packs, vae
 from .captions import Captions
 from .suite import Suite, load_suite
@@ -146,7 +148,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=1.0, help="steps as a multiple of what is short")
     parser.add_argument("--json", type=Path, help="write all that was measured here")
     args = parser.parse_args()
-    rows = []
+    rows, begun = [], time.perf_counter()
     for part in tqdm(parts(load_suite(), packs.load_packs(args.cache), args.work, args.budget), desc="parts"):
         rows.append(compare(part))
         before, ratio = rows[-1]["before"], rows[-1]["ratio"]
@@ -155,7 +157,8 @@ def main() -> None:
             f"{part.name}: {part.quality} {before['quality']:.4g}, AdamW {before['seconds']:.0f} s, {now}", flush=True
         )
         if args.json:
-            args.json.write_text(json.dumps(rows, indent=2) + "\n")
+            told = result("pace", rows, time.perf_counter() - begun)
+            args.json.write_text(json.dumps(told, indent=2) + "\n")
 
 
 if __name__ == "__main__":
