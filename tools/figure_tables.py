@@ -567,10 +567,11 @@ def pace_table(results: list[Result]) -> str:
     for row in (row for result in results for row in result["rows"]):
         before = row["before"]
         good = [one for one in row["tried"] if one["quality"] >= before["quality"]]
-        now = good[-1] if good else None
+        now, first = good[-1] if good else None, row["tried"][0]
         told.append([
             row["part"], f"{before['steps']} steps: {before['quality']:.4g}",
-            f"{now['steps']} steps: {now['quality']:.4g}" if now else "none as good",
+            f"{now['steps']} steps: {now['quality']:.4g}" if now
+            else f"no, {first['steps']} steps: {first['quality']:.4g}",
             f"{now['steps'] / before['steps']:.2f}" if now else "", f"{row['ratio']:.2f}" if row["ratio"] else "",
             row["quality"],
         ])  # fmt: skip
