@@ -99,6 +99,7 @@ class Method:
         seed: int = 0,
         steps: int | None = None,
         preview: int = 0,
+        anyway: bool = False,
         progress: bool = True,
         report: Report | None = None,
         **options: Any,
@@ -110,8 +111,10 @@ class Method:
         withdrawn again; name: of such a list, by default "concepts"
         preserve: what stands near the concept and must stay; seed: the same one gives the same artifact; steps: of a
         training; preview: after so many of them, again and again, pictures of how it goes, in one PNG in ``out``, see
-        ``making.preview``; report: called with (step, loss) after each; options: the method's ``MakeSettings``. An
-        interrupted training is taken up where it was when the same is asked for again. Raises PolicyError for what
+        ``making.preview``; anyway: train on a concept that the model does not know, or draws unasked, as well
+        report: called with (step, loss) after each; options: the method's ``MakeSettings``
+
+        An interrupted training is taken up where it was when the same is asked for again. Raises PolicyError for what
         cannot be made, ArtifactError when making fails.
         """
         settings = make_settings(cls, options, steps=steps)
@@ -121,7 +124,18 @@ class Method:
         label, folder = f"{cls.name} {concept.name}", place(cls, host, concept, out)
         reports = [report] if report else []
         task = Task(
-            host, concept, preserve, settings, seed, folder, label, progress, reports, several=many, preview=preview
+            host,
+            concept,
+            preserve,
+            settings,
+            seed,
+            folder,
+            label,
+            progress,
+            reports,
+            several=many,
+            preview=preview,
+            anyway=anyway,
         )
         with meanwhile():
             return write(cls, task, cls.learn(task))

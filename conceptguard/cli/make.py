@@ -45,6 +45,9 @@ def make(
     model: str = MODEL,
     seed: int = typer.Option(0, help="The same seed gives the same artifact."),
     steps: int | None = typer.Option(None, min=1, help="Training steps; default: the method's own."),
+    anyway: bool = typer.Option(
+        False, "--anyway", help="Train on a concept that the model does not know, or draws unasked, as well."
+    ),
     preview: int = typer.Option(
         0, min=0, metavar="STEPS", help="After so many steps, again and again, pictures of how it goes; 0: none."
     ),
@@ -108,6 +111,7 @@ def make(
     for one in every:
         chosen.wanted(one, name)
     options: dict[str, Any] = {**given, "preserve": _preserve(preserve), "seed": seed, "preview": preview}
+    options["anyway"] = anyway
     if name:
         options["name"] = name
     if steps is not None:

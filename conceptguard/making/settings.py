@@ -28,4 +28,5 @@ def read_options(model: type[BaseModel], options: Mapping[str, Any], what: str) 
         name = ".".join(map(str, first["loc"]))
         hint = meant(name, model.model_fields, f"known are {', '.join(model.model_fields)}")
         why = f"unknown option; {hint}" if first["type"] == "extra_forbidden" else first["msg"]
-        raise PolicyError(f"{what}: {name}: {why}") from None
+        told = [what, name, why.removeprefix("Value error, ")]
+        raise PolicyError(": ".join(filter(None, told))) from None  # a rule about several options has no name

@@ -48,7 +48,7 @@ class Task:
     preserve: what must stay; settings: of the method's ``MakeSettings``
     folder: where the artifact will be; label: for progress bars and errors
     reports: told (step, loss) after every step; preview: so many steps lie between pictures, see ``previews``, 0: none
-    started: by ``time.perf_counter``
+    started: by ``time.perf_counter``; anyway: of a concept that the model does not know, see ``check_known``
     """
 
     host: Host | Any
@@ -63,6 +63,7 @@ class Task:
     started: float = field(default_factory=time.perf_counter)
     several: Sequence[Concept] = ()
     preview: int = 0
+    anyway: bool = False
 
     @property
     def each(self) -> Sequence[Concept]:

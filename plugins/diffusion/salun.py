@@ -22,6 +22,7 @@ from torch import Tensor
 
 from conceptguard.generation.conditioning import pick, stack
 from conceptguard.making.encoded_texts import EncodedTexts
+from conceptguard.making.known import check_known
 from conceptguard.making.loop import Loop
 from conceptguard.making.preview import previews
 from conceptguard.making.shots import Shots
@@ -102,6 +103,7 @@ class SalUn(TrainedTerms):
         """Choose the weights and train them. Raises ArtifactError when the loss is no number."""
         s, host, denoiser, steps = task.settings, task.host, task.host.denoiser(), task.times(task.settings.steps)
         task.check(s.templates)
+        check_known(task)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
         texts, others = EncodedTexts(host, own), EncodedTexts(host, kept or [""])

@@ -25,6 +25,7 @@ from conceptguard.errors import PolicyError
 from conceptguard.generation.conditioning import Encoded, pick
 from conceptguard.making.base import weights_mark
 from conceptguard.making.encoded_texts import EncodedTexts
+from conceptguard.making.known import check_known
 from conceptguard.making.loop import Gradients, Loop
 from conceptguard.making.noising import clean, noised
 from conceptguard.making.templates import TEMPLATES, check_window, instead
@@ -92,6 +93,7 @@ class SFD(TrainedTerms):
         PolicyError for a model that is its own."""
         s, host, generator = task.settings, task.host, task.host.denoiser()
         task.check(s.templates)
+        check_known(task)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
         model = conceptguard.load_model(s.teacher, torch_dtype=generator.dtype).to(generator.device)

@@ -19,6 +19,7 @@ from torch import Tensor
 from conceptguard.errors import ArtifactError
 from conceptguard.generation.conditioning import Encoded, pick
 from conceptguard.making.encoded_texts import EncodedTexts
+from conceptguard.making.known import check_known
 from conceptguard.making.loop import Loop
 from conceptguard.making.preview import previews
 from conceptguard.making.templates import TEMPLATES, check_window
@@ -124,6 +125,7 @@ class TrainedLayers(TrainedTerms):
         """Train to the end, from the last snapshot where there is one. Raises ArtifactError when the loss is no number,
         and when the model has no such layers."""
         task.check(task.settings.templates)
+        check_known(task)
         plan = cls.plan(task)
         check_window(task.host, plan.own)
         found = _train(task, plan)

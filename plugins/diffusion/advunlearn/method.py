@@ -6,6 +6,7 @@ Zhang et al., "Defensive Unlearning with Adversarial Training for Robust Concept
 
 from __future__ import annotations
 
+from conceptguard.making.known import check_known
 from conceptguard.making.preview import previews
 from conceptguard.making.task import Learned, Task
 
@@ -29,6 +30,7 @@ class AdvUnlearn(TrainedTerms):
     def learn(cls, task: Task) -> Learned:
         """Train the encoder to forget. Raises ArtifactError when training fails."""
         task.check(task.settings.templates)
+        check_known(task)
         training = Training(task)
         with task.bar(task.settings.steps) as tick:
             terms = training.run([tick, *task.reports, *previews(task, training.denoiser, encode=training.encoded)])

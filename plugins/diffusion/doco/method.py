@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 
 from conceptguard.generation.conditioning import stack
 from conceptguard.making.encoded_texts import EncodedTexts
+from conceptguard.making.known import check_known
 from conceptguard.making.loop import Gradients, Loop, without_conflict
 from conceptguard.making.noising import clean
 from conceptguard.making.preview import previews
@@ -96,6 +97,7 @@ class Doco(TrainedTerms):
         """Train both. Raises ArtifactError when a loss is no number."""
         s, host, denoiser, steps = task.settings, task.host, task.host.denoiser(), task.times(task.settings.steps)
         task.check(s.templates)
+        check_known(task)
         own, kept = task.own(s.templates), task.kept(s.templates)
         check_window(host, [*own, *kept])
         nothing, random = host.encode([""]), torch.Generator().manual_seed(task.seed)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from conceptguard.formats import read_artifact, to_kohya
+from conceptguard.making.known import check_known
 from conceptguard.making.preview import previews
 from conceptguard.making.task import Learned, Opens, Task
 from conceptguard.markers import hookimpl
@@ -53,6 +54,7 @@ class SPM(Method):
         """Train a membrane, written as ``<name>_last.safetensors``. Raises ArtifactError when training fails."""
         s = task.settings
         task.check(s.templates)
+        check_known(task)
         training = Training(task)
         with task.bar(s.steps) as tick:
             factors = training.run([tick, *task.reports, *previews(task, training.denoiser, training.open)])
