@@ -169,7 +169,7 @@ class Denoiser(Protocol):
         """Meanwhile it reads the pictures of its conditions, by an image adapter's file in IP-Adapter's form. Raises
         PolicyError where there is none, or it is of another model."""
 
-    def picture_prompts(self, adapter: str, encoder: str, pictures: Tensor) -> Tensor:
+    def picture_prompts(self, adapter: str, encoder: str | None, pictures: Tensor) -> Tensor:
         """Pictures [n, 3, height, width] in [0, 1] as conditions hold them, [n, tokens, width]. encoder: a folder of
         CLIP, or the name of a shipped one. Raises PolicyError as above."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from tools.attack_tables import deletion_table, every_fact_table, language_attacks_table, worst_case_table
 from tools.figure_tables import (
     attaching_table,
+    co_erasing_table,
     craft_peer_table,
     disguises_table,
     drift_table,
@@ -207,6 +208,9 @@ FIGURES = {
         ("python -m tools.exported --artifacts out/trained --concept pistol",), exported_table, "five minutes"
     ),
     "drift": Figure(("python -m tools.drift --artifacts out/trained --concept beer",), drift_table, "a minute"),
+    "co-erasing": Figure(
+        ("python -m tools.co_erasing --artifacts out/co --concept beer --n 12",), co_erasing_table, "five minutes",
+    ),
     "marked": Figure(("python -m tools.marked --n 48",), marked_table, "ten minutes"),
     "pace": Figure(
         ("python -m conceptguard_registry.build.emoji_sd.pace --work out/emoji-sd",), pace_table, "half an hour"

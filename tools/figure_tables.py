@@ -459,6 +459,21 @@ def drift_table(results: list[Result]) -> str:
     return f"{told}\n\n{markdown(['', 'left, first step', 'left, later', 'empty prompt', 'other things'], table)}"
 
 
+def co_erasing_table(results: list[Result]) -> str:
+    """What is still drawn of a concept by words and by pictures, with gates open to everything."""
+    told = (
+        "With gates open to everything: shares of pictures that the judge takes for the concept, asked for by name, "
+        "by other words, and by a picture behind an empty prompt; and for other things, by name and by a picture."
+    )
+    shown = ("words", "other_words", "picture", "others", "others_picture")
+    table = [
+        ["no guard" if row["method"] == "none" else f"`{row['method']}`", *(f"{row[name]:.2f}" for name in shown)]
+        for result in results for row in result["rows"]
+    ]  # fmt: skip
+    heads = ["", "name", "other words", "a picture", "others, name", "others, a picture"]
+    return f"{told}\n\n{markdown(heads, table)}"
+
+
 def pairs_table(results: list[Result]) -> str:
     """What guards leave of one of two objects, and of the other one."""
     shown = {"none": "control: no guard", "absent": "control: `concept_master` of an object that nobody asks for",

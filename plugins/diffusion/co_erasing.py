@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from conceptguard.errors import PolicyError
 from conceptguard.making.pictures import drawn, picture_files, read
 from conceptguard.making.templates import encode_all
 
@@ -35,13 +34,17 @@ if TYPE_CHECKING:
     from .trained_layers import State
 
 
+EMBEDDED = "emoji-adapter"
+
+
 class CoErasingMakeSettings(LayerSettings):
     """How the layers are trained. The authors' repository starts from a finished ESD, and makes 1000 steps of one state
     at a rate of 1e-5 with 100 to 200 pictures, blurred.
 
     eta: how far past nothing the concept is pushed
     pictures: a folder of some of the concept; by default the model draws some itself; shots: how many
-    adapter: an IP-Adapter's file; encoder: the CLIP that it reads pictures by, a folder, or the shipped one
+    adapter: an IP-Adapter's file, by default the shipped one, of emoji-sd
+    encoder: a folder of the CLIP that it reads pictures by, by default the one that lies with the adapter
     refined: whether the text says what of a picture counts
     share: of the rows, those that have a picture beside the text
     """
@@ -49,8 +52,8 @@ class CoErasingMakeSettings(LayerSettings):
     eta: float = Field(default=1.0, ge=0)
     pictures: str | None = None
     shots: int = Field(default=16, ge=1)
-    adapter: str | None = None
-    encoder: str = "emoji-encoder"
+    adapter: str = EMBEDDED
+    encoder: str | None = None
     refined: bool = True
     share: float = Field(default=0.5, ge=0, le=1)
 
@@ -72,12 +75,8 @@ class CoErasing(TrainedLayers):
 
     @classmethod
     def plan(cls, task: Task) -> Plan:
-        """ESD's goal, of text and picture. Raises PolicyError without an adapter for this model."""
+        """ESD's goal, of text and picture. Raises PolicyError for an adapter of another model."""
         s, denoiser, own = task.settings, task.host.denoiser(), task.own(task.settings.templates)
-        if s.adapter is None:
-            raise PolicyError(
-                f"{task.label}: give an image adapter of this model (--adapter FILE), as IP-Adapter has them"
-            )
         random = torch.Generator().manual_seed(task.seed)
         if s.pictures is None:
             texts, nothing = encode_all(task.host, own[: s.shots]), task.host.encode([""])

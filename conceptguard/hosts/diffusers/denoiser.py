@@ -81,7 +81,7 @@ class Denoiser:
         """Meanwhile it reads the pictures of its conditions. Raises PolicyError without such an adapter for it."""
         return picture_prompts.reading(self._module, adapter)
 
-    def picture_prompts(self, adapter: str, encoder: str, pictures: Tensor) -> Tensor:
+    def picture_prompts(self, adapter: str, encoder: str | None, pictures: Tensor) -> Tensor:
         """Pictures [n, 3, h, w] in [0, 1] as conditions hold them, [n, tokens, width]."""
         return picture_prompts.tokens(adapter, encoder, pictures).to(self.device, self.dtype)
 

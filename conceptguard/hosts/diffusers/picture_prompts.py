@@ -18,7 +18,7 @@ from ...errors import PolicyError
 from ...registry.signed.beside import shipped
 from .quiet import quiet
 
-FILE = "ip_adapter.safetensors"
+FILE, ENCODER = "ip_adapter.safetensors", "image_encoder"  # in a folder of both
 _TOKENS = 4  # of the plain kind of adapter
 
 
@@ -58,7 +58,10 @@ def reading(module: Any, adapter: str) -> Iterator[None]:
     except (KeyError, RuntimeError) as error:
         if isinstance(module.encoder_hid_proj, _Given):
             raise
-        raise PolicyError(f"adapter {adapter}: made for another model than this one ({error})") from error
+        raise PolicyError(
+            f"adapter {adapter}: made for another model than this one: give an image adapter of this model (--adapter "
+            f"FILE), as IP-Adapter has them ({error})"
+        ) from error
     finally:
         module.set_attn_processor(processors)
         module.encoder_hid_proj = None
@@ -66,13 +69,16 @@ def reading(module: Any, adapter: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def tokens(adapter: str, encoder: str, pictures: Tensor) -> Tensor:
-    """Pictures [n, 3, height, width] in [0, 1] as the adapter's tokens, [n, tokens, width], float32, on the CPU."""
+def tokens(adapter: str, encoder: str | None, pictures: Tensor) -> Tensor:
+    """Pictures [n, 3, height, width] in [0, 1] as the adapter's tokens, [n, tokens, width], float32, on the CPU.
+
+    encoder: a folder, or what ships by a name; None: the one that lies with the adapter
+    """
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
     from ...generation.images import as_bytes
 
-    projection, folder = _read(adapter)["image_proj"], _folder(encoder)
+    projection, folder = _read(adapter)["image_proj"], _beside(adapter) if encoder is None else _folder(encoder)
     try:
         with quiet():
             tower = CLIPVisionModelWithProjection.from_pretrained(
@@ -84,11 +90,11 @@ def tokens(adapter: str, encoder: str, pictures: Tensor) -> Tensor:
                 side = tower.config.image_size
                 processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
     except (OSError, ValueError) as error:
-        raise PolicyError(f"encoder {encoder}: not a CLIP that reads pictures ({error})") from error
+        raise PolicyError(f"encoder {folder}: not a CLIP that reads pictures ({error})") from error
     pixels = processor(images=list(as_bytes(pictures)), return_tensors="pt", input_data_format="channels_last")
     seen = tower.eval()(pixels.pixel_values).image_embeds
     if seen.shape[1] != projection["proj.weight"].shape[1]:
-        raise PolicyError(f"adapter {adapter}: made for another encoder of pictures than {encoder}")
+        raise PolicyError(f"adapter {adapter}: made for another encoder of pictures than {folder}")
     found = nn.functional.linear(seen, projection["proj.weight"], projection["proj.bias"]).unflatten(1, (_TOKENS, -1))
     return nn.functional.layer_norm(found, found.shape[-1:], projection["norm.weight"], projection["norm.bias"])
 
@@ -108,6 +114,16 @@ def _read(adapter: str) -> dict[str, dict[str, Tensor]]:
     except (OSError, SafetensorError, KeyError) as error:
         raise PolicyError(f"adapter {adapter}: not an IP-Adapter of the plain kind ({error}): give its file") from error
     return parts
+
+
+def _beside(adapter: str) -> Path:
+    place = _folder(adapter)
+    found = (place if place.is_dir() else place.parent) / ENCODER
+    if not found.is_dir():
+        raise PolicyError(
+            f"adapter {adapter}: no {ENCODER} lies with it: name what it reads pictures by (--encoder FOLDER)"
+        )
+    return found
 
 
 def _folder(name: str) -> Path:

@@ -10,10 +10,13 @@ import pytest
 import torch
 from conceptguard_plugins.diffusion.co_erasing import CoErasing, refined
 from conceptguard_plugins.diffusion.esd import ESD
-from conceptguard_registry.build.emoji_adapter.adapter import begun
+from conceptguard_registry.build.emoji_adapter import solved
+from conceptguard_registry.build.emoji_adapter.measure import shares
+from conceptguard_registry.build.emoji_adapter.reader import Projection
+from conceptguard_registry.build.emoji_adapter.wanted import States
 from diffusers.models.embeddings import ImageProjection
 from paths import ROOT
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import generate
 from trained import torn, weights
 from transformers import CLIPVisionModelWithProjection
@@ -22,10 +25,12 @@ import conceptguard
 from conceptguard.errors import PolicyError
 from conceptguard.finding.encoders import load_encoder
 from conceptguard.generation.conditioning import Encoded, pick, stack
+from conceptguard.measuring.judge import Judge
 from conceptguard.plugins import host_for
 from conceptguard.registry import Artifact
 
 BEER = {"name": "beer", "prompts": ["beer"]}
+SHIPPED = ROOT / "registry" / "models" / "emoji-adapter"
 QUICK: dict[str, Any] = {"steps": 4, "batch": 2, "trajectory_steps": 3, "templates": ["{}"], "shots": 2}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,11 +38,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def written(unet: Any, folder: Path) -> str:
     """An adapter that says something, of random weights."""
-    random, tensors = torch.Generator().manual_seed(0), {}
-    for part, found in begun(unet, 128).items():
-        for name, it in found.items():
-            value = torch.randn(it.shape, generator=random) / 8 if "to_v_ip" in name else it
-            tensors[f"{part}.{name}"] = value.contiguous()
+    random, width = torch.Generator().manual_seed(0), unet.config.cross_attention_dim
+    tensors = {
+        "image_proj.proj.weight": torch.randn(4 * width, 128, generator=random) / 8,
+        "image_proj.proj.bias": torch.zeros(4 * width),
+        "image_proj.norm.weight": torch.ones(width),
+        "image_proj.norm.bias": torch.zeros(width),
+    }
+    for number, layer in solved.layers_of(unet).items():
+        tensors[f"ip_adapter.{number}.to_k_ip.weight"] = layer.to_k.weight.detach().clone()
+        values = torch.randn(layer.to_v.weight.shape, generator=random) / 8
+        tensors[f"ip_adapter.{number}.to_v_ip.weight"] = values
     save_file(tensors, folder / "ip_adapter.safetensors")
     return str(folder / "ip_adapter.safetensors")
 
@@ -47,8 +58,8 @@ def adapter(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     return written(pipe.unet, tmp_path_factory.mktemp("adapter"))
 
 
-def make(pipe: Any, out: Path, adapter: str | None, **options: Any) -> Artifact:
-    given = {**QUICK, "adapter": adapter, "progress": False, **options}
+def make(pipe: Any, out: Path, adapter: str, **options: Any) -> Artifact:
+    given = {**QUICK, "adapter": adapter, "encoder": "emoji-encoder", "progress": False, **options}
     return CoErasing.make(host_for(pipe), BEER, out, **given)
 
 
@@ -96,6 +107,25 @@ def test_pictures_are_read_as_plain_diffusers_reads_them(pipe: Any, adapter: str
     assert torch.allclose(own, theirs, atol=1e-4) and not torch.allclose(own, bare, atol=1e-2)
 
 
+def test_a_picture_draws_what_is_in_it_by_plain_diffusers(pipe: Any) -> None:
+    found = shares(pipe, Judge.load(ROOT / "registry/models/emoji-judge"), SHIPPED, 12)
+    assert found["object"] >= 0.5 and found["same"] >= 0.5, "one of 134 would be guessed"
+    assert found["other"] == 0, "what is drawn is what that very picture shows"
+
+
+@torch.no_grad()
+def test_the_shipped_adapter_adds_nothing_for_no_picture(pipe: Any) -> None:
+    states, tensors = States(pipe), load_file(SHIPPED / "ip_adapter.safetensors")
+    tensors = {name: it.float() for name, it in tensors.items()}
+    projection = Projection(128, states)
+    projection.matrix.weight.copy_(tensors["image_proj.proj.weight"])
+    start = states.gain * projection(torch.zeros(1, 128)) + states.bias
+    assert torch.allclose(start, states.start.expand_as(start), atol=1e-3), "all tokens are how every text begins"
+    for number in solved.layers_of(pipe.unet):
+        values = tensors[f"ip_adapter.{number}.to_v_ip.weight"]
+        assert (values @ states.start).norm() < 0.03 * values.norm() * states.start.norm(), "which nothing is added for"
+
+
 def test_it_learns_of_pictures_what_esd_does_not(tiny: Any, tmp_path: Path) -> None:
     adapter = written(tiny.unet, tmp_path)
     made = make(tiny, tmp_path / "both", adapter)
@@ -122,9 +152,9 @@ def test_bad_adapters_are_named(tiny: Any, adapter: str, tmp_path: Path) -> None
     save_file({"a": torch.zeros(1)}, tmp_path / "no.safetensors")
     with pytest.raises(PolicyError, match="not an IP-Adapter of the plain kind"):
         make(tiny, tmp_path, str(tmp_path / "no.safetensors"))
-    with pytest.raises(PolicyError, match=r"give an image adapter of this model \(--adapter FILE\)"):
-        make(tiny, tmp_path, None)
-    with pytest.raises(PolicyError, match="made for another model"):
+    with pytest.raises(PolicyError, match=r"another model than this one: give an image adapter .* \(--adapter FILE\)"):
         make(tiny, tmp_path, adapter)
+    with pytest.raises(PolicyError, match="no image_encoder lies with it"):
+        make(tiny, tmp_path, adapter, encoder=None)
     with pytest.raises(PolicyError, match="not a CLIP that reads pictures"):
         make(tiny, tmp_path, adapter, encoder=str(tmp_path))
