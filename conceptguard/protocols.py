@@ -171,7 +171,7 @@ class Denoiser(Protocol):
 
     def picture_prompts(self, adapter: str, encoder: str | None, pictures: Tensor) -> Tensor:
         """Pictures [n, 3, height, width] in [0, 1] as conditions hold them, [n, tokens, width]. encoder: a folder of
-        CLIP, or the name of a shipped one. Raises PolicyError as above."""
+        CLIP, or the name of a shipped one; None: what lies with the adapter. Raises PolicyError as above."""
 
     def timestep(self, share: float) -> int:
         """The timestep of a share of the schedule, from 0, hardly any noise, to 1, nothing else."""

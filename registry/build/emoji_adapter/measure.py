@@ -87,17 +87,16 @@ def shares(pipe: Any, judge: Judge, folder: Path, n: int) -> dict[str, float]:
     return found
 
 
-@torch.no_grad()
-def from_pictures(pipe: Any, shown: Tensor, samples: list[Sample], batch: int = 24) -> Tensor:
-    """What an empty prompt and each picture [n, 3, h, w] in [0, 1] give, with seeds behind those of the samples."""
+def from_pictures(pipe: Any, shown: Tensor, samples: list[Sample]) -> Tensor:
+    """What an empty prompt and each picture [n, 3, h, w] in [0, 1] give, with seeds behind those of the samples.
+
+    One at a time: diffusers lets every prompt of a call see all pictures of it.
+    """
     found = []
-    for at in range(0, len(shown), batch):
-        part = (shown[at : at + batch] * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        read, nothing = pipe.encode_image([Image.fromarray(it) for it in part], "cpu", 1)
+    for picture, sample in zip((shown * 255).round().byte().permute(0, 2, 3, 1).numpy(), samples, strict=True):
         out = pipe(
-            [""] * len(part), ip_adapter_image_embeds=[torch.cat([nothing, read])[:, None]],
-            num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="np",
-            generator=[torch.Generator().manual_seed(it.seed + len(shown)) for it in samples[at : at + batch]],
+            "", ip_adapter_image=Image.fromarray(picture), num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+            generator=torch.Generator().manual_seed(sample.seed + len(shown)), output_type="np",
         )  # fmt: skip
         found.append(torch.from_numpy(out.images).permute(0, 3, 1, 2))
     return torch.cat(found)
