@@ -25,8 +25,8 @@ Pictures as prompts of emoji-sd: an IP-Adapter of the plain kind, of four tokens
 it reads pictures by. `make co_erasing` describes concepts with it. Plain diffusers takes both:
 
 ```python
-pipe.load_ip_adapter("registry/models/emoji-adapter", subfolder="", weight_name="ip_adapter.safetensors",
-                     image_encoder_folder="image_encoder")
+folder = "registry/models/emoji-adapter"
+pipe.load_ip_adapter(folder, subfolder="", weight_name="ip_adapter.safetensors", image_encoder_folder="image_encoder")
 pipe("", ip_adapter_image=picture).images[0]
 ```
 
