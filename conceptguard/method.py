@@ -124,19 +124,9 @@ class Method:
         label, folder = f"{cls.name} {concept.name}", place(cls, host, concept, out)
         reports = [report] if report else []
         task = Task(
-            host,
-            concept,
-            preserve,
-            settings,
-            seed,
-            folder,
-            label,
-            progress,
-            reports,
-            several=many,
-            preview=preview,
+            host, concept, preserve, settings, seed, folder, label, progress, reports, several=many, preview=preview,
             anyway=anyway,
-        )
+        )  # fmt: skip
         with meanwhile():
             return write(cls, task, cls.learn(task))
 

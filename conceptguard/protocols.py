@@ -319,6 +319,9 @@ class DrawingSession(Protocol):
     def gate_bank(self, prefix: str, encode: Callable[[list[str]], Any]) -> GateBank:
         """The gates of all guards as one component's encoder sees them."""
 
+    def read_with(self, prefix: str, gates: Tensor) -> None:
+        """A text encoder reads with its own terms so far open, [rows, guards]: for the receipt."""
+
     def open_gates(
         self,
         prefix: str,

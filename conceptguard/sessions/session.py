@@ -67,6 +67,7 @@ class Session(BaseSession):
         self._branches: list[Branch | None] = []
         self._open: list[Act] = []
         self._beside: dict[str, dict[int, list[str]]] = {}
+        self._read_with: dict[int, set[str]] = {}
         self._told: dict[tuple[tuple[str | None, str | None], ...], list[list[float]]] = {}
         self.layers = self.host.layers()
         self._measure_concepts()
@@ -266,6 +267,13 @@ class Session(BaseSession):
             self._gate_banks[prefix] = GateBank(gates, encode, known)
         return self._gate_banks[prefix]
 
+    def read_with(self, prefix: str, gates: Tensor) -> None:
+        """A text encoder reads with its own terms so far open, [rows, guards]. Of several encoders each opens by what
+        it says itself, which the denoiser's gates, by what all of them say, do not tell."""
+        for i, gate in zip((i for i, _ in self._terms), gates.any(dim=0).tolist()):
+            if gate:
+                self._read_with.setdefault(i, set()).add(prefix)
+
     def open_gates(
         self,
         prefix: str,
@@ -311,6 +319,10 @@ class Session(BaseSession):
             self._receipt.acts[i].gates = column
             if any(column) and terms.factors:
                 self._open.append(self._receipt.acts[i])
+            elif i in self._read_with:
+                where = ", ".join(sorted(self._read_with[i]))
+                self._receipt.acts[i].notes.append(f"open in {where} alone, for what that encoder reads by itself")
+        self._read_with = {}
 
     def before_denoise(
         self, timestep: Any, conditions: Callable[[float | None, Moment], Conditions]

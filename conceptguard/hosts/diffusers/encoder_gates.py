@@ -56,7 +56,9 @@ class EncoderGates:
                 session.gate_bank(self._name, self._encode)
                 ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
                 embeds = self._states(module, ids)
-            session.banks.set(self._name, session.gate_bank(self._name, self._encode)(embeds, self._strip(ids)))
+            gates = session.gate_bank(self._name, self._encode)(embeds, self._strip(ids))
+            session.banks.set(self._name, gates)
+            session.read_with(self._name, gates)
         finally:
             self._busy = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +353,18 @@ def test_shards_are_one_encoder(pipe: Any, forgot: Artifact, tmp_path: Path) -> 
         v for k, v in written.items() if k.endswith(name.split(".", 1)[1].removeprefix("text_model.") + ".weight")
     )
     torch.testing.assert_close(new, old + scale * up @ down, atol=1e-6, rtol=1e-5)
+
+
+def test_the_receipt_names_an_encoder_that_opened_where_all_of_them_together_would_not() -> None:
+    pipe = conceptguard.load_model("emoji-flow")
+    pipe.set_progress_bar_config(disable=True)
+    draw = partial(generate, pipe, num_inference_steps=1, height=32, width=32)
+    unrelated = ["a banana, noto style", "a red car, fluent style"]
+    bare = [draw(prompt) for prompt in unrelated]
+    guards = [{"method": "few_shot", "artifact": "emoji-flow/few_shot/pistol"}]
+    with conceptguard.attach(pipe, {"guards": guards}) as guard:
+        for prompt, picture in zip(unrelated, bare, strict=True):
+            moved = not torch.equal(draw(prompt), picture)
+            assert ["open in text_encoder_2 alone" in note for note in guard.receipt.acts[0].notes] == [True] * moved
+        draw("a pistol, noto style")
+        assert guard.receipt.opened and not guard.receipt.acts[0].notes
