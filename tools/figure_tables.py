@@ -256,7 +256,7 @@ def training_table(results: list[Result]) -> str:
     """What a step of a training costs beside the authors' way."""
     table = [
         [" ".join([f"`{row['method']}`", *(f"`{k}: {v}`".replace("None", "null") for k, v in row["set"].items())]),
-         row["model"], row["side"], f"{row['seconds']:.2f}", f"{row['seconds_peer']:.2f}",
+         row["model"], str(row["side"]), f"{row['seconds']:.2f}", f"{row['seconds_peer']:.2f}",
          f"{row['ratio_peer']:.3f}",
          *((f"{row['mb']:,}", f"{row['mb_peer']:,}", f"{row['memory_peer']:.2f}") if "mb" in row else ("", "", ""))]
         for result in results for row in result["rows"]
