@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .concept import as_concept, as_concepts, together
 from .errors import ArtifactError, PolicyError
 from .making.maker import place, without, write
-from .making.settings import make_settings
+from .making.settings import known_of, make_settings
 from .making.task import Task
 from .markers import hookimpl
 from .runtime.once import meanwhile
@@ -175,7 +175,7 @@ class Method:
             raise PolicyError(f"{artifact.folder} is a copy that belongs to another registry: say where to write")
         return cls.make(
             host, left, root, name=artifact.manifest.concept.name, preserve=made.get("preserve", ()),
-            seed=made.get("seed", 0), progress=progress, **made["settings"],
+            seed=made.get("seed", 0), anyway=True, progress=progress, **known_of(cls, made["settings"]),
         )  # fmt: skip
 
     @classmethod

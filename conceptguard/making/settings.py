@@ -19,6 +19,12 @@ def make_settings(method: type[Maker], options: Mapping[str, Any], **others: Any
     return read_options(method.MakeSettings, given, f"making {method.name}")
 
 
+def known_of(method: type[Maker], made: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an artifact was made with, to make one again: what an earlier version wrote and the method knows no
+    longer is left out."""
+    return {name: value for name, value in made.items() if name in method.MakeSettings.model_fields}
+
+
 def read_options(model: type[BaseModel], options: Mapping[str, Any], what: str) -> Any:
     """Settings from options. what: is asked for, for errors. Raises PolicyError by name."""
     try:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .. import plugins
 from ..errors import PolicyError, RegistryError
+from ..making.settings import known_of
 from ..policy import Policy
 from ..policy_file import load_policy
 from ..registry import Artifact, Registry, default_registry
@@ -135,11 +136,10 @@ def _like(suite: Suite, method: str, concept: str, registry: Registry | None) ->
 
 
 def _settings(like: Artifact | None) -> dict[str, Any]:
-    """What it was made with; what an earlier version wrote and makers know no longer is left out."""
+    """What it was made with."""
     if like is None:
         return {}
-    known = plugins.method(like.manifest.method).MakeSettings.model_fields
-    return {key: value for key, value in like.manifest.made.get("settings", {}).items() if key in known}
+    return known_of(plugins.method(like.manifest.method), like.manifest.made.get("settings", {}))
 
 
 def _about(made: Artifact, method: str, gate: str) -> Policy:
