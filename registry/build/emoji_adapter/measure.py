@@ -73,10 +73,15 @@ def shares(pipe: Any, judge: Judge, folder: Path, n: int) -> dict[str, float]:
     chosen = [every[i] for i in np.random.default_rng(SEED).choice(len(every), n, replace=False)]
     samples = pair_samples(chosen, suite.tuning_templates, 1, SEED)
     shown = generate(pipe, samples, GUIDANCE, STEPS)
-    pipe.load_ip_adapter(str(folder.resolve()), subfolder="", weight_name="ip_adapter.safetensors",
-                         image_encoder_folder="image_encoder")  # fmt: skip
-    drawn = from_pictures(pipe, shown, samples)
-    pipe.unload_ip_adapter()
+    before = pipe.feature_extractor
+    pipe.register_modules(feature_extractor=None)  # another adapter's may be left, of its own size
+    try:
+        pipe.load_ip_adapter(str(folder.resolve()), subfolder="", weight_name="ip_adapter.safetensors",
+                             image_encoder_folder="image_encoder")  # fmt: skip
+        drawn = from_pictures(pipe, shown, samples)
+    finally:
+        pipe.unload_ip_adapter()
+        pipe.register_modules(feature_extractor=before)
     own, said = judge.judge(shown), judge.judge(drawn)
     told = {"object": [it.name for it, _ in chosen], "style": [style for _, style in chosen]}
     found = {}
