@@ -28,7 +28,7 @@ def check_known(task: Task) -> None:
     """Raises PolicyError when the model predicts for a concept's prompts nearly what it predicts for no prompt: there
     is nothing that a training could turn away from. ``Task.anyway`` goes on. Warns of such things among what must stay.
     """
-    moved = _moved(task.host, [prompt for one in task.each for prompt in one.prompts], list(task.preserve))
+    moved = _moved(task.host, [*(prompt for one in task.each for prompt in one.prompts), *task.preserve])
     unknown = [one.name for one in task.each if max(moved[prompt] for prompt in one.prompts) < LEAST]
     if unknown and not task.anyway:
         most = max(moved[prompt] for one in task.each if one.name in unknown for prompt in one.prompts)
@@ -44,9 +44,9 @@ def check_known(task: Task) -> None:
         )
 
 
-def _moved(host: Host, *words: Sequence[str]) -> dict[str, float]:
+def _moved(host: Host, words: Sequence[str]) -> dict[str, float]:
     """How far each moves the prediction from the empty prompt's, relative to what every model knows."""
-    denoiser, texts = host.denoiser(), list(dict.fromkeys(word for some in words for word in some))
+    denoiser, texts = host.denoiser(), list(dict.fromkeys(words))
     encoded = encode_all(host, ["", *COMMON, *texts])
     noise = torch.randn(1, *denoiser.shape, generator=torch.Generator().manual_seed(0))
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_what_it_draws_is_far_from_what_it_does_not_know(pipe: Any) -> None:
-    moved = _moved(host_for(pipe), UNKNOWN, KNOWN)
+    moved = _moved(host_for(pipe), [*UNKNOWN, *KNOWN])
     assert max(moved[word] for word in UNKNOWN) < LEAST < 1.5 * LEAST < min(moved[word] for word in KNOWN)
 
 

@@ -59,8 +59,8 @@ def reading(module: Any, adapter: str) -> Iterator[None]:
         if isinstance(module.encoder_hid_proj, _Given):
             raise
         raise PolicyError(
-            f"adapter {adapter}: made for another model than this one: give an image adapter of this model (--adapter "
-            f"FILE), as IP-Adapter has them ({error})"
+            f"adapter {adapter}: made for another model than this one: give an image adapter of this model (--set "
+            f"adapter=FILE), as IP-Adapter has them ({error})"
         ) from error
     finally:
         module.set_attn_processor(processors)
@@ -121,7 +121,7 @@ def _beside(adapter: str) -> Path:
     found = (place if place.is_dir() else place.parent) / ENCODER
     if not found.is_dir():
         raise PolicyError(
-            f"adapter {adapter}: no {ENCODER} lies with it: name what it reads pictures by (--encoder FOLDER)"
+            f"adapter {adapter}: no {ENCODER} lies with it: name what it reads pictures by (--set encoder=FOLDER)"
         )
     return found
 

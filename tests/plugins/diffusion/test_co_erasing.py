@@ -152,9 +152,11 @@ def test_bad_adapters_are_named(tiny: Any, adapter: str, tmp_path: Path) -> None
     save_file({"a": torch.zeros(1)}, tmp_path / "no.safetensors")
     with pytest.raises(PolicyError, match="not an IP-Adapter of the plain kind"):
         make(tiny, tmp_path, str(tmp_path / "no.safetensors"))
-    with pytest.raises(PolicyError, match=r"another model than this one: give an image adapter .* \(--adapter FILE\)"):
+    with pytest.raises(
+        PolicyError, match=r"another model than this one: give an image adapter .* \(--set adapter=FILE\)"
+    ):
         make(tiny, tmp_path, adapter)
-    with pytest.raises(PolicyError, match="no image_encoder lies with it"):
+    with pytest.raises(PolicyError, match=r"no image_encoder lies with it.* \(--set encoder=FOLDER\)"):
         make(tiny, tmp_path, adapter, encoder=None)
     with pytest.raises(PolicyError, match="not a CLIP that reads pictures"):
         make(tiny, tmp_path, adapter, encoder=str(tmp_path))
