@@ -213,7 +213,11 @@ FIGURES = {
     ),
     "marked": Figure(("python -m tools.marked --n 48",), marked_table, "ten minutes"),
     "pace": Figure(
-        ("python -m conceptguard_registry.build.emoji_sd.pace --work out/emoji-sd",), pace_table, "half an hour"
+        (
+            "python -m conceptguard_registry.build.emoji_sd.pace --part autoencoder --budget 0.5",
+            "python -m conceptguard_registry.build.emoji_sd.pace --part denoiser --budget 1",
+            "python -m conceptguard_registry.build.emoji_sd.pace --part judge --budget 1",
+        ), pace_table, "half an hour",
     ),
     "pairs": Figure(("python -m tools.pairs",), pairs_table, "ten minutes"),
     "eval-together": Figure(

@@ -577,17 +577,16 @@ def fuzz_table(results: list[Result]) -> str:
 
 
 def pace_table(results: list[Result]) -> str:
-    """In how many steps a part of emoji-sd is as good as AdamW made it."""
+    """On how many pictures, and in how many seconds, a part of emoji-sd is as good as it was before."""
     told = []
     for row in (row for result in results for row in result["rows"]):
         before = row["before"]
         good = [one for one in row["tried"] if one["quality"] >= before["quality"]]
         now, first = good[-1] if good else None, row["tried"][0]
+        shown = now or first
         told.append([
-            row["part"], f"{before['steps']} steps: {before['quality']:.4g}",
-            f"{now['steps']} steps: {now['quality']:.4g}" if now
-            else f"no, {first['steps']} steps: {first['quality']:.4g}",
-            f"{now['steps'] / before['steps']:.2f}" if now else "", f"{row['ratio']:.2f}" if row["ratio"] else "",
-            row["quality"],
+            row["part"], f"{before['pictures']:,}: {before['quality']:.4g}", f"{before['seconds']:.0f}",
+            f"{'' if now else 'no, '}{shown['pictures']:,}: {shown['quality']:.4g}", f"{shown['seconds']:.0f}",
+            f"{row['ratio']:.2f}" if row["ratio"] else "", row["quality"],
         ])  # fmt: skip
-    return markdown(["", "AdamW", "now, as good", "of its pictures", "of its seconds", "by"], told)
+    return markdown(["", "pictures before", "s", "pictures now, as good", "s", "of the seconds", "by"], told)

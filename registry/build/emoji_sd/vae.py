@@ -115,6 +115,7 @@ def _loss(vae: AutoencoderKL, readout: torch.nn.Module, x: torch.Tensor, noise: 
 
 def train_vae(images: np.ndarray, recipe: VaeRecipe, work: Path) -> AutoencoderKL:
     """Trains on uint8 images [n, 128, 128, 3]; resumes from `work/vae.pt` if it is there."""
+    processes.keep_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
     vae = without_outer_blocks(models.make_vae())
