@@ -74,7 +74,7 @@ from tools.unlearning_tables import (
 
 Result = dict[str, Any]
 CLASSIFIER = "emoji-classifier"
-FLOW = ("spm", "uce", "nullspace", "rece", "trce", "esd", "few_shot", "all_but_one")  # on emoji-flow
+FLOW = ("spm", "uce", "nullspace", "rece", "trce", "esd", "all_but_one")  # on emoji-flow
 # What acts there while a picture is drawn, in words or by an artifact that ships.
 FLOW_SHIPS = (  # noqa: SIM905
     "sld negative_guidance ant concept_master magicmix safree spm uce nullspace rece trce esd few_shot advunlearn "
@@ -158,7 +158,7 @@ FIGURES = {
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 "
             + " ".join(f"--method {one}" for one in FLOW),
             "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 --method salun",
-            "conceptguard eval --model emoji-flow --artifacts out/flow --concepts pistol --n 2 --method advunlearn",
+            "conceptguard eval --model emoji-flow --concepts pistol --n 2 --method few_shot --method advunlearn",
             "conceptguard eval --model emoji-flow --guard concept_master:pistol,gun,handgun --n 2 --concepts pistol",
             *(f"conceptguard eval --model emoji-flow --method magicmix {how} --n 2 --concepts pistol"
               for how in ("--set kmax=0.95 --set kmin=0.85", MIXED)),

@@ -268,8 +268,8 @@ class Session(BaseSession):
         return self._gate_banks[prefix]
 
     def read_with(self, prefix: str, gates: Tensor) -> None:
-        """A text encoder reads with its own terms so far open, [rows, guards]. Of several encoders each opens by what
-        it says itself, which the denoiser's gates, by what all of them say, do not tell."""
+        """A text encoder reads with its own terms so far open, [rows, guards], by what is read without them. The
+        denoiser's gates go by what comes of it, which may say nothing of it any more."""
         for i, gate in zip((i for i, _ in self._terms), gates.any(dim=0).tolist()):
             if gate:
                 self._read_with.setdefault(i, set()).add(prefix)
@@ -321,7 +321,7 @@ class Session(BaseSession):
                 self._open.append(self._receipt.acts[i])
             elif i in self._read_with:
                 where = ", ".join(sorted(self._read_with[i]))
-                self._receipt.acts[i].notes.append(f"open in {where} alone, for what that encoder reads by itself")
+                self._receipt.acts[i].notes.append(f"open in {where} alone, by what is read without the guard")
         self._read_with = {}
 
     def before_denoise(

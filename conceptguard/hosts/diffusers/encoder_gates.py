@@ -1,4 +1,8 @@
-"""Gates for terms beside a text encoder's own layers, which act before there is an embedding to open them by."""
+"""Gates for terms beside a text encoder's own layers, which act before there is an embedding to open them by.
+
+Of several encoders none opens by itself: a small one takes one word for another where all of them together do not. What
+is encoded is read by all of them first, as the denoiser's gates read it and as in ComfyUI.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ from torch import Tensor, nn
 from ...generation.conditioning import Encoded
 from ...runtime.bank import running
 from ...runtime.turns import Turn
+from .reading import ENCODERS
 
 if TYPE_CHECKING:
+    from ...protocols import DrawingSession
     from .learnt_words import LearntWords
     from .sides import Sides
 
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 class _Host(Protocol):
     pipe: Any
     learnt: LearntWords
+    denoiser_name: str
 
     def compiled(self) -> bool: ...
 
@@ -26,11 +33,13 @@ class _Host(Protocol):
 
     def components(self) -> dict[str, nn.Module]: ...
 
+    def read(self, texts: list[str]) -> Encoded: ...
+
     def turn(self) -> Turn: ...
 
 
 class EncoderGates:
-    """Gates for terms beside a text encoder's layers, from what the encoder itself says without them."""
+    """Gates for terms beside a text encoder's layers, from what the encoders say without them."""
 
     def __init__(self, host: _Host, name: str, sides: Sides):
         self._host, self._name, self._sides, self._busy = host, name, sides, False
@@ -52,11 +61,9 @@ class EncoderGates:
             session.banks.set(self._name, None)
             adapters.begin()
             adapters.check()
+            ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
             with torch.no_grad():
-                session.gate_bank(self._name, self._encode)
-                ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-                embeds = self._states(module, ids)
-            gates = session.gate_bank(self._name, self._encode)(embeds, self._strip(ids))
+                gates = self._together(session, ids) if self._several() else self._alone(session, module, ids)
             session.banks.set(self._name, gates)
             session.read_with(self._name, gates)
         finally:
@@ -76,6 +83,20 @@ class EncoderGates:
         """A call ended, or raised."""
         if not self._busy:
             self._host.turn().end(self)
+
+    def _several(self) -> bool:
+        return len(set(ENCODERS) & set(self._host.components())) > 1
+
+    def _together(self, session: DrawingSession, ids: Tensor) -> Tensor:
+        """By what all encoders say of the text that these ids are."""
+        special = set(self._tokenizer().all_special_ids)
+        rows = [[t for t in row if t not in special] for row in ids.tolist()]
+        read = self._host.read(self._tokenizer().batch_decode(rows))
+        return session.gate_bank(self._host.denoiser_name, self._host.read)(read.embeds, read.ids)
+
+    def _alone(self, session: DrawingSession, module: nn.Module, ids: Tensor) -> Tensor:
+        bank = session.gate_bank(self._name, self._encode)
+        return bank(self._states(module, ids), self._strip(ids))
 
     def _tokenizer(self) -> Any:
         return getattr(self._host.pipe, self._name.replace("text_encoder", "tokenizer"))

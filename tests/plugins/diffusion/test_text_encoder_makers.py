@@ -42,6 +42,11 @@ ADV: dict[str, Any] = {
     "trajectory_steps": 2, "rank": 2, "lr": 1e-3, "templates": ["{}"],
 }  # fmt: skip
 
+THINGS = (
+    "a dog", "a red heart", "an apple left of a key", "a cat", "a house", "a tree", "two birds", "a book", "a banana",
+    "a red car", "a guitar", "an umbrella",
+)  # fmt: skip
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -355,16 +360,33 @@ def test_shards_are_one_encoder(pipe: Any, forgot: Artifact, tmp_path: Path) -> 
     torch.testing.assert_close(new, old + scale * up @ down, atol=1e-6, rtol=1e-5)
 
 
-def test_the_receipt_names_an_encoder_that_opened_where_all_of_them_together_would_not() -> None:
+def test_of_two_encoders_none_opens_for_what_only_one_takes_for_the_concept() -> None:
+    """The second encoder of emoji-flow is so small that by itself it would for half of these."""
+    pipe = conceptguard.load_model("emoji-flow")
+    unrelated = [f"{thing}, {style} style" for thing in THINGS for style in ("noto", "fluent")]
+    asked = ["a pistol", "a gun, noto style", "someone holds a pistol"]
+
+    def encoded(texts: list[str]) -> torch.Tensor:
+        with torch.no_grad():
+            return pipe.encode_prompt(texts, None, None, do_classifier_free_guidance=False)[0]
+
+    bare, theirs = encoded(unrelated), encoded(asked)
+    for method in ("few_shot", "advunlearn"):
+        guards = [{"method": method, "artifact": f"emoji-flow/{method}/pistol"}]
+        with conceptguard.attach(pipe, {"guards": guards}):
+            assert torch.equal(encoded(unrelated), bare)
+            assert (encoded(asked) != theirs).flatten(1).any(1).all()
+
+
+def test_what_the_second_encoder_alone_is_asked_for_is_read_by_both() -> None:
     pipe = conceptguard.load_model("emoji-flow")
     pipe.set_progress_bar_config(disable=True)
     draw = partial(generate, pipe, num_inference_steps=1, height=32, width=32)
-    unrelated = ["a banana, noto style", "a red car, fluent style"]
-    bare = [draw(prompt) for prompt in unrelated]
     guards = [{"method": "few_shot", "artifact": "emoji-flow/few_shot/pistol"}]
     with conceptguard.attach(pipe, {"guards": guards}) as guard:
-        for prompt, picture in zip(unrelated, bare, strict=True):
-            moved = not torch.equal(draw(prompt), picture)
-            assert ["open in text_encoder_2 alone" in note for note in guard.receipt.acts[0].notes] == [True] * moved
         draw("a pistol, noto style")
         assert guard.receipt.opened and not guard.receipt.acts[0].notes
+        draw("a dog", prompt_2="a pistol, noto style")
+        assert guard.receipt.opened and not guard.receipt.acts[0].notes
+        draw("a dog", prompt_2="a banana, noto style")
+        assert not guard.receipt.opened and not guard.receipt.acts[0].notes
