@@ -37,7 +37,7 @@ CLOCKS = ("oclock", "thirty")  # icons of a clock, one for every half hour
 
 @dataclass(frozen=True)
 class JudgeRecipe:
-    """The weights that ship had 4000 steps of 96 pictures, at rates of 0.02 and 3e-3: no better, from more pictures."""
+    """The weights that ship had 4000 steps of 96 pictures, at rates of 0.02 and 3e-3, and read as well."""
 
     views: int = 20  # of each object x style
     extra_views: int = 6  # of each object in each extra pack
