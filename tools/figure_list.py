@@ -216,8 +216,9 @@ FIGURES = {
         (
             "python -m conceptguard_registry.build.emoji_sd.pace --part autoencoder --budget 0.5",
             "python -m conceptguard_registry.build.emoji_sd.pace --part denoiser --budget 1",
+            "python -m conceptguard_registry.build.emoji_sd.pace --part denoiser --budget 4",
             "python -m conceptguard_registry.build.emoji_sd.pace --part judge --budget 1",
-        ), pace_table, "half an hour",
+        ), pace_table, "an hour",
     ),
     "pairs": Figure(("python -m tools.pairs",), pairs_table, "ten minutes"),
     "eval-together": Figure(

@@ -578,9 +578,12 @@ def fuzz_table(results: list[Result]) -> str:
 
 def pace_table(results: list[Result]) -> str:
     """On how many pictures, and in how many seconds, a part of emoji-sd is as good as it was before."""
-    told = []
+    from conceptguard_registry.build.emoji_sd import diffusion, judge, vae  # whose packages a page needs for this alone
+
+    recipes = {"autoencoder": vae.VaeRecipe(), "denoiser": diffusion.DiffusionRecipe(), "judge": judge.JudgeRecipe()}
+    told, whole = [], {}  # part -> seconds of the whole recipe, now and before
     for row in (row for result in results for row in result["rows"]):
-        before = row["before"]
+        before, recipe = row["before"], recipes[row["part"]]
         good = [one for one in row["tried"] if one["quality"] >= before["quality"]]
         now, first = good[-1] if good else None, row["tried"][0]
         shown = now or first
@@ -589,4 +592,9 @@ def pace_table(results: list[Result]) -> str:
             f"{'' if now else 'no, '}{shown['pictures']:,}: {shown['quality']:.4g}", f"{shown['seconds']:.0f}",
             f"{row['ratio']:.2f}" if row["ratio"] else "", row["quality"],
         ])  # fmt: skip
-    return markdown(["", "pictures before", "s", "pictures now, as good", "s", "of the seconds", "by"], told)
+        if row["ratio"]:
+            seconds = recipe.steps * recipe.batch / shown["pictures"] * shown["seconds"]
+            whole[row["part"]] = seconds, seconds / row["ratio"]
+    now, then = (sum(both) for both in zip(*whole.values()))
+    table = markdown(["", "pictures before", "s", "pictures now, as good", "s", "of the seconds", "by"], told)
+    return f"{table}\n\nAt these paces all pictures of the whole recipes take {now / then:.2f} of the seconds."
