@@ -595,6 +595,8 @@ def pace_table(results: list[Result]) -> str:
         if row["ratio"]:
             seconds = recipe.steps * recipe.batch / shown["pictures"] * shown["seconds"]
             whole[row["part"]] = seconds, seconds / row["ratio"]
-    now, then = (sum(both) for both in zip(*whole.values()))
     table = markdown(["", "pictures before", "s", "pictures now, as good", "s", "of the seconds", "by"], told)
+    if whole.keys() != recipes.keys():  # what a part that is nowhere as good takes is not known
+        return table
+    now, then = (sum(both) for both in zip(*whole.values()))
     return f"{table}\n\nAt these paces all pictures of the whole recipes take {now / then:.2f} of the seconds."

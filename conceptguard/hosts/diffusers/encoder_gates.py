@@ -89,9 +89,7 @@ class EncoderGates:
 
     def _together(self, session: DrawingSession, ids: Tensor) -> Tensor:
         """By what all encoders say of the text that these ids are."""
-        special = set(self._tokenizer().all_special_ids)
-        rows = [[t for t in row if t not in special] for row in ids.tolist()]
-        read = self._host.read(self._tokenizer().batch_decode(rows))
+        read = self._host.read(self._tokenizer().batch_decode(self._words(ids)))
         return session.gate_bank(self._host.denoiser_name, self._host.read)(read.embeds, read.ids)
 
     def _alone(self, session: DrawingSession, module: nn.Module, ids: Tensor) -> Tensor:
@@ -111,6 +109,8 @@ class EncoderGates:
         return module(ids).last_hidden_state
 
     def _strip(self, ids: Tensor) -> list[list[int]]:
+        return [self._host.learnt.mark(row, self._name) for row in self._words(ids)]
+
+    def _words(self, ids: Tensor) -> list[list[int]]:
         special = set(self._tokenizer().all_special_ids)
-        rows = [[t for t in row if t not in special] for row in ids.tolist()]
-        return [self._host.learnt.mark(row, self._name) for row in rows]
+        return [[t for t in row if t not in special] for row in ids.tolist()]
